@@ -1,0 +1,92 @@
+"""The 12 channels of SDO that sunzip knows: one table for their order, names, units and noise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sunzip.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One image channel.
+
+    Attributes
+    ----------
+    name
+        SDOML v2 array name, the name used everywhere in sunzip: ``"171A"``, ``"Bz"``.
+    index
+        Position in the canonical order.
+    instrument
+        ``"AIA"`` or ``"HMI"``.
+    wavelength
+        In Å; 6173 for HMI.
+    unit
+        ``"DN/s"`` or ``"G"``.
+    v1_id
+        SDOML v1 identifier in file names: ``"0171"``, ``"bz"``.
+    cmap
+        Name of the customary sunpy colour map.
+    """
+
+    name: str
+    index: int
+    instrument: Literal["AIA", "HMI"]
+    wavelength: int
+    unit: Literal["DN/s", "G"]
+    v1_id: str
+    cmap: str
+
+
+_AIA = (94, 131, 171, 193, 211, 304, 335, 1600, 1700)
+
+CHANNELS: tuple[Channel, ...] = (
+    *(Channel(f"{w}A", i, "AIA", w, "DN/s", f"{w:04d}", f"sdoaia{w}") for i, w in enumerate(_AIA)),
+    *(Channel(f"B{c}", 9 + i, "HMI", 6173, "G", f"b{c}", "hmimag") for i, c in enumerate("xyz")),
+)
+
+NAMES: tuple[str, ...] = tuple(c.name for c in CHANNELS)
+
+_BY_KEY = {c.name.lower(): c for c in CHANNELS} | {c.v1_id: c for c in CHANNELS}
+
+
+def channel(name: str) -> Channel:
+    """Look a channel up by any of its customary spellings.
+
+    Parameters
+    ----------
+    name
+        ``"171A"``, ``"171"``, ``"0171"``, ``"AIA171"``, ``"Bz"``, ``"bz"``, ``"HMI Bz"`` …
+
+    Raises
+    ------
+    InputError
+        If no channel is called so.
+
+    Examples
+    --------
+    >>> channel("0171").name, channel("hmi bz").name
+    ('171A', 'Bz')
+    """
+    key = re.sub(r"^(aia|hmi)[ _-]*", "", name.strip().lower())
+    found = _BY_KEY.get(key) or _BY_KEY.get(f"{key.lstrip('0')}a")
+    if found is None:
+        raise InputError(f"unknown channel {name!r}; the channels are {' '.join(NAMES)}")
+    return found
+
+
+def canonical(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the named channels once each, in canonical order.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or none is given.
+    """
+    found = {channel(n).index for n in names}
+    if not found:
+        raise InputError(f"no channel named; the channels are {' '.join(NAMES)}")
+    return tuple(NAMES[i] for i in sorted(found))

@@ -1,0 +1,88 @@
+"""Cube: a stretch of aligned frames in physical units, what sources give and sinks take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import CHANNELS, NAMES
+
+#: One FITS header as plain values; the keywords of one frame of one channel.
+Header = Mapping[str, str | int | float | bool | None]
+
+
+class Scale(StrEnum):
+    """How the AIA pixels of a frame were binned down: as means (SDOML v2) or as sums of 2×2 (SDOML v1).
+
+    The sum is four times the mean. It is a property that a source states, never a guess from values.
+    HMI channels are means in both.
+    """
+
+    MEAN = "mean"
+    SUM = "sum"
+
+
+@dataclass(slots=True)
+class Cube:
+    """Frames of the Sun on one time axis.
+
+    Attributes
+    ----------
+    data
+        (T, C, Y, X) float32, C-contiguous; DN/s for AIA, G for HMI; row 0 is south.
+        NaN where there is no measurement.
+    channels
+        The C channel names, a subset of `sunzip.channels.NAMES` in that order.
+    time
+        (T,) datetime64[ms], UTC, strictly increasing: the nominal time of each frame.
+    t_obs
+        (T, C) datetime64[ms], UTC: when each image was really taken; NaT where it is missing.
+    valid
+        (T, C) bool: whether there is an image. Where False, `data` is NaN throughout.
+    headers
+        [T][C]: the FITS keywords as the source had them; empty where the image is missing.
+    scale
+        Whether AIA pixels are 2×2 means or sums.
+    """
+
+    data: npt.NDArray[np.float32]
+    channels: tuple[str, ...]
+    time: npt.NDArray[np.datetime64]
+    t_obs: npt.NDArray[np.datetime64]
+    valid: npt.NDArray[np.bool_]
+    headers: list[list[Header]]
+    scale: Scale
+
+    def __post_init__(self) -> None:
+        t, c = self.valid.shape
+        if self.data.ndim != 4 or self.data.shape[:2] != (t, c) or self.data.dtype != np.float32:
+            raise ValueError(f"data must be float32 of shape ({t}, {c}, Y, X), not {self.data.dtype} {self.data.shape}")
+        if self.channels != tuple(n for n in NAMES if n in self.channels) or len(self.channels) != c:
+            raise ValueError(f"channels must be {c} known names in canonical order, not {self.channels}")
+        if self.time.shape != (t,) or self.t_obs.shape != (t, c):
+            raise ValueError("time and t_obs must have shapes (T,) and (T, C)")
+        if len(self.headers) != t or any(len(row) != c for row in self.headers):
+            raise ValueError("headers must be T lists of C mappings")
+
+    def __len__(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels as float32, missing images not counted."""
+        return int(self.valid.sum()) * self.data.shape[2] * self.data.shape[3] * 4
+
+    def to_scale(self, scale: Scale) -> Cube:
+        """Return the cube with AIA pixels as means or sums; itself if it has that scale already."""
+        if scale is self.scale:
+            return self
+        factor = np.float32(4.0 if scale is Scale.SUM else 0.25)
+        data = self.data.copy()
+        for i, name in enumerate(self.channels):
+            if CHANNELS[NAMES.index(name)].instrument == "AIA":
+                data[:, i] *= factor
+        return Cube(data, self.channels, self.time, self.t_obs, self.valid, self.headers, scale)

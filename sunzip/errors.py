@@ -1,0 +1,41 @@
+"""The exception tree: grouped by what a caller would do, each with the exit code the command line returns."""
+
+from __future__ import annotations
+
+
+class SunzipError(Exception):
+    """Base of every error that sunzip raises on purpose; its text is one line that a user can act on."""
+
+    exit_code = 1
+
+
+class InputError(SunzipError):
+    """The input cannot be used: missing, empty, of a wrong layout, dtype or shape. Fix the input."""
+
+
+class OutputError(SunzipError):
+    """The target cannot be written: it exists, is not writable, or the disk is full. Fix the target."""
+
+
+class DamagedError(SunzipError):
+    """An archive, block or model has bytes that do not agree with themselves. Fetch it again or repair it."""
+
+    exit_code = 3
+
+
+class UnsupportedError(SunzipError):
+    """The bytes are of a newer format version or use a feature unknown here. Update sunzip."""
+
+    exit_code = 3
+
+
+class ModelNotFoundError(SunzipError):
+    """The model that an archive or a caller names is not on this machine. Add it with `sunzip models add`."""
+
+    exit_code = 4
+
+
+class BoundNotMetError(SunzipError):
+    """A promised error bound does not hold. This is a defect of sunzip and must be reported."""
+
+    exit_code = 5

@@ -1,0 +1,61 @@
+"""What every source gives: per channel, images at times, which `series` then joins into aligned frames."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.cube import Header, Scale
+
+
+class Source(ABC):
+    """One store of images; reads nothing but indexes and keywords until `read` is called.
+
+    Attributes
+    ----------
+    url
+        Where it is, as the user wrote it.
+    layout
+        ``"sdoml-v2"``, ``"sdoml-v1"``, ``"fits"``, ``"hdf5"`` or ``"synthetic"``.
+    scale
+        Whether AIA pixels are 2×2 means or sums.
+    channels
+        The names it holds, in canonical order.
+    shape
+        (Y, X) of every image it gives.
+    counts
+        What was found odd and handled while indexing, by a short name that the report prints:
+        ``"keyword list too short"``, ``"T_OBS missing"`` …
+    """
+
+    url: str
+    layout: str
+    scale: Scale
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    counts: Counter[str]
+
+    @abstractmethod
+    def times(self, channel: str) -> npt.NDArray[np.datetime64]:
+        """(N,) datetime64[ms], UTC, in the store's own order; NaT where a row has no usable time."""
+
+    @abstractmethod
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Read one image: (Y, X) float32, NaN where there is no measurement; thread-safe.
+
+        Raises
+        ------
+        InputError
+            If the bytes cannot be read; the message names the file.
+        """
+
+    @abstractmethod
+    def header(self, channel: str, row: int) -> Header:
+        """Return the keywords of one image, exactly as stored, absent ones left out."""
+
+    @abstractmethod
+    def stored_bytes(self) -> int | None:
+        """Bytes that the images occupy in the store, or None if the store cannot say cheaply."""
