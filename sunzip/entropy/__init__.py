@@ -1,0 +1,1 @@
+"""Entropy coding: `tables` holds integer probabilities, `coder` turns symbols into bytes and back."""
