@@ -177,8 +177,8 @@ class Tables:
         """Fit tables to histograms of symbols, with room for symbols that the sample happened not to show.
 
         A two-sided geometric distribution θ^|x−m| with the histogram's median m and mean absolute deviation
-        is mixed in with the weight of one observation: it fills gaps, extends the tails and says how much
-        the escape needs. The mixture of a count and a prior of one observation is the rule of succession.
+        is mixed in with the weight of as many observations as there are distinct symbols in the histogram
+        (Witten and Bell 1991, method C): it fills gaps, extends the tails and says what the escape needs.
 
         Parameters
         ----------
@@ -202,18 +202,21 @@ class Tables:
             theta = (math.sqrt(1 + a * a) - 1) / a
             half = (longest - 2) // 2
             # Beyond `reach` a side of the prior weighs less than one unit of frequency.
-            reach = math.ceil(math.log(2.0**-PRECISION * (total + 1)) / math.log(theta))
+            distinct = max(1, int(np.count_nonzero(seen)))
+            reach = max(0, math.ceil(math.log(2.0**-PRECISION * (total / distinct + 1)) / math.log(theta)))
             used = symbols[(seen > 0) & (np.abs(symbols - median) <= half)]
             begin = max(min([median - reach, *used[:1].tolist()]), median - half, _INT32.min)
             end = min(max([median + reach, *used[-1:].tolist()]), median + half, _INT32.max)
             support = np.arange(begin, end + 1, dtype=np.int64)
-            prior = (1 - theta) / (1 + theta) * theta ** np.abs(support - median).astype(np.float64)
+            prior = (
+                distinct * (1 - theta) / (1 + theta) * theta ** np.abs(support - median).astype(np.float64)
+            )
             weights = prior.copy()
             inside = (symbols >= begin) & (symbols <= end)
             weights[symbols[inside] - begin] += seen[inside]
             rows.append(weights)
             first.append(begin)
-            escape.append(max(0.0, 1 - float(prior.sum())) + float(seen[~inside].sum()))
+            escape.append(max(0.0, distinct - float(prior.sum())) + float(seen[~inside].sum()))
         return cls.from_probabilities(rows, first, escape)
 
     @classmethod
