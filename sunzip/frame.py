@@ -1,0 +1,286 @@
+"""Block: the bytes of a few coded frames that decode alone, with version, model, masks, lengths and checksum.
+
+Specified in docs/reference/format-v1.md, section "Block".
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import CHANNELS
+from sunzip.errors import DamagedError, InputError, UnsupportedError
+
+MAGIC = 0x53
+VERSION = 1
+MAX_FRAMES = 4096
+MAX_SIDE = 16384
+
+# magic, version, length of the block, CRC-32 of all bytes but its own, model, quality, T − 1 and 4 flags,
+# Y − 1 and X − 1 and 4 more flags.
+_HEADER = struct.Struct("<BBII4sBHI")
+_START = struct.Struct("<BBI")
+_CRC = slice(6, 10)
+_GAPS = 1 << 12  # of the u16 with T − 1
+_LONG = 15 << 16  # payload lengths from here on take a u32
+
+
+def _damaged(what: str) -> NoReturn:
+    raise DamagedError(f"block: {what}")
+
+
+def _put_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _get_varint(data: memoryview) -> tuple[int, int]:
+    """Return the number at the start of `data` (up to 5 bytes) and how many bytes it took."""
+    value = 0
+    for i, byte in enumerate(data[:5]):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte <= 0x7F:
+            return value, i + 1
+    _damaged("the length of a gap map does not end")
+
+
+def pack_gaps(missing: npt.NDArray[np.bool_]) -> bytes:
+    """Compress the map of pixels that hold no measurement.
+
+    Parameters
+    ----------
+    missing
+        (n, Y, X) bool: the frame's n present channels; True where a pixel is NaN.
+
+    Returns
+    -------
+    The map; empty if no pixel is missing.
+    """
+    if not missing.any():
+        return b""
+    return zlib.compress(np.packbits(missing, bitorder="little").tobytes(), 9)
+
+
+def unpack_gaps(data: bytes, n: int, y: int, x: int) -> npt.NDArray[np.bool_]:
+    """Invert `pack_gaps`: (n, y, x) bool.
+
+    Raises
+    ------
+    DamagedError
+        If the map is not one of that many pixels. It never takes more memory than that many pixels do.
+    """
+    pixels = n * y * x
+    if not data:
+        return np.zeros((n, y, x), np.bool_)
+    size = -(-pixels // 8)
+    inflate = zlib.decompressobj()
+    try:
+        packed = inflate.decompress(data, size + 1)
+    except zlib.error as error:
+        raise DamagedError(f"gap map: {error}") from None
+    if len(packed) != size or not inflate.eof or inflate.unused_data:
+        raise DamagedError(f"gap map does not hold exactly the {size} bytes of {n}×{y}×{x} pixels")
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+    if bits[pixels:].any():
+        raise DamagedError("gap map has bits set behind its last pixel")
+    return bits[:pixels].astype(np.bool_).reshape(n, y, x)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    r"""T coded frames, 1 ≤ T ≤ `MAX_FRAMES`.
+
+    Attributes
+    ----------
+    model
+        The first 4 bytes of the model's SHA-256.
+    shape
+        (Y, X) of every frame, each from 1 to `MAX_SIDE`.
+    quality
+        0 to 255: the setting of the quantiser; its meaning belongs to the model.
+    masks
+        Per frame; bit i is set if channel i of `sunzip.channels.CHANNELS` is present.
+    payloads
+        Per frame: the entropy-coded stream; empty if no channel is present.
+    gaps
+        Per frame: `pack_gaps` of the present channels, in canonical order; mostly empty.
+
+    Raises
+    ------
+    InputError
+        If frames are too large or too many for the format.
+    ValueError
+        If the fields do not fit each other.
+
+    Examples
+    --------
+    >>> block = Block(b"\x01\x02\x03\x04", (128, 128), 7, (0b1111,), (b"payload",), (b"",))
+    >>> data = block.pack()
+    >>> len(data) - len(b"payload"), Block.peek_length(data[:6]), Block.unpack(data) == block
+    (23, 30, True)
+    """
+
+    model: bytes
+    shape: tuple[int, int]
+    quality: int
+    masks: tuple[int, ...]
+    payloads: tuple[bytes, ...] = field(repr=False)
+    gaps: tuple[bytes, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        frames = len(self.masks)
+        if not 1 <= frames <= MAX_FRAMES:
+            raise InputError(f"a block holds 1 to {MAX_FRAMES} frames, not {frames}")
+        if not all(1 <= side <= MAX_SIDE for side in self.shape):
+            raise InputError(f"frames of {self.shape} pixels; the format goes up to {MAX_SIDE} a side")
+        if len(self.payloads) != frames or len(self.gaps) != frames:
+            raise ValueError(f"{frames} masks, {len(self.payloads)} payloads, {len(self.gaps)} gap maps")
+        if len(self.model) != 4 or not 0 <= self.quality <= 255:
+            raise ValueError("model must be 4 bytes and quality from 0 to 255")
+        for mask, payload, gap in zip(self.masks, self.payloads, self.gaps, strict=True):
+            if not 0 <= mask < 1 << len(CHANNELS):
+                raise ValueError(f"mask {mask:#x} names channels that do not exist")
+            if mask == 0 and (payload or gap):
+                raise ValueError("a frame without channels has no payload and no gap map")
+
+    def pack(self) -> bytes:
+        """Return the block's bytes.
+
+        Raises
+        ------
+        InputError
+            If they would be 4 GiB or more.
+        """
+        has_gaps = any(self.gaps)
+        streams = self.payloads
+        if has_gaps:
+            streams = tuple(
+                _put_varint(len(gap)) + gap + payload if mask else b""
+                for mask, gap, payload in zip(self.masks, self.gaps, self.payloads, strict=True)
+            )
+        table = bytearray()
+        for mask, stream in zip(self.masks[:-1], streams[:-1], strict=True):
+            if len(stream) < _LONG:
+                table += struct.pack("<HH", mask | len(stream) >> 16 << 12, len(stream) & 0xFFFF)
+            else:
+                table += struct.pack("<HI", mask | 15 << 12, len(stream))
+        table += struct.pack("<H", self.masks[-1])
+        length = _HEADER.size + len(table) + sum(map(len, streams))
+        if length >= 1 << 32:
+            raise InputError(
+                f"a block of {length} bytes; the format goes up to 4 GiB: put fewer frames in one"
+            )
+        header = bytearray(
+            _HEADER.pack(
+                MAGIC,
+                VERSION,
+                length,
+                0,
+                self.model,
+                self.quality,
+                len(self.masks) - 1 | (_GAPS if has_gaps else 0),
+                self.shape[0] - 1 | self.shape[1] - 1 << 14,
+            )
+        )
+        body = b"".join((bytes(table), *streams))
+        header[_CRC] = struct.pack("<I", _crc(header, body))
+        return bytes(header) + body
+
+    @staticmethod
+    def peek_length(data: bytes | memoryview) -> int:
+        """Read from the first 6 bytes of a block how long it is, in bytes.
+
+        Raises
+        ------
+        DamagedError
+            If no block begins there.
+        UnsupportedError
+            If it is of a newer format version.
+        """
+        if len(data) < _START.size:
+            _damaged(f"{len(data)} bytes are too few to be one")
+        magic, version, length = _START.unpack_from(data)
+        if magic != MAGIC:
+            _damaged(f"begins with byte {magic:#04x} instead of {MAGIC:#04x}")
+        if version > VERSION:
+            raise UnsupportedError(f"block: format version {version}; this sunzip knows {VERSION}: update it")
+        if version == 0 or length < _HEADER.size + 2:
+            _damaged(f"version {version} and a length of {length} bytes cannot be")
+        return int(length)
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> Block:
+        """Read a block back; `data` is the block and nothing more.
+
+        Raises
+        ------
+        DamagedError
+            If the bytes are truncated, altered or inconsistent; the message says what.
+        UnsupportedError
+            If they use a newer version or a feature unknown to this one.
+        """
+        view = memoryview(data)
+        length = cls.peek_length(view)
+        if len(view) != length:
+            _damaged(f"{len(view)} bytes where its header says {length}")
+        _, _, _, crc, model, quality, counts, sides = _HEADER.unpack_from(view)
+        if crc != _crc(view[: _HEADER.size], view[_HEADER.size :]):
+            _damaged("its checksum does not match its bytes")
+        flags = counts & ~0xFFF & ~_GAPS | sides >> 28
+        if flags:
+            raise UnsupportedError("block: uses a feature that this sunzip does not know: update it")
+        frames = (counts & 0xFFF) + 1
+        masks, lengths, at = [], [], _HEADER.size
+
+        def take(form: str) -> int:
+            nonlocal at
+            at += struct.calcsize(form)
+            if at > length:
+                _damaged(f"ends inside its table of {frames} frames")
+            return int(struct.unpack_from(form, view, at - struct.calcsize(form))[0])
+
+        for _ in range(frames - 1):
+            word = take("<H")
+            high = word >> 12
+            size = take("<I") if high == 15 else high << 16 | take("<H")
+            if high == 15 and size < _LONG:
+                _damaged(f"states a length of {size} in the form for {_LONG} and more")
+            masks.append(word & 0xFFF)
+            lengths.append(size)
+        word = take("<H")
+        if word >> 12:
+            _damaged("its last frame states a length of its own")
+        masks.append(word)
+        lengths.append(length - at - sum(lengths))
+        if lengths[-1] < 0:
+            _damaged("its frames claim more bytes than it has")
+        payloads, gaps = [], []
+        for mask, size in zip(masks, lengths, strict=True):
+            stream = view[at : at + size]
+            at += size
+            if mask == 0 and size:
+                _damaged("a frame without channels has a payload")
+            gap = stream[:0]
+            if counts & _GAPS and mask:
+                taken, used = _get_varint(stream)
+                if used + taken > size:
+                    _damaged("a gap map claims more bytes than its frame has")
+                gap, stream = stream[used : used + taken], stream[used + taken :]
+            payloads.append(bytes(stream))
+            gaps.append(bytes(gap))
+        shape = ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
+        return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps))
+
+
+def _crc(header: bytes | bytearray | memoryview, body: bytes | memoryview) -> int:
+    """CRC-32 (zlib's) of a block, its own four bytes left out."""
+    return zlib.crc32(body, zlib.crc32(header[_CRC.stop :], zlib.crc32(header[: _CRC.start])))
