@@ -1,0 +1,179 @@
+"""What every sink does alike: write aside, rename at the end, never overwrite, one clear error line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+
+from sunzip.channels import canonical
+from sunzip.cube import Cube, Scale
+from sunzip.errors import OutputError
+
+
+class Sink(ABC):
+    """A target being written: cubes go in, in time order; it has its final name only after `close`.
+
+    Until then everything is at ``<path>.partial`` (with a number appended if that is in use), so that a
+    run that breaks leaves nothing that looks finished. Used as a context manager, an exception aborts.
+
+    Parameters
+    ----------
+    path
+        Target that does not exist yet, in a folder that does.
+    channels
+        The channels that every cube will have; any spelling, put into canonical order.
+    shape
+        (Y, X) of every image.
+    scale
+        What AIA pixels mean, in the layouts that can say so; the others convert to their own.
+
+    Raises
+    ------
+    OutputError
+        If the target exists, its folder does not, or nothing can be written there.
+    """
+
+    layout: ClassVar[str]
+    #: Whether the target is one file; the other layouts make a folder.
+    _is_file: ClassVar[bool] = False
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int], scale: Scale
+    ) -> None:
+        self.path = Path(path)
+        self.channels = canonical(channels)
+        self.shape = shape
+        self.scale = scale
+        self._open = False
+        self._refuse_existing()
+        if not self.path.parent.is_dir():
+            raise OutputError(f"{self.path}: the folder {self.path.parent} does not exist; make it first")
+        with self._one_line():
+            self._partial = self._claim_partial()
+        self._open = True
+        try:
+            with self._one_line():
+                self._begin()
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, cube: Cube) -> None:
+        """Append the frames of a cube, later than all before.
+
+        Raises
+        ------
+        OutputError
+            If the bytes cannot be written.
+        ValueError
+            If the cube has other channels or another image size than the sink was opened for.
+        """
+        if not self._open:
+            raise ValueError(f"{self.path}: write after close or abort")
+        if cube.channels != self.channels or cube.data.shape[2:] != self.shape:
+            raise ValueError(
+                f"{self.path}: opened for {self.channels} {self.shape}, "
+                f"given {cube.channels} {cube.data.shape[2:]}"
+            )
+        with self._one_line():
+            self._write(cube.to_scale(self.scale))
+
+    def close(self) -> None:
+        """Finish, and give the target its name; does nothing the second time.
+
+        Raises
+        ------
+        OutputError
+            If the last bytes cannot be written, or the target has come into being meanwhile; then
+            nothing of this run is left.
+        """
+        if not self._open:
+            return
+        try:
+            with self._one_line():
+                self._finish()
+                self._refuse_existing()
+                os.rename(self._partial, self.path)
+        except BaseException:
+            self.abort()
+            raise
+        self._open = False
+
+    def abort(self) -> None:
+        """Drop all that was written; does nothing after `close`. Never raises an `OSError`."""
+        if not self._open:
+            return
+        self._open = False
+        self._discard()
+        if self._is_file:
+            self._partial.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Prepare `_partial`, which exists and is empty."""
+
+    @abstractmethod
+    def _write(self, cube: Cube) -> None:
+        """Append a cube that is in the sink's scale already."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is still held, and let go of every handle."""
+
+    def _discard(self) -> None:  # noqa: B027 (most sinks hold nothing between two calls)
+        """Let go of every handle, without an error, before `_partial` is removed."""
+
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self.path):
+            raise OutputError(f"{self.path}: exists already; remove it or choose another name")
+
+    def _claim_partial(self) -> Path:
+        number = 0
+        while True:
+            name = self.path.with_name(f"{self.path.name}.partial{f'.{number}' if number else ''}")
+            try:
+                # Both calls fail if the name is in use, so that two runs never share one.
+                if self._is_file:
+                    name.touch(exist_ok=False)
+                else:
+                    name.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return name
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Turn what a full disk or a missing permission raises into an `OutputError` of one line."""
+        try:
+            yield
+        except OSError as error:
+            reason = " ".join((error.strerror or str(error)).split())
+            raise OutputError(f"{self.path}: cannot be written: {reason}") from error
+
+
+def taken_at(cube: Cube, t: int, c: int) -> np.datetime64:
+    """When an image was taken, ms UTC; where that is not known, the nominal time of its frame."""
+    taken = cube.t_obs[t, c]
+    return np.datetime64(cube.time[t] if np.isnat(taken) else taken, "ms")

@@ -1,0 +1,195 @@
+r"""One FITS file per image, written: what astronomers' tools open, as AIA and HMI maps in sunpy.
+
+``aia_0171_20241004T161758.fits``, named by the time the image was taken; the primary HDU holds the pixels as
+uncompressed float32, NaN where there is no measurement. The cards describe the image as it is now: DN/s (so
+EXPTIME is 1 and the original stands under SZ_EXPT) or gauss, the SDOML geometry, times in UTC. Original
+keywords that FITS can hold and that do not contradict these stand beside them.
+
+The original header as a whole is in the card SZ_HDR, so that every name, long string and float comes back
+exactly: one JSON object, in ASCII with ``'`` and ``&`` escaped (``\u0027``, ``\u0026``), as a long string
+over CONTINUE cards. SZ_CHAN names the channel and marks the file as one that needs no further
+preparation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sunzip.channels import Channel, channel
+from sunzip.cube import Cube, Header, Scale
+from sunzip.errors import OutputError
+from sunzip.sinks.base import Sink, taken_at
+
+#: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
+_DISK_RADIUS_512 = 976.0 / 4.8
+#: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
+_RSUN_M = 696_000_000.0
+_AU_M = 149_597_870_691.0
+
+#: Keywords that speak of how pixels are stored or where they lie, which is not as it was in the original.
+_OURS = re.compile(
+    r"SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|EXTLEVEL|INHERIT|END|BLOCKED|"
+    r"BSCALE|BZERO|BLANK|BUNIT|CHECKSUM|DATASUM|HEADSUM|LONGSTRN|CONTINUE|COMMENT|HISTORY|HIERARCH|"
+    r"WCS.*|(CD|PC|PV|PS|CP|CQ|DP|DQ|A|B|AP|BP|D)_?\d.*|C(TYPE|UNIT|DELT|RPIX|RVAL|ROTA|RDER|SYER|NAME)\d.*|"
+    r"LONPOLE|LATPOLE|RADESYS|EQUINOX|EPOCH|MJD.*|DATE.*|TIME.*|T_OBS|T(FIELDS|FORM|TYPE|HEAP)\d*|Z.*|SZ_.*|"
+    r"IMSCL_MP|X0_MP|Y0_MP|HA[EX][XYZ]?_OBS|CONTENT"
+)
+
+
+class FitsSink(Sink):
+    """Writes a folder of FITS files."""
+
+    layout = "fits"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int]
+    ) -> None:
+        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
+        if shape[0] != shape[1]:
+            self.abort()
+            raise OutputError(f"{path}: FITS files are of square images, and these have shape {shape}")
+
+    def _begin(self) -> None:
+        pass
+
+    def _write(self, cube: Cube) -> None:
+        from astropy.io import fits
+
+        for t in range(len(cube)):
+            for c, name in enumerate(self.channels):
+                if not cube.valid[t, c]:
+                    continue
+                time = taken_at(cube, t, c)
+                hdu = fits.PrimaryHDU(
+                    cube.data[t, c], _cards(channel(name), time, self.shape[0], cube.headers[t][c])
+                )
+                with self._file(channel(name), time).open("wb") as file:
+                    hdu.writeto(file)
+
+    def _finish(self) -> None:
+        pass
+
+    def _file(self, known: Channel, time: np.datetime64) -> Path:
+        second = str(np.datetime_as_string(time, unit="s")).replace("-", "").replace(":", "")
+        stem = f"{known.instrument.lower()}_{known.v1_id}_{second}"
+        file = self._partial / f"{stem}.fits"
+        number = 2
+        while file.exists():
+            file = self._partial / f"{stem}_{number}.fits"
+            number += 1
+        return file
+
+
+def _cards(known: Channel, time: np.datetime64, n: int, original: Header) -> Any:
+    """Make the header of one image of n×n pixels."""
+    from astropy.io import fits
+
+    utc = str(np.datetime_as_string(time, unit="ms"))
+    observer = _observer(time, original)
+    aia = known.instrument == "AIA"
+    instrument = original.get("INSTRUME")
+    if not isinstance(instrument, str) or not re.fullmatch(rf"{known.instrument}[\w /-]{{0,20}}", instrument):
+        instrument = known.instrument
+    plate_scale = observer["RSUN_OBS"] * 512 / (_DISK_RADIUS_512 * n)
+    ours: list[tuple[str, Any, str]] = [
+        ("TELESCOP", f"SDO/{known.instrument}", ""),
+        ("INSTRUME", instrument, ""),
+        ("WAVELNTH", known.wavelength, "wavelength"),
+        ("WAVEUNIT", "Angstrom", ""),
+        ("BUNIT", "DN/s" if aia else "Gauss", "unit of the pixels"),
+        ("DATE-OBS", utc, "when the image was taken, UTC"),
+        ("T_OBS", utc, "when the image was taken, UTC"),
+        ("TIMESYS", "UTC", ""),
+        ("CTYPE1", "HPLN-TAN", ""),
+        ("CTYPE2", "HPLT-TAN", ""),
+        ("CUNIT1", "arcsec", ""),
+        ("CUNIT2", "arcsec", ""),
+        ("CDELT1", plate_scale, "[arcsec/pixel]"),
+        ("CDELT2", plate_scale, "[arcsec/pixel]"),
+        ("CRPIX1", (n + 1) / 2, "[pixel] Sun's centre"),
+        ("CRPIX2", (n + 1) / 2, "[pixel] Sun's centre"),
+        ("CRVAL1", 0.0, ""),
+        ("CRVAL2", 0.0, ""),
+        ("CROTA2", 0.0, ""),
+        ("R_SUN", _DISK_RADIUS_512 * n / 512, "[pixel] radius of the disk"),
+        ("RSUN_REF", _RSUN_M, "[m]"),
+        *((key, value, "") for key, value in observer.items()),
+        ("SZ_CHAN", known.name, "SDOML channel"),
+    ]
+    if aia:
+        ours.append(("EXPTIME", 1.0, "pixels are per second; see SZ_EXPT"))
+        if _is_number(original.get("EXPTIME")):
+            ours.append(("SZ_EXPT", original["EXPTIME"], "[s] original EXPTIME"))
+    else:
+        ours.append(("CONTENT", "MAGNETOGRAM", "component as in SZ_CHAN"))
+
+    header = fits.Header(fits.Card(*card) for card in ours)
+    for key, value in original.items():
+        if key not in header and not _OURS.fullmatch(key) and (card := _card(key, value)) is not None:
+            header.append(card)
+    text = json.dumps(dict(original)).replace("'", "\\u0027").replace("&", "\\u0026")
+    header.append(fits.Card("SZ_HDR", text))
+    return header
+
+
+def _card(key: str, value: str | int | float | bool | None) -> Any | None:
+    """Make a card of an original keyword, or None where FITS cannot hold it."""
+    from astropy.io import fits
+
+    if not re.fullmatch(r"[A-Z0-9_-]{1,8}", key) or value is None:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str) and not re.fullmatch(r"[ -~]{0,68}", value):
+        return None
+    try:
+        card = fits.Card(key, value)
+        # Astropy finds only while formatting that a number is too long for its card.
+        return card if len(str(card)) == 80 else None
+    except ValueError:
+        return None
+
+
+def _observer(time: np.datetime64, original: Header) -> dict[str, float]:
+    """Where the Sun was seen from: the original's keywords, or those of the Earth's centre.
+
+    SDO is within 3e-4 of the Sun's distance from there. The Earth's place follows Meeus, Astronomical
+    Algorithms (1998), chapters 25 (low accuracy, 0.01°) and 29.
+    """
+    days = (time - np.datetime64("2000-01-01T12:00", "ms")) / np.timedelta64(1, "D")
+    century = days / 36525
+    anomaly = math.radians(357.52911 + 35999.05029 * century)
+    centre = (1.914602 - 0.004817 * century) * math.sin(anomaly) + 0.019993 * math.sin(2 * anomaly)
+    longitude = math.radians(280.46646 + 36000.76983 * century + centre)
+    eccentricity = 0.016708634 - 0.000042037 * century
+    true_anomaly = anomaly + math.radians(centre)
+    distance = 1.000001018 * (1 - eccentricity**2) / (1 + eccentricity * math.cos(true_anomaly)) * _AU_M
+    node = math.radians(73.6667 + 1.3958333 * (days + 2451545 - 2396758) / 36525)
+    latitude = math.asin(math.sin(longitude - node) * math.sin(math.radians(7.25)))
+
+    def given(key: str, low: float, high: float) -> float | None:
+        value = original.get(key)
+        return float(value) if _is_number(value) and low <= float(value) <= high else None  # type: ignore[arg-type]
+
+    dsun = given("DSUN_OBS", 1.4e11, 1.6e11) or distance
+    b0 = given("HGLT_OBS", -10, 10)
+    if b0 is None:
+        b0 = given("CRLT_OBS", -10, 10)
+    return {
+        "RSUN_OBS": given("RSUN_OBS", 900, 1020) or math.degrees(_RSUN_M / dsun) * 3600,
+        "DSUN_OBS": dsun,
+        "HGLN_OBS": given("HGLN_OBS", -10, 10) or 0.0,
+        "HGLT_OBS": math.degrees(latitude) if b0 is None else b0,
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,145 @@
+"""SDOML version 2, written: a Zarr format 2 store as the public one is, so that its readers take it.
+
+Group ``YYYY`` for the nominal year, in it one array per channel (N, Y, X) ``<f4``, chunks of 15 images, Blosc
+zstd-5 with bitshuffle; every keyword an array attribute with a list of length N, null where a row lacks it.
+Only images that exist are rows, so N differs per channel. AIA pixels are means. AIA and HMI share one store,
+where the public data have two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import channel
+from sunzip.cube import Cube, Header, Scale
+from sunzip.sinks.base import Sink, taken_at
+
+#: Images per chunk, as in the public store.
+_CHUNK = 15
+
+
+class SdomlV2Sink(Sink):
+    """Writes an SDOML v2 store; holds at most one chunk of images per channel."""
+
+    layout = "sdoml-v2"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int]
+    ) -> None:
+        self._year: str | None = None
+        self._arrays: dict[str, _Rows] = {}
+        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
+
+    def _begin(self) -> None:
+        import zarr
+
+        self._root = zarr.open_group(self._partial, mode="w", zarr_format=2)
+
+    def _write(self, cube: Cube) -> None:
+        for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):
+            if year != self._year:
+                self._finish_year()
+                self._year = str(year)
+                self._group = self._root.create_group(self._year)
+            for c, name in enumerate(self.channels):
+                if not cube.valid[t, c]:
+                    continue
+                header = dict(cube.headers[t][c])
+                if header.get("T_OBS") is None:
+                    header["T_OBS"] = t_obs_keyword(taken_at(cube, t, c), channel(name).instrument)
+                if name not in self._arrays:
+                    self._arrays[name] = _Rows(self._group, name, self.shape)
+                self._arrays[name].append(cube.data[t, c], header)
+
+    def _finish(self) -> None:
+        self._finish_year()
+
+    def _finish_year(self) -> None:
+        for rows in self._arrays.values():
+            rows.finish()
+        self._arrays.clear()
+
+
+class _Rows:
+    """One array that grows by rows, written a whole chunk at a time as a chunk is the unit of coding."""
+
+    def __init__(self, group: Any, name: str, shape: tuple[int, int]) -> None:
+        from numcodecs import Blosc
+
+        self._array = group.create_array(
+            name,
+            shape=(0, *shape),
+            chunks=(_CHUNK, *shape),
+            dtype="<f4",
+            fill_value=0.0,
+            compressors=Blosc(cname="zstd", clevel=5, shuffle=Blosc.BITSHUFFLE),
+            # A dropped chunk reads as +0.0, and an image of -0.0 would come back changed.
+            config={"write_empty_chunks": True},
+        )
+        self._shape = shape
+        self._written = 0
+        self._held: list[npt.NDArray[np.float32]] = []
+        self._keywords: dict[str, list[str | int | float | bool | None]] = {}
+
+    def append(self, image: npt.NDArray[np.float32], header: Header) -> None:
+        row = self._written + len(self._held)
+        self._held.append(image.copy())  # the caller's cube may be large, and is let go of
+        for key, value in header.items():
+            if key not in self._keywords:
+                self._keywords[key] = [None] * row
+            self._keywords[key].append(value)
+        for values in self._keywords.values():
+            if len(values) == row:
+                values.append(None)
+        if len(self._held) == _CHUNK:
+            self._flush()
+
+    def finish(self) -> None:
+        self._flush()
+        self._array.attrs.put(self._keywords)
+
+    def _flush(self) -> None:
+        if self._held:
+            stop = self._written + len(self._held)
+            self._array.resize((stop, *self._shape))
+            self._array[self._written : stop] = np.stack(self._held)
+            self._written = stop
+            self._held.clear()
+
+
+def t_obs_keyword(time: np.datetime64, instrument: Literal["AIA", "HMI"]) -> str:
+    """Write a UTC time (ms) as the keyword T_OBS of an instrument: AIA in UTC, HMI in TAI.
+
+    Examples
+    --------
+    >>> t_obs_keyword(np.datetime64("2010-05-01T00:11:30.000", "ms"), "HMI")
+    '2010.05.01_00:12:04_TAI'
+    >>> t_obs_keyword(np.datetime64("2010-08-27T15:00:08.070", "ms"), "AIA")
+    '2010-08-27T15:00:08.070Z'
+    """
+    if instrument == "HMI":
+        starts, offsets = _leap_seconds()
+        time = time + offsets[max(int(np.searchsorted(starts, time, side="right")) - 1, 0)]
+        text = str(np.datetime_as_string(time, unit="ms")).removesuffix(".000")
+        return f"{text.replace('-', '.').replace('T', '_')}_TAI"
+    return f"{np.datetime_as_string(time, unit='ms')}Z"
+
+
+@cache
+def _leap_seconds() -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.timedelta64]]:
+    """Return the UTC dates from which each value of TAI - UTC holds, and the values.
+
+    From the table that comes with astropy; `astropy.time.Time` may look for a newer one on the network.
+    """
+    from astropy.utils.iers import LeapSeconds
+
+    table = LeapSeconds.from_iers_leap_seconds()
+    starts = [f"{y:04d}-{m:02d}-01" for y, m in zip(table["year"], table["month"], strict=True)]
+    offsets = np.asarray(table["tai_utc"], np.float64).round().astype("timedelta64[s]")
+    return np.array(starts, "datetime64[ms]"), offsets.astype("timedelta64[ms]")

@@ -1,0 +1,459 @@
+"""FITS files as a source: AIA and HMI images brought to SDOML's geometry and units, and sunzip's own files.
+
+The recipe is SDOML v2's (Galvez et al. 2019, section 3.1, and github.com/SDOML/SDOMLv2): an image of 1024²,
+or averaged down to it, is scaled about the Sun's centre by bilinear interpolation so that the disk has 976″
+radius at 2.4″ a pixel, with pixels that are zero or negative (AIA) or missing (HMI) left out of the weights;
+then 2×2 means, and for AIA division by EXPTIME and by the degradation of the instrument.
+
+An image that is in that geometry already is given exactly as it is: one with sunzip's SZ_CHAN, or with
+R_SUN = 203.33·NAXIS1/512 and the unit DN/s or gauss.
+
+Headers come with COMMENT and HISTORY joined by line breaks and without the keywords that only describe how
+the pixels were stored (SIMPLE, BITPIX, BSCALE, ZIMAGE …).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import Channel, canonical, channel
+from sunzip.cube import Header, Scale
+from sunzip.errors import InputError
+from sunzip.sources.base import Source
+from sunzip.sources.storage import Storage
+from sunzip.sources.times import parse_t_obs
+
+#: Radius of the disk, in pixels of a 512² image.
+_DISK_RADIUS_512 = 976.0 / 4.8
+#: SDOML guards its division by the interpolated mask so; kept, as it reproduces its pixels.
+_EPSILON = 1e-8
+#: SDOML's lower limit of an exposure, in seconds.
+_MIN_EXPOSURE = 1e-2
+_MAX_SIDE = 16384
+
+_NAME = re.compile(r".*\.(fits|fts|fit|fz)(\.gz)?", re.IGNORECASE)
+#: Keywords that describe the stored form of the pixels.
+_STORAGE = re.compile(
+    r"SIMPLE|BITPIX|NAXIS|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|"
+    r"HEADSUM|LONGSTRN|CONTINUE|TFIELDS|T(FORM|TYPE)\d+|THEAP|ZHECKSUM|ZDATASUM|ZIMAGE|ZSIMPLE|ZTENSION|ZEXTEND|"
+    r"ZBITPIX|ZNAXIS\d*|ZTILE\d+|ZCMPTYPE|ZNAME\d+|ZVAL\d+|ZMASKCMP|ZQUANTIZ|ZDITHER0|ZBLANK|ZPCOUNT|ZGCOUNT|"
+    r"ZBLOCKED|ZSCALE|ZZERO"
+)
+
+#: `warnings.catch_warnings` is not thread-safe, and nor is all of astropy's reading.
+_ASTROPY = threading.Lock()
+
+
+class _Unusable(Exception):
+    """Why one file gives no image: a short name to count by, and what to tell about a single file."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(detail or kind)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What the index keeps of one file."""
+
+    path: str
+    channel: str
+    time: np.datetime64
+    shape: tuple[int, int]
+
+
+class Fits(Source):
+    """AIA and HMI images in one FITS file, or in a folder of them with all below it.
+
+    Parameters
+    ----------
+    url
+        File or folder, a local path or an fsspec URL.
+    degradation
+        Folder with ``degrad_171.csv`` and so on, lines of date and factor: what AIA images are divided by
+        that have no DEG_COR of their own. Without it they are not corrected, and counted.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
+
+    Raises
+    ------
+    InputError
+        If nothing there is a usable image. In a folder, files that are none are skipped and counted.
+    """
+
+    layout = "fits"
+    scale = Scale.MEAN
+
+    def __init__(self, url: str, *, degradation: str | Path | None = None, anon: bool = False) -> None:
+        self.url = url
+        self.counts: Counter[str] = Counter()
+        self._storage = Storage(url, anon)
+        self._degradation = {} if degradation is None else _read_degradation(Path(degradation))
+        images = self._index()
+        # Images of another size than most cannot be joined with them.
+        self.shape = Counter(i.shape for i in images).most_common(1)[0][0]
+        self._images: dict[str, list[_Image]] = {}
+        for image in images:
+            if image.shape == self.shape:
+                self._images.setdefault(image.channel, []).append(image)
+            else:
+                self.counts["other image size"] += 1
+        self.channels = canonical(self._images)
+
+    def times(self, channel: str) -> npt.NDArray[np.datetime64]:
+        """(N,) datetime64[ms], UTC, from T_OBS, else DATE-OBS; NaT where neither is a time."""
+        return np.array([i.time for i in self._images[channel]], "datetime64[ms]")
+
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Read one image and bring it to SDOML's geometry: (Y, X) float32; thread-safe."""
+        path = self._images[channel][row].path
+        try:
+            with self._opened(path) as hdu:
+                header, pixels = hdu.header.copy(), hdu.data
+                plan = _plan(header, self._factor(header))
+                if plan.ready:
+                    return np.ascontiguousarray(pixels, dtype=np.float32)
+                pixels = np.asarray(pixels, np.float64)
+            return _prepare(pixels, plan)
+        except _Unusable as error:
+            raise InputError(f"{self._name(path)}: {error}") from error
+
+    def header(self, channel: str, row: int) -> Header:
+        """Return the keywords of one image, those of geometry and units as they are after preparation."""
+        path = self._images[channel][row].path
+        try:
+            with self._opened(path) as hdu:
+                header = hdu.header
+                plan = _plan(header, self._factor(header))
+                plain = _plain(header)
+        except _Unusable as error:
+            raise InputError(f"{self._name(path)}: {error}") from error
+        original = plain.get("SZ_HDR")
+        if "SZ_CHAN" in plain and isinstance(original, str):
+            try:
+                found = json.loads(original)
+            except (ValueError, RecursionError):
+                found = None
+            if not isinstance(found, dict) or any(isinstance(v, list | dict) for v in found.values()):
+                raise InputError(f"{self._name(path)}: its original header (SZ_HDR) is damaged")
+            return found
+        if plan.ready:
+            return plain
+        n = self.shape[0]
+        plate_scale = plan.rsun / _DISK_RADIUS_512
+        plain |= {"NAXIS1": n, "NAXIS2": n, "CDELT1": plate_scale, "CDELT2": plate_scale}
+        plain |= {"CRPIX1": (n + 1) / 2, "CRPIX2": (n + 1) / 2, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0}
+        plain |= {"R_SUN": _DISK_RADIUS_512, "RSUN_OBS": plan.rsun}
+        if plan.channel.instrument == "AIA":
+            plain |= {"DEG_COR": plan.degradation, "PIXLUNIT": "DN/s"}
+        else:
+            plain["PIXLUNIT"] = "Gauss"
+        return plain
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the files."""
+        return self._stored
+
+    def _index(self) -> list[_Image]:
+        fs, root = self._storage.fs, self._storage.root
+        single = not self._storage.isdir()
+        paths = [root] if single else sorted(p for p in fs.find(root) if _NAME.fullmatch(p))
+        images: list[_Image] = []
+        self._stored = 0
+        for path in paths:
+            try:
+                with self._opened(path) as hdu:
+                    header = hdu.header
+                    plan = _plan(header, self._factor(header))
+                    images.append(_Image(path, plan.channel.name, _time(header), plan.shape))
+                self._stored += int(fs.size(path) or 0)
+            except _Unusable as error:
+                if single:
+                    raise InputError(f"{self.url}: {error}") from error
+                self.counts[error.kind] += 1
+                continue
+            if not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown:
+                self.counts["no degradation correction"] += 1
+        if not images:
+            reasons = ", ".join(f"{n} {kind}" for kind, n in self.counts.most_common(3))
+            raise InputError(
+                f"{self.url}: no usable FITS image among {len(paths)} files ({reasons or 'none there'})"
+            )
+        return images
+
+    def _factor(self, header: Any) -> float | None:
+        """Return the degradation that the table has for an image; None without a table."""
+        table = self._degradation.get(_integer(header.get("WAVELNTH")))
+        if table is None:
+            return None
+        dates, factors = table
+        time = _time(header)
+        if np.isnat(time):
+            return None
+        return float(factors[max(int(np.searchsorted(dates, time.astype("M8[D]"), side="right")) - 1, 0)])
+
+    def _name(self, path: str) -> str:
+        return (
+            self.url
+            if path == self._storage.root
+            else str(self._storage.fs.unstrip_protocol(path)).removeprefix("file://")
+        )
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[Any]:
+        """Give the HDU of a file's first image; whatever astropy stumbles over becomes `_Unusable`."""
+        from astropy.io import fits
+
+        with _ASTROPY, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with self._storage.fs.open(path, "rb") as raw:
+                    file: Any = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
+                    raw.seek(0)
+                    # Astropy would unpack zip and others into a temporary file, of whatever size.
+                    if file.read(9) != b"SIMPLE  =":
+                        raise _Unusable("not a FITS file", "is not a FITS file")
+                    file.seek(0)
+                    with fits.open(file, mode="readonly", memmap=False) as hdus:
+                        hdu = next((h for h in hdus if _is_image(h)), None)
+                        if hdu is None:
+                            raise _Unusable("no image", "holds no two-dimensional image")
+                        end = hdu.fileinfo()["datLoc"] + hdu.fileinfo()["datSpan"]
+                        if file is raw and end > self._storage.fs.size(path):
+                            raise _Unusable("truncated", "is truncated; fetch it again")
+                        yield hdu
+            except (_Unusable, InputError):
+                raise
+            except Exception as error:  # astropy raises nearly every kind for damaged bytes
+                text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise _Unusable("cannot be read", f"cannot be read, truncated or damaged: {text}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an image needs to come to SDOML's geometry and units."""
+
+    channel: Channel
+    shape: tuple[int, int]
+    ready: bool
+    #: Apparent solar radius in arcsec.
+    rsun: float = math.nan
+    #: Factor on lengths, after averaging down by `bins`.
+    zoom: float = math.nan
+    bins: int = 1
+    #: Sun's centre as (row, column) counted from 0, after averaging down.
+    centre: tuple[float, float] = (math.nan, math.nan)
+    #: Counter-clockwise angle from the image's to the Sun's axes, in radians.
+    rotation: float = 0.0
+    exposure: float = 1.0
+    degradation: float = 1.0
+    degradation_unknown: bool = False
+
+
+def _is_image(hdu: Any) -> bool:
+    from astropy.io import fits
+
+    return isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and len(hdu.shape) == 2
+
+
+def _integer(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else -1
+
+
+def _number(header: Any, key: str) -> float:
+    value = header.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _time(header: Any) -> np.datetime64:
+    for key in ("T_OBS", "DATE-OBS", "DATE_OBS"):
+        time: np.datetime64 = parse_t_obs([header.get(key)])[0]
+        if not np.isnat(time):
+            return time
+    return np.datetime64("NaT", "ms")
+
+
+def _channel(header: Any) -> Channel:
+    """Tell the channel from TELESCOP or INSTRUME and WAVELNTH or CONTENT, or from sunzip's SZ_CHAN."""
+    try:
+        if "SZ_CHAN" in header:
+            return channel(str(header["SZ_CHAN"]))
+        maker = f"{header.get('TELESCOP', '')} {header.get('INSTRUME', '')}".upper()
+        if "AIA" in maker:
+            return channel(f"{_integer(header.get('WAVELNTH'))}A")
+        if "HMI" in maker:
+            if str(header.get("CONTENT", "")).strip().upper() != "MAGNETOGRAM":
+                raise _Unusable("unknown channel", "is an HMI image, but no line-of-sight magnetogram")
+            return channel("Bz")
+    except InputError as error:
+        raise _Unusable("unknown channel", str(error)) from error
+    raise _Unusable("unknown instrument", f"is neither of AIA nor of HMI, but of {maker.strip()!r}")
+
+
+def _plan(header: Any, factor: float | None) -> _Plan:
+    """Read from an image's header what is to be done with it.
+
+    Parameters
+    ----------
+    header
+        The header of the image HDU.
+    factor
+        Degradation from a table, used where the header has no DEG_COR.
+    """
+    known = _channel(header)
+    n, rows = _integer(header.get("NAXIS1")), _integer(header.get("NAXIS2"))
+    if not (0 < n <= _MAX_SIDE and 0 < rows <= _MAX_SIDE):
+        raise _Unusable("wrong size", f"has an image of {n}×{rows} pixels, which is implausible")
+    unit = re.sub(r"[ .]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
+    per_second = unit in ("DN/S", "DNS-1")
+    physical = per_second or unit in ("G", "GAUSS")
+    at_size = math.isclose(_number(header, "R_SUN"), _DISK_RADIUS_512 * n / 512, rel_tol=1e-3)
+    if "SZ_CHAN" in header or (physical and at_size):
+        return _Plan(known, (rows, n), ready=True)
+
+    if n != rows or (n != 512 and n % 1024):
+        raise _Unusable(
+            "wrong size", f"has an image of {n}×{rows} pixels; it must be 512, 1024, 2048 or 4096 squared"
+        )
+    bins = max(n // 1024, 1)
+    rsun, scale = _number(header, "RSUN_OBS"), _number(header, "CDELT1") * bins
+    if not (800 < rsun < 1100 and 0.1 < scale < 20):
+        raise _Unusable("no geometry", "lacks RSUN_OBS or CDELT1, or they are implausible")
+    rotation = math.radians(_number(header, "CROTA2") if "CROTA2" in header else 0.0)
+    if "CROTA2" not in header and "PC1_1" in header and "PC2_1" in header:
+        rotation = math.atan2(_number(header, "PC2_1"), _number(header, "PC1_1"))
+    # CRPIX counts from 1 at a pixel's middle; averaging keeps pixel edges where they are.
+    centre = tuple((_number(header, key) - 0.5) / bins - 0.5 for key in ("CRPIX2", "CRPIX1"))
+    if not all(math.isfinite(v) for v in (rotation, *centre)):
+        raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CROTA2 is no number")
+
+    exposure, degradation, unknown = 1.0, 1.0, False
+    # What is in DN/s already was corrected by whoever made it so.
+    if known.instrument == "AIA" and not per_second:
+        exposure = _number(header, "EXPTIME")
+        if not exposure > 0:
+            raise _Unusable("no exposure time", "has no EXPTIME above zero")
+        degradation = _number(header, "DEG_COR")
+        if not degradation > 0:
+            unknown, degradation = factor is None, 1.0 if factor is None else factor
+    return _Plan(
+        known,
+        (512, 512),
+        ready=False,
+        rsun=rsun,
+        zoom=_DISK_RADIUS_512 * min(n, 1024) / 512 * scale / rsun,
+        bins=bins,
+        centre=(centre[0], centre[1]),
+        rotation=rotation,
+        exposure=max(exposure, _MIN_EXPOSURE),
+        degradation=degradation,
+        degradation_unknown=unknown,
+    )
+
+
+def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.float32]:
+    """Bring one image to SDOML's geometry and units; see the top of this file.
+
+    Parameters
+    ----------
+    pixels
+        (N, N), as FITS has them; NaN where there is no measurement.
+    plan
+        From the image's header.
+
+    Returns
+    -------
+    numpy.ndarray
+        (512, 512) float32. AIA pixels that a missing one contributes to are NaN. HMI's are 0 off the disk,
+        as SDOML has them, and NaN where the measurement is missing on it.
+    """
+    from scipy.ndimage import affine_transform
+
+    hmi = plan.channel.instrument == "HMI"
+    measured = np.isfinite(pixels)
+    if hmi:
+        weight = measured.astype(np.float64)
+        pixels = np.where(measured, pixels, 0.0)
+    if plan.bins > 1:
+        pixels = _block_mean(pixels, plan.bins)
+        if hmi:
+            weight = _block_mean(weight, plan.bins)
+    if not hmi:
+        weight = (pixels > 0).astype(np.float64)
+        pixels = np.where(pixels <= 0, 0.0, pixels)
+
+    n = len(pixels)
+    cos, sin = math.cos(plan.rotation) / plan.zoom, math.sin(plan.rotation) / plan.zoom
+    matrix = np.array([[cos, -sin], [sin, cos]])
+    offset = np.array(plan.centre) - matrix @ np.full(2, (n - 1) / 2)
+
+    def warp(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        out: npt.NDArray[np.float64] = affine_transform(image, matrix, offset, order=1, mode="nearest")
+        return out
+
+    weight = warp(weight)
+    image = warp(pixels) / (weight + _EPSILON)
+    if n == 1024:
+        image, weight = _block_mean(image, 2), _block_mean(weight, 2)
+    if hmi:
+        y, x = np.ogrid[-255.5:256, -255.5:256]
+        # Up to the last few pixels before the limb, where HMI's own mask ends.
+        image[(weight == 0) & (np.hypot(y, x) < 0.97 * _DISK_RADIUS_512)] = np.nan
+    return (image / (plan.exposure * plan.degradation)).astype(np.float32)
+
+
+def _block_mean(image: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
+    n = len(image) // bins
+    mean: npt.NDArray[np.float64] = image.reshape(n, bins, n, bins).mean(axis=(1, 3))
+    return mean
+
+
+def _plain(header: Any) -> dict[str, str | int | float | bool | None]:
+    """Return a FITS header as plain values; a card that cannot be understood is left out."""
+    from astropy.io.fits.verify import VerifyError
+
+    plain: dict[str, str | int | float | bool | None] = {}
+    for card in header.cards:
+        try:
+            key, value = card.keyword, card.value
+        except (VerifyError, ValueError):
+            continue
+        if key in ("COMMENT", "HISTORY"):
+            plain[key] = f"{plain[key]}\n{value}" if key in plain else str(value)
+        elif key and not _STORAGE.fullmatch(key) and isinstance(value, str | int | float | bool):
+            plain.setdefault(key, value)
+    return plain
+
+
+def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64], npt.NDArray[np.float64]]]:
+    """Read tables of AIA's degradation: wavelength → days, ascending, and the factors from each on."""
+    tables = {}
+    for file in sorted(folder.glob("degrad_*.csv")):
+        match = re.fullmatch(r"degrad_(\d{2,4})\.csv", file.name)
+        if match is None:
+            continue
+        try:
+            rows = [line.replace('"', "").split(",") for line in file.read_text().split()]
+            table = sorted((np.datetime64(date[:10], "D"), float(factor)) for date, factor in rows)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: is no table of dates and factors: {error}") from error
+        if not table or not all(0 < factor < 100 for _, factor in table):
+            raise InputError(f"{file}: is empty, or has factors that are not above zero")
+        tables[int(match[1])] = (np.array([d for d, _ in table]), np.array([f for _, f in table]))
+    if not tables:
+        raise InputError(f"{folder}: holds no degradation tables (degrad_171.csv and so on)")
+    return tables

@@ -1,0 +1,234 @@
+"""One HDF5 file as a source: the "cube-1" layout that sunzip writes, and any file with a plain image cube.
+
+A minimal file holds ``cube`` (T, C, Y, X) with ``channel`` (C names), or (T, Y, X) with an attribute
+``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings.
+Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root attribute ``scale``
+("mean" unless it says "sum"). ``sunzip.sinks.hdf5`` describes the whole layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import canonical, channel
+from sunzip.cube import Header, Scale
+from sunzip.errors import InputError
+from sunzip.sources.base import Source
+from sunzip.sources.storage import Storage
+from sunzip.sources.times import Times, parse_t_obs
+
+#: What a file may ask to be allocated at once: pixels of an image, bytes of a chunk, images in the index.
+_MAX_SIDE = 16384
+_MAX_CHUNK = 2**31
+_MAX_IMAGES = 2**26
+_MAX_KEYWORDS = 2**24
+
+
+class Hdf5(Source):
+    """Images in one HDF5 file, local or behind an fsspec URL.
+
+    Parameters
+    ----------
+    url
+        The file.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
+
+    Raises
+    ------
+    InputError
+        If it is missing, not HDF5, or not of the layout.
+    """
+
+    layout = "hdf5"
+
+    def __init__(self, url: str, *, anon: bool = False) -> None:
+        self.url = url
+        self.counts: Counter[str] = Counter()
+        self._storage = Storage(url, anon)
+        self._handle: tuple[int, Any] | None = None
+        self._lock = threading.Lock()
+        if self._storage.isdir():
+            raise InputError(f"{url}: is a folder, where one HDF5 file is expected")
+        try:
+            self._index(self._file())
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _handle=None, _lock=threading.Lock())
+
+    def times(self, channel: str) -> Times:
+        """(N,) datetime64[ms], UTC: of the images that are marked valid, in the file's order."""
+        return self._times[channel]
+
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Read one image: (Y, X) float32, NaN where there is no measurement."""
+        t = int(self._rows[channel][row])
+        try:
+            with self._lock:
+                cube = self._file()["cube"]
+                image = cube[t] if cube.ndim == 3 else cube[t, self._column[channel]]
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise self._unreadable(error, f" image {t} of {channel}") from error
+        return np.ascontiguousarray(image, dtype=np.float32)
+
+    def header(self, channel: str, row: int) -> Header:
+        """Return the keywords of one image; empty if the file has none."""
+        if not self._has_keywords:
+            return {}
+        t = int(self._rows[channel][row])
+        try:
+            with self._lock:
+                text = self._file()["keywords"][t, self._column[channel]]
+            if len(text) > _MAX_KEYWORDS:
+                raise ValueError(f"longer than {_MAX_KEYWORDS} bytes")
+            found = json.loads(text or "{}")
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, RecursionError) as error:
+            raise self._unreadable(error, f" keywords of image {t} of {channel}") from error
+        if not isinstance(found, dict) or any(isinstance(v, list | dict) for v in found.values()):
+            raise InputError(
+                f"{self.url}: keywords of image {t} of {channel} are not a JSON object of plain values"
+            )
+        return found
+
+    def stored_bytes(self) -> int | None:
+        """Bytes that the images occupy in the file, as HDF5 counts them."""
+        return self._stored
+
+    def _file(self) -> Any:
+        """Open the file once per process: HDF5 handles do not survive a fork."""
+        import h5py
+
+        if self._handle is None or self._handle[0] != os.getpid():
+            if "://" in self.url:
+                file = h5py.File(self._storage.fs.open(self._storage.root, "rb"), "r")
+            else:
+                file = h5py.File(self._storage.root, "r")
+            self._handle = (os.getpid(), file)
+        return self._handle[1]
+
+    def _unreadable(self, error: BaseException, what: str = "") -> InputError:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return InputError(f"{self.url}:{what} cannot be read as HDF5 image cube: {text}")
+
+    def _dataset(self, file: Any, name: str, *, required: bool = False) -> Any | None:
+        import h5py
+
+        link = file.get(name, getlink=True) if name in file else None
+        if link is None:
+            if required:
+                raise InputError(
+                    f"{self.url}: has no dataset {name!r}; see the HDF5 layout in the documentation"
+                )
+            return None
+        # A file from a stranger must not make this one open other files.
+        found = file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+            raise InputError(f"{self.url}: {name!r} must be a dataset inside the file itself")
+        return found
+
+    def _index(self, file: Any) -> None:
+        cube = self._dataset(file, "cube", required=True)
+        assert cube is not None
+        if cube.dtype.kind not in "fiu" or cube.ndim not in (3, 4):
+            raise InputError(
+                f"{self.url}: cube must be numbers of shape (T, C, Y, X) or (T, Y, X), "
+                f"not {cube.dtype} {cube.shape}"
+            )
+        t, *middle, y, x = (int(n) for n in cube.shape)
+        c = middle[0] if middle else 1
+        if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
+            raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
+        if cube.chunks and int(np.prod(cube.chunks, dtype=object)) * cube.dtype.itemsize > _MAX_CHUNK:
+            raise InputError(
+                f"{self.url}: one chunk of the cube, {cube.chunks}, is larger than 2 GiB; rechunk it"
+            )
+        self.shape = (y, x)
+        self.scale = self._read_scale(file)
+
+        names = self._read_names(file, cube, c)
+        self._column = {name: i for i, name in enumerate(names)}
+        self.channels = canonical(names)
+
+        time = self._read_time(file, "time", (t,), required=True)
+        assert time is not None
+        t_obs = self._read_time(file, "t_obs", (t, c))
+        times = (
+            time[:, None].repeat(c, axis=1)
+            if t_obs is None
+            else np.where(np.isnat(t_obs), time[:, None], t_obs)
+        )
+        valid = self._dataset(file, "valid")
+        if valid is not None and (valid.shape != (t, c) or valid.dtype.kind not in "biu"):
+            raise InputError(
+                f"{self.url}: valid must be bool of shape {(t, c)}, not {valid.dtype} {valid.shape}"
+            )
+        exists = np.ones((t, c), np.bool_) if valid is None else valid[:].astype(np.bool_)
+        self._rows = {name: np.flatnonzero(exists[:, i]) for name, i in self._column.items()}
+        self._times: dict[str, Times] = {name: times[self._rows[name], i] for name, i in self._column.items()}
+
+        keywords = self._dataset(file, "keywords")
+        if keywords is not None and (keywords.shape != (t, c) or keywords.dtype.kind != "O"):
+            raise InputError(f"{self.url}: keywords must be strings of shape {(t, c)}")
+        self._has_keywords = keywords is not None
+        self._stored = int(cube.id.get_storage_size())
+
+    def _read_scale(self, file: Any) -> Scale:
+        text = _text(file.attrs.get("scale", Scale.MEAN.value))
+        try:
+            return Scale(text)
+        except ValueError:
+            raise InputError(f"{self.url}: attribute scale must be mean or sum, not {text!r}") from None
+
+    def _read_names(self, file: Any, cube: Any, c: int) -> list[str]:
+        dataset = self._dataset(file, "channel")
+        if dataset is not None:
+            if dataset.shape != (c,):
+                raise InputError(f"{self.url}: channel must name {c} channels, and has shape {dataset.shape}")
+            names = [_text(v) for v in dataset[:]]
+        elif cube.ndim == 3 and ("channel" in cube.attrs or "channel" in file.attrs):
+            names = [_text(cube.attrs.get("channel", file.attrs.get("channel")))]
+        else:
+            raise InputError(
+                f"{self.url}: does not say which channels it holds; add channel='171A' or the like"
+            )
+        try:
+            names = [channel(name).name for name in names]
+        except InputError as error:
+            raise InputError(f"{self.url}: {error}") from None
+        if len(set(names)) != len(names):
+            raise InputError(f"{self.url}: names a channel twice: {' '.join(names)}")
+        return names
+
+    def _read_time(
+        self, file: Any, name: str, shape: tuple[int, ...], *, required: bool = False
+    ) -> Times | None:
+        dataset = self._dataset(file, name, required=required)
+        if dataset is None:
+            return None
+        if dataset.shape != shape:
+            raise InputError(f"{self.url}: {name} must have shape {shape}, not {dataset.shape}")
+        if dataset.dtype.kind == "i" and dataset.dtype.itemsize == 8:
+            found: Times = dataset[:].astype("datetime64[ms]")
+        elif dataset.dtype.kind in "OS":
+            found = parse_t_obs(dataset[:].ravel().tolist()).reshape(shape)
+        else:
+            raise InputError(
+                f"{self.url}: {name} must be int64 ms since 1970 or ISO 8601 strings, not {dataset.dtype}"
+            )
+        return found
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
