@@ -1,0 +1,151 @@
+"""Sources: the stores that images come from, and `open_source`, which tells one layout from another."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sunzip.channels import NAMES
+from sunzip.errors import InputError
+
+if TYPE_CHECKING:
+    from sunzip.sources.base import Source
+    from sunzip.sources.storage import Storage
+
+__all__ = ["open_source"]
+
+_FITS = (".fits", ".fits.gz", ".fts")
+_HDF5 = (".h5", ".hdf5")
+_V1 = re.compile(r"(AIA|HMI)\d{8}_\d{4}_\w{2,4}\.npz")
+_LOOKED_FOR = (
+    "a Zarr format 2 store with SDOML channels, *.npz named as SDOML v1 does, *.fits, *.fits.gz, *.fts, "
+    "or an .h5 or .hdf5 file"
+)
+#: How many folders are looked into before a tree counts as one of nothing known.
+_MAX_FOLDERS = 10_000
+
+
+def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Source:
+    """Open a store of solar images, whatever its layout.
+
+    Parameters
+    ----------
+    url
+        A local path, an fsspec URL such as ``s3://…``, or ``synthetic:frames=64,size=512,seed=0,…``.
+    hmi
+        The second store of SDOML v2, with Bx, By and Bz.
+    anon
+        Ask S3 without credentials.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, nothing in it is recognised, or what is recognised cannot be used.
+    """
+    layout = "synthetic" if url.startswith("synthetic:") else _detect(url, anon)
+    if hmi is not None and layout != "sdoml-v2":
+        raise InputError(f"{url}: is of layout {layout}; a second store for HMI belongs to SDOML v2 only")
+    if layout == "synthetic":
+        return _synthetic(url)
+    if layout == "sdoml-v2":
+        from sunzip.sources.sdoml_v2 import SdomlV2
+
+        return SdomlV2(url, hmi=hmi, anon=anon)
+    if layout == "sdoml-v1":
+        from sunzip.sources.sdoml_v1 import SdomlV1
+
+        return SdomlV1(url, anon=anon)
+    if layout == "hdf5":
+        from sunzip.sources.hdf5 import Hdf5
+
+        return Hdf5(url)
+    from sunzip.sources.fits import Fits
+
+    return Fits(url)
+
+
+def _detect(url: str, anon: bool) -> str:
+    """Name the layout of what lies at a path or URL."""
+    from sunzip.sources.storage import Storage
+
+    bare = url.rstrip("/").lower()
+    if bare.endswith((".lat", ".lat.partial")):
+        raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
+    storage = Storage(url, anon)
+    if not storage.isdir():
+        layout = _of_file(url.rstrip("/").rsplit("/", 1)[-1])
+        if layout is None:
+            raise InputError(f"{url}: is no kind of file that is known here; looked for {_LOOKED_FOR}")
+        return layout
+    names = storage.list()
+    if not names:
+        raise InputError(f"{url}: the folder is empty")
+    if ".zgroup" in names or ".zarray" in names or _holds_channels(storage, "", names):
+        return "sdoml-v2"
+    if "zarr.json" in names:
+        raise InputError(f"{url}: is a Zarr format 3 store; SDOML v2 is format 2 (an archive is named *.lat)")
+    return _of_tree(storage, names)
+
+
+def _of_file(name: str) -> str | None:
+    lower = name.lower()
+    if lower.endswith(_FITS):
+        return "fits"
+    if lower.endswith(_HDF5):
+        return "hdf5"
+    return "sdoml-v1" if _V1.fullmatch(name) else None
+
+
+def _holds_channels(storage: Storage, folder: str, names: dict[str, tuple[bool, int | None]]) -> bool:
+    """Tell whether a folder without .zgroup, as a partial copy has none, holds arrays of channels."""
+    return any(
+        is_dir and name in NAMES and ".zarray" in storage.list(f"{folder}/{name}".lstrip("/"))
+        for name, (is_dir, _) in names.items()
+    )
+
+
+def _of_tree(storage: Storage, names: dict[str, tuple[bool, int | None]]) -> str:
+    """Name the layout of a folder by the first folder in it, from the top, that holds something known."""
+    waiting = [("", names)]
+    for _ in range(_MAX_FOLDERS):
+        if not waiting:
+            break
+        folder, names = waiting.pop(0)
+        if folder and (".zgroup" in names or _holds_channels(storage, folder, names)):
+            return "sdoml-v2"
+        found = {layout for n, (is_dir, _) in names.items() if not is_dir and (layout := _of_file(n))}
+        if len(found) > 1:
+            raise InputError(
+                f"{storage.name(folder)}: holds files of several layouts ({', '.join(sorted(found))}); "
+                "put them in folders of their own"
+            )
+        if found == {"hdf5"}:
+            raise InputError(f"{storage.name(folder)}: holds HDF5 files; name one of them")
+        if found:
+            return found.pop()
+        for name, (is_dir, _) in names.items():
+            if is_dir:
+                below = f"{folder}/{name}".lstrip("/")
+                waiting.append((below, storage.list(below)))
+    raise InputError(f"{storage.url}: nothing in it is recognised; looked for {_LOOKED_FOR}")
+
+
+def _synthetic(url: str) -> Source:
+    """Open ``synthetic:frames=64,size=512,seed=0,start=2014-01-01,cadence=12min``; each part is optional."""
+    from sunzip.sources.synthetic import Synthetic
+
+    known = ("frames", "size", "seed", "start", "cadence")
+    values: dict[str, Any] = {}
+    for part in filter(None, url.removeprefix("synthetic:").split(",")):
+        key, equals, value = part.partition("=")
+        if key not in known or not equals or key in values:
+            raise InputError(
+                f"{url}: {part!r} is not understood; known are {', '.join(f'{k}=' for k in known)}"
+            )
+        values[key] = value
+    for key in ("frames", "size", "seed"):
+        if key in values:
+            if not re.fullmatch(r"\d{1,9}", values[key], re.ASCII):
+                raise InputError(f"{url}: {key} must be a whole number, not {values[key]!r}")
+            values[key] = int(values[key])
+    return Synthetic(**values)

@@ -1,0 +1,384 @@
+"""SDOML v2: Zarr format 2 stores of yearly groups, one array per channel, FITS keywords as list attributes.
+
+The few bytes of format 2 are read here rather than through zarr, for three reasons: attributes of the full
+data set (hundreds of keywords for 50,000 rows a year) are dropped as soon as they are packed, absent chunks
+are seen instead of read as zeros, and only codecs that merely decompress are let near a stranger's bytes
+(numcodecs also has one that unpickles).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import NAMES
+from sunzip.cube import Header, Scale
+from sunzip.errors import InputError
+from sunzip.sources.base import Source
+from sunzip.sources.storage import Storage
+from sunzip.sources.times import parse_t_obs
+
+_MAX_META = 4 << 20
+_MAX_ATTRS = 4 << 30
+_MAX_CHUNK = 1 << 30
+_MAX_ROWS = 1 << 24
+_MAX_SIDE = 16384
+#: Compressors that tell beforehand, or can be told, how many bytes come out.
+_COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
+
+Value = str | int | float | bool | None
+
+
+@dataclass(slots=True)
+class _Array:
+    """One channel of one year: where it is and how its chunks are laid out."""
+
+    storage: Storage
+    path: str
+    shape: tuple[int, int, int]
+    chunks: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    order: str
+    separator: str
+    compressor: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class _Cached:
+    """What one channel keeps between reads: its last chunk of frames and its last year of keywords."""
+
+    lock: threading.Lock
+    chunk_of: tuple[int, int] | None = None
+    frames: npt.NDArray[np.floating[Any]] | None = None
+    keywords_of: int | None = None
+    keywords: dict[str, Value | npt.NDArray[Any] | list[Value]] | None = None
+
+
+class SdomlV2(Source):
+    """An SDOML v2 store.
+
+    The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read
+    as NaN. For each channel the chunk read last and one year of keywords are kept in memory.
+
+    Parameters
+    ----------
+    url
+        The root above the yearly groups, one such group, a local path or an fsspec URL.
+    hmi
+        A second store to join, as SDOML v2 keeps Bx, By and Bz apart.
+    anon
+        Ask S3 without credentials.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, no channel is found, or metadata, dtype or shape are not SDOML's.
+    """
+
+    layout = "sdoml-v2"
+    scale = Scale.MEAN
+
+    def __init__(self, url: str, hmi: str | None = None, anon: bool = False) -> None:
+        self.url = url if hmi is None else f"{url} + {hmi}"
+        self.counts = Counter()
+        self._arrays: dict[str, list[_Array]] = {}
+        for root in (url,) if hmi is None else (url, hmi):
+            self._find(Storage(root, anon))
+        self.channels = tuple(n for n in NAMES if n in self._arrays)
+        self.shape = self._common_shape()
+
+        self._times: dict[str, npt.NDArray[np.datetime64]] = {}
+        self._starts: dict[str, npt.NDArray[np.int64]] = {}
+        self._cached: dict[str, _Cached] = {}
+        self._counting = threading.Lock()
+        self._absent: set[tuple[str, int, int]] = set()
+        for name in self.channels:
+            arrays = self._arrays[name]
+            self._starts[name] = np.cumsum([0, *(a.shape[0] for a in arrays)])
+            self._times[name] = np.concatenate([self._index(a) for a in arrays])
+            self._cached[name] = _Cached(threading.Lock())
+
+    def times(self, channel: str) -> npt.NDArray[np.datetime64]:
+        """(N,) datetime64[ms], UTC, year after year in the stored order; NaT where T_OBS is of no use."""
+        return self._times[channel]
+
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Read one image: (Y, X) float32; NaN throughout if its chunk is absent; thread-safe."""
+        part, i = self._locate(channel, row)
+        array = self._arrays[channel][part]
+        chunk, within = divmod(i, array.chunks[0])
+        cached = self._cached[channel]
+        with cached.lock:
+            if cached.chunk_of != (part, chunk):
+                cached.chunk_of = cached.frames = None  # frees the old chunk before the new one is decoded
+                cached.frames = self._frames(array, chunk)
+                cached.chunk_of = (part, chunk)
+                if cached.frames is None:
+                    with self._counting:
+                        self._absent.add((channel, part, chunk))
+                        self.counts["chunk absent"] = len(self._absent)
+            if cached.frames is None:
+                return np.full(self.shape, np.nan, np.float32)
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts
+                image: npt.NDArray[np.float32] = cached.frames[within].astype(np.float32)
+            return image
+
+    def header(self, channel: str, row: int) -> Header:
+        """Return the keywords of one image exactly as stored; None and absent ones left out."""
+        part, i = self._locate(channel, row)
+        cached = self._cached[channel]
+        with cached.lock:
+            if cached.keywords_of != part or cached.keywords is None:
+                cached.keywords = None
+                cached.keywords = {
+                    k: _pack(v) for k, v in self._attributes(self._arrays[channel][part]).items()
+                }
+                cached.keywords_of = part
+            found: dict[str, Value] = {}
+            for key, column in cached.keywords.items():
+                value: Any = column
+                if isinstance(column, np.ndarray):
+                    value = column[i].item() if i < len(column) else None
+                elif isinstance(column, list):
+                    value = column[i] if i < len(column) else None
+                if value is not None:
+                    found[key] = value
+            return found
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of all chunk objects, or None if listing them fails or says no sizes."""
+        total = 0
+        for array in (a for arrays in self._arrays.values() for a in arrays):
+            try:
+                found = array.storage.fs.find(array.storage.at(array.path), detail=True)
+            except Exception:  # the sum is a courtesy of the store: a client's failure only means unknown
+                return None
+            for path, info in found.items():
+                if not path.rsplit("/", 1)[-1].startswith("."):
+                    if info.get("size") is None:
+                        return None
+                    total += info["size"]
+        return total
+
+    def _find(self, storage: Storage) -> None:
+        """Add every channel array of one store."""
+        root = storage.list() if storage.isdir() else {}
+        if ".zarray" in root:
+            raise InputError(f"{storage.url}: is one Zarr array; give the group that holds it")
+        folders = [name for name, (is_dir, _) in root.items() if is_dir]
+        before = sum(map(len, self._arrays.values()))
+        groups = {"": folders} if any(f in NAMES for f in folders) else {}
+        for folder in folders:
+            if folder not in NAMES:
+                inner = [name for name, (is_dir, _) in storage.list(folder).items() if is_dir]
+                if any(f in NAMES for f in inner):
+                    groups[folder] = inner
+        for group, names in groups.items():
+            for name in names:
+                if name in NAMES:
+                    array = _open_array(storage, f"{group}/{name}".lstrip("/"))
+                    self._arrays.setdefault(name, []).append(array)
+        if sum(map(len, self._arrays.values())) == before:
+            raise InputError(
+                f"{storage.url}: no SDOML v2 array found; looked for {NAMES[0]} … {NAMES[-1]}, "
+                "directly and in one level of groups such as 2010/"
+            )
+
+    def _common_shape(self) -> tuple[int, int]:
+        shapes: dict[tuple[int, int], list[str]] = {}
+        for name in self.channels:
+            for array in self._arrays[name]:
+                shapes.setdefault((array.shape[1], array.shape[2]), []).append(array.path)
+        if len(shapes) > 1:
+            told = "; ".join(f"{y}×{x}: {' '.join(paths[:4])}" for (y, x), paths in shapes.items())
+            raise InputError(f"{self.url}: images of different sizes in one store: {told}")
+        return next(iter(shapes))
+
+    def _locate(self, channel: str, row: int) -> tuple[int, int]:
+        starts = self._starts[channel]
+        if not 0 <= row < starts[-1]:
+            raise IndexError(f"row {row} of {starts[-1]}")
+        part = int(np.searchsorted(starts, row, side="right")) - 1
+        return part, row - int(starts[part])
+
+    def _attributes(self, array: _Array) -> dict[str, Any]:
+        """Read the keyword lists and scalars of one array; what is neither is left out."""
+        attributes = _read_json(array.storage, f"{array.path}/.zattrs", _MAX_ATTRS) or {}
+        return {
+            k: v
+            for k, v in attributes.items()
+            # xarray's own note about dimension names is a list but no keyword.
+            if k != "_ARRAY_DIMENSIONS"
+            and (_is_value(v) or (isinstance(v, list) and all(_is_value(x) for x in v)))
+        }
+
+    def _index(self, array: _Array) -> npt.NDArray[np.datetime64]:
+        """Return the times of one array's rows; count what is odd about its keywords."""
+        n = array.shape[0]
+        attributes = self._attributes(array)
+        for column in attributes.values():
+            if isinstance(column, list):
+                self.counts["keyword list too short"] += len(column) < n
+                self.counts["keyword list too long"] += len(column) > n
+                self.counts["keyword value None"] += column[:n].count(None)
+        stated = attributes.get("T_OBS", [])
+        stated = stated[:n] if isinstance(stated, list) else [stated] * min(n, 1)
+        times = np.full(n, np.datetime64("NaT"), "datetime64[ms]")
+        times[: len(stated)] = parse_t_obs(stated)
+        missing = n - len(stated) + stated.count(None)
+        self.counts["T_OBS missing"] += missing
+        self.counts["T_OBS unreadable"] += int(np.isnat(times).sum()) - missing
+        self.counts += Counter()  # drops the zeros
+        return times
+
+    def _frames(self, array: _Array, chunk: int) -> npt.NDArray[np.floating[Any]] | None:
+        """Decode the frames of one chunk along time, None if no part of them is stored."""
+        frames: npt.NDArray[np.floating[Any]] | None = None
+        depth, *tile = array.chunks
+        for j in range(math.ceil(array.shape[1] / tile[0])):
+            for k in range(math.ceil(array.shape[2] / tile[1])):
+                path = f"{array.path}/{array.separator.join(map(str, (chunk, j, k)))}"
+                # Compressed noise is hardly longer than the noise; the slack covers headers.
+                raw = array.storage.read(
+                    path, limit=2 * math.prod(array.chunks) * array.dtype.itemsize + 65536
+                )
+                if raw is None:
+                    continue
+                block = _decode(array, path, raw)
+                if tuple(tile) == array.shape[1:]:
+                    return block
+                if frames is None:
+                    frames = np.full((depth, *array.shape[1:]), np.nan, array.dtype)
+                y, x = j * tile[0], k * tile[1]
+                part = frames[:, y : y + tile[0], x : x + tile[1]]
+                part[:] = block[:, : part.shape[1], : part.shape[2]]
+        return frames
+
+
+def _is_value(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _read_json(storage: Storage, path: str, limit: int) -> dict[str, Any] | None:
+    """Read one JSON object, None if the file does not exist."""
+    raw = storage.read(path, limit=limit)
+    if raw is None:
+        return None
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{storage.name(path)}: is not JSON ({error}); the store is damaged") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{storage.name(path)}: is not a JSON object; the store is damaged")
+    return found
+
+
+def _open_array(storage: Storage, path: str) -> _Array:
+    """Read and check the metadata of one array."""
+    name = storage.name(path)
+    meta = _read_json(storage, f"{path}/.zarray", _MAX_META)
+    if meta is None:
+        raise InputError(f"{name}: is no Zarr format 2 array (no .zarray in it)")
+    sizes: list[tuple[int, int, int]] = []
+    for what in ("shape", "chunks"):
+        value = meta.get(what)
+        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
+            raise InputError(f"{name}: {what} {str(value)[:60]!r} is no list of sizes; the store is damaged")
+        if len(value) != 3:
+            raise InputError(f"{name}: {what} {tuple(value[:9])} is not that of (images, rows, columns)")
+        sizes.append((value[0], value[1], value[2]))
+    shape, chunks = sizes
+    if not all(1 <= s <= _MAX_SIDE for s in shape[1:]) or shape[0] > _MAX_ROWS or min(chunks) < 1:
+        raise InputError(f"{name}: shape {shape} in chunks of {chunks} is none that images have")
+    stated = meta.get("dtype")
+    if not isinstance(stated, str) or not re.fullmatch(r"[<>|=][fiub][1248]", stated):
+        raise InputError(f"{name}: has dtype {str(stated)[:60]!r}; SDOML v2 images are floating point (<f4)")
+    dtype = np.dtype(stated)
+    if dtype.kind != "f":
+        raise InputError(f"{name}: has dtype {dtype.name}; SDOML v2 images are floating point (<f4)")
+    if math.prod(chunks) * dtype.itemsize > _MAX_CHUNK:
+        raise InputError(f"{name}: its chunks of {tuple(chunks)} are larger than 1 GiB")
+    order, separator = meta.get("order", "C"), meta.get("dimension_separator", ".")
+    if order not in ("C", "F") or separator not in (".", "/"):
+        raise InputError(
+            f"{name}: order {order!r} or dimension separator {separator!r} is none of Zarr format 2"
+        )
+    compressor = meta.get("compressor")
+    kind = compressor.get("id") if isinstance(compressor, dict) else compressor
+    if kind is not None and kind not in _COMPRESSORS:
+        raise InputError(
+            f"{name}: compressor {str(kind)[:60]!r} is not read here; only {' '.join(_COMPRESSORS)}"
+        )
+    if meta.get("filters"):
+        raise InputError(f"{name}: has filters, which SDOML v2 has not and which are not read here")
+    return _Array(storage, path, shape, chunks, dtype, order, separator, compressor)
+
+
+def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any]]:
+    """Decompress one chunk to (chunk shape) of the stored dtype."""
+    from numcodecs import get_codec
+
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    try:
+        data: Any = raw
+        kind = array.compressor["id"] if array.compressor else None
+        if kind in ("zlib", "gzip"):
+            data = zlib.decompressobj(wbits=47).decompress(raw, size + 1)
+        elif kind is not None:
+            # Asked before decoding: the codec would allocate whatever the bytes claim.
+            if (claimed := _claimed_size(kind, raw)) != size:
+                raise ValueError(f"truncated, or {claimed} bytes instead of {size}")
+            data = get_codec(array.compressor).decode(raw)
+        flat = np.frombuffer(data, np.uint8)
+        if flat.size != size:
+            raise ValueError(f"{flat.size} bytes instead of {size}")
+        order: Literal["C", "F"] = "F" if array.order == "F" else "C"
+        return flat.view(array.dtype).reshape(array.chunks, order=order)
+    except Exception as error:  # numcodecs' codecs raise RuntimeError, ValueError, TypeError … alike
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{array.storage.name(path)}: chunk cannot be decoded ({detail}); fetch the file again"
+        ) from error
+
+
+def _claimed_size(kind: str, raw: bytes) -> int | None:
+    """Return how many bytes a compressed chunk says it decodes to, None if it does not say.
+
+    The places are those of the c-blosc chunk header, of numcodecs' LZ4 and of the Zstandard frame header
+    (RFC 8878, section 3.1.1.1).
+    """
+    if kind == "blosc":
+        # It also says its own length, beyond which c-blosc would read on in a truncated chunk.
+        whole = len(raw) >= 16 and int.from_bytes(raw[12:16], "little") == len(raw)
+        return int.from_bytes(raw[4:8], "little") if whole else None
+    if kind == "lz4":
+        return int.from_bytes(raw[:4], "little") if len(raw) > 4 else None
+    if len(raw) < 18 or raw[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flag, single = raw[4] >> 6, raw[4] >> 5 & 1
+    at = 5 + (1 - single) + (0, 1, 2, 4)[raw[4] & 3]
+    width = (single, 2, 4, 8)[flag]
+    return int.from_bytes(raw[at : at + width], "little") + 256 * (flag == 1) if width else None
+
+
+def _pack(column: Value | list[Value]) -> Value | npt.NDArray[Any] | list[Value]:
+    """Hold one keyword list in little memory such that every value comes out as it went in."""
+    if not isinstance(column, list) or not column:
+        return column
+    kinds = {type(v) for v in column}
+    if kinds == {float}:
+        return np.array(column, np.float64)
+    if kinds == {int} and max(map(abs, column)) < 2**63:  # type: ignore[arg-type]
+        return np.array(column, np.int64)
+    # Texts repeat (units, names, dates of the same hour): equal ones become one object.
+    shared: dict[tuple[type, Value], Value] = {}
+    return [shared.setdefault((type(v), v), v) for v in column]

@@ -1,0 +1,497 @@
+"""Series: the images of one or several sources, brought onto one time axis and read as Cubes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import CHANNELS, NAMES, canonical
+from sunzip.cube import Cube, Header, Scale
+from sunzip.errors import InputError
+from sunzip.sources.base import Source
+from sunzip.sources.times import parse_date, parse_duration
+
+#: How far from a frame's first image another may be and still belong to it, where no grid is given.
+_NATIVE_TOLERANCE = "6min"
+
+_EMPTY, _INFINITE = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentReport:
+    """What became of every image of the sources: found = the sum of all that follows for images.
+
+    Attributes
+    ----------
+    frames
+        Frames of the series.
+    frames_dropped
+        Frames left out because a channel was missing, with ``missing="drop"``.
+    images_found
+        Images per channel, with or without a usable time.
+    images_used
+        Images that are in the series.
+    images_dropped
+        Images of the frames that were dropped.
+    duplicates
+        Images of a channel that had to give way to another, nearer one in the same frame.
+    out_of_tolerance
+        Images too far from any time of the grid.
+    unusable_times
+        Images without a usable time.
+    not_selected
+        Images outside start, stop and every.
+    odd
+        What was found odd and handled, by name: by the sources while indexing, and up to now by reading.
+    """
+
+    frames: int
+    frames_dropped: int
+    images_found: dict[str, int]
+    images_used: int
+    images_dropped: int
+    duplicates: int
+    out_of_tolerance: int
+    unusable_times: int
+    not_selected: int
+    odd: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, fit for JSON."""
+        return asdict(self)
+
+
+class Series:
+    """Aligned frames with random access in time; holds nothing but indexes, reads when asked.
+
+    Made by `join`. Safe to use from several threads, as its sources are.
+
+    Attributes
+    ----------
+    channels
+        The C channels, in canonical order.
+    shape
+        (Y, X) of every frame.
+    scale
+        Whether AIA pixels are 2×2 means or sums: that of the first source.
+    time
+        (T,) datetime64[ms], UTC, strictly increasing: the nominal time of each frame.
+    t_obs
+        (T, C) datetime64[ms]: when each image was taken; NaT where there is none.
+    urls, layouts
+        Of each source.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        channels: tuple[str, ...],
+        shape: tuple[int, int],
+        time: npt.NDArray[np.datetime64],
+        t_obs: npt.NDArray[np.datetime64],
+        source: npt.NDArray[np.int16],
+        row: npt.NDArray[np.int32],
+        report: AlignmentReport,
+    ) -> None:
+        self.channels = channels
+        self.shape = shape
+        self.scale = sources[0].scale
+        self.time = time
+        self.t_obs = t_obs
+        self.urls = tuple(s.url for s in sources)
+        self.layouts = tuple(s.layout for s in sources)
+        self._sources = tuple(sources)
+        self._source = source
+        self._row = row
+        self._report = report
+        # One byte per image says what reading it showed, so that reading twice does not count twice.
+        self._seen = np.zeros(row.shape, np.uint8)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def __repr__(self) -> str:
+        y, x = self.shape
+        return (
+            f"<Series of {len(self)} frames {self.time[0]} … {self.time[-1]}, "
+            f"{len(self.channels)} channels ({' '.join(self.channels)}), {y}×{x}, {self.scale}>"
+        )
+
+    @property
+    def report(self) -> AlignmentReport:
+        """What became of the sources' images, with what reading has shown so far."""
+        odd: Counter[str] = Counter()
+        for source in self._sources:
+            odd.update(source.counts)
+        with self._lock:
+            odd["all-NaN frame"] += int(np.count_nonzero(self._seen & _EMPTY))
+            odd["image with infinite pixels"] += int(np.count_nonzero(self._seen & _INFINITE))
+        values = {**asdict(self._report), "odd": dict(+odd)}
+        return AlignmentReport(**values)
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes that the images in use occupy in their stores, by each store's average; None if unknown."""
+        total = 0.0
+        for i, source in enumerate(self._sources):
+            used = int(np.count_nonzero(self._source == i))
+            if used:
+                stored = source.stored_bytes()
+                if stored is None:
+                    return None
+                total += stored * used / sum(len(source.times(c)) for c in source.channels)
+        return round(total)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 that tells this plan of frames from another: times, channels, shape and scale."""
+        digest = hashlib.sha256()
+        digest.update(repr((self.channels, self.shape, str(self.scale), self.t_obs.shape)).encode())
+        digest.update(self.time.astype("<i8").tobytes())
+        digest.update(self.t_obs.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def read(self, start: int, stop: int) -> Cube:
+        """Read frames ``start`` to ``stop``, the latter not included.
+
+        An image of nothing but NaN, or of nothing but zeros in AIA, is no measurement: it is marked as
+        missing and counted. Infinite pixels become NaN and are counted.
+
+        Returns
+        -------
+        Cube
+            ``stop - start`` frames of all channels.
+
+        Raises
+        ------
+        InputError
+            If an image cannot be read; the message names the file.
+        IndexError
+            If the series does not have these frames.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"frames {start} to {stop} of {len(self)}")
+        n, c = stop - start, len(self.channels)
+        data = np.full((n, c, *self.shape), np.nan, np.float32)
+        valid = np.zeros((n, c), bool)
+        t_obs = self.t_obs[start:stop].copy()
+        headers: list[list[Header]] = [[{} for _ in range(c)] for _ in range(n)]
+        for t in range(n):
+            for j, name in enumerate(self.channels):
+                which, row = int(self._source[start + t, j]), int(self._row[start + t, j])
+                if which >= 0 and self._read_image(which, name, row, data[t, j], (start + t, j)):
+                    source = self._sources[which]
+                    valid[t, j] = True
+                    factor = source.shape[0] // self.shape[0]
+                    headers[t][j] = resized_header(source.header(name, row), factor)
+        t_obs[~valid] = np.datetime64("NaT")
+        return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
+
+    def _read_image(
+        self, which: int, name: str, row: int, into: npt.NDArray[np.float32], at: tuple[int, int]
+    ) -> bool:
+        """Read one image into its place; False, with `into` NaN, if it holds no measurement."""
+        source = self._sources[which]
+        image = source.read(name, row)
+        if image.shape != source.shape:
+            raise InputError(
+                f"{source.url}: image {row} of {name} is {image.shape[0]}×{image.shape[1]}, "
+                f"the others are {source.shape[0]}×{source.shape[1]}"
+            )
+        is_aia = CHANNELS[NAMES.index(name)].instrument == "AIA"
+        finite = np.isfinite(image)
+        if not finite.all():
+            if np.isinf(image).any():
+                with self._lock:
+                    self._seen[at] |= _INFINITE
+            image = np.where(finite, image, np.float32(np.nan))
+        if not finite.any() or (is_aia and not np.any(image[finite])):
+            with self._lock:
+                self._seen[at] |= _EMPTY
+            return False
+        image = block_mean(image, source.shape[0] // self.shape[0])
+        if is_aia and source.scale is not self.scale:
+            image = image * np.float32(4.0 if self.scale is Scale.SUM else 0.25)
+        into[:] = image
+        return True
+
+
+def join(
+    sources: Sequence[Source],
+    *,
+    cadence: str | timedelta | np.timedelta64 | None = "12min",
+    tolerance: str | timedelta | np.timedelta64 | None = None,
+    start: str | datetime | np.datetime64 | None = None,
+    stop: str | datetime | np.datetime64 | None = None,
+    every: str | timedelta | np.timedelta64 | None = None,
+    channels: Iterable[str] | None = None,
+    missing: Literal["mask", "drop"] = "mask",
+    size: int | None = None,
+) -> Series:
+    """Bring the images of one or several sources onto one time axis.
+
+    Nominal times are the multiples of `cadence`, counted from 1970-01-01 UTC. An image belongs to the
+    nearest one, if that is within `tolerance`; of several images of a channel the nearest is used, then the
+    earliest, then that of the first source. A frame is a nominal time with at least one image.
+
+    Parameters
+    ----------
+    sources
+        One or more; the first one decides the scale.
+    cadence
+        Step of the nominal times, or None or ``"native"`` to take the times as they are: a frame then
+        begins with an image and takes in what follows within `tolerance`, and has the time of the first.
+    tolerance
+        How far an image may be from its nominal time; by default half of the cadence, 6 minutes without.
+    start, stop
+        Nominal times to keep, from start (included) to stop (not included).
+    every
+        Keep only nominal times that are whole multiples of this after `start`, or after the first frame if
+        no start is given. It must be a multiple of the cadence. Without cadence the first frame of each
+        such span is kept.
+    channels
+        What to read, in any spelling; by default all that the sources hold.
+    missing
+        ``"mask"`` keeps frames that lack channels, ``"drop"`` leaves them out.
+    size
+        Reduce images to size × size by averaging blocks of pixels, NaN left out.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense, image sizes differ or do not divide, or no frame is left.
+    """
+    if not sources:
+        raise InputError("no source of images given")
+    held = canonical(c for s in sources for c in s.channels)
+    wanted = held if channels is None else canonical(channels)
+    if lacking := [c for c in wanted if c not in held]:
+        raise InputError(f"{_named(sources)}: holds no {' '.join(lacking)}; it holds {' '.join(held)}")
+    if missing not in ("mask", "drop"):
+        raise InputError(f"missing must be 'mask' or 'drop', not {missing!r}")
+    step = None if cadence in (None, "native") else _ms(parse_duration(cadence, name="cadence"))
+    if tolerance is not None:
+        reach = _ms(parse_duration(tolerance, name="tolerance"))
+    else:
+        reach = _ms(parse_duration(_NATIVE_TOLERANCE)) if step is None else step // 2
+    first = None if start is None else _ms(parse_date(start, name="start"))
+    last = None if stop is None else _ms(parse_date(stop, name="stop"))
+    if first is not None and last is not None and first >= last:
+        raise InputError(f"start {start} is not before stop {stop}")
+    stride = None if every is None else _ms(parse_duration(every, name="every"))
+    if stride is not None and step is not None and stride % step:
+        raise InputError(f"every {every} is not a multiple of the cadence {cadence}")
+
+    images = _Images.of(sources, wanted)
+    found = {c: int(np.count_nonzero(images.channel == j)) for j, c in enumerate(wanted)}
+    timed = images.take(images.time != _NAT)
+    nominal = _clusters(timed.time, reach) if step is None else (timed.time + step // 2) // step * step
+    near = np.abs(timed.time - nominal) <= reach
+    aligned, nominal = timed.take(near), nominal[near]
+
+    keep = np.ones(len(nominal), bool)
+    if first is not None:
+        keep &= nominal >= first
+    if last is not None:
+        keep &= nominal < last
+    if stride is not None and keep.any():
+        origin = int(nominal[keep].min()) if first is None else first
+        if step is not None:
+            origin = -(-origin // step) * step  # the first nominal time that is not before start
+            keep &= (nominal - origin) % stride == 0
+        else:
+            frames = np.unique(nominal[keep])
+            _, firsts = np.unique((frames - origin) // stride, return_index=True)
+            keep &= np.isin(nominal, frames[firsts])
+    chosen, nominal = aligned.take(keep), nominal[keep]
+
+    # Per channel and nominal time the image that sorts first: nearest, then earliest, then as stored.
+    order = np.lexsort(
+        (chosen.row, chosen.source, chosen.time, np.abs(chosen.time - nominal), chosen.channel, nominal)
+    )
+    chosen, nominal = chosen.take(order), nominal[order]
+    single = np.ones(len(nominal), bool)
+    single[1:] = (nominal[1:] != nominal[:-1]) | (chosen.channel[1:] != chosen.channel[:-1])
+    unique, nominal = chosen.take(single), nominal[single]
+
+    time, frame = np.unique(nominal, return_inverse=True)
+    whole = np.bincount(frame, minlength=len(time)) == len(wanted)
+    full = whole if missing == "drop" else np.ones(len(time), bool)
+    used = unique.take(full[frame])
+    place = (np.cumsum(full) - 1)[frame[full[frame]]], used.channel
+    cells = (int(full.sum()), len(wanted))
+    if cells[0] == 0:
+        raise InputError(_why_empty(sources, wanted, timed.time, missing if len(time) else None))
+    row = np.full(cells, -1, np.int32)
+    source = np.full(cells, -1, np.int16)
+    t_obs = np.full(cells, np.datetime64("NaT"), "datetime64[ms]")
+    row[place], source[place] = used.row, used.source
+    t_obs[place] = used.time.astype("datetime64[ms]")
+    report = AlignmentReport(
+        frames=cells[0],
+        frames_dropped=len(time) - cells[0],
+        images_found=found,
+        images_used=len(used),
+        images_dropped=len(unique) - len(used),
+        duplicates=len(chosen) - len(unique),
+        out_of_tolerance=len(timed) - len(aligned),
+        unusable_times=len(images) - len(timed),
+        not_selected=len(aligned) - len(chosen),
+    )
+    times = time[full].astype("datetime64[ms]")
+    return Series(sources, wanted, _common_shape(sources, wanted, size), times, t_obs, source, row, report)
+
+
+def block_mean(image: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:
+    """Average factor × factor blocks of pixels over what is finite in them.
+
+    Sums of 2×2 pixels (SDOML v1) stay sums of 2×2: the scale speaks of SDOML's own binning, so that a
+    smaller image shows the same brightness.
+
+    Parameters
+    ----------
+    image
+        (Y, X) float32, both divisible by `factor`.
+    factor
+        At least 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        (Y / factor, X / factor) float32; NaN where a block has no finite pixel.
+    """
+    if factor == 1:
+        return image
+    y, x = image.shape
+    blocks = image.reshape(y // factor, factor, x // factor, factor)
+    finite = np.isfinite(blocks)
+    number = finite.sum(axis=(1, 3))
+    total = np.where(finite, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
+    mean = np.full(number.shape, np.nan, np.float32)
+    np.divide(total, number, out=mean, where=number > 0, casting="same_kind")
+    return mean
+
+
+def resized_header(header: Header, factor: int) -> Header:
+    """Return the keywords of an image reduced by a factor; those that speak of pixels are converted.
+
+    The centre of the first pixel is at 1 (FITS WCS, Greisen & Calabretta 2002, A&A 395, 1061), so that
+    CRPIX becomes ``(CRPIX - 0.5) / factor + 0.5``.
+    """
+    if factor == 1:
+        return header
+    new = dict(header)
+    for key, value in header.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if key in ("CDELT1", "CDELT2"):
+            new[key] = value * factor
+        elif key in ("CRPIX1", "CRPIX2"):
+            new[key] = (value - 0.5) / factor + 0.5
+        elif key == "R_SUN":
+            new[key] = value / factor
+        elif key in ("NAXIS1", "NAXIS2"):
+            new[key] = value // factor
+    return new
+
+
+#: NaT as the int64 that datetime64 stores.
+_NAT = np.iinfo(np.int64).min
+
+
+@dataclass(slots=True)
+class _Images:
+    """The images of all sources as columns: time in ms since 1970, channel number, source number, row."""
+
+    time: npt.NDArray[np.int64]
+    channel: npt.NDArray[np.int8]
+    source: npt.NDArray[np.int16]
+    row: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], channels: tuple[str, ...]) -> _Images:
+        parts = [
+            (i, j, source.times(name).astype("datetime64[ms]").astype(np.int64))
+            for i, source in enumerate(sources)
+            for j, name in enumerate(channels)
+            if name in source.channels
+        ]
+        return cls(
+            np.concatenate([t for _, _, t in parts]),
+            np.concatenate([np.full(len(t), j, np.int8) for _, j, t in parts]),
+            np.concatenate([np.full(len(t), i, np.int16) for i, _, t in parts]),
+            np.concatenate([np.arange(len(t), dtype=np.int32) for _, _, t in parts]),
+        )
+
+    def take(self, where: npt.NDArray[Any]) -> _Images:
+        return _Images(self.time[where], self.channel[where], self.source[where], self.row[where])
+
+
+def _clusters(times: npt.NDArray[np.int64], reach: int) -> npt.NDArray[np.int64]:
+    """Return for each time the first time of its frame: one begins with whatever the last does not reach."""
+    distinct, inverse = np.unique(times, return_inverse=True)
+    beyond = np.searchsorted(distinct, distinct + reach, side="right").tolist()
+    begins: list[int] = []
+    i = 0
+    while i < len(distinct):
+        begins.append(i)
+        i = beyond[i]
+    starts = distinct[begins]
+    return starts[np.searchsorted(starts, distinct, side="right") - 1][inverse]
+
+
+def _common_shape(sources: Sequence[Source], wanted: tuple[str, ...], size: int | None) -> tuple[int, int]:
+    """Return the shape that all sources give, after reduction to `size` if that is given."""
+    used = [s for s in sources if any(c in wanted for c in s.channels)]
+    if size is None:
+        if len({s.shape for s in used}) > 1:
+            told = ", ".join(f"{s.url} {s.shape[0]}×{s.shape[1]}" for s in used)
+            raise InputError(f"image sizes differ ({told}); bring them to a common one with size")
+        return used[0].shape
+    if size < 1:
+        raise InputError(f"size must be at least 1, not {size}")
+    for source in used:
+        y, x = source.shape
+        if y != x or y % size:
+            raise InputError(f"{source.url}: images of {y}×{x} cannot be averaged to {size}×{size}")
+    return size, size
+
+
+def _ms(value: np.timedelta64 | np.datetime64) -> int:
+    return int(value.astype(np.int64))
+
+
+def _named(sources: Sequence[Source]) -> str:
+    """Return how a message should call the sources together."""
+    return sources[0].url if len(sources) == 1 else f"{sources[0].url} and {len(sources) - 1} more"
+
+
+def _why_empty(
+    sources: Sequence[Source], wanted: tuple[str, ...], times: npt.NDArray[np.int64], missing: str | None
+) -> str:
+    """Say why no frame is left, and what the sources hold."""
+    name = _named(sources)
+    if not len(times):
+        return f"{name}: no image of {' '.join(wanted)} has a usable time"
+    first, last = (str(t.astype("datetime64[s]")) for t in (times.min(), times.max()))
+    if missing == "drop":
+        return (
+            f"{name}: no frame has all of {' '.join(wanted)} within the tolerance; keep incomplete ones "
+            f"with missing=mask, or ask for fewer channels (images from {first} to {last})"
+        )
+    return f"{name}: no image in the chosen times; it holds images from {first} to {last} UTC"

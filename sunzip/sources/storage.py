@@ -1,0 +1,117 @@
+"""Reading stores wherever they lie: one face for local paths and fsspec URLs, with errors that help."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sunzip.errors import InputError
+
+
+class Storage:
+    """A read-only view of one file or folder, local or behind any fsspec URL.
+
+    Parameters
+    ----------
+    url
+        A local path or an fsspec URL (``s3://…``, ``memory://…``, ``zip://…::…``).
+    anon
+        Ask S3 or Google Cloud Storage without credentials; without meaning elsewhere.
+
+    Raises
+    ------
+    InputError
+        If the protocol is unknown, its package is not installed, or nothing is there.
+    """
+
+    def __init__(self, url: str, anon: bool = False) -> None:
+        from fsspec.core import split_protocol, url_to_fs
+
+        # An archive inside a store (zip::s3://…) takes its options per protocol.
+        links = [split_protocol(link)[0] or link for link in url.split("::")] if "://" in url else []
+        secrets: dict[str, dict[str, Any]] = {
+            p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
+            for p in links
+            if anon and p in ("s3", "s3a", "gs", "gcs")
+        }
+        options: dict[str, Any] = secrets if len(links) > 1 else next(iter(secrets.values()), {})
+        self.url = url
+        try:
+            self.fs, root = url_to_fs(url, **options)
+            self.local = "file" in (self.fs.protocol, *self.fs.protocol)
+            self.root = str(root).rstrip("/") or str(root)
+            if not self.fs.exists(self.root):
+                raise InputError(f"{url}: nothing is there; check the path")
+        except InputError:
+            raise
+        except ImportError as error:
+            raise InputError(f"{url}: this kind of store needs a further package: {_line(error)}") from error
+        except Exception as error:  # each protocol's client raises its own kinds
+            raise InputError(f"{url}: cannot be opened: {_line(error)}") from error
+
+    def isdir(self, path: str = "") -> bool:
+        """Tell whether the path below the root is a folder."""
+        return bool(self.fs.isdir(self.at(path)))
+
+    def at(self, path: str) -> str:
+        """Return the file system's own name for a path below the root."""
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def name(self, path: str) -> str:
+        """Return how a message should call a path below the root."""
+        return f"{self.url.rstrip('/')}/{path}" if path else self.url
+
+    def list(self, path: str = "") -> dict[str, tuple[bool, int | None]]:
+        """List one folder: name → (is a folder, size in bytes or None), sorted by name.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be listed.
+        """
+        try:
+            entries = self.fs.ls(self.at(path), detail=True)
+        except Exception as error:
+            raise InputError(f"{self.name(path)}: cannot be listed: {_line(error)}") from error
+        own = self.at(path).rstrip("/")
+        found = {
+            e["name"].rstrip("/").rsplit("/", 1)[-1]: (e["type"] == "directory", e.get("size"))
+            for e in entries
+            if e["name"].rstrip("/") != own
+        }
+        return dict(sorted(found.items()))
+
+    def read(self, path: str = "", *, limit: int) -> bytes | None:
+        """Read one file whole; None if it does not exist.
+
+        Parameters
+        ----------
+        path
+            Below the root.
+        limit
+            The most bytes that such a file may have.
+
+        Raises
+        ------
+        InputError
+            If it is longer than `limit` or cannot be read.
+        """
+        try:
+            if self.local:
+                with open(self.at(path), "rb") as file:
+                    # Reading by the file's own size: a read of `limit` bytes would first allocate them.
+                    data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
+            else:
+                data = self.fs.cat_file(self.at(path), start=0, end=limit + 1)
+        except (FileNotFoundError, NotADirectoryError, KeyError):
+            return None
+        except Exception as error:
+            raise InputError(f"{self.name(path)}: cannot be read: {_line(error)}") from error
+        if len(data) > limit:
+            raise InputError(f"{self.name(path)}: is longer than the {limit} bytes that such a file may have")
+        return data
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,252 @@
+"""Times as stores and users write them, turned into UTC milliseconds, whole columns at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.errors import InputError
+
+Times = npt.NDArray[np.datetime64]
+
+#: A longer text is no time; the limit keeps a hostile string from widening the whole column.
+_MAX_TEXT = 40
+_MS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def parse_t_obs(values: Iterable[object]) -> Times:
+    """Turn a column of observation times into UTC.
+
+    Understood are AIA's ``2010-08-27T15:00:08.07Z`` (any number of decimals, with or without ``Z``, blank
+    or ``_`` for ``T``), HMI's ``2010.05.01_00:12:04_TAI`` (seconds may read ``60``), and numpy's and
+    Python's own dates. Decimals beyond the millisecond are rounded.
+
+    Parameters
+    ----------
+    values
+        N times in any mixture; an array of datetime64 is converted as it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) datetime64[ms], UTC; NaT for whatever is no time, None included.
+
+    Examples
+    --------
+    >>> parse_t_obs(["2010-08-27T15:00:08.07Z", "2010.05.01_00:11:60_TAI", None]).astype(str).tolist()
+    ['2010-08-27T15:00:08.070', '2010-05-01T00:11:26.000', 'NaT']
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        times: Times = values.astype("datetime64[ms]")
+        return times
+    text = np.array([_as_bytes(v) for v in values], dtype=f"S{_MAX_TEXT}")
+    # Two zero bytes of margin on the right let every row be asked for what follows its last digit.
+    raw = np.zeros((text.size, _MAX_TEXT + 8), np.uint8)
+    raw[:, :_MAX_TEXT] = text.view(np.uint8).reshape(text.size, _MAX_TEXT)
+
+    good = np.ones(text.size, bool)
+
+    def number(first: int, last: int) -> npt.NDArray[np.int64]:
+        nonlocal good
+        digits = raw[:, first:last].astype(np.int64) - ord("0")
+        good &= ((digits >= 0) & (digits <= 9)).all(axis=1)
+        total: npt.NDArray[np.int64] = digits @ 10 ** np.arange(last - first - 1, -1, -1)
+        return total
+
+    def mark(at: int, allowed: bytes) -> None:
+        nonlocal good
+        good &= np.isin(raw[:, at], np.frombuffer(allowed, np.uint8))
+
+    year, month, day = number(0, 4), number(5, 7), number(8, 10)
+    hour, minute, second = number(11, 13), number(14, 16), number(17, 19)
+    for at, allowed in ((4, b"-."), (7, b"-."), (10, b"T_ "), (13, b":"), (16, b":")):
+        mark(at, allowed)
+    good &= raw[:, 4] == raw[:, 7]
+    # 60 is a leap second in UTC and a rounding slip in HMI's TAI: both mean the second after 59.
+    good &= (month >= 1) & (month <= 12) & (hour <= 23) & (minute <= 59) & (second <= 60) & (year >= 1)
+
+    nanos = np.zeros(text.size, np.int64)
+    end = np.where(raw[:, 19] == ord("."), 20, 19)
+    counting = raw[:, 19] == ord(".")
+    for place in range(_MAX_TEXT - 20):
+        digit = raw[:, 20 + place].astype(np.int64) - ord("0")
+        counting &= (digit >= 0) & (digit <= 9)
+        end += counting
+        if place < 9:
+            nanos += np.where(counting, digit * 10 ** (8 - place), 0)
+
+    rest = np.take_along_axis(raw, end[:, None] + np.arange(5), axis=1).reshape(-1).view("S5")
+    tai = np.isin(rest, np.array([b"_TAI", b" TAI"]))
+    good &= tai | np.isin(rest, np.array([b"", b"Z", b"_UTC", b" UTC"]))
+
+    months = np.where(good, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
+    start = months.astype("datetime64[D]")
+    good &= (day >= 1) & (day <= ((months + 1).astype("datetime64[D]") - start).astype(np.int64))
+    ms = ((day - 1) * 24 + hour) * _MS["h"] + minute * _MS["min"] + second * _MS["s"]
+    ms += (nanos + 500_000) // 1_000_000
+    times = start.astype("datetime64[ms]") + np.where(good, ms, 0).astype("timedelta64[ms]")
+    times[~good] = np.datetime64("NaT")
+    tai &= good
+    if tai.any():
+        times[tai] = tai_to_utc(times[tai])
+    return times
+
+
+def parse_v1(stamps: Sequence[str]) -> Times:
+    """Turn the ``20131125_0824`` of SDOML v1 file names into UTC.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) datetime64[ms]; NaT where the digits are no date.
+    """
+    return parse_t_obs([f"{s[:4]}-{s[4:6]}-{s[6:8]}T{s[9:11]}:{s[11:]}:00" for s in stamps])
+
+
+def tai_to_utc(times: Times) -> Times:
+    """Convert times from TAI to UTC with the leap seconds that astropy carries; needs no network.
+
+    Times inside a leap second, which datetime64 cannot tell, come out as the second after it.
+
+    Parameters
+    ----------
+    times
+        datetime64[ms] in TAI, from 1972 on.
+    """
+    starts, offsets = _leap_seconds()
+    return times - offsets[np.maximum(np.searchsorted(starts + offsets, times, side="right") - 1, 0)]
+
+
+def utc_to_tai(times: Times) -> Times:
+    """Convert times from UTC to TAI, the inverse of `tai_to_utc`; datetime64[ms], from 1972 on."""
+    starts, offsets = _leap_seconds()
+    return times + offsets[np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)]
+
+
+def format_tai(times: Times) -> list[str]:
+    """Write UTC times as HMI's keywords do, ``YYYY.MM.DD_HH:MM:SS_TAI``; ``""`` for NaT.
+
+    Whole seconds are written without decimals, as HMI does; others keep their milliseconds.
+    """
+    known = ~np.isnat(times)
+    tai = times.astype("datetime64[ms]").copy()
+    tai[known] = utc_to_tai(tai[known])
+    texts = np.datetime_as_string(tai, unit="ms").tolist()
+    return [
+        f"{t[:10].replace('-', '.')}_{t[11:].removesuffix('.000')}_TAI" if ok else ""
+        for t, ok in zip(texts, known.tolist(), strict=True)
+    ]
+
+
+def format_utc(times: Times) -> list[str]:
+    """Write UTC times as AIA's keywords do, ``2010-08-27T15:00:08.070Z``; ``""`` for NaT."""
+    texts = np.datetime_as_string(times.astype("datetime64[ms]"), unit="ms").tolist()
+    return [f"{t}Z" if t != "NaT" else "" for t in texts]
+
+
+def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "duration") -> np.timedelta64:
+    """Turn ``"12min"``, ``"1h"``, ``"36s"`` or ``"1D"`` into milliseconds.
+
+    Parameters
+    ----------
+    value
+        A number and one of the units s, min, h, D; or a timedelta.
+    name
+        What the user calls it, for the message.
+
+    Returns
+    -------
+    numpy.timedelta64
+        Of unit ms, greater than zero.
+
+    Raises
+    ------
+    InputError
+        If it is no duration, or not a positive whole number of milliseconds.
+    """
+    wanted = f"{name} {str(value)!r} is not a duration; write a number and a unit: 36s, 12min, 1h, 1D"
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\.(\d{1,3}))?\s*(s|min|h|[dD])\s*", value)
+        if match is None:
+            raise InputError(wanted)
+        thousandths = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0"))
+        ms, odd = divmod(thousandths * _MS[match[3].lower()], 1000)
+    else:
+        if isinstance(value, np.timedelta64) and np.isnat(value):
+            raise InputError(wanted)
+        span = np.timedelta64(value)
+        if np.datetime_data(span.dtype)[0] in ("Y", "M", "generic"):
+            raise InputError(wanted)
+        us = int(span.astype("timedelta64[us]").astype(np.int64))
+        ms, odd = divmod(us, 1000)
+    if odd or ms <= 0:
+        raise InputError(f"{name} {str(value)!r} must be longer than zero and whole milliseconds")
+    return np.timedelta64(ms, "ms")
+
+
+def parse_date(value: str | datetime | np.datetime64, *, name: str = "date") -> np.datetime64:
+    """Turn a user's ``2014-01-01``, ``2014-01``, ``2014-01-01T06:00`` … into a UTC time.
+
+    Parameters
+    ----------
+    value
+        ISO 8601 with or without ``Z``, HMI's TAI notation, or a date object; naive ones are UTC.
+    name
+        What the user calls it, for the message.
+
+    Returns
+    -------
+    numpy.datetime64
+        Of unit ms.
+
+    Raises
+    ------
+    InputError
+        If it is no date.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text):
+            text += "-01-01"[len(text) - 4 :] + "T00:00:00"
+        elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text):
+            text = text.removesuffix("Z") + ":00"
+        time: np.datetime64 = parse_t_obs([text])[0]
+    else:
+        time = parse_t_obs([value])[0] if isinstance(value, datetime) else value.astype("datetime64[ms]")
+    if np.isnat(time):
+        raise InputError(f"{name} {str(value)!r} is not a date; write 2014-01-31 or 2014-01-31T06:00")
+    return time
+
+
+def _as_bytes(value: object) -> bytes:
+    """Return the text of one time as ASCII; empty where there is none."""
+    if isinstance(value, np.datetime64):
+        value = str(value.astype("datetime64[ms]"))
+    elif isinstance(value, datetime):
+        value = (value.astimezone(UTC) if value.tzinfo else value).replace(tzinfo=None)
+        value = value.isoformat(timespec="microseconds")
+    elif isinstance(value, bytes) and len(value) <= _MAX_TEXT:
+        value = value.decode("ascii", "replace")
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        return b""
+    return value.strip().encode("ascii", "replace")
+
+
+@cache
+def _leap_seconds() -> tuple[Times, npt.NDArray[np.timedelta64]]:
+    """Return the UTC dates from which each value of TAI - UTC holds, and the values.
+
+    The table that comes with astropy is read directly: `astropy.time.Time` would be 12 s for a million
+    rows, warn about years ahead, and may look for newer leap seconds on the network.
+    """
+    from astropy.utils.iers import LeapSeconds
+
+    table = LeapSeconds.from_iers_leap_seconds()
+    starts = np.array([f"{y:04d}-{m:02d}-01" for y, m in zip(table["year"], table["month"], strict=True)])
+    offsets = np.round(np.asarray(table["tai_utc"], np.float64) * 1000).astype(np.int64)
+    return starts.astype("datetime64[ms]"), offsets.astype("timedelta64[ms]")
