@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sunzip.channels import Channel, canonical, channel
 from sunzip.errors import InputError, OutputError
 
-_Image = npt.NDArray[np.float32]
+_Image = npt.NDArray[np.float64]
 
 # All lengths are pixels of the picture.
 _DPI = 100
@@ -86,9 +86,8 @@ def render(
     layout = _Layout(len(described), compared=len(rows) == 2)
     figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
     page = _Page(figure, layout.width, layout.height, cmlist)
-    page.text(_MARGIN, _MARGIN - 4, title, size=15, color=_TEXT, weight="bold")
-    if len(rows) == 1:
-        page.text(layout.width - _MARGIN, _MARGIN, next(iter(rows)), size=11, color=_DIM, align="right")
+    label = next(iter(rows)) if len(rows) == 1 else ""
+    page.title(title, label)
     for i, what in enumerate(described):
         left, top = layout.group(i)
         time = "" if times is None or np.isnat(times[i]) else _time(times[i])
@@ -173,48 +172,62 @@ class _Page:
             color=color,
             weight=weight,
             ha=align,
-            va="top",
+            va="baseline",
             # A title is a file name as often as not: `$` in it is no formula.
             parse_math=False,
         )
 
+    def title(self, title: str, label: str) -> None:
+        # A bold character is about as wide in pixels as the font is high in points.
+        free = self._width - 2 * _MARGIN - 10 * len(label)
+        self.text(_MARGIN, 36, title, size=min(15.0, free / max(1, len(title))), color=_TEXT, weight="bold")
+        self.text(self._width - _MARGIN, 36, label, size=11, color=_DIM, align="right")
+
     def group(
-        self, left: float, top: float, side: int, what: Channel, time: str, images: Mapping[str, _Image]
+        self,
+        left: float,
+        top: float,
+        side: int,
+        what: Channel,
+        time: str,
+        images: Mapping[str, npt.NDArray[np.floating[Any]]],
     ) -> None:
         """Draw one channel."""
         from matplotlib.colors import AsinhNorm, LinearSegmentedColormap
 
-        shown = [np.asarray(image, np.float32) for image in images.values()]
+        shown = [np.where(np.isfinite(image), image, np.nan).astype(np.float64) for image in images.values()]
         colours = self._maps[what.cmap]
         norm = _norm(what, shown)
         name = f"{what.instrument} {what.wavelength} Å" if what.instrument == "AIA" else f"HMI {what.name}"
-        self.text(left, top, name, size=10.5, color=_TEXT, weight="bold")
+        self.text(left, top + 16, name, size=10.5, color=_TEXT, weight="bold")
         if len(shown) == 1:
-            self.text(left + side, top + 2, time, size=8.5, color=_DIM, align="right")
+            self.text(left + side, top + 16, time, size=8.5, color=_DIM, align="right")
         else:
-            self.text(left + 104, top + 2, time, size=8.5, color=_DIM)
+            self.text(left + 104, top + 16, time, size=8.5, color=_DIM)
         for n, (label, image) in enumerate(zip(images, shown, strict=True)):
             x = left + n * (side + _GAP)
             if len(shown) > 1:
-                self.text(x + side, top + 2, label, size=8.5, color=_DIM, align="right")
-            if what.instrument == "HMI":
+                self.text(x + side, top + 16, label, size=8.5, color=_DIM, align="right")
+            if what.instrument == "HMI" and image.any():
                 # Exactly 0 off the disk means no measurement: the page shows through.
                 image = np.where(image == 0, np.nan, image)
             self._panel(x, top, side, image, colours, norm)
         x = left + len(shown) * side + (len(shown) - 1) * _GAP
-        # Evenly spaced, the bar would hide the colours of weak fields, which fill the image.
-        spread = AsinhNorm(_HMI_GREY, -_HMI_LIMIT, _HMI_LIMIT) if what.instrument == "HMI" else norm
-        self._bar(x + _GAP, top, side, colours, norm, what.unit, spread)
+        if not all(np.isnan(image).all() for image in shown):
+            # Evenly spaced, the bar would hide the colours of weak fields, which fill the image.
+            spread = AsinhNorm(_HMI_GREY, -_HMI_LIMIT, _HMI_LIMIT) if what.instrument == "HMI" else norm
+            self._bar(x + _GAP, top, side, colours, norm, what.unit, spread)
         if len(shown) == 2:
             x += _GAP + _BAR + _TICKS
             difference = shown[1] - shown[0]
             diverging = LinearSegmentedColormap.from_list("difference", _DIVERGING)
             norm = _symmetric(difference)
             self.text(
-                x + side, top + 2, " − ".join(reversed(list(images))), size=8.5, color=_DIM, align="right"
+                x + side, top + 16, " − ".join(reversed(list(images))), size=8.5, color=_DIM, align="right"
             )
             self._panel(x, top, side, difference, diverging, norm)
-            self._bar(x + side + _GAP, top, side, diverging, norm, what.unit, norm)
+            if not np.isnan(difference).all():
+                self._bar(x + side + _GAP, top, side, diverging, norm, what.unit, norm)
 
     def _axes(self, x: float, y: float, width: float, height: float) -> Any:
         box = (x / self._width, 1 - (y + height) / self._height, width / self._width, height / self._height)
@@ -241,7 +254,7 @@ class _Page:
         axes.yaxis.tick_right()
         axes.set_yticks([float(spread(v)) for v in ticks], [f"{v:.6g}".replace("-", "−") for v in ticks])
         axes.tick_params(labelright=True, labelsize=7.5, labelcolor=_DIM, length=0, pad=3)
-        self.text(x, top + 2, unit, size=8.5, color=_DIM)
+        self.text(x, top + 16, unit, size=8.5, color=_DIM)
 
 
 def _norm(what: Channel, images: Sequence[_Image]) -> Any:
@@ -252,7 +265,7 @@ def _norm(what: Channel, images: Sequence[_Image]) -> Any:
         return Normalize(-_HMI_LIMIT, _HMI_LIMIT, clip=True)
     top = 0.0
     for image in images:
-        finite = image[np.isfinite(image)]
+        finite = image[~np.isnan(image)]
         if finite.size:
             top = float(np.percentile(finite, 99.9))
             break
@@ -266,7 +279,7 @@ def _norm(what: Channel, images: Sequence[_Image]) -> Any:
 def _symmetric(difference: _Image) -> Any:
     from matplotlib.colors import Normalize
 
-    finite = np.abs(difference[np.isfinite(difference)])
+    finite = np.abs(difference[~np.isnan(difference)])
     top = float(np.percentile(finite, 99.5)) if finite.size else 0.0
     # One outlier in an otherwise perfect image must still show.
     top = top or float(finite.max(initial=0)) or 1.0
@@ -277,7 +290,8 @@ def _ticks(spread: Any) -> list[float]:
     """Return about five values, evenly spread over the bar, cut to two digits so that they stay on it."""
     values = {0.0}
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        value = float(spread.inverse(share))
+        # What is 1500 but for rounding must not be cut to 1400.
+        value = float(f"{spread.inverse(share):.6g}")
         if abs(value) > 1e-6 * spread.vmax:
             unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
             values.add(float(f"{math.trunc(value / unit) * unit:.2g}"))
