@@ -20,6 +20,9 @@ from sunzip.errors import DamagedError
 #: Bytes of the escape code, all equally likely.
 _BYTE = constriction.stream.model.Uniform(256)
 _ESCAPE_BYTES = 5
+#: The state in which the encoder begins and the decoder must end. Below the frequency of a usual last symbol
+#: it costs no bit. 0 would check little: the states of a decoder that ran dry gather there.
+_START = 0x7A73
 _INT32 = np.iinfo(np.int32)
 
 _models: WeakKeyDictionary[Tables, dict[int, Any]] = WeakKeyDictionary()
@@ -114,10 +117,10 @@ class Encoder:
 
     def finish(self) -> bytes:
         """Code everything pushed and return the payload."""
-        coder = constriction.stream.stack.AnsCoder()
+        coder = constriction.stream.stack.AnsCoder(np.array([_START], np.uint32))
         for symbols, model in reversed(self._runs):
             coder.encode_reverse(symbols, model)
-        # The last word is never zero, so the decoder can put trailing zero bytes back.
+        # The state never falls to 0, so the last word has a byte to stop at.
         return bytes(coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
 
 
@@ -158,7 +161,7 @@ class Decoder:
         Raises
         ------
         DamagedError
-            If an escape code runs on or leads outside int32.
+            If an escape code is too long or leads outside int32.
         """
         flat = index.ravel()
         order, groups = _groups(flat, tables)
@@ -184,6 +187,8 @@ class Decoder:
         for position in range(_ESCAPE_BYTES):
             read = self._coder.decode(_BYTE, going.size).astype(np.int64)
             codes[going] |= (read & 0x7F) << (7 * position)
+            if position and not read.all():
+                raise DamagedError("entropy-coded payload: an escape code is longer than it needs to be")
             going = going[read > 0x7F]
             if not going.size:
                 return codes
@@ -192,13 +197,12 @@ class Decoder:
     def finish(self) -> None:
         """Check that the payload is used up and the coder back in the state where the encoder began.
 
-        That state holds some 24 bits that nothing but the right payload with the right tables gives, so this
-        also finds an index that differs from the encoder's.
+        This finds an index or tables other than the encoder's, too, for they lead to another state.
 
         Raises
         ------
         DamagedError
             If not.
         """
-        if not self._coder.is_empty():
+        if self._coder.pos() != (0, _START):
             raise DamagedError("entropy-coded payload does not end where its symbols end; it is damaged")

@@ -196,15 +196,17 @@ class Tables:
             total = float(seen.sum())
             symbols = int(low) + np.arange(seen.size, dtype=np.int64)
             median = int(symbols[np.searchsorted(np.cumsum(seen), total / 2)]) if total else 0
-            # The maximum-likelihood θ of a two-sided geometric distribution with mean absolute deviation a
-            # solves a = 2θ/(1 − θ²); the extra observation at distance 1 keeps θ above 0.
-            a = (float((seen * np.abs(symbols - median)).sum()) + 1) / (total + 1)
-            theta = (math.sqrt(1 + a * a) - 1) / a
             half = (longest - 2) // 2
+            distance = np.abs(symbols - median)
+            near = distance <= half
+            # The maximum-likelihood θ of a two-sided geometric distribution with mean absolute deviation a
+            # solves a = 2θ/(1 − θ²); an extra observation at distance 1 keeps θ above 0.
+            a = (float((seen * distance)[near].sum()) + 1) / (float(seen[near].sum()) + 1)
+            theta = a / (1 + math.sqrt(1 + a * a))
             # Beyond `reach` a side of the prior weighs less than one unit of frequency.
             distinct = max(1, int(np.count_nonzero(seen)))
             reach = max(0, math.ceil(math.log(2.0**-PRECISION * (total / distinct + 1)) / math.log(theta)))
-            used = symbols[(seen > 0) & (np.abs(symbols - median) <= half)]
+            used = symbols[near & (seen > 0)]
             begin = max(min([median - reach, *used[:1].tolist()]), median - half, _INT32.min)
             end = min(max([median + reach, *used[-1:].tolist()]), median + half, _INT32.max)
             support = np.arange(begin, end + 1, dtype=np.int64)
@@ -238,15 +240,15 @@ class Tables:
         Raises
         ------
         ValueError
-            If a scale is not above 0, or so large that its table had more than `MAX_LENGTH` entries.
+            If a scale is not above 0 or not below `MAX_LENGTH`.
         """
         from scipy.special import ndtr, ndtri
 
         rows, first, rest = [], [], []
         for scale in np.asarray(scales, np.float64).tolist():
-            half = math.ceil(-float(ndtri(escape / 2)) * scale - 0.5) if scale > 0 else -1
-            if not 0 <= half <= (MAX_LENGTH - 2) // 2:
+            if not 0 < scale < MAX_LENGTH:
                 raise ValueError(f"no table for a Gaussian of scale {scale}")
+            half = math.ceil(-float(ndtri(escape / 2)) * scale - 0.5)
             distance = np.abs(np.arange(-half, half + 1, dtype=np.float64))
             # Differences in the lower tail keep their relative accuracy; in the upper one they cancel.
             rows.append(ndtr((0.5 - distance) / scale) - ndtr((-0.5 - distance) / scale))
