@@ -1,0 +1,905 @@
+"""The physics of the synthetic Sun: one magnetic state, a pure function of time, from which all 12 channels follow.
+
+The state is made of things that can be written down for any instant without stepping through time:
+
+- *Active regions* are drawn per window of 27 days from a generator seeded by (seed, window), by the
+  solar cycle's rate and latitudes; each is a bipole of many flux fragments that emerge, separate,
+  drift apart as in a random walk and fade, and of loops that join the two polarities.
+- *Populations* that renew themselves within about a day (ephemeral regions, loops) are slots whose
+  generation number is ``floor(t / life + phase)``; a hash of (seed, slot, generation) draws them.
+- *Textures* (network, quiet corona) are slices through periodic volumes of noise by the unit
+  sphere, sheared by differential rotation and cross-faded between generations.
+
+All lengths are in solar radii, times in days since 2000-01-01 (UTC), fields in gauss.
+Sky coordinates: x west, y north, z towards the observer, centre of the Sun at 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+#: Radius of the disk in pixels of a 512² image: 976″ at 4.8″ (SDOML geometry).
+DISK_RADIUS_512 = 976.0 / 4.8
+
+#: 1e21 Mx in G R☉², with R☉ = 6.957e10 cm.
+_GAUSS_PER_1E21_MX = 1e21 / 6.957e10**2
+
+_WINDOW_DAYS = 27.0
+#: No region lives longer than this; it bounds how many windows a frame looks back on.
+_MAX_LIFE_DAYS = 108.0
+_MIN_INTERNAL = 256
+
+
+# --- hashing: random numbers that need no state -----------------------------------------------------------
+
+
+def _hash(*keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    """Mix integers into 64 random bits (splitmix64's finaliser), broadcasting over arrays."""
+    h = np.asarray(0x9E3779B97F4A7C15, np.uint64)
+    with np.errstate(over="ignore"):
+        for k in keys:
+            h = (h ^ np.asarray(k).astype(np.int64).view(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
+            h = (h ^ (h >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
+            h = h ^ (h >> np.uint64(31))
+    return h
+
+
+def _uniform(*keys: npt.ArrayLike) -> Doubles:
+    """Uniform numbers in (0, 1), a pure function of the keys."""
+    return ((_hash(*keys) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _normal(*keys: npt.ArrayLike) -> Doubles:
+    """Normal numbers, a pure function of the keys (Box-Muller)."""
+    u, v = _uniform(*keys, 1), _uniform(*keys, 2)
+    out: Doubles = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+    return out
+
+
+# --- the solar cycle and the Sun's rotation ---------------------------------------------------------------
+
+#: Start (year) and amplitude of cycles 23 to 25; the others repeat every 11 years with amplitude 1.
+_CYCLES = {23: (1996.6, 1.5), 24: (2008.5, 1.0), 25: (2019.6, 1.45)}
+
+
+def _cycle(number: int) -> tuple[float, float]:
+    if number in _CYCLES:
+        return _CYCLES[number]
+    near = 23 if number < 23 else 25
+    return _CYCLES[near][0] + 11.0 * (number - near), 1.0
+
+
+def _cycle_shape(years: float) -> float:
+    """Activity `years` after a cycle's start, at most 1 (Hathaway's x³/(exp(x²) − c), c = 0.71)."""
+    if years <= 0:
+        return 0.0
+    x = years / 4.67
+    return 1.43 * x**3 / (math.exp(min(x * x, 60.0)) - 0.71)
+
+
+def _cycles_at(t: float) -> list[tuple[int, float, float]]:
+    """(number, years since its start, activity) of the cycles that overlap at `t`."""
+    year = 2000.0 + t / 365.25
+    guess = 24 + math.floor((year - 2008.5) / 11.0)
+    out = []
+    for number in range(guess - 1, guess + 2):
+        start, amplitude = _cycle(number)
+        out.append((number, year - start, amplitude * _cycle_shape(year - start)))
+    return out
+
+
+def _polar_field(t: float) -> float:
+    """Axial dipole in −1…1, north positive: flips about half a year before each maximum (Hale)."""
+    year = 2000.0 + t / 365.25
+    guess = 24 + math.floor((year - 2008.5) / 11.0)
+    flips = [(year - _cycle(n)[0] - 4.9, n) for n in range(guess - 2, guess + 2)]
+    since, number = min(flips, key=lambda flip: abs(flip[0]))
+    # A cycle of even number leaves the north positive.
+    return math.tanh(since / 1.3) * (1.0 if number % 2 == 0 else -1.0)
+
+
+def _rotation(lat: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Synodic rotation in rad/day (Snodgrass & Ulrich 1990, magnetic features; 0.9856°/day is Earth's)."""
+    s2 = np.sin(lat) ** 2
+    out: npt.NDArray[np.floating] = np.deg2rad(14.38 - 1.95 * s2 - 2.17 * s2 * s2 - 0.9856)
+    return out
+
+
+def tilt_b0(t: float) -> float:
+    """Heliographic latitude of the disk's centre in rad, to about 0.2° (zero on 6 June and 7 December)."""
+    return math.radians(7.25) * math.sin(2 * math.pi * (t - 157.5) / 365.2422)
+
+
+def solar_radius_arcsec(t: float) -> float:
+    """Apparent radius of the Sun from 1 AU's orbit (perihelion about 3 January)."""
+    return 959.63 / (1 - 0.0167 * math.cos(2 * math.pi * (t - 2.5) / 365.2596))
+
+
+def _to_sky(lat: Doubles, lon: Doubles, b0: float) -> Doubles:
+    """(3, N) sky vectors of points at heliographic latitude and longitude west of the central meridian."""
+    cl, sl = np.cos(lat), np.sin(lat)
+    zc = cl * np.cos(lon)
+    return np.stack(
+        [cl * np.sin(lon), sl * math.cos(b0) - zc * math.sin(b0), sl * math.sin(b0) + zc * math.cos(b0)]
+    )
+
+
+# --- active regions ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The active regions born within one window, their fragments, loops and flares (arrays of fixed order)."""
+
+    birth: Doubles
+    life: Doubles
+    rise: Doubles
+    decay: Doubles
+    lat: Doubles
+    lon: Doubles
+    flux: Doubles
+    lead: Doubles
+    tilt: Doubles
+    key: Ints
+    first: Ints
+    count: Ints
+    region: Ints
+    polarity: Doubles
+    spot: npt.NDArray[np.bool_]
+    weight: Doubles
+    offset: Doubles
+    walk: Doubles
+    phase: Doubles
+    flare_region: Ints
+    flare_time: Doubles
+    flare_peak: Doubles
+    flare_decay: Doubles
+
+
+def _make_window(seed: int, index: int) -> _Window:
+    """Draw the regions born in window `index`."""
+    rng = np.random.default_rng([seed & 0xFFFFFFFF, index & 0xFFFFFFFF, 0x5A])
+    t0 = index * _WINDOW_DAYS
+    cycles = _cycles_at(t0 + _WINDOW_DAYS / 2)
+    activity = sum(c[2] for c in cycles)
+    # About two regions a day on the whole Sun at the maximum of an average cycle.
+    n = int(rng.poisson(_WINDOW_DAYS * (2.4 * activity + 0.06)))
+    which = rng.choice(3, n, p=np.array([c[2] + 0.01 for c in cycles]) / (activity + 0.03))
+    number = np.array([c[0] for c in cycles])[which]
+    age = np.array([c[1] for c in cycles])[which]
+    north = rng.random(n) < 0.5
+    # Butterfly: Hathaway's 28° exp(−age / 7.5 a), scatter shrinking with it.
+    mean = 28.0 * np.exp(-np.clip(age, 0, 12) / 7.5)
+    lat = np.deg2rad(np.clip(mean + rng.normal(0, 1, n) * (2.5 + 0.14 * mean), 2, 42)) * np.where(
+        north, 1, -1
+    )
+    birth = t0 + rng.random(n) * _WINDOW_DAYS
+    # Active longitudes: nearly half of the regions emerge close to one of a few nests.
+    nests = rng.random((2, 3)) * 2 * np.pi
+    lon = np.where(
+        rng.random(n) < 0.45,
+        nests[north.astype(int), rng.integers(0, 3, n)] + rng.normal(0, 0.16, n),
+        rng.random(n) * 2 * np.pi,
+    )
+    # The nests turn at the equator's rate: bring longitudes to those at the region's birth.
+    lon = lon + _rotation(lat) * (birth - t0)
+    flux = np.clip(np.exp(rng.normal(math.log(3.4), 1.0, n)), 0.3, 70.0)
+    decay = 8.0 * flux**0.34
+    rise = 1.2 + 0.9 * flux**0.25
+    life = np.minimum(rise + 4.2 * decay, _MAX_LIFE_DAYS)
+    # Hale: the leader of a northern region is negative in even cycles.
+    lead = np.where(number % 2 == 0, -1.0, 1.0) * np.where(north, 1, -1)
+    # Joy: the leader lies nearer to the equator, by about half the latitude.
+    tilt = -(0.5 * lat) + rng.normal(0, 0.2, n)
+
+    count = (2 * (14 + 26 * np.sqrt(flux)).astype(np.int64)).clip(30, 400)
+    first = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64) if n else np.zeros(0, np.int64)
+    region = np.repeat(np.arange(n), count)
+    total = int(count.sum())
+    # Fragments alternate in polarity: even ones lead.
+    leads = (np.arange(total) - first[region]) % 2 == 0 if n else np.zeros(0, bool)
+    polarity = np.where(leads, 1.0, -1.0) * lead[region]
+    u = rng.random(total)
+    # Spots: a third of a large leader, less of a follower, none in small regions.
+    share = np.clip(0.22 * np.log2(np.maximum(flux, 0.1) / 2.0), 0, 0.38)[region]
+    spot = u < np.where(leads, share, 0.45 * share)
+    weight = rng.gamma(1.3, 1.0, total) * np.where(spot, 1.1, 1.0)
+    size = 0.012 * flux[region] ** 0.36
+    offset = rng.normal(0, 1, (2, total)) * size * np.array([[1.25], [0.85]])
+    # Each polarity has up to three spots; a spot's points lie in a disk whose area goes with its flux.
+    which_spot = rng.integers(0, 3, total) * rng.integers(0, 2, total)
+    centre = rng.normal(0, 1, (2, n, 2, 3)) * np.array([0.0, 0.9, 0.9])
+    where = centre[:, region, leads.astype(int), which_spot] * size if n else np.zeros((2, 0))
+    rho = np.sqrt(rng.random(total)) * 0.0052 * flux[region] ** 0.36 / (1 + 0.8 * (which_spot > 0))
+    angle = rng.random(total) * 2 * np.pi
+    offset = np.where(spot, where + rho * np.stack([np.cos(angle), np.sin(angle)]), offset)
+    walk = rng.normal(0, 1, (2, total)) * np.where(spot, 0.25, 1.0)
+
+    flares = rng.poisson(np.clip(0.02 * flux * np.minimum(life, 14), 0, 20)) if n else np.zeros(0, int)
+    fr = np.repeat(np.arange(n), flares)
+    m = len(fr)
+    flare_time = birth[fr] + rise[fr] * 0.5 + rng.random(m) * np.minimum(life[fr] - rise[fr], 14.0)
+    # Peaks follow a power law (index 2); 1 is a small C flare in these units.
+    peak = np.minimum((1 - rng.random(m)) ** -1.0, 150.0)
+    return _Window(
+        birth, life, rise, decay, lat, lon, flux * _GAUSS_PER_1E21_MX, lead, tilt,
+        _hash(seed, index, np.arange(n)).view(np.int64), first, count, region, polarity, spot,
+        weight, offset, walk, rng.random((2, total)), fr, flare_time, peak,
+        (12 + 14 * rng.random(m) * peak**0.3) / 1440,
+    )  # fmt: skip
+
+
+# --- textures ---------------------------------------------------------------------------------------------
+
+_VOLUME = 96
+#: Channels of the volume: band-passed noise at the scale of supergranules, fine noise, two of power-law noise.
+_VOLUME_CHANNELS = 4
+
+
+@functools.lru_cache(maxsize=1)
+def _volume() -> Floats:
+    """(4, 96³) float32 periodic volumes of unit-variance noise; one for all Suns, which cut it differently."""
+    n = _VOLUME
+    rng = np.random.default_rng(20100501)
+    f = np.fft.fftfreq(n)
+    k = np.sqrt(f[:, None, None] ** 2 + f[None, :, None] ** 2 + np.fft.rfftfreq(n)[None, None, :] ** 2)
+    k[0, 0, 0] = 1.0
+    shapes = (
+        np.exp(-(((k - 1 / 19) / 0.022) ** 2)),
+        np.exp(-(((k - 1 / 8) / 0.07) ** 2)),
+        k**-1.9,
+        k**-1.9,
+    )
+    out = np.empty((_VOLUME_CHANNELS, n, n, n), np.float32)
+    for i, shape in enumerate(shapes):
+        spectrum = scipy.fft.rfftn(rng.standard_normal((n, n, n), dtype=np.float32)) * shape.astype(
+            np.float32
+        )
+        spectrum[0, 0, 0] = 0
+        v = scipy.fft.irfftn(spectrum, s=(n, n, n))
+        out[i] = v / v.std()
+    return out.reshape(_VOLUME_CHANNELS, -1)
+
+
+def _slice(p: Floats, voxels: float, *keys: int) -> Floats:
+    """Cut the volume by points of the sphere, at a random place and orientation.
+
+    Parameters
+    ----------
+    p
+        (3, N) unit vectors.
+    voxels
+        Voxels per solar radius.
+    keys
+        What the place and the orientation are drawn from.
+
+    Returns
+    -------
+    (4, N) float32, trilinear between voxels.
+    """
+    rng = np.random.default_rng([k & 0xFFFFFFFF for k in keys])
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
+    q = (turn @ p) * np.float32(voxels) + (rng.random((3, 1)) * _VOLUME + 40 * _VOLUME).astype(np.float32)
+    i = q.astype(np.int32)
+    f = q - i
+    low = i % _VOLUME
+    ends = ((low, 1 - f), ((i + 1) % _VOLUME, f))
+    out = np.zeros((_VOLUME_CHANNELS, p.shape[1]), np.float32)
+    for corner in range(8):
+        (a, wa), (b, wb), (c, wc) = (
+            (ends[corner >> k & 1][0][k], ends[corner >> k & 1][1][k]) for k in range(3)
+        )
+        index = ((a * _VOLUME + b) * _VOLUME + c).astype(np.intp)
+        w = wa * wb * wc
+        for volume, values in zip(_volume(), out, strict=True):
+            values += volume.take(index, mode="clip") * w
+    return out
+
+
+# --- response of the channels ---
+
+#: By channel index: which quiet emission a channel sees and its DN/s, then DN/s per unit of what shines in loops
+#: at about 0.8, 1.5, 2.2 and 4 MK, in bright points and in flares. Ratios follow the peaks of AIA's temperature
+#: responses; levels are set so that frames of 2010-14 have the means and deviations of SDOML v2 (facts of the
+#: data set: 94 Å 0.53 ± 1.1 … 304 Å 28.6 ± 33 DN/s) within a factor of about 1.5.
+_RESPONSE: dict[int, tuple[str, float, tuple[float, ...]]] = {
+    0: ("core", 0.5, (0.05, 0.0, 0.08, 0.55, 0.2, 40.0)),
+    1: ("cool", 2.3, (1.15, 0.5, 0.0, 0.4, 1.8, 120.0)),
+    2: ("cool", 72.0, (32.0, 15.0, 0.0, 0.0, 60.0, 120.0)),
+    3: ("warm", 92.0, (8.0, 26.0, 20.0, 0.0, 90.0, 260.0)),
+    4: ("hot", 29.0, (1.5, 5.0, 13.0, 0.0, 15.0, 90.0)),
+    5: ("chromo", 32.0, (5.0, 3.5, 0.0, 2.0, 15.0, 120.0)),
+    6: ("core", 1.7, (0.0, 0.15, 0.8, 1.6, 0.8, 18.0)),
+}
+
+# --- image geometry ---------------------------------------------------------------------------------------
+
+
+class _Grid:
+    """What depends on the image's size alone: coordinates of pixels, filters in frequency space."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.radius = DISK_RADIUS_512 * n / 512
+        axis = (np.arange(n) - (n - 1) / 2) / self.radius
+        self.x = np.broadcast_to(axis[None, :], (n, n)).astype(np.float32)
+        self.y = np.broadcast_to(axis[:, None], (n, n)).astype(np.float32)
+        self.r = np.hypot(self.x, self.y)
+        self.disk = self.r < 1
+        self.on = np.flatnonzero(self.disk)
+        self.mu = np.sqrt(np.maximum(1 - self.r**2, 0)).astype(np.float32)
+        self.xyz = np.stack([self.x.ravel()[self.on], self.y.ravel()[self.on], self.mu.ravel()[self.on]])
+        # Off the limb: the pixel at 0.975 R in the same direction, whose corona one sees continued.
+        self.off = np.flatnonzero(~self.disk)
+        foot = 0.97 / self.r.ravel()[self.off]
+        centre, radius = (n - 1) / 2, self.radius
+        ix = np.rint(self.x.ravel()[self.off] * foot * radius + centre).astype(np.int64)
+        iy = np.rint(self.y.ravel()[self.off] * foot * radius + centre).astype(np.int64)
+        self.foot = iy * n + ix
+        self.height = (self.r.ravel()[self.off] - 1).astype(np.float32)
+        # Rays: textures off the limb vary with direction much faster than with height.
+        # Textures whose voxels are several pixels wide are cut on every `step`-th pixel and interpolated.
+        step = max(1, n // 128)
+        self.coarse = np.clip((np.arange(n // step + 2) - 0.5) * step - 0.5, -step, n + step)
+        at = (np.arange(n) + 0.5) / step + 0.5
+        lower = at.astype(np.int64)
+        self.stretch = np.zeros((n, n // step + 2), np.float32)
+        self.stretch[np.arange(n), lower] = 1 - (at - lower)
+        self.stretch[np.arange(n), lower + 1] += at - lower
+        cx, cy = np.meshgrid(*((self.coarse - (n - 1) / 2) / self.radius for _ in range(2)))
+        cr = np.hypot(cx, cy)
+        mu = np.sqrt(np.maximum(1 - cr**2, 0))
+        # Beyond the limb the surface is continued by its rim, for the interpolation's sake.
+        self.coarse_xyz = (np.stack([cx, cy, mu]) / np.maximum(cr, 1)).reshape(3, -1).astype(np.float32)
+        # Rays: textures off the limb vary with direction much faster than with height.
+        self.ray = (
+            (np.stack([cx, cy, 0 * cx]) / np.maximum(cr, 0.3) ** 0.93).reshape(3, -1).astype(np.float32)
+        )
+        fx = np.fft.rfftfreq(n).astype(np.float32) * np.float32(2 * np.pi * radius)
+        fy = np.fft.fftfreq(n).astype(np.float32) * np.float32(2 * np.pi * radius)
+        self.kx, self.ky = np.meshgrid(fx, fy)
+        self.k = np.hypot(self.kx, self.ky)
+        self.k[0, 0] = 1
+        self._filters: dict[float, Floats] = {}
+        # Eight elongated kernels: steps of 22.5°, six times longer than wide.
+        long2, wide2 = np.float32(0.022**2 / 2), np.float32(0.0022**2 / 2)
+        self.stripes = []
+        for j in range(8):
+            c, s = math.cos(j * math.pi / 8), math.sin(j * math.pi / 8)
+            along, across = self.kx * c + self.ky * s, self.ky * c - self.kx * s
+            kernel = np.exp(-(along**2) * long2 - across**2 * wide2)
+            self.stripes.append(
+                (kernel, np.float32(math.cos(j * math.pi / 4)), np.float32(math.sin(j * math.pi / 4)))
+            )
+
+    def refine(self, values: Floats) -> Floats:
+        """Interpolate values on the coarse grid to every pixel: (n, n)."""
+        m = len(self.coarse)
+        out: Floats = self.stretch @ values.reshape(m, m) @ self.stretch.T
+        return out
+
+    def gauss(self, sigma: float) -> Floats:
+        """Transfer function of a Gaussian of `sigma` solar radii."""
+        if sigma not in self._filters:
+            self._filters[sigma] = np.exp(-(self.k**2) * np.float32(sigma**2 / 2))
+        return self._filters[sigma]
+
+    def inverse(self, spectrum: npt.NDArray[np.complex64]) -> Floats:
+        out: Floats = scipy.fft.irfft2(spectrum, s=(self.n, self.n))
+        return out
+
+    def smooth(self, image: Floats, sigma: float) -> Floats:
+        return self.inverse(scipy.fft.rfft2(image) * self.gauss(sigma))
+
+    def rim(self, values: Floats) -> Floats:
+        """Average values of disk pixels over 0.035 R and read them at the foot of each pixel off the limb."""
+        image = np.stack([np.zeros(self.n**2, np.float32)] * 2)
+        image[0, self.on], image[1, self.on] = values, 1
+        m = len(self.coarse) - 2
+        small = image.reshape(2, m, self.n // m, m, self.n // m).mean((2, 4))
+        blurred = scipy.fft.irfft2(scipy.fft.rfft2(small) * _grid(m).gauss(0.035), s=(m, m))
+        ratio = blurred[0] / np.maximum(blurred[1], 0.05)
+        out: Floats = self.refine(np.pad(ratio, 1, mode="edge")).ravel()[self.foot]
+        return out
+
+    def splat(self, xy: npt.NDArray[np.floating], weight: npt.NDArray[np.floating]) -> Floats:
+        """Add points to an image, shared among the four nearest pixels, so that their sum is kept.
+
+        Parameters
+        ----------
+        xy
+            (2, N) sky coordinates; points outside the image are left out.
+        weight
+            (N,) or (K, N).
+
+        Returns
+        -------
+        (n, n) or (K, n, n) float32.
+        """
+        n = self.n
+        px, py = xy * xy.dtype.type(self.radius) + xy.dtype.type((n - 1) / 2)
+        inside = (px >= 0) & (py >= 0) & (px < n - 1) & (py < n - 1)
+        px, py = px[inside], py[inside]
+        ix, iy = px.astype(np.int64), py.astype(np.int64)
+        fx, fy = px - ix, py - iy
+        base = iy * n + ix
+        rows = np.atleast_2d(weight)[:, inside]
+        out = np.zeros((len(rows), n * n))
+        for index, share in (
+            (base, (1 - fx) * (1 - fy)),
+            (base + 1, fx * (1 - fy)),
+            (base + n, (1 - fx) * fy),
+            (base + n + 1, fx * fy),
+        ):
+            for image, values in zip(out, rows, strict=True):
+                image += np.bincount(index, values * share, n * n)
+        return out.astype(np.float32).reshape(*weight.shape[:-1], n, n)
+
+
+@functools.lru_cache(maxsize=6)
+def _grid(n: int) -> _Grid:
+    return _Grid(n)
+
+
+# --- the Sun ----------------------------------------------------------------------------------------------
+
+
+def _step(x: Floats | Doubles, at: float, width: float) -> Floats:
+    """Smooth step from 0 to 1."""
+    return (0.5 + 0.5 * np.tanh((x - at) / width)).astype(np.float32)
+
+
+class Sun:
+    """A Sun: call it with a time and a size to see it in 12 channels, free of noise.
+
+    Parameters
+    ----------
+    seed
+        Which Sun.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = int(seed)
+        self._windows: OrderedDict[int, _Window] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _window(self, index: int) -> _Window:
+        with self._lock:
+            found = self._windows.get(index)
+            if found is None:
+                found = self._windows[index] = _make_window(self.seed, index)
+            self._windows.move_to_end(index)
+            while len(self._windows) > 24:
+                self._windows.popitem(last=False)
+            return found
+
+    def __call__(self, t: float, size: int) -> Floats:
+        """Render one frame without noise.
+
+        Parameters
+        ----------
+        t
+            Days since 2000-01-01 UTC.
+        size
+            Pixels per side.
+
+        Returns
+        -------
+        (12, size, size) float32 in DN/s and G, in canonical channel order.
+        """
+        # Small images are block means of larger ones: a loop narrower than a pixel stays what it is.
+        factor = 1
+        while size * factor < _MIN_INTERNAL:
+            factor *= 2
+        image = _Scene(self, t, _grid(size * factor)).channels()
+        if factor > 1:
+            image = image.reshape(12, size, factor, size, factor).mean((2, 4), dtype=np.float32)
+            image[9:] *= _grid(size).disk
+        return image
+
+
+class _Scene:
+    """One instant: the field first, then what glows above it."""
+
+    def __init__(self, sun: Sun, t: float, grid: _Grid) -> None:
+        self.sun, self.seed, self.t, self.grid = sun, sun.seed, t, grid
+        self.b0 = tilt_b0(t)
+        x, y, z = grid.xyz
+        c, s = np.float32(math.cos(self.b0)), np.float32(math.sin(self.b0))
+        self.lat = np.arcsin(np.clip(y * c + z * s, -1, 1))
+
+    def _full(self, values: Floats) -> Floats:
+        out = np.zeros((self.grid.n, self.grid.n), np.float32)
+        out.ravel()[self.grid.on] = values
+        return out
+
+    def _texture(self, name: int, voxels: float, period: float, coarse: bool) -> Floats:
+        """(4, N) noise on the disk that turns with the surface and renews itself over `period` days."""
+        grid = self.grid
+        x, y, z = grid.coarse_xyz if coarse else grid.xyz
+        c, s = np.float32(math.cos(self.b0)), np.float32(math.sin(self.b0))
+        north = np.clip(y * c + z * s, -1, 1)
+        flat = np.sqrt(1 - north**2)
+        lon, rate = np.arctan2(x, z * c - y * s), _rotation(np.arcsin(north)).astype(np.float32)
+        phase = self.t / period
+        g = math.floor(phase)
+        f = (phase - g) * math.pi / 2
+        out = np.zeros((_VOLUME_CHANNELS, len(x)), np.float32)
+        for generation, w in ((g, math.cos(f)), (g + 1, math.sin(f))):
+            turned = lon - rate * np.float32(self.t - generation * period)
+            p = np.stack([flat * np.cos(turned), flat * np.sin(turned), north])
+            out += np.float32(w) * _slice(p, voxels, self.seed, name, generation)
+        if not coarse:
+            return out
+        return np.stack([grid.refine(v).ravel()[grid.on] for v in out])
+
+    def _rays(self) -> Floats:
+        """(M,) noise off the limb, drawn out along the radius; it renews itself as the limb turns."""
+        phase = self.t / 2.0
+        g = math.floor(phase)
+        f = (phase - g) * math.pi / 2
+        noise = math.cos(f) * _slice(self.grid.ray, 40.0, self.seed, 9, g)[2]
+        noise += math.sin(f) * _slice(self.grid.ray, 40.0, self.seed, 9, g + 1)[2]
+        return np.exp(np.float32(0.30) * self.grid.refine(noise).ravel()[self.grid.off])
+
+    # -- field --
+
+    def _regions(self) -> None:
+        """Collect the living regions: feet, fragments and their places in the sky."""
+        last = math.floor(self.t / _WINDOW_DAYS)
+        firsts = math.ceil(_MAX_LIFE_DAYS / _WINDOW_DAYS) + 1
+        flux_points: list[Doubles] = []
+        flux_values: list[Doubles] = []
+        loops: list[tuple[Doubles, ...]] = []
+        flares: list[tuple[Doubles, Doubles, Doubles]] = []
+        for index in range(last - firsts, last + 1):
+            w = self.sun._window(index)
+            age = self.t - w.birth
+            live = (age > 0) & (age < w.life)
+            if not live.any():
+                continue
+            aged = np.clip(age, 0, w.life)
+            grown = np.clip(aged / w.rise, 0, 1) ** 2 * (3 - 2 * np.clip(aged / w.rise, 0, 1))
+            ending = np.clip((w.life - aged) / (0.15 * w.life), 0, 1)
+            strength = grown * np.exp(-np.maximum(aged - w.rise, 0) / w.decay) * ending * live
+            fl21 = w.flux / _GAUSS_PER_1E21_MX
+            apart = 0.030 * fl21**0.33 * (0.35 + 0.65 * np.clip(aged / (1.6 * w.rise), 0, 1) ** 0.7)
+            # A random walk with 250 km²/s: sigma in solar radii after `aged` days.
+            walk = np.sqrt(2 * 250 * 86400 * aged) / 6.957e5
+
+            r = w.region
+            keep = live[r]
+            frag = np.flatnonzero(keep)
+            r = r[frag]
+            leads = w.polarity[frag] * w.lead[r] > 0
+            side = np.where(leads, 1.0, -1.0) * apart[r]
+            wiggle = 0.004 * np.sin(2 * np.pi * (self.t / (1.5 + 3 * w.phase[:, frag]) + w.phase[::-1, frag]))
+            east = side * np.cos(w.tilt[r]) + w.offset[0, frag] + w.walk[0, frag] * walk[r] + wiggle[0]
+            # The leader lies nearer to the equator: tilt carries the sign of the hemisphere.
+            north = side * np.sin(w.tilt[r]) + w.offset[1, frag] + w.walk[1, frag] * walk[r] + wiggle[1]
+            # Meridional flow of 10 m/s at 45° carries old flux towards the poles.
+            lat = w.lat[r] + north + 0.00124 * np.sin(2 * w.lat[r]) * aged[r]
+            lon = w.lon[r] + east / np.cos(w.lat[r]) + _rotation(lat) * aged[r]
+            sky = _to_sky(lat, lon, self.b0)
+            norm = np.bincount(r * 2 + leads, w.weight[frag], 2 * len(w.birth))
+            # A spot's points leave with the spot, sooner than the plage around it.
+            part = (
+                w.weight[frag]
+                / norm[r * 2 + leads]
+                * np.where(
+                    w.spot[frag], np.exp(-np.maximum(aged[r] - w.rise[r], 0) / (1.5 * w.decay[r])), 1.0
+                )
+            )
+            flux_points.append(sky)
+            flux_values.append(w.polarity[frag] * part * (w.flux * strength)[r])
+
+            # Loops: slots with a life of some hours, each between two fragments of opposite polarity.
+            place = np.full(len(w.region), -1)
+            place[frag] = np.arange(len(frag))
+            here = np.flatnonzero(live & (strength * fl21 > 0.05))
+            if len(here) == 0:
+                continue
+            number = np.clip(30 + 36 * np.sqrt(fl21[here] * strength[here].clip(0.05)), 20, 260).astype(
+                np.int64
+            )
+            number = np.minimum(number, 3 * w.count[here])
+            lr = np.repeat(here, number)
+            slot = np.arange(len(lr)) - np.repeat(np.cumsum(number) - number, number)
+            phase = self.t / (0.25 + 0.5 * _uniform(w.key[lr], slot, 7)) + _uniform(w.key[lr], slot, 8)
+            generation = np.floor(phase)
+            glow = np.sin(np.pi * (phase - generation)) ** 2
+            half = w.count[lr] // 2
+            # Where a loop is rooted changes slowly; how it glows changes with each generation.
+            a = w.first[lr] + 2 * (_uniform(w.key[lr], slot, 9) * half).astype(np.int64)
+            b = w.first[lr] + 2 * (_uniform(w.key[lr], slot, 10) * half).astype(np.int64) + 1
+            pa, pb = sky[:, place[a]], sky[:, place[b]]
+            glow = glow * np.exp(0.8 * _normal(w.key[lr], slot, generation, 11)) / 1.4
+            density = (strength * fl21)[lr]
+            shape = np.stack([_uniform(w.key[lr], slot, k) for k in (12, 13, 14, 15)])
+            loops.append((pa, pb, glow, density, shape))
+
+            fa = self.t - w.flare_time
+            burning = np.flatnonzero((fa > -0.02) & (fa < 0.5) & live[w.flare_region])
+            if len(burning):
+                f_age, f_decay = fa[burning], w.flare_decay[burning]
+                level = w.flare_peak[burning] * np.where(
+                    f_age < 0, np.exp(-((f_age / 0.004) ** 2)), np.exp(-f_age / f_decay)
+                )
+                fr = w.flare_region[burning]
+                base = w.first[fr] + 2 * (_uniform(w.key[fr], burning, 21) * (w.count[fr] // 2)).astype(
+                    np.int64
+                )
+                flares.append((sky[:, place[base]], sky[:, place[base + 1]], level))
+        self.flux_points = np.concatenate(flux_points, 1) if flux_points else np.zeros((3, 0))
+        self.flux_values = np.concatenate(flux_values) if flux_values else np.zeros(0)
+        self.loops = loops
+        self.flares = flares
+
+    def _ephemeral(self) -> None:
+        """Small bipoles all over the Sun, a day old at most: bright points of the corona."""
+        slot = np.arange(1100)
+        phase = self.t / (0.6 + 1.2 * _uniform(self.seed, slot, 31)) + _uniform(self.seed, slot, 32)
+        g = np.floor(phase)
+        age = phase - g
+        lat = np.arcsin(2 * _uniform(self.seed, slot, g, 33) - 1)
+        # A generation's longitude is drawn for the time when it is at its half.
+        life = 0.6 + 1.2 * _uniform(self.seed, slot, 31)
+        lon = 2 * np.pi * _uniform(self.seed, slot, g, 34) + _rotation(lat) * (age - 0.5) * life
+        turn = 2 * np.pi * _uniform(self.seed, slot, g, 35)
+        flux = 0.045 * np.exp(0.7 * _normal(self.seed, slot, g, 36)) * np.sin(np.pi * age) ** 2
+        d = 0.004 + 0.008 * age
+        pole = np.where(_uniform(self.seed, slot, g, 37) < 0.5, 1.0, -1.0)
+        sky = []
+        for sign in (1, -1):
+            sky.append(
+                _to_sky(lat + sign * d * np.sin(turn), lon + sign * d * np.cos(turn) / np.cos(lat), self.b0)
+            )
+        self.flux_points = np.concatenate([self.flux_points, *sky], 1)
+        self.flux_values = np.concatenate(
+            [self.flux_values, flux * _GAUSS_PER_1E21_MX * pole, -flux * _GAUSS_PER_1E21_MX * pole]
+        )
+        self.points = (sky[0] + sky[1]) / 2
+        self.point_glow = 0.035 * flux * np.exp(0.8 * _normal(self.seed, slot, g, 38))
+
+    def field(self) -> None:
+        """Make the radial field of the photosphere and the textures that everything shares."""
+        grid = self.grid
+        self._regions()
+        self._ephemeral()
+        seen = self.flux_points[2] > 0.0
+        flux = self.flux_values[seen] * self.flux_points[2, seen] * grid.radius**2
+        raw = grid.splat(self.flux_points[:2, seen], flux)
+        spectrum = scipy.fft.rfft2(raw)
+        strong = grid.inverse(spectrum * grid.gauss(0.0042))
+
+        fine = self._texture(1, 270.0, 1.1, False)
+        self.lane = np.exp(-((fine[0] / 0.42) ** 2))
+        self.fine = fine
+        self.slow = self._texture(2, 52.0, 9.0, True)
+        self.large = self._texture(3, 14.0, 24.0, True)[2:]
+
+        polar = _polar_field(self.t)
+        lat_sin = np.sin(self.lat)
+        self.polar_bias = np.float32(6.0 * polar) * np.sign(lat_sin) * np.abs(lat_sin) ** 8
+        # Mixed polarity in the lanes, tipped towards the sign of what decays around it.
+        around = grid.inverse(spectrum * grid.gauss(0.05)).ravel()[grid.on]
+        tip = (self.polar_bias + 1.2 * around) / 9.0
+        patch = fine[1] * (0.4 + 0.6 * np.abs(fine[3])) + 1.1 * np.tanh(tip)
+        net = 26.0 * self.lane * np.sign(patch) * np.maximum(np.abs(patch) - 0.45, 0) ** 1.4
+        # Plage is gathered into the same lanes, spots are not.
+        plage = strong.ravel()[grid.on]
+        gathered = 0.55 + 0.9 * self.lane
+        weak = np.exp(-((plage / 450.0) ** 2))
+        br = plage * (weak * gathered + (1 - weak)) + net + 0.5 * self.polar_bias
+        self.br_disk = br.astype(np.float32)
+        self.br = self._full(self.br_disk)
+        self.spectrum = scipy.fft.rfft2(self.br)
+        self.abs_spectrum = scipy.fft.rfft2(np.abs(self.br))
+
+    # -- what glows --
+
+    def _arcs(self) -> Floats:
+        """Splat the loops: (4, n, n) emission at about 0.8, 1.5, 2.2 and 4 MK."""
+        out = np.zeros((4, self.grid.n, self.grid.n), np.float32)
+        if not self.loops:
+            return out
+        pa, pb = (np.concatenate([loop[i] for loop in self.loops], 1) for i in (0, 1))
+        glow, density = (np.concatenate([loop[i] for loop in self.loops]) for i in (2, 3))
+        shape = np.concatenate([loop[4] for loop in self.loops], 1)
+        # Loops shrunk towards the region's middle are short, dense and hot; stretched ones long and cool.
+        middle = (pa + pb) / 2
+        stretch = 0.25 + 1.15 * shape[0]
+        half = (pa - pb) / 2 * stretch
+        length = np.linalg.norm(half, axis=0)
+        up = middle / np.linalg.norm(middle, axis=0)
+        side = np.cross(half.T, up.T).T / np.maximum(length, 1e-6)
+        lean = 1.1 * (shape[1] - 0.5)
+        apex = (up * np.cos(lean) + side * np.sin(lean)) * (0.55 + 0.75 * shape[2]) * length
+        near = (middle[2] + length > -0.15) & (length < 0.35)
+        middle, half, apex, length = middle[:, near], half[:, near], apex[:, near], length[near]
+        glow, density, shape = glow[near], density[near], shape[:, near]
+        # Points closer than a pixel add nothing.
+        steps = 44 if self.grid.n > 256 else 26
+        u = (np.arange(steps) + 0.5) / steps * np.pi
+        p = (
+            middle[:, :, None].astype(np.float32)
+            + half[:, :, None].astype(np.float32) * np.cos(u).astype(np.float32)
+            + apex[:, :, None].astype(np.float32) * np.sin(u).astype(np.float32)
+        )
+        r2 = (p * p).sum(0)
+        height = np.maximum(np.sqrt(r2) - 1, 0)
+        visible = np.flatnonzero((p[2] > 0) | (p[0] ** 2 + p[1] ** 2 > 1))
+        height = height.ravel()[visible]
+        loop = visible // steps
+        # Emission: heating with field strength over length, as density², falling with each temperature's scale.
+        power = 0.12 * glow * density**0.55 * length**0.35
+        # Brightness per length, not per point.
+        power *= length * self.grid.radius**2 / steps
+        weights = np.empty((4, len(height)), np.float32)
+        temperature = shape[3] - 0.55 * (length / 0.07 - 1).clip(-1, 1)
+        for i, (centre, width, scale) in enumerate(
+            ((-0.1, 0.28, 0.055), (0.25, 0.32, 0.085), (0.6, 0.32, 0.11), (1.05, 0.32, 0.13))
+        ):
+            share = (power * np.exp(-(((temperature - centre) / width) ** 2))).astype(np.float32)
+            weights[i] = share[loop] * np.exp(-height / np.float32(scale))
+        return self.grid.splat(p[:2].reshape(2, -1)[:, visible], weights)
+
+    def _flare(self) -> Floats:
+        """(n, n) glow of flares: an arcade over the neutral line, in units of a small flare's peak."""
+        out = np.zeros((self.grid.n, self.grid.n), np.float32)
+        rng = np.random.default_rng(5)
+        for pa, pb, level in self.flares:
+            for i in range(len(level)):
+                u = rng.random(160)
+                v = rng.normal(0, 1, (3, 160)) * 0.006
+                mid, half = (pa[:, i] + pb[:, i]) / 2, (pa[:, i] - pb[:, i]) / 2
+                half = half / max(float(np.linalg.norm(half)), 1e-6) * 0.014
+                p = mid[:, None] * (1 + 0.014 * np.sin(np.pi * u)) + half[:, None] * np.cos(np.pi * u) + v
+                seen = (p[2] > 0) | (p[0] ** 2 + p[1] ** 2 > 1)
+                out += self.grid.splat(p[:2], seen * level[i] / 160 * (self.grid.radius / 203) ** 2)
+        return out
+
+    def channels(self) -> Floats:
+        """Return (12, n, n) float32 in DN/s and G."""
+        self.field()
+        grid, n = self.grid, self.grid.n
+        on, off = grid.on, grid.off
+        babs = np.abs(self.br_disk)
+        mu = grid.mu.ravel()[on]
+
+        def around(sigma: float) -> Floats:
+            return np.maximum(grid.inverse(self.abs_spectrum * grid.gauss(sigma)), 0)
+
+        b1, b2, b6, b16, b40 = (around(s) for s in (0.004, 0.008, 0.028, 0.075, 0.19))
+
+        # Loops and bright points, each temperature with its own thickness of strands.
+        arcs = self._arcs()
+        seen = (self.points[2] > 0) | ((self.points[:2] ** 2).sum(0) > 1)
+        points = grid.splat(self.points[:2], self.point_glow * seen * grid.radius**2)
+        spectra = scipy.fft.rfft2(arcs)
+        strands = [
+            grid.inverse(spectra[i] * grid.gauss(s)) for i, s in enumerate((0.0020, 0.0026, 0.0032, 0.0040))
+        ]
+        haze = [grid.inverse(spectra[i] * grid.gauss(s)) for i, s in enumerate((0.018, 0.03, 0.04, 0.022))]
+        cool, warm, hot, core = (
+            np.maximum(0.45 * s + 0.55 * h, 0) for s, h in zip(strands, haze, strict=True)
+        )
+        bright = np.maximum(grid.smooth(points, 0.0075), 0)
+        flare = np.maximum(grid.smooth(self._flare(), 0.005), 0) if self.flares else np.float32(0)
+
+        # Strands of the quiet corona: fine noise combed along the direction of the horizontal field.
+        potential = self.spectrum * grid.gauss(0.03) / grid.k
+        hx, hy = grid.inverse(1j * grid.kx * potential), grid.inverse(1j * grid.ky * potential)
+        strength = hx * hx + hy * hy
+        c2, s2 = (hx * hx - hy * hy) / (strength + 1e-6), 2 * hx * hy / (strength + 1e-6)
+        noise = scipy.fft.rfft2(self._full(self.fine[2] + 0.8 * self.fine[1]))
+        combed = np.zeros((n, n), np.float32)
+        norm = np.float32(1e-6)
+        for kernel, cj, sj in grid.stripes:
+            w = np.maximum(c2 * cj + s2 * sj, 0) ** 2
+            combed += w * grid.inverse(noise * kernel)
+            norm = norm + w
+        comb = (combed / norm).ravel()[on]
+        comb /= comb.std() + 1e-6
+
+        # Coronal holes: the poles as far as the dipole is strong, and patches of the large-scale texture.
+        dipole = abs(_polar_field(self.t))
+        edge = np.deg2rad(58.0 + 26.0 * (1 - dipole)) + 0.07 * self.slow[2]
+        polar_hole = _step(np.abs(self.lat), 0.0, 0.05) * _step(np.abs(self.lat) - edge, 0.0, 0.045)
+        quiet = np.exp(-b40.ravel()[on] / 16.0)
+        patch_hole = _step(self.large[0] + 0.35 * self.slow[2], 1.25, 0.12) * quiet
+        hole = np.maximum(polar_hole, 0.9 * patch_hole)
+        closed = 1 - hole
+
+        # Filaments lie over neutral lines of the large-scale field, where the slow texture allows.
+        wide = grid.inverse(self.spectrum * grid.gauss(0.055))
+        gx = np.gradient(wide, axis=1).ravel()[on] * grid.radius
+        gy = np.gradient(wide, axis=0).ravel()[on] * grid.radius
+        distance = np.abs(wide.ravel()[on]) / (np.hypot(gx, gy) + 1e-3)
+        filament = np.exp(-((distance / 0.011) ** 2)) * _step(self.slow[3] + 0.5 * self.large[1], 0.9, 0.12)
+        filament *= np.exp(-b6.ravel()[on] / 60.0) * _step(mu, 0.3, 0.08)
+
+        slow, large = self.slow[2], self.large[1]
+        cloud = np.exp(0.30 * slow + 0.22 * large)
+        fuzz = np.exp(0.20 * comb + 0.14 * self.slow[1] + 0.15 * self.fine[2])
+        knots = np.exp(0.30 * comb + 0.24 * self.slow[1] + 0.30 * self.fine[2])
+        a1, a2, a6, a16 = (b.ravel()[on] for b in (b1, b2, b6, b16))
+
+        def corona(base: Floats, scale: float, deep: float, contrast: float) -> Floats:
+            """Bring an emission per unit of depth to the sky: longer paths at the limb, fall-off beyond it."""
+            image = self._full(base / np.sqrt(mu**2 + np.float32(deep)) * np.float32(math.sqrt(1 + deep)))
+            ring = grid.rim(base)
+            edge = ring * np.float32(1.35 * math.sqrt((1 + deep) / deep))
+            h = grid.height
+            fall = 0.8 * np.exp(-h / np.float32(scale)) + 0.2 * np.exp(-h / np.float32(2.4 * scale))
+            image.ravel()[off] = edge * fall * rays ** np.float32(contrast)
+            return image
+
+        rays = self._rays()
+
+        # Emission per unit of depth at four temperatures, in units of the quiet Sun's.
+        fil = 1 - 0.65 * filament
+        q_cool = (0.65 + 0.045 * a2**0.75 + 0.03 * a16) * knots * cloud**0.5 * (0.55 + 0.45 * closed)
+        q_warm = (0.60 + 0.022 * a6**0.9 + 0.060 * a16) * fuzz * cloud * (0.20 + 0.80 * closed) * fil
+        q_hot = (0.40 + 0.014 * a6**0.9 + 0.085 * a16) * fuzz * cloud * (0.15 + 0.85 * closed) * fil
+        q_core = (0.40 + 0.0010 * a6**1.3 + 0.016 * a16**1.25) * cloud**0.7 * fuzz**0.5
+
+        lane = self.lane * (0.75 + 0.25 * self.fine[3])
+        grain = 0.6 * self.fine[1] + 0.4 * self.fine[3]
+        # Five-minute oscillations: at these cadences nothing of them is left from frame to frame.
+        rng = np.random.Generator(
+            np.random.SFC64([self.seed & 0xFFFFFFFF, int(self.t * 1440) & 0xFFFFFFFF, 3])
+        )
+        shimmer = rng.standard_normal(len(on), dtype=np.float32) * np.float32(0.1 * n / 512)
+        spot = np.exp(-((babs / 800.0) ** 2))
+        chromo = (0.40 + 0.45 * lane + 0.10 * a2**0.65) * np.exp(0.27 * grain + 0.7 * shimmer)
+        chromo *= 1 - 0.45 * filament
+
+        out = np.empty((12, n, n), np.float32)
+        emission = {
+            "cool": corona(q_cool * (1 + 0.4 * shimmer), 0.075, 0.17, 1.3),
+            "warm": corona(q_warm, 0.085, 0.14, 1.2),
+            "hot": corona(q_hot, 0.095, 0.14, 1.1),
+            "core": corona(q_core, 0.10, 0.22, 0.9),
+            "chromo": corona(chromo, 0.022, 0.55, 0.8),
+        }
+        for i, (kind, quiet_gain, gains) in _RESPONSE.items():
+            out[i] = np.float32(quiet_gain) * emission[kind]
+            for gain, glow in zip(gains, (cool, warm, hot, core, bright, flare), strict=True):
+                out[i] += np.float32(gain) * glow
+
+        dark = 0.38 + 0.62 * mu
+        facula = np.tanh(a1 / 130.0)
+        photo = dark * spot * np.exp(0.045 * grain + shimmer)
+        for i, level, gain, net, stray in ((7, 70.0, 1.35, 0.10, 9.0), (8, 1060.0, 0.85, 0.07, 120.0)):
+            value = photo * (1 + gain * facula * (1.15 - 0.3 * mu) + net * (lane - 0.4))
+            # Ribbons of flares are seen down to the temperature minimum.
+            image = self._full(np.float32(level) * value) + np.float32(0.3 * level) * flare
+            # Light scattered in the telescope, not the Sun's.
+            image.ravel()[off] = stray * np.exp(-grid.height / np.float32(0.22)) + 0.01 * level
+            out[i] = image
+
+        # The telescope's point spread: a core of 0.45 pixel of 512, and a few percent scattered widely.
+        blurred = scipy.fft.rfft2(out[:9])
+        blurred *= 0.975 * grid.gauss(0.0022) + 0.025 * grid.gauss(0.12)
+        out[:9] = scipy.fft.irfft2(blurred, s=(n, n))
+
+        disk = grid.disk
+        # Transverse: the potential field's horizontal part, and the radial field seen aslant.
+        tilt = self.spectrum * grid.gauss(0.004) / grid.k
+        bx = -grid.inverse(1j * grid.kx * tilt) + self.br * grid.x
+        by = -grid.inverse(1j * grid.ky * tilt) + self.br * grid.y
+        out[9], out[10], out[11] = bx * disk, by * disk, self.br * grid.mu
+        return out

@@ -1,0 +1,264 @@
+"""The synthetic Sun as a source: 12 coherent channels of any date, for demonstrations, tests and training."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import CHANNELS, NAMES, canonical, channel
+from sunzip.cube import Header, Scale
+from sunzip.errors import InputError
+from sunzip.sources import _sun
+from sunzip.sources.base import Source
+
+_EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
+
+#: AIA takes its channels one after another within 12 s: seconds after the nominal time.
+_OFFSET_MS = (1120, 8620, 350, 5840, 10620, 8120, 2630, 4120, 5710)
+
+_EXPOSURE = (2.901, 2.901, 2.0, 2.0, 2.901, 2.901, 2.901, 2.901, 1.0)
+
+#: DN per photon: (12398 eV Å / λ) / 3.65 eV per electron / 18 electrons per DN; about 1/18 · 2 in the UV.
+_GAIN = (2.0, 1.44, 1.1, 0.98, 0.89, 0.62, 0.56, 0.11, 0.11)
+
+#: Read-out noise in DN of a native (4096²) pixel.
+_READ_NOISE = 1.15
+
+#: Noise of Bx, By, Bz in G at 512²: what is left of HMI's 100 G and 10 G after binning.
+_FIELD_NOISE = (52.0, 52.0, 9.0)
+
+#: TAI − UTC in s since each date.
+_LEAP = (("1999-01-01", 32), ("2006-01-01", 33), ("2009-01-01", 34), ("2012-07-01", 35), ("2015-07-01", 36),
+         ("2017-01-01", 37))  # fmt: skip
+
+#: Sensitivity left in each AIA channel after ten years, for DEG_COR: exponential from 1 in May 2010.
+_SENSITIVITY_2020 = (0.90, 0.62, 0.80, 0.66, 0.56, 0.085, 0.25, 0.45, 0.82)
+
+_MIN_SIZE, _MAX_SIZE = 16, 4096
+
+
+@functools.lru_cache(maxsize=4)
+def _sun_of(seed: int) -> _sun.Sun:
+    return _sun.Sun(seed)
+
+
+def _milliseconds(time: np.datetime64 | dt.datetime | str) -> np.datetime64:
+    if isinstance(time, dt.datetime) and time.tzinfo is not None:
+        time = time.astimezone(dt.UTC).replace(tzinfo=None)
+    try:
+        out = np.array(time, "M8[ms]")[()]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{time!r} is not a time; write it as 2012-03-01T00:00:00") from error
+    if np.isnat(out):
+        raise InputError("the synthetic Sun needs a time, not NaT")
+    return out
+
+
+def render(
+    time: np.datetime64 | dt.datetime | str, *, size: int = 512, seed: int = 0
+) -> npt.NDArray[np.float32]:
+    """Render the synthetic Sun at one instant: a pure function of its arguments.
+
+    Parameters
+    ----------
+    time
+        UTC (naive datetimes are taken as UTC).
+    size
+        Pixels per side, a multiple of 16.
+    seed
+        Which Sun.
+
+    Returns
+    -------
+    (12, size, size) float32 in canonical channel order, DN/s and G; row 0 south; HMI exactly 0 off the disk.
+
+    Raises
+    ------
+    InputError
+        If the time or the size cannot be used.
+    """
+    when = _milliseconds(time)
+    _check_size(size)
+    elapsed = int((when - _EPOCH).astype(np.int64))
+    image = _sun_of(int(seed))(elapsed / 86_400_000, size)
+    _add_noise(
+        image, np.random.Generator(np.random.SFC64([seed & 0xFFFFFFFF, elapsed & 0xFFFFFFFFFFFF, size]))
+    )
+    return image
+
+
+def _check_size(size: int) -> None:
+    if not _MIN_SIZE <= size <= _MAX_SIZE or size % 16:
+        raise InputError(
+            f"size {size} of the synthetic Sun is not a multiple of 16 from {_MIN_SIZE} to {_MAX_SIZE}"
+        )
+
+
+def _add_noise(image: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Add photon and read noise in place, as it is left in means over the native pixels of each pixel."""
+    n = image.shape[-1]
+    binned = (4096 / n) ** 2
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    for i, (exposure, gain) in enumerate(zip(_EXPOSURE, _GAIN, strict=True)):
+        variance = np.maximum(image[i], 0) * np.float32(gain / exposure / binned)
+        variance += np.float32(_READ_NOISE**2 / exposure**2 / binned)
+        image[i] += noise[i] * np.sqrt(variance)
+    disk = _sun._grid(n).disk
+    for i, sigma in enumerate(_FIELD_NOISE, start=9):
+        image[i] += noise[i] * np.float32(sigma * n / 512) * disk
+
+
+class Synthetic(Source):
+    """A made-up but coherent Sun: every channel follows from one magnetic state, at any date.
+
+    Parameters
+    ----------
+    frames
+        How many.
+    size
+        Pixels per side, a multiple of 16.
+    start
+        UTC time of the first frame.
+    cadence
+        Time between frames: ``"12min"``, ``"6h"``, ``"1d"``, ``"30s"``.
+    seed
+        Which Sun: the same seed gives the same one at every size, cadence and start.
+    channels
+        Which channels to give.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        frames: int = 64,
+        size: int = 512,
+        start: str | np.datetime64 | dt.datetime = "2012-03-01T00:00:00",
+        cadence: str = "12min",
+        seed: int = 0,
+        channels: Iterable[str] = NAMES,
+    ) -> None:
+        _check_size(size)
+        if frames < 1:
+            raise InputError(f"the synthetic Sun needs at least one frame, not {frames}")
+        self.url = f"synthetic:?seed={seed}"
+        self.layout = "synthetic"
+        self.scale = Scale.MEAN
+        self.channels = canonical(channels)
+        self.shape = (size, size)
+        self.counts: Counter[str] = Counter()
+        self.seed = int(seed)
+        self.time = _milliseconds(start) + np.arange(frames) * _parse_cadence(cadence)
+        self._lock = threading.Lock()
+        self._last: tuple[int, npt.NDArray[np.float32]] | None = None
+
+    def frame(self, row: int) -> npt.NDArray[np.float32]:
+        """Render the whole frame of one row: (12, Y, X) float32, all channels whatever `channels` says.
+
+        The array is the caller's own.
+        """
+        return self._frame(row).copy()
+
+    def _frame(self, row: int) -> npt.NDArray[np.float32]:
+        if not 0 <= row < len(self.time):
+            raise InputError(f"{self.url} has {len(self.time)} frames and no row {row}")
+        # One lock for the rendering, too: threads that ask for 12 channels of one row wait for one rendering.
+        with self._lock:
+            if self._last is None or self._last[0] != row:
+                self._last = (row, render(self.time[row], size=self.shape[0], seed=self.seed))
+            return self._last[1]
+
+    def times(self, channel: str) -> npt.NDArray[np.datetime64]:
+        """(N,) datetime64[ms], UTC: a few seconds after the nominal times, as the instruments have it."""
+        index = self._index(channel)
+        if index < 9:
+            return self.time + np.timedelta64(_OFFSET_MS[index], "ms")
+        # HMI's grid is in TAI: its images lie the leap seconds earlier, and 4 s after the record's time.
+        leaps = np.array([_tai_minus_utc(t) for t in self.time])
+        return self.time.astype("M8[s]").astype("M8[ms]") + ((4 - leaps) * 1000).astype("m8[ms]")
+
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Read one image: (Y, X) float32."""
+        return self._frame(row)[self._index(channel)].copy()
+
+    def header(self, channel: str, row: int) -> Header:
+        """Return the keywords that SDOML v2 keeps, for one image."""
+        index = self._index(channel)
+        if not 0 <= row < len(self.time):
+            raise InputError(f"{self.url} has {len(self.time)} frames and no row {row}")
+        when = self.times(channel)[row]
+        n = self.shape[0]
+        days = float((when - _EPOCH).astype(np.int64)) / 86_400_000
+        radius_px = _sun.DISK_RADIUS_512 * n / 512
+        radius = round(_sun.solar_radius_arcsec(days), 6)
+        out: dict[str, str | int | float | bool | None] = {}
+        if index < 9:
+            whole, ms = str(when).split(".")
+            out["T_OBS"] = f"{whole}.{ms[:2]}Z"
+            out["EXPTIME"] = _EXPOSURE[index]
+            years = max(days / 365.25 - 10.33, 0.0)
+            out["DEG_COR"] = round(_SENSITIVITY_2020[index] ** (years / 10), 6)
+        else:
+            tai = when + np.timedelta64(_tai_minus_utc(when), "s")
+            out["T_OBS"] = str(tai.astype("M8[s]")).replace("-", ".").replace("T", "_") + "_TAI"
+        out |= {
+            "WAVELNTH": CHANNELS[index].wavelength,
+            "WAVEUNIT": "angstrom",
+            "QUALITY": 0,
+            "CDELT1": radius / radius_px,
+            "CDELT2": radius / radius_px,
+            "CRPIX1": (n + 1) / 2,
+            "CRPIX2": (n + 1) / 2,
+            "CRVAL1": 0.0,
+            "CRVAL2": 0.0,
+            "CTYPE1": "HPLN-TAN",
+            "CTYPE2": "HPLT-TAN",
+            "CUNIT1": "arcsec",
+            "CUNIT2": "arcsec",
+            "CROTA2": 0.0,
+            "RSUN_OBS": radius,
+            "R_SUN": radius_px,
+            "NAXIS1": float(n),
+            "NAXIS2": float(n),
+            "TELESCOP": "SDO/AIA" if index < 9 else "SDO/HMI",
+            "PIXLUNIT": "DN/s" if index < 9 else "Gauss",
+        }
+        return out
+
+    def stored_bytes(self) -> int | None:
+        """Nothing is stored: None."""
+        return None
+
+    def _index(self, name: str) -> int:
+        found = channel(name)
+        if found.name not in self.channels:
+            raise InputError(f"{self.url} has no channel {found.name}; it has {' '.join(self.channels)}")
+        return found.index
+
+
+def _tai_minus_utc(time: np.datetime64) -> int:
+    return next((s for since, s in reversed(_LEAP) if time >= np.datetime64(since, "ms")), _LEAP[0][1])
+
+
+def _parse_cadence(text: str) -> np.timedelta64:
+    """Turn ``"12min"`` into milliseconds."""
+    digits = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}.get(text.strip()[len(digits) :].strip())
+    try:
+        value = float(digits)
+    except ValueError:
+        value = math.nan
+    if unit is None or not value * (unit or 0) >= 1 or value * unit > 1e9:
+        raise InputError(f"cadence {text!r} is not a time step; write it as 12min, 6h or 1d")
+    return np.timedelta64(round(value * unit * 1000), "ms")
