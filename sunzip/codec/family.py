@@ -1,0 +1,104 @@
+"""What the codec asks of a family of models, whatever its networks look like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.normalize import Stabiliser
+
+Float = npt.NDArray[np.float32]
+
+_SYMBOL_LIMIT = float(2**30)
+
+
+class Latents(NamedTuple):
+    """One frame after the analysis transform, before quantisation.
+
+    Attributes
+    ----------
+    main
+        float32 of the family's shape, in units of the quantisation step.
+    side
+        float32: what the entropy model wants to know beside them (hyper-latents); may be empty.
+    """
+
+    main: Float
+    side: Float
+
+
+class Family(ABC):
+    """A loaded model: networks for images ↔ latents, an entropy model for latents ↔ bytes.
+
+    The entropy half never imports torch and uses integers only; the network half loads torch when first used.
+
+    Attributes
+    ----------
+    stabiliser
+        For the model's own channels, all 12.
+    default_quality
+        What is used when the user names none.
+    """
+
+    stabiliser: Stabiliser
+    default_quality: int
+
+    @abstractmethod
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an image size that the model cannot code.
+
+        Raises
+        ------
+        InputError
+            If so; the message says which sizes it can.
+        """
+
+    @abstractmethod
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one frame's main latents."""
+
+    @abstractmethod
+    def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
+        """Run the analysis transform.
+
+        Parameters
+        ----------
+        images
+            (N, 12, Y, X) stabilised, 0 where missing.
+        present
+            (N, 12) 1 where a channel is there.
+        quality
+            0 to 100.
+        """
+
+    @abstractmethod
+    def encode(self, latents: Latents) -> bytes:
+        """Quantise and entropy-code one frame's latents."""
+
+    @abstractmethod
+    def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:
+        """Entropy-decode one frame to dequantised latents in the network's units.
+
+        Raises
+        ------
+        DamagedError
+            If the payload is not one that `encode` makes.
+        """
+
+    @abstractmethod
+    def unquantised(self, latents: Latents, quality: int) -> Float:
+        """Return what `decode` would give if quantisation were free: the paper's float32 means."""
+
+    @abstractmethod
+    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
+        """Run the synthesis transform: (N, …) latents and (N, 12) presence to (N, 12, Y, X) stabilised images."""
+
+
+def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+    """Round to int32; a network gone wild (infinite, NaN) still gives symbols that can be coded."""
+    finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=_SYMBOL_LIMIT, neginf=-_SYMBOL_LIMIT)
+    return np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)

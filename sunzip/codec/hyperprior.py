@@ -1,0 +1,177 @@
+"""The hyperprior family: latents on a grid, coded with Gaussians whose mean and scale an exact network predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import NAMES
+from sunzip.codec.family import Family, Float, Latents, symbols
+from sunzip.entropy.coder import Decoder, Encoder
+from sunzip.entropy.tables import Tables
+from sunzip.errors import DamagedError, InputError
+from sunzip.nn.integer import ACTIVATION_BITS, IntegerNet
+from sunzip.normalize import Stabiliser
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from sunzip.nn.hyperprior import Hyperprior
+
+#: Pixels a latent stands for along each axis, and latents a hyper-latent stands for.
+STRIDE, HYPER_STRIDE = 16, 4
+
+_MAX_WIDTH = 1024
+
+
+class HyperpriorFamily(Family):
+    """See the module.
+
+    Raises
+    ------
+    DamagedError
+        If the model's parts are missing or do not fit each other.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        count = len(NAMES)
+        self.stabiliser = Stabiliser(*(model.numbers(key, count) for key in ("a", "b", "spread")))
+        widths = model.config.get("network")
+        self.default_quality = model.config.get("default_quality", 0)
+        if (
+            not isinstance(widths, dict)
+            or set(widths) != {"channels", "wide", "deep", "latents", "hyper"}
+            or not all(isinstance(w, int) and 1 <= w <= _MAX_WIDTH for w in widths.values())
+            or widths["channels"] != count
+            or not isinstance(self.default_quality, int)
+            or not 0 <= self.default_quality <= 100
+        ):
+            raise DamagedError(f"model {model.name}: config.json does not describe a hyperprior network")
+        self.widths: dict[str, int] = widths
+        self.latents, self.hyper = widths["latents"], widths["hyper"]
+        self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
+        self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
+        self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
+        gains = model.arrays("gain")
+        self.log_gain, self.log_inverse = gains.get("log_gain"), gains.get("log_inverse_gain")
+        for table in (self.log_gain, self.log_inverse):
+            if (
+                table is None
+                or table.dtype != np.float32
+                or table.ndim != 2
+                or table.shape[0] < 2
+                or table.shape[1] != self.latents
+                or not (np.abs(table) < 32).all()
+            ):
+                raise DamagedError(f"model {model.name}: its gains are missing or of a wrong shape")
+        grows = int(np.prod([layer.shuffle for layer in self.hyper_synthesis.layers]))
+        if (
+            self.hyper_synthesis.channels_in != self.hyper
+            or self.hyper_synthesis.channels_out != 2 * self.latents
+            or grows != HYPER_STRIDE
+            or len(self.side_tables) != self.hyper
+        ):
+            raise DamagedError(f"model {model.name}: its entropy model does not fit its network")
+
+    def check_size(self, height: int, width: int) -> None:
+        """Any size will do: images are continued at their edges to a multiple of 16."""
+        if min(height, width) < STRIDE:
+            raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // STRIDE), -(-width // STRIDE)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(M, Y/16, X/16)."""
+        return (self.latents, *self._grid(height, width))
+
+    def _gain(self, table: npt.NDArray[Any] | None, quality: int) -> Float:
+        assert table is not None
+        position = quality / 100 * (len(table) - 1)
+        low = min(int(position), len(table) - 2)
+        share = position - low
+        gain = np.exp(table[low] * (1 - share) + table[low + 1] * share)
+        return gain.astype(np.float32)[:, None, None]  # type: ignore[no-any-return]
+
+    @cached_property
+    def network(self) -> Hyperprior:
+        """The float transforms, in evaluation mode."""
+        import torch
+
+        from sunzip.nn.hyperprior import Hyperprior
+
+        network = Hyperprior(**self.widths)
+        state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in self.model.arrays("network").items()}
+        try:
+            missing, unexpected = network.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise DamagedError(f"model {self.model.name}: {str(error).splitlines()[-1].strip()}") from None
+        # What only training uses is not shipped: its place is taken by integers and tables.
+        needed = [k for k in missing if not k.startswith(("hyper_synthesis.", "prior_", "log_"))]
+        if needed or unexpected:
+            raise DamagedError(f"model {self.model.name}: network weights {(needed + unexpected)[0]} do not fit")
+        return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+
+    def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
+        """See `Family.analyse`; main is (M, h, w), side the hyper-latents (hyper, ⌈h/4⌉, ⌈w/4⌉)."""
+        import torch
+
+        height, width = images.shape[-2:]
+        pad = ((0, 0), (0, 0), (0, -height % STRIDE), (0, -width % STRIDE))
+        if any(after for _, after in pad):
+            images = np.pad(images, pad, mode="edge")
+        with torch.inference_mode():
+            x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            y = self.network.analyse(x, torch.from_numpy(present))
+            y = (y * torch.from_numpy(self._gain(self.log_gain, quality))).contiguous()
+            z = self.network.hyper_analyse(y).contiguous()
+        return [Latents(*pair) for pair in zip(y.numpy(), z.numpy(), strict=True)]
+
+    def _predict(self, side: npt.NDArray[np.int32], h: int, w: int) -> tuple[Float, npt.NDArray[np.int64]]:
+        """Return the latents' means (M, h, w), exact in float32, and their tables' numbers."""
+        out = self.hyper_synthesis(side)[:, :h, :w]
+        mean = out[: self.latents].astype(np.float32) * np.float32(2.0**-ACTIVATION_BITS)
+        index = (out[self.latents :] + (1 << (ACTIVATION_BITS - 1))) >> ACTIVATION_BITS
+        return mean, np.clip(index, 0, len(self.main_tables) - 1)
+
+    def _side_index(self, h: int, w: int) -> npt.NDArray[np.int64]:
+        shape = (self.hyper, -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE))
+        return np.broadcast_to(np.arange(self.hyper)[:, None, None], shape)
+
+    def encode(self, latents: Latents) -> bytes:
+        """See `Family.encode`."""
+        h, w = latents.main.shape[1:]
+        side = symbols(latents.side)
+        mean, index = self._predict(side, h, w)
+        encoder = Encoder()
+        encoder.push(side, self._side_index(h, w), self.side_tables)
+        encoder.push(symbols(latents.main - mean), index, self.main_tables)
+        return encoder.finish()
+
+    def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:
+        """See `Family.decode`."""
+        h, w = self._grid(height, width)
+        decoder = Decoder(payload)
+        side_index = self._side_index(h, w)
+        side = decoder.pop(side_index, self.side_tables).reshape(side_index.shape)
+        mean, index = self._predict(side, h, w)
+        deviation = decoder.pop(index, self.main_tables).reshape(index.shape)
+        decoder.finish()
+        return (deviation.astype(np.float32) + mean) * self._gain(self.log_inverse, quality)
+
+    def unquantised(self, latents: Latents, quality: int) -> Float:
+        """See `Family.unquantised`."""
+        return latents.main * self._gain(self.log_inverse, quality)
+
+    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
+        """See `Family.synthesise`."""
+        import torch
+
+        with torch.inference_mode():
+            y = torch.from_numpy(latents).contiguous(memory_format=torch.channels_last)
+            x = self.network.synthesise(y, torch.from_numpy(present))
+        return x[..., :height, :width].contiguous().numpy()

@@ -1,0 +1,160 @@
+"""Training examples: random views of frames, from any aligned series, with what can go missing made to go missing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import NAMES, channel
+from sunzip.cube import Cube, Scale
+from sunzip.normalize import Stabiliser
+
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One frame in memory: (C, Y, X) float16 in DN/s (2×2 means) or G, NaN where missing, and its presence."""
+
+    pixels: npt.NDArray[np.float16]
+    present: npt.NDArray[np.bool_]
+
+
+def examples(cube: Cube) -> Iterator[Example]:
+    """Yield the frames of a cube over all 12 channels; half precision holds SDO's range to one part in 2000."""
+    indexes = [channel(name).index for name in cube.channels]
+    data = cube.to_scale(Scale.MEAN).data
+    for frame, valid in zip(data, cube.valid, strict=True):
+        pixels = np.full((len(NAMES), *frame.shape[1:]), np.nan, np.float16)
+        # Stores hold a few flare pixels beyond float16; they saturate, as the detector does.
+        pixels[indexes] = np.clip(frame, -60000, 60000)
+        present = np.zeros(len(NAMES), bool)
+        present[indexes] = valid
+        yield Example(pixels, present)
+
+
+def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
+    """Return (12,) standard deviations of the stabilised channels, averaged over banks that hold the channel."""
+    per_bank = []
+    for bank in banks:
+        squares, counts = np.zeros(len(NAMES)), np.zeros(len(NAMES))
+        sums = np.zeros(len(NAMES))
+        for example in bank:
+            y = stabiliser.forward(example.pixels.astype(np.float32))
+            finite = np.isfinite(y)
+            y = np.where(finite, y, 0).astype(np.float64)
+            sums += y.sum((1, 2))
+            squares += (y**2).sum((1, 2))
+            counts += finite.sum((1, 2))
+        with np.errstate(invalid="ignore"):
+            mean = sums / np.where(counts, counts, np.nan)
+            per_bank.append(np.sqrt(squares / np.where(counts, counts, np.nan) - mean**2))
+    return np.nanmean(per_bank, axis=0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How examples are cut and varied.
+
+    Attributes
+    ----------
+    crop
+        Side in pixels of the square that is cut.
+    gain_jitter
+        Standard deviation of the natural logarithm of a random gain per channel: exposure, degradation, activity.
+    drop
+        Share of examples that lose a random number of their channels.
+    """
+
+    crop: int = 192
+    gain_jitter: float = 0.3
+    drop: float = 0.35
+
+
+def view(example: Example, how: View, shrink: int, rng: np.random.Generator) -> tuple[Float, npt.NDArray[np.bool_]]:
+    """Cut one random view; returns (C, crop, crop) float32 in physical units and (C,) presence."""
+    side = how.crop * shrink
+    pixels = example.pixels
+    if min(pixels.shape[1:]) < side:
+        shrink, side = 1, how.crop
+    oy, ox = (int(rng.integers(0, n - side + 1)) for n in pixels.shape[1:])
+    cut = pixels[:, oy : oy + side, ox : ox + side].astype(np.float32)
+    if shrink > 1:
+        cut = cut.reshape(len(cut), how.crop, shrink, how.crop, shrink).mean((2, 4))
+    present = example.present.copy()
+    cut = np.rot90(cut, int(rng.integers(4)), (1, 2))
+    if rng.random() < 0.5:
+        cut = cut[:, ::-1]
+    gain = np.exp(rng.normal(0, how.gain_jitter, (len(cut), 1, 1))).astype(np.float32)
+    # A mirrored Sun is still a Sun, and so is one with every field reversed.
+    if rng.random() < 0.5:
+        gain[9:] *= -1
+    cut = cut * gain
+    if present.sum() > 1 and rng.random() < how.drop:
+        keep = rng.permutation(np.flatnonzero(present))[: int(rng.integers(1, present.sum()))]
+        present = np.zeros_like(present)
+        present[keep] = True
+    return np.ascontiguousarray(cut), present
+
+
+class Loader:
+    """Endless batches, made in a background thread while the network runs.
+
+    Parameters
+    ----------
+    banks
+        Groups of examples and the share of samples that each group gives.
+    stabiliser
+        Applied to every view.
+    batch
+        Samples a batch at crop 192; smaller crops give more samples of about as many pixels.
+    seed
+        Batches are a function of it alone.
+    """
+
+    def __init__(
+        self, banks: Sequence[tuple[float, Sequence[Example]]], stabiliser: Stabiliser, *, batch: int, seed: int
+    ) -> None:
+        self.banks = [bank for _, bank in banks]
+        shares = np.array([share for share, _ in banks])
+        self.shares = shares / shares.sum()
+        self.stabiliser = stabiliser
+        self.batch = batch
+        self.rng = np.random.default_rng(seed)
+        self._queue: queue.Queue[tuple[Float, Float, Float]] = queue.Queue(4)
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+
+    def _sample(self) -> tuple[Float, Float, Float]:
+        # One batch in six looks at the Sun from further away: 128² archives and small images.
+        small = self.rng.random() < 1 / 6
+        how = View(crop=128) if small else View()
+        count = self.batch * 2 if small else self.batch
+        images, masks, finite = [], [], []
+        while len(images) < count:
+            bank = self.banks[self.rng.choice(len(self.banks), p=self.shares)]
+            example = bank[int(self.rng.integers(len(bank)))]
+            if min(example.pixels.shape[1:]) < how.crop:
+                continue
+            shrink = int(self.rng.choice([2, 4])) if small else 1
+            cut, present = view(example, how, shrink, self.rng)
+            y = self.stabiliser.forward(cut)
+            ok = np.isfinite(y) & present[:, None, None]
+            images.append(np.where(ok, y, np.float32(0)))
+            masks.append(present)
+            finite.append(ok)
+        return np.stack(images), np.stack(masks).astype(np.float32), np.stack(finite).astype(np.float32)
+
+    def _fill(self) -> None:
+        while True:
+            self._queue.put(self._sample())
+
+    def __iter__(self) -> Iterator[tuple[Float, Float, Float]]:
+        """Yield images (N, C, Y, X), presence (N, C) and the pixels that count (N, C, Y, X), all float32."""
+        self._thread.start()
+        while True:
+            yield self._queue.get()
