@@ -1,3 +1,38 @@
 """sunzip: learned compression and an archive format for 12-channel images of the Sun."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sunzip.api import Alignment, Sun, compress, decompress, evaluate, open
+    from sunzip.archive import summary as info
+    from sunzip.archive import verify
+
 __version__ = "0.1.0"
+
+# Names are looked up when first used, so that `import sunzip` costs nothing and never loads torch.
+_HOMES = {
+    "Alignment": ("sunzip.api", "Alignment"),
+    "Sun": ("sunzip.api", "Sun"),
+    "compress": ("sunzip.api", "compress"),
+    "decompress": ("sunzip.api", "decompress"),
+    "evaluate": ("sunzip.api", "evaluate"),
+    "open": ("sunzip.api", "open"),
+    "info": ("sunzip.archive", "summary"),
+    "verify": ("sunzip.archive", "verify"),
+}
+
+__all__ = ["Alignment", "Sun", "__version__", "compress", "decompress", "evaluate", "info", "open", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sunzip' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

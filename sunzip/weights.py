@@ -140,7 +140,9 @@ def _parse(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
     try:
         return load(tensor_bytes)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"model {sha256[:12]}: {TENSORS} is damaged ({error}); fetch the model again") from None
+        raise DamagedError(
+            f"model {sha256[:12]}: {TENSORS} is damaged ({error}); fetch the model again"
+        ) from None
 
 
 def _tensors(model: Model) -> dict[str, npt.NDArray[Any]]:
@@ -180,9 +182,7 @@ def _read_cached(folder: Path, _changed: tuple[int, ...]) -> Model:
 
 
 def _read(folder: Path) -> Model:
-    stamps = tuple(
-        p.stat().st_mtime_ns if p.is_file() else 0 for p in (folder / CONFIG, folder / TENSORS)
-    )
+    stamps = tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in (folder / CONFIG, folder / TENSORS))
     return _read_cached(folder, stamps)
 
 

@@ -17,7 +17,10 @@ from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.frame import Block, pack_gaps, unpack_gaps
 from sunzip.weights import Model, load
 
-_FAMILIES: dict[str, Callable[[Model], Family]] = {"hyperprior": HyperpriorFamily, "sigma-vae": SigmaVaeFamily}
+_FAMILIES: dict[str, Callable[[Model], Family]] = {
+    "hyperprior": HyperpriorFamily,
+    "sigma-vae": SigmaVaeFamily,
+}
 
 #: Pixels of one channel that go through a network at a time: 4 frames of 512², 64 of 128².
 _BATCH_PIXELS = 1 << 20

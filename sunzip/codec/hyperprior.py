@@ -113,7 +113,9 @@ class HyperpriorFamily(Family):
         # What only training uses is not shipped: its place is taken by integers and tables.
         needed = [k for k in missing if not k.startswith(("hyper_synthesis.", "prior_", "log_"))]
         if needed or unexpected:
-            raise DamagedError(f"model {self.model.name}: network weights {(needed + unexpected)[0]} do not fit")
+            raise DamagedError(
+                f"model {self.model.name}: network weights {(needed + unexpected)[0]} do not fit"
+            )
         return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:

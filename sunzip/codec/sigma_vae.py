@@ -87,7 +87,9 @@ class SigmaVaeFamily(Family):
         import torch
 
         with torch.inference_mode():
-            mean, _ = self.network.encode(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))
+            mean, _ = self.network.encode(
+                torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            )
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 

@@ -62,7 +62,13 @@ class IntegerNet:
         channels: int | None = None
         for n, layer in enumerate(self.layers):
             c_out, c_in, k, k2 = layer.weight.shape
-            if k != k2 or k % 2 == 0 or layer.shuffle < 1 or c_out % layer.shuffle**2 or layer.bias.shape != (c_out,):
+            if (
+                k != k2
+                or k % 2 == 0
+                or layer.shuffle < 1
+                or c_out % layer.shuffle**2
+                or layer.bias.shape != (c_out,)
+            ):
                 raise DamagedError(f"integer network: layer {n} has an impossible shape {layer.weight.shape}")
             if channels is not None and channels != c_in:
                 raise DamagedError(f"integer network: layer {n} takes {c_in} channels but gets {channels}")

@@ -76,7 +76,9 @@ class View:
     drop: float = 0.35
 
 
-def view(example: Example, how: View, shrink: int, rng: np.random.Generator) -> tuple[Float, npt.NDArray[np.bool_]]:
+def view(
+    example: Example, how: View, shrink: int, rng: np.random.Generator
+) -> tuple[Float, npt.NDArray[np.bool_]]:
     """Cut one random view; returns (C, crop, crop) float32 in physical units and (C,) presence."""
     side = how.crop * shrink
     pixels = example.pixels
@@ -118,7 +120,12 @@ class Loader:
     """
 
     def __init__(
-        self, banks: Sequence[tuple[float, Sequence[Example]]], stabiliser: Stabiliser, *, batch: int, seed: int
+        self,
+        banks: Sequence[tuple[float, Sequence[Example]]],
+        stabiliser: Stabiliser,
+        *,
+        batch: int,
+        seed: int,
     ) -> None:
         self.banks = [bank for _, bank in banks]
         shares = np.array([share for share, _ in banks])

@@ -1,0 +1,920 @@
+"""The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import archive as lat
+from sunzip import weights
+from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, ShardTable, open_archive
+from sunzip.channels import canonical, channel
+from sunzip.codec import Codec
+from sunzip.cube import Cube, Scale
+from sunzip.errors import DamagedError, InputError, OutputError
+from sunzip.metrics import Accumulator, image_metrics
+from sunzip.normalize import NOISE, Stabiliser
+from sunzip.sinks import open_sink
+from sunzip.sources import open_source
+from sunzip.sources.series import Series, join
+from sunzip.weights import Model
+
+#: Frames of one shard: a day at 12 minutes. A shard is the unit of resuming and of parallel writing.
+FRAMES_PER_SHARD = 120
+
+#: Frames that are coded to estimate a whole run.
+_SAMPLE = 6
+
+#: float32 pixels held at a time: frames are read, coded and written in stretches of this many.
+_STRETCH_PIXELS = 1 << 24
+
+_T = TypeVar("_T")
+
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come: frames done of all, their bytes as float32, and their coded bytes."""
+
+    done: int
+    total: int
+    raw_bytes: int
+    coded_bytes: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CompressReport:
+    """What `compress` did, or with ``dry_run`` would do.
+
+    Attributes
+    ----------
+    path
+        The archive.
+    dry_run
+        Whether sizes and times are estimates from a sample and nothing was written.
+    frames, images, channels, shape, first, last
+        What it holds: nominal times of the first and last frame, images summed over channels.
+    model, model_sha256, quality
+        What coded it.
+    seconds
+        Wall time.
+    raw_bytes
+        Its images as float32.
+    source_bytes
+        Bytes that they occupy in the source; None if unknown.
+    archive_bytes
+        Size of the file.
+    coded_bytes
+        The coded blocks alone.
+    latent_bytes
+        The same latents as float32, the paper's way of storing them.
+    model_bytes
+        The model's files, encoder and decoder: what a receiver needs once.
+    errors
+        Per channel, means over images of the error statistics measured at encoding.
+    alignment
+        What became of every image of the sources.
+    """
+
+    path: str
+    dry_run: bool
+    frames: int
+    images: int
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    first: str
+    last: str
+    model: str
+    model_sha256: str
+    quality: int
+    seconds: float
+    raw_bytes: int
+    source_bytes: int | None
+    archive_bytes: int
+    coded_bytes: int
+    latent_bytes: int
+    model_bytes: int
+    errors: dict[str, dict[str, float | None]]
+    alignment: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DecompressReport:
+    """What `decompress` wrote."""
+
+    path: str
+    layout: str
+    frames: int
+    images: int
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    seconds: float
+    raw_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReport:
+    """What was lost, measured by holding an archive against its source.
+
+    Attributes
+    ----------
+    frames, images
+        Frames and images that are in both.
+    absent
+        Images that only one of them has.
+    metrics
+        By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`.
+    bits_per_sample
+        Coded bits per pixel of an image that is there.
+    ratio
+        Bytes as float32 over bytes of the archive file.
+    """
+
+    source: str
+    archive: str
+    frames: int
+    images: int
+    absent: int
+    metrics: dict[str, Any]
+    bits_per_sample: float
+    ratio: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How images are brought onto one time axis: the arguments of `sunzip.sources.series.join`."""
+
+    cadence: str | None = "12min"
+    tolerance: str | None = None
+    start: str | None = None
+    stop: str | None = None
+    every: str | None = None
+    channels: tuple[str, ...] | None = None
+    missing: Literal["mask", "drop"] = "mask"
+    size: int | None = None
+
+
+def open_series(
+    src: Sources, *, hmi: str | None = None, anon: bool = False, align: Alignment | None = None
+) -> Series:
+    """Open one or several sources as aligned frames.
+
+    Parameters
+    ----------
+    src
+        Paths, fsspec URLs or ``synthetic:…``; several are joined in time.
+    hmi
+        The second store of SDOML v2.
+    anon
+        Ask S3 without credentials.
+    align
+        How; by default onto a grid of 12 minutes.
+
+    Raises
+    ------
+    InputError
+        If a source cannot be used or no image is left.
+    """
+    urls = [src] if isinstance(src, str | os.PathLike) else list(src)
+    if not urls:
+        raise InputError("no source named")
+    sources = [open_source(os.fspath(u), hmi=hmi if i == 0 else None, anon=anon) for i, u in enumerate(urls)]
+    return join(sources, **asdict(align or Alignment()))
+
+
+def compress(
+    src: Sources | Series,
+    out: str | os.PathLike[str],
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    align: Alignment | None = None,
+    model: str | Path | Model = weights.DEFAULT,
+    quality: int | None = None,
+    block: int = 1,
+    embed_model: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: OnProgress | None = None,
+) -> CompressReport:
+    """Compress sources into an archive.
+
+    Parameters
+    ----------
+    src
+        As `open_series`, or a series that is open already.
+    out
+        The archive to write, customarily ``*.lat``. While it is written there is a folder ``<out>.partial``.
+    hmi, anon, align
+        As `open_series`.
+    model
+        A model, or its name, sha256 or folder.
+    quality
+        0 (smallest) to 100 (finest); None is the model's default.
+    block
+        Frames coded together.
+    embed_model
+        Store the model in the archive, so that the file is enough to decode it for ever.
+    force
+        Replace an existing archive.
+    resume
+        Continue a run that was broken off; the result has the same bytes as an unbroken one.
+    dry_run
+        Write nothing; estimate sizes and time from a few frames.
+    progress
+        Called after each stretch of frames.
+
+    Raises
+    ------
+    InputError, OutputError, ModelNotFoundError, DamagedError
+        See `sunzip.errors`. An existing archive is never touched unless `force` is given and all went well.
+
+    Examples
+    --------
+    >>> report = compress("synthetic:frames=4,size=64", "/tmp/doc.lat", force=True)  # doctest: +SKIP
+    """
+    begin = clock.monotonic()
+    codec = Codec(model if isinstance(model, Model) else weights.load(model), quality)
+    series = src if isinstance(src, Series) else open_series(src, hmi=hmi, anon=anon, align=align)
+    codec.family.check_size(*series.shape)
+    if not 1 <= block <= FRAMES_PER_SHARD:
+        raise InputError(f"blocks of {block} frames; they can have 1 to {FRAMES_PER_SHARD}")
+    path = os.fspath(out)
+    if dry_run:
+        return _estimate(series, codec, path, block, embed_model, begin)
+    spec = _specification(series, codec, block, align or Alignment())
+    pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
+    coded = raw = done = 0
+    with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer, _closing(pool):
+        try:
+            todo = [s for s in range(writer.shards) if not writer.done(s)]
+            stretches = [(s, a, b) for s in todo for a, b in _stretches(writer.frames_of(s), series, block)]
+            done = len(series) - sum(b - a for _, a, b in stretches)
+            written: Future[None] | None = None
+            parts: list[_Part] = []
+            reading = _ahead(pool, stretches, lambda s: series.read(s[1], s[2]))
+            for (shard, _, stop), cube in zip(stretches, reading, strict=True):
+                part = _encode(codec, cube, block)
+                parts.append(part)
+                done, raw = done + len(cube), raw + cube.nbytes
+                coded += sum(map(len, part.blocks))
+                if progress:
+                    progress(Progress(done, len(series), raw, coded))
+                if stop == writer.frames_of(shard).stop:
+                    if written:
+                        written.result()
+                    written = pool.submit(_write, writer, shard, parts)
+                    parts = []
+            if written:
+                written.result()
+        except (InputError, DamagedError):
+            # What cannot be read today will not be read tomorrow either: leave nothing behind.
+            writer.abort()
+            raise
+        size = writer.finish(codec.model.files if embed_model else None)
+    with open_archive(path) as finished:
+        return _report(finished, series, codec, size, clock.monotonic() - begin)
+
+
+@dataclass(slots=True)
+class _Part:
+    blocks: list[bytes]
+    table: ShardTable
+
+
+def _specification(series: Series, codec: Codec, block: int, align: Alignment) -> ArchiveSpec:
+    coding = {
+        "quality": codec.quality,
+        "frames_per_block": block,
+        "align": asdict(align),
+    }
+    identity = [series.fingerprint(), codec.model.sha256, json.dumps(coding, sort_keys=True)]
+    return ArchiveSpec(
+        channels=series.channels,
+        shape=series.shape,
+        time=series.time,
+        scale=series.scale,
+        frames_per_block=block,
+        frames_per_shard=FRAMES_PER_SHARD // block * block,
+        codec={
+            "version": 1,
+            "model": codec.model.sha256,
+            "channels": list(series.channels),
+            "scale": str(series.scale),
+            "quality": codec.quality,
+        },
+        model={"name": codec.model.name, "sha256": codec.model.sha256, "bytes": codec.model.nbytes},
+        source={
+            "urls": list(series.urls),
+            "layouts": list(series.layouts),
+            "stored_bytes": series.stored_bytes,
+        },
+        coding=coding,
+        fingerprint=hashlib.sha256("\n".join(identity).encode()).hexdigest(),
+    )
+
+
+def _encode(codec: Codec, cube: Cube, block: int) -> _Part:
+    """Code a stretch of frames, decode it again, and measure what was lost."""
+    blocks = codec.encode(cube.data, cube.channels, cube.scale, frames_per_block=block)
+    decoded = codec.decode(blocks, cube.channels, cube.data.shape[2:], cube.scale, frames=range(len(cube)))
+    found = image_metrics(cube.data, decoded)
+    stats = {
+        "err_rmse": found.rmse,
+        "err_max": found.max_error,
+        "err_ppe10": found.ppe10,
+        "err_r": found.r,
+    }
+    shown = {k: np.where(cube.valid, v, np.nan).astype(np.float32) for k, v in stats.items()}
+    return _Part(blocks, ShardTable(cube.t_obs, cube.valid, cube.headers, shown))
+
+
+def _write(writer: ArchiveWriter, shard: int, parts: list[_Part]) -> None:
+    table = ShardTable(
+        np.concatenate([p.table.t_obs for p in parts]),
+        np.concatenate([p.table.valid for p in parts]),
+        [row for p in parts for row in p.table.headers],
+        {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS},
+    )
+    writer.write_shard(shard, [b for p in parts for b in p.blocks], table)
+
+
+def _stretches(frames: slice, series: Series, block: int) -> Iterator[tuple[int, int]]:
+    """Split frames into stretches of whole blocks that fit into memory."""
+    pixels = len(series.channels) * series.shape[0] * series.shape[1]
+    step = max(1, _STRETCH_PIXELS // (pixels * block)) * block
+    for begin in range(frames.start, frames.stop, step):
+        yield begin, min(begin + step, frames.stop)
+
+
+def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[_T], work: Callable[[_T], Cube]) -> Iterator[Cube]:
+    """Do one task ahead of the one that is asked for, so that reading overlaps with coding."""
+    following: Future[Cube] | None = None
+    for n in range(len(tasks)):
+        now = following or pool.submit(work, tasks[n])
+        cube = now.result()
+        following = pool.submit(work, tasks[n + 1]) if n + 1 < len(tasks) else None
+        yield cube
+
+
+@contextmanager
+def _closing(pool: ThreadPoolExecutor) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _latent_bytes(codec: Codec, shape: tuple[int, int], frames: int) -> int:
+    return 4 * int(np.prod(codec.family.latent_shape(*shape))) * frames
+
+
+def _errors(
+    channels: Sequence[str], stats: dict[str, npt.NDArray[np.float32]]
+) -> dict[str, dict[str, float | None]]:
+    out: dict[str, dict[str, float | None]] = {}
+    for i, name in enumerate(channels):
+        out[name] = {}
+        for key, values in stats.items():
+            known = values[:, i][np.isfinite(values[:, i])].astype(np.float64)
+            reduce = np.max if key == "err_max" else np.mean
+            out[name][key.removeprefix("err_")] = float(reduce(known)) if known.size else None
+    return out
+
+
+def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: float) -> CompressReport:
+    valid = done.valid
+    return CompressReport(
+        path=done.path,
+        dry_run=False,
+        frames=done.frames,
+        images=int(valid.sum()),
+        channels=done.channels,
+        shape=done.shape,
+        first=str(done.time[0]),
+        last=str(done.time[-1]),
+        model=codec.model.name,
+        model_sha256=codec.model.sha256,
+        quality=codec.quality,
+        seconds=seconds,
+        raw_bytes=int(valid.sum()) * done.shape[0] * done.shape[1] * 4,
+        source_bytes=series.stored_bytes,
+        archive_bytes=size,
+        coded_bytes=int(done.block_bytes.sum()),
+        latent_bytes=_latent_bytes(codec, done.shape, int(valid.any(1).sum())),
+        model_bytes=codec.model.nbytes,
+        errors=_errors(done.channels, done.stats),
+        alignment=series.report.as_dict(),
+    )
+
+
+def _estimate(
+    series: Series, codec: Codec, path: str, block: int, embed: bool, begin: float
+) -> CompressReport:
+    # The network is loaded and warmed up by the first frame; only the others are timed.
+    picks = sorted({int(i) for i in np.linspace(0, len(series) - 1, _SAMPLE)})
+    parts, spent = [], []
+    raw = images = 0
+    for n, i in enumerate([picks[0], *picks]):
+        started = clock.monotonic()
+        cube = series.read(i, i + 1)
+        part = _encode(codec, cube, 1)
+        if n:
+            spent.append(clock.monotonic() - started)
+            parts.append(part)
+            raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
+    grow = len(series) / len(picks)
+    coded = round(grow * sum(len(b) for p in parts for b in p.blocks))
+    stats = {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS}
+    return CompressReport(
+        path=path,
+        dry_run=True,
+        frames=len(series),
+        images=round(grow * images),
+        channels=series.channels,
+        shape=series.shape,
+        first=str(series.time[0]),
+        last=str(series.time[-1]),
+        model=codec.model.name,
+        model_sha256=codec.model.sha256,
+        quality=codec.quality,
+        seconds=float(np.mean(spent)) * len(series),
+        raw_bytes=round(grow * raw),
+        source_bytes=series.stored_bytes,
+        archive_bytes=coded + (codec.model.nbytes if embed else 0),
+        coded_bytes=coded,
+        latent_bytes=_latent_bytes(codec, series.shape, len(series)),
+        model_bytes=codec.model.nbytes,
+        errors=_errors(series.channels, stats),
+        alignment=series.report.as_dict(),
+    )
+
+
+class Sun:
+    """An open archive as arrays: decodes what is asked for and nothing else. Made by `open`.
+
+    Attributes
+    ----------
+    archive
+        The file: times, keywords, error statistics, raw blocks.
+
+    Examples
+    --------
+    >>> sun = open("out.lat")  # doctest: +SKIP
+    >>> sun["2014-01-01":"2014-02-01", "171A"].shape  # doctest: +SKIP
+    (3720, 512, 512)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], model: str | Path | Model | None = None) -> None:
+        self.archive = open_archive(path)
+        self._model = model
+        self._codec: Codec | None = None
+
+    def __repr__(self) -> str:
+        a = self.archive
+        return (
+            f"<Sun {a.path}: {len(a)} frames {a.time[0]} … {a.time[-1]}, "
+            f"{' '.join(a.channels)}, {a.shape[0]}×{a.shape[1]}, model {a.model['name']}>"
+        )
+
+    def __len__(self) -> int:
+        return len(self.archive)
+
+    def __enter__(self) -> Sun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.archive.close()
+
+    @property
+    def time(self) -> npt.NDArray[np.datetime64]:
+        """(T,) datetime64[ms], UTC: the nominal time of each frame."""
+        return self.archive.time
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The C channel names."""
+        return self.archive.channels
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, C, Y, X) of the whole cube."""
+        return (len(self), len(self.channels), *self.archive.shape)
+
+    @property
+    def scale(self) -> Scale:
+        """Whether AIA pixels are 2×2 means or sums."""
+        return Scale(self.archive.scale)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that decodes the archive: the model given to `open`, the embedded or an installed one.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is none; the message names it.
+        DamagedError
+            If the model given is not the one that coded the archive.
+        """
+        if self._codec is None:
+            wanted = str(self.archive.model["sha256"])
+            if self._model is not None:
+                model = self._model if isinstance(self._model, Model) else weights.load(self._model)
+            elif files := self.archive.embedded_model():
+                model = Model.from_files(files, self.archive.path)
+            else:
+                model = weights.load(wanted)
+            if model.sha256 != wanted:
+                raise DamagedError(
+                    f"{self.archive.path}: was coded with model {self.archive.model['name']} "
+                    f"({wanted[:12]}…), not with {model.name} ({model.sha256[:12]}…); name the right model"
+                )
+            weights.register(model)
+            self._codec = Codec(model)
+        return self._codec
+
+    def read(self, start: int, stop: int, channels: Iterable[str] | None = None) -> npt.NDArray[np.float32]:
+        """Decode frames `start` to `stop`: (T, C, Y, X) float32 in DN/s and G, NaN where missing.
+
+        Raises
+        ------
+        DamagedError
+            If a block is damaged; the message names the frames.
+        """
+        names = self.channels if channels is None else canonical(channels)
+        absent = [n for n in names if n not in self.channels]
+        if absent:
+            raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
+        blocks, frames = self._blocks(start, stop)
+        if not blocks:
+            return np.empty((0, len(names), *self.archive.shape), np.float32)
+        try:
+            return self.codec.decode(blocks, names, self.archive.shape, self.scale, frames=frames)
+        except DamagedError as error:
+            raise DamagedError(f"{self.archive.path}: frames {start} to {stop - 1}: {error}") from None
+
+    def _blocks(self, start: int, stop: int) -> tuple[list[bytes], list[int]]:
+        """Return the blocks that hold some frames, and the frames' places in them."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"frames {start}:{stop} of {len(self)}")
+        if start == stop:
+            return [], []
+        t = self.archive.frames_per_block
+        first, last = start // t, (stop - 1) // t
+        blocks = [self.archive.block(b) for b in range(first, last + 1)]
+        return blocks, [i - first * t for i in range(start, stop)]
+
+    def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
+        """Decode frames `start` to `stop` with their times and keywords."""
+        names = self.channels if channels is None else canonical(channels)
+        data = self.read(start, stop, names)
+        table = self.archive.table(start, stop)
+        pick = [self.channels.index(n) for n in names]
+        return Cube(
+            data,
+            tuple(names),
+            self.time[start:stop].copy(),
+            table.t_obs[:, pick],
+            table.valid[:, pick],
+            [[row[i] for i in pick] for row in table.headers],
+            self.scale,
+        )
+
+    @property
+    def latents(self) -> _Latents:
+        """The dequantised latents, indexed by frame: entropy decoding alone, no network runs."""
+        return _Latents(self)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
+        """Decode by frame number, time or slice of either, and optionally by channel or list of channels.
+
+        A single time picks the frame nearest to it; a slice of times includes its start, not its stop.
+        """
+        when, which = key if isinstance(key, tuple) else (key, slice(None))
+        if isinstance(which, slice):
+            names: Sequence[str] = self.channels[which]
+        else:
+            names = [channel(n).name for n in ([which] if isinstance(which, str) else which)]
+        frames = self.frames(when)
+        if isinstance(frames, int):
+            data = self.read(frames, frames + 1, names)[0]
+        else:
+            data = self.read(frames.start, max(frames.start, frames.stop), names)[:: frames.step]
+        order = [canonical(names).index(n) for n in names]
+        one = isinstance(which, str)
+        return data[..., order[0], :, :] if one else data[..., order, :, :]  # type: ignore[no-any-return]
+
+    def frames(self, when: int | str | np.datetime64 | slice) -> int | slice:
+        """Translate a frame number, a time, or a slice of either into frame numbers.
+
+        Raises
+        ------
+        IndexError
+            If a number is outside.
+        InputError
+            If something is neither a number nor a time.
+        """
+        if isinstance(when, slice):
+            step = 1 if when.step is None else int(when.step)
+            if step < 1:
+                raise InputError("steps of a slice of frames must be positive")
+            ends = []
+            for value, default in ((when.start, 0), (when.stop, len(self))):
+                if value is None:
+                    ends.append(default)
+                elif isinstance(value, int | np.integer):
+                    ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
+                else:
+                    ends.append(int(np.searchsorted(self.time, _moment(value), side="left")))
+            return slice(ends[0], ends[1], step)
+        if isinstance(when, int | np.integer):
+            number = int(when) + (len(self) if when < 0 else 0)
+            if not 0 <= number < len(self):
+                raise IndexError(f"frame {when} of {len(self)}")
+            return number
+        return int(np.argmin(np.abs(self.time - _moment(when))))
+
+
+class _Latents:
+    """Latents of an open archive by frame; see `Sun.latents`."""
+
+    def __init__(self, sun: Sun) -> None:
+        self._sun = sun
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, …) of all latents."""
+        return (len(self._sun), *self._sun.codec.family.latent_shape(*self._sun.archive.shape))
+
+    def __getitem__(self, when: Any) -> npt.NDArray[np.float32]:
+        frames = self._sun.frames(when)
+        rows = slice(frames, frames + 1, 1) if isinstance(frames, int) else frames
+        blocks, inside = self._sun._blocks(rows.start, max(rows.start, rows.stop))
+        if not blocks:
+            return np.empty((0, *self.shape[1:]), np.float32)
+        found = self._sun.codec.latents(blocks, self._sun.archive.shape)[inside]
+        return found[0] if isinstance(frames, int) else found[:: rows.step]
+
+
+def _moment(value: str | np.datetime64) -> np.datetime64:
+    from sunzip.sources.times import parse_date
+
+    return parse_date(value)
+
+
+def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = None) -> Sun:
+    """Open an archive as arrays.
+
+    Parameters
+    ----------
+    path
+        A ``.lat`` file.
+    model
+        What decodes it, if it is neither embedded nor installed.
+
+    Raises
+    ------
+    InputError, DamagedError, UnsupportedError
+        If the file cannot be used. The model is looked for when first needed.
+    """
+    return Sun(path, model)
+
+
+def decompress(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    start: str | None = None,
+    stop: str | None = None,
+    channels: Iterable[str] | None = None,
+    model: str | Path | Model | None = None,
+    force: bool = False,
+    progress: OnProgress | None = None,
+) -> DecompressReport:
+    """Decode an archive into files that other programs read.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    out
+        What to write; it appears under its name only when it is complete.
+    layout
+        ``"sdoml-v2"``, ``"sdoml-v1"``, ``"hdf5"`` or ``"fits"``; by default what `out` looks like: ``.zarr``,
+        ``.h5`` or ``.hdf5``, otherwise the layout that the archive was made from.
+    start, stop
+        Times, start included, stop not.
+    channels
+        By default all.
+    model
+        As `open`.
+    force
+        Replace what is at `out`.
+    progress
+        Called after each stretch of frames.
+
+    Raises
+    ------
+    InputError, OutputError, DamagedError, ModelNotFoundError
+        See `sunzip.errors`.
+    """
+    begin = clock.monotonic()
+    with open(path, model=model) as sun:
+        names = sun.channels if channels is None else canonical(channels)
+        frames = sun.frames(slice(start, stop))
+        assert isinstance(frames, slice)
+        if frames.start >= frames.stop:
+            raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
+        form = layout or _layout_of(os.fspath(out), sun.archive.source)
+        raw = images = 0
+        with _replacing(os.fspath(out), force) as target:
+            sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
+            pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
+            step = max(1, _STRETCH_PIXELS // pixels)
+            with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
+                written: Future[None] | None = None
+                for a in range(frames.start, frames.stop, step):
+                    cube = sun.cube(a, min(a + step, frames.stop), names)
+                    if written:
+                        written.result()
+                    written = pool.submit(sink.write, cube)
+                    raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
+                    if progress:
+                        size = int(sum(map(len, sun._blocks(a, a + len(cube))[0])))
+                        progress(
+                            Progress(a + len(cube) - frames.start, frames.stop - frames.start, raw, size)
+                        )
+                if written:
+                    written.result()
+        return DecompressReport(
+            path=os.fspath(out),
+            layout=form,
+            frames=frames.stop - frames.start,
+            images=images,
+            channels=tuple(names),
+            shape=sun.archive.shape,
+            seconds=clock.monotonic() - begin,
+            raw_bytes=raw,
+        )
+
+
+def _layout_of(out: str, source: Any) -> str:
+    name = out.rstrip("/").lower()
+    if name.endswith(".zarr"):
+        return "sdoml-v2"
+    if name.endswith((".h5", ".hdf5")):
+        return "hdf5"
+    first = next(iter(source.get("layouts", [])), "sdoml-v2")
+    return first if first in ("sdoml-v1", "fits") else "sdoml-v2"
+
+
+@contextmanager
+def _replacing(path: str, force: bool) -> Iterator[str]:
+    """Yield the path to write to; with `force` that is aside, and takes the old one's place at the end."""
+    if not force or not os.path.lexists(path):
+        yield path
+        return
+    aside, old = f"{path}.new", f"{path}.old"
+    for name in (aside, old):
+        if os.path.lexists(name):
+            raise OutputError(f"{name}: is in the way; remove it")
+    yield aside
+    os.rename(path, old)
+    os.rename(aside, path)
+    if os.path.isdir(old) and not os.path.islink(old):
+        shutil.rmtree(old)
+    else:
+        os.remove(old)
+
+
+@dataclass(slots=True)
+class _Stabilise:
+    """Units of noise for the metrics; a class, so that an accumulator can be pickled."""
+
+    made: dict[str, Stabiliser] = field(
+        default_factory=lambda: {name: Stabiliser.for_channels([name]) for name in NOISE}
+    )
+
+    def __call__(self, values: npt.NDArray[Any], name: str) -> npt.NDArray[np.floating]:
+        return self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1)).reshape(-1)
+
+
+def evaluate(
+    src: Sources | Series,
+    path: str | os.PathLike[str],
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    model: str | Path | Model | None = None,
+    progress: OnProgress | None = None,
+) -> EvaluateReport:
+    """Hold an archive against its source, pixel by pixel, after decoding.
+
+    The source is aligned as it was when the archive was made. Images count where both have the image with
+    the same time of observation.
+
+    Raises
+    ------
+    InputError
+        If they have no image in common.
+    """
+    with open(path, model=model) as sun:
+        settings = dict(sun.archive.coding.get("align", {}))
+        settings["channels"] = sun.channels
+        if isinstance(src, Series):
+            series = src
+        else:
+            try:
+                align = Alignment(**settings)
+            except TypeError:
+                raise DamagedError(f"{path}: its alignment settings are not known to this sunzip") from None
+            series = open_series(src, hmi=hmi, anon=anon, align=align)
+        if series.shape != sun.archive.shape or series.channels != sun.channels:
+            raise InputError(
+                f"{series.urls[0]}: has {' '.join(series.channels)} at {series.shape}, "
+                f"the archive {' '.join(sun.channels)} at {sun.archive.shape}"
+            )
+        both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
+        gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
+        images = frames = raw = 0
+        known = int(sun.archive.valid.sum())
+        for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            original = series.read(int(a), int(a) + 1).to_scale(Scale.MEAN)
+            decoded = sun.cube(int(b), int(b) + 1).to_scale(Scale.MEAN)
+            same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
+            gather.add(original.data, decoded.data, same)
+            images, frames = images + int(same.sum()), frames + bool(same.any())
+            raw += original.nbytes
+            if progress:
+                progress(Progress(n + 1, len(both), raw, 0))
+        if not images:
+            raise InputError(
+                f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"
+            )
+        pixels = known * sun.archive.shape[0] * sun.archive.shape[1]
+        size = os.path.getsize(path)
+        return EvaluateReport(
+            source=", ".join(series.urls),
+            archive=os.fspath(path),
+            frames=frames,
+            images=images,
+            absent=known - images,
+            metrics=gather.as_dict(),
+            bits_per_sample=8 * float(sun.archive.block_bytes.sum()) / pixels,
+            ratio=4 * pixels / size,
+        )
+
+
+def _on_disk(shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    # A rectangle has no nominal disk: strict metrics then count all pixels.
+    return None if shape[0] == shape[1] else np.ones(shape, bool)
+
+
+__all__ = [
+    "Alignment",
+    "CompressReport",
+    "DecompressReport",
+    "EvaluateReport",
+    "Progress",
+    "Sun",
+    "compress",
+    "decompress",
+    "evaluate",
+    "open",
+    "open_series",
+]
