@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_source"]
 
-_FITS = (".fits", ".fits.gz", ".fts")
+_FITS = (".fits", ".fits.gz", ".fts", ".fts.gz", ".fit", ".fit.gz", ".fz")
 _HDF5 = (".h5", ".hdf5")
 _V1 = re.compile(r"(AIA|HMI)\d{8}_\d{4}_\w{2,4}\.npz")
 _LOOKED_FOR = (
@@ -58,10 +58,10 @@ def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Sour
     if layout == "hdf5":
         from sunzip.sources.hdf5 import Hdf5
 
-        return Hdf5(url)
+        return Hdf5(url, anon=anon)
     from sunzip.sources.fits import Fits
 
-    return Fits(url)
+    return Fits(url, anon=anon)
 
 
 def _detect(url: str, anon: bool) -> str:

@@ -98,14 +98,24 @@ class SdomlV2(Source):
 
         self._times: dict[str, npt.NDArray[np.datetime64]] = {}
         self._starts: dict[str, npt.NDArray[np.int64]] = {}
-        self._cached: dict[str, _Cached] = {}
-        self._counting = threading.Lock()
         self._absent: set[tuple[str, int, int]] = set()
         for name in self.channels:
             arrays = self._arrays[name]
             self._starts[name] = np.cumsum([0, *(a.shape[0] for a in arrays)])
             self._times[name] = np.concatenate([self._index(a) for a in arrays])
-            self._cached[name] = _Cached(threading.Lock())
+        self._start_reading()
+
+    def _start_reading(self) -> None:
+        self._counting = threading.Lock()
+        self._cached = {name: _Cached(threading.Lock()) for name in self.channels}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker takes over the index, which is slow to make, and begins with empty caches of its own.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_counting", "_cached")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_reading()
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
         """(N,) datetime64[ms], UTC, year after year in the stored order; NaT where T_OBS is of no use."""
@@ -313,11 +323,11 @@ def _open_array(storage: Storage, path: str) -> _Array:
             f"{name}: order {order!r} or dimension separator {separator!r} is none of Zarr format 2"
         )
     compressor = meta.get("compressor")
-    kind = compressor.get("id") if isinstance(compressor, dict) else compressor
-    if kind is not None and kind not in _COMPRESSORS:
-        raise InputError(
-            f"{name}: compressor {str(kind)[:60]!r} is not read here; only {' '.join(_COMPRESSORS)}"
-        )
+    if compressor is not None:
+        kind = compressor.get("id") if isinstance(compressor, dict) else None
+        if kind not in _COMPRESSORS:
+            told = str(kind if isinstance(compressor, dict) else compressor)[:60]
+            raise InputError(f"{name}: compressor {told!r} is not read here; only {' '.join(_COMPRESSORS)}")
     if meta.get("filters"):
         raise InputError(f"{name}: has filters, which SDOML v2 has not and which are not read here")
     return _Array(storage, path, shape, chunks, dtype, order, separator, compressor)

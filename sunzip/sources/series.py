@@ -72,7 +72,7 @@ class AlignmentReport:
 class Series:
     """Aligned frames with random access in time; holds nothing but indexes, reads when asked.
 
-    Made by `join`. Safe to use from several threads, as its sources are.
+    Made by `join`. Safe to use from several threads, as its sources are; pickled, it takes its indexes along.
 
     Attributes
     ----------
@@ -115,6 +115,12 @@ class Series:
         # One byte per image says what reading it showed, so that reading twice does not count twice.
         self._seen = np.zeros(row.shape, np.uint8)
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def __len__(self) -> int:
         return len(self.time)
@@ -488,7 +494,7 @@ def _why_empty(
     name = _named(sources)
     if not len(times):
         return f"{name}: no image of {' '.join(wanted)} has a usable time"
-    first, last = (str(t.astype("datetime64[s]")) for t in (times.min(), times.max()))
+    first, last = np.array([times.min(), times.max()], "datetime64[ms]").astype("datetime64[s]")
     if missing == "drop":
         return (
             f"{name}: no frame has all of {' '.join(wanted)} within the tolerance; keep incomplete ones "

@@ -171,7 +171,7 @@ def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "dura
     """
     wanted = f"{name} {str(value)!r} is not a duration; write a number and a unit: 36s, 12min, 1h, 1D"
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:\.(\d{1,3}))?\s*(s|min|h|[dD])\s*", value)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\.(\d{1,3}))?\s*(s|min|h|[dD])\s*", value, re.ASCII)
         if match is None:
             raise InputError(wanted)
         thousandths = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0"))
@@ -211,9 +211,9 @@ def parse_date(value: str | datetime | np.datetime64, *, name: str = "date") -> 
     """
     if isinstance(value, str):
         text = value.strip()
-        if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text):
+        if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text, re.ASCII):
             text += "-01-01"[len(text) - 4 :] + "T00:00:00"
-        elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text):
+        elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text, re.ASCII):
             text = text.removesuffix("Z") + ":00"
         time: np.datetime64 = parse_t_obs([text])[0]
     else:

@@ -1,0 +1,342 @@
+"""SDOML v2 stores as they are found, and broken ones."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numcodecs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stores import REAL, aia_times, image, write_v2
+
+from sunzip.cube import Scale
+from sunzip.errors import InputError
+from sunzip.sources import open_source
+from sunzip.sources.sdoml_v2 import SdomlV2, _pack
+
+
+def plain(n, first=0, **attributes):
+    """n images with values first, first + 1 … and AIA times 12 minutes apart."""
+    data = np.stack([image(first + i + 1) for i in range(n)])
+    return data, {"T_OBS": aia_times(12.0 * i for i in range(n)), **attributes}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two years, arrays of different lengths, keywords odd in every known way."""
+    root = tmp_path / "sdoml.zarr"
+    data, keys = plain(
+        20,
+        EXPTIME=[2.0 + i / 10 for i in range(18)],  # too short
+        QUALITY=[0] * 25,  # too long
+        DEG_COR=[None if i % 3 == 0 else 0.5 for i in range(20)],
+        WAVEUNIT=["angstrom"] * 20,
+        BLANKS=[i % 2 == 0 for i in range(20)],
+        LVL_NUM=1.5,
+        ORIGIN="SDO/JSOC-SDP",
+        _ARRAY_DIMENSIONS=["time", "y", "x"],
+        NESTED={"a": 1},
+    )
+    keys["T_OBS"] = [*keys["T_OBS"][:10], None, "MISSING", *keys["T_OBS"][12:19]]
+    write_v2(
+        root,
+        {
+            "2014/171A": (data, keys),
+            "2014/193A": plain(7),
+            "2014/Bz": (image(5)[None], {"T_OBS": ["2014.01.01_00:00:60_TAI"]}),
+            "2015/171A": (plain(3, first=100)[0], {}),
+        },
+    )
+    return root
+
+
+def test_channels_times_and_counts(store):
+    source = SdomlV2(str(store))
+    assert source.channels == ("171A", "193A", "Bz")
+    assert (source.shape, source.scale, source.layout) == ((8, 8), Scale.MEAN, "sdoml-v2")
+    times = source.times("171A")
+    assert times.shape == (23,)
+    assert times.dtype == np.dtype("datetime64[ms]")
+    assert np.flatnonzero(np.isnat(times)).tolist() == [10, 11, 19, 20, 21, 22]
+    assert source.times("Bz").astype(str).tolist() == ["2014-01-01T00:00:25.000"]
+    assert source.counts == {
+        "keyword list too short": 2,  # EXPTIME and T_OBS
+        "keyword list too long": 1,
+        "keyword value None": 8,  # 7 of DEG_COR, 1 of T_OBS
+        "T_OBS missing": 1 + 1 + 3,
+        "T_OBS unreadable": 1,
+    }
+
+
+def test_reads_every_row_of_every_year(store):
+    source = SdomlV2(str(store))
+    for row in np.random.default_rng(0).permutation(23).tolist():
+        value = row + 1 if row < 20 else row - 20 + 101
+        got = source.read("171A", row)
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, image(value))
+    with pytest.raises(IndexError):
+        source.read("171A", 23)
+    with pytest.raises(IndexError):
+        source.header("171A", -1)
+
+
+def test_an_image_read_is_the_readers_own(store):
+    source = SdomlV2(str(store))
+    source.read("171A", 0)[:] = 0
+    np.testing.assert_array_equal(source.read("171A", 0), image(1))
+
+
+def test_header_is_exactly_as_stored(store):
+    source = SdomlV2(str(store))
+    header = source.header("171A", 1)
+    assert header == {
+        "T_OBS": "2014-01-01T00:12:00.000Z", "EXPTIME": 2.1, "QUALITY": 0, "DEG_COR": 0.5,
+        "WAVEUNIT": "angstrom", "BLANKS": False, "LVL_NUM": 1.5, "ORIGIN": "SDO/JSOC-SDP",
+    }  # fmt: skip
+    assert {k: type(v) for k, v in header.items()} == {
+        "T_OBS": str, "EXPTIME": float, "QUALITY": int, "DEG_COR": float, "WAVEUNIT": str,
+        "BLANKS": bool, "LVL_NUM": float, "ORIGIN": str,
+    }  # fmt: skip
+    assert "DEG_COR" not in source.header("171A", 0)
+    assert "EXPTIME" not in source.header("171A", 19)
+    assert source.header("171A", 21) == {}
+
+
+@given(
+    st.lists(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5))
+    | st.lists(st.floats())
+    | st.lists(st.integers(-(2**63), 2**63))
+)
+def test_packed_keywords_come_out_as_they_went_in(column):
+    packed = _pack(column)
+    out = [v.item() if isinstance(v, np.generic) else v for v in packed]
+    assert [(type(v), repr(v)) for v in out] == [(type(v), repr(v)) for v in column]
+
+
+def test_one_year_group_or_bare_arrays(store):
+    year = SdomlV2(str(store / "2014"))
+    assert year.channels == ("171A", "193A", "Bz")
+    assert len(year.times("171A")) == 20
+    np.testing.assert_array_equal(year.read("171A", 19), image(20))
+
+
+def test_second_store_for_hmi(store, tmp_path):
+    write_v2(
+        tmp_path / "hmi.zarr",
+        {
+            f"2014/{c}": (image(i)[None], {"T_OBS": ["2014.01.01_00:12:00_TAI"]})
+            for i, c in enumerate(["Bx", "Bz"])
+        },
+    )
+    source = open_source(str(store), hmi=str(tmp_path / "hmi.zarr"))
+    assert source.channels == ("171A", "193A", "Bx", "Bz")
+    assert len(source.times("Bz")) == 2
+    np.testing.assert_array_equal(source.read("Bz", 0), image(5))
+    np.testing.assert_array_equal(source.read("Bz", 1), image(1))
+
+
+def test_memory_url_and_pickle(store):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(store), "/v2/sdoml.zarr", recursive=True)
+    try:
+        local, remote = SdomlV2(str(store)), open_source("memory://v2/sdoml.zarr")
+        assert remote.counts == local.counts
+        assert remote.stored_bytes() == local.stored_bytes()
+        remote = pickle.loads(pickle.dumps(remote))
+        np.testing.assert_array_equal(remote.times("171A"), local.times("171A"))
+        np.testing.assert_array_equal(remote.read("171A", 17), local.read("171A", 17))
+        assert remote.header("171A", 17) == local.header("171A", 17)
+    finally:
+        memory.rm("/v2", recursive=True)
+
+
+def test_stored_bytes_are_those_of_the_chunks(store):
+    chunks = [p for p in store.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    assert len(chunks) == 2 + 1 + 1 + 1
+    assert SdomlV2(str(store)).stored_bytes() == sum(p.stat().st_size for p in chunks)
+
+
+def test_absent_chunk_is_missing_and_counted_once(store):
+    (store / "2014/171A/1.0.0").unlink()
+    source = SdomlV2(str(store))
+    for _ in range(2):
+        assert np.isnan(source.read("171A", 16)).all()
+        np.testing.assert_array_equal(source.read("171A", 0), image(1))
+    assert source.counts["chunk absent"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+@pytest.mark.parametrize("chunks", [(15, 8, 8), (120, 8, 8), (1, 8, 8), (4, 3, 8), (4, 8, 5)])
+def test_any_float_dtype_and_chunking(tmp_path, dtype, chunks):
+    data, keys = plain(7)
+    write_v2(tmp_path / "s", {"2014/171A": (data, keys)}, chunks=chunks, dtype=dtype)
+    source = SdomlV2(str(tmp_path / "s"))
+    for row in (6, 0, 3):
+        np.testing.assert_array_equal(source.read("171A", row), data[row].astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        numcodecs.Zstd(3),
+        numcodecs.LZ4(),
+        numcodecs.Zlib(),
+        numcodecs.GZip(),
+        numcodecs.Blosc("lz4", 1, numcodecs.Blosc.NOSHUFFLE),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_any_usual_compressor(tmp_path, codec, n):
+    data, keys = plain(n)
+    write_v2(tmp_path / "s", {"171A": (data, keys)}, compressor=codec, chunks=(n, 8, 8))
+    source = SdomlV2(str(tmp_path / "s"))
+    np.testing.assert_array_equal(source.read("171A", n - 1), data[-1])
+
+
+def test_fortran_order_slash_separator_and_no_compressor(tmp_path):
+    data, keys = plain(5)
+    write_v2(
+        tmp_path / "s",
+        {"171A": (data, keys)},
+        order="F",
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+        chunks=(2, 8, 4),
+    )
+    meta = tmp_path / "s/171A/.zarray"
+    assert json.loads(meta.read_text())["order"] == "F"
+    source = SdomlV2(str(tmp_path / "s"))
+    np.testing.assert_array_equal(source.read("171A", 3), data[3])
+    raw = {**json.loads(meta.read_text()), "compressor": None, "order": "C", "chunks": [5, 8, 8]}
+    shutil.rmtree(tmp_path / "s/171A")
+    (tmp_path / "s/171A/0/0").mkdir(parents=True)
+    meta.write_text(json.dumps(raw))
+    (tmp_path / "s/171A/0/0/0").write_bytes(data.tobytes())
+    np.testing.assert_array_equal(SdomlV2(str(tmp_path / "s")).read("171A", 3), data[3])
+
+
+def test_threads_get_the_right_images(store):
+    source = SdomlV2(str(store))
+    wanted = [(c, r) for r in range(7) for c in ("171A", "193A")] * 20
+    with ThreadPoolExecutor(4) as pool:
+        for (_, row), got in zip(wanted, pool.map(lambda w: source.read(*w), wanted), strict=True):
+            np.testing.assert_array_equal(got, image(row + 1))
+
+
+def test_chunk_is_decoded_once_for_neighbouring_rows(store, monkeypatch):
+    source = SdomlV2(str(store))
+    reads = []
+    true_read = source._arrays["171A"][0].storage.read
+    monkeypatch.setattr(
+        "sunzip.sources.storage.Storage.read",
+        lambda self, path, **k: (reads.append(path), true_read(path, **k))[1],
+    )
+    for row in range(20):
+        source.read("171A", row)
+    assert [r.rsplit("/", 1)[-1] for r in reads] == ["0.0.0", "1.0.0"]
+
+
+def edit(store, **changes):
+    meta = store / "2014/193A/.zarray"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dtype": "<i2"}, "dtype int16; SDOML v2 images are floating point"),
+        ({"dtype": "|O"}, r"dtype '\|O'"),
+        ({"dtype": [["a", "<f4"]]}, "dtype"),
+        ({"shape": [7, 8]}, r"shape \(7, 8\)"),
+        ({"shape": [7, 8, 10**9]}, "none that images have"),
+        ({"shape": [10**12, 8, 8]}, "none that images have"),
+        ({"shape": [-1, 8, 8]}, "no list of sizes"),
+        ({"shape": None}, "no list of sizes"),
+        ({"chunks": [0, 8, 8]}, "none that images have"),
+        ({"chunks": [10**6, 8, 8000]}, "larger than 1 GiB"),
+        ({"compressor": {"id": "pickle"}}, "compressor 'pickle' is not read"),
+        ({"compressor": "blosc"}, "compressor 'blosc' is not read"),
+        ({"compressor": {"id": ["x"]}}, "is not read"),
+        ({"filters": [{"id": "pickle"}]}, "filters"),
+        ({"order": "Q"}, "order 'Q'"),
+        (
+            {"shape": [7, 16, 16], "chunks": [7, 16, 16]},
+            "different sizes in one store: 8×8: 2014/171A.*2014/193A",
+        ),
+    ],
+)
+def test_metadata_that_cannot_be(store, changes, told):
+    edit(store, **changes)
+    with pytest.raises(InputError, match=told) as caught:
+        SdomlV2(str(store))
+    assert "\n" not in str(caught.value)
+    assert str(store) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\udc80", "[" * 100_000])
+@pytest.mark.parametrize("file", [".zarray", ".zattrs"])
+def test_json_that_is_none(store, file, content):
+    (store / "2014/193A" / file).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=rf"2014/193A/{file}: is not"):
+        SdomlV2(str(store))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 15, 16, 30, -1])
+def test_truncated_chunk_names_the_file(store, keep):
+    chunk = store / "2014/193A/0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"2014/193A/0\.0\.0: chunk cannot be decoded"):
+        SdomlV2(str(store)).read("193A", 0)
+
+
+@pytest.mark.parametrize(
+    "codec", [numcodecs.Zstd(3), numcodecs.LZ4(), numcodecs.Zlib(), numcodecs.Blosc()], ids=str
+)
+@pytest.mark.parametrize("length", [8 * 8 * 4 * 15 - 4, 8 * 8 * 4 * 15 + 4, 1 << 28])
+def test_chunk_of_another_length_is_refused_before_it_is_unpacked(tmp_path, codec, length):
+    write_v2(tmp_path / "s", {"171A": plain(15)}, compressor=codec)
+    bomb = np.zeros(length, np.uint8)
+    (tmp_path / "s/171A/0.0.0").write_bytes(codec.encode(bomb))
+    with pytest.raises(InputError, match=r"171A/0\.0\.0: "):
+        SdomlV2(str(tmp_path / "s")).read("171A", 0)
+
+
+def test_store_without_channels(tmp_path):
+    write_v2(tmp_path / "s", {"2014/temperature": plain(2)})
+    with pytest.raises(InputError, match="no SDOML v2 array found"):
+        open_source(str(tmp_path / "s"))
+
+
+def test_array_instead_of_group(store):
+    with pytest.raises(InputError, match="is one Zarr array; give the group"):
+        open_source(str(store / "2014/171A"))
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.exists(), reason="the real data are not here")
+def test_real_store():
+    source = open_source(str(REAL / "sdomlv2_real.zarr"))
+    assert source.channels == ("131A", "171A", "193A", "211A", "304A", "335A", "1600A", "1700A")
+    assert source.shape == (512, 512)
+    assert not source.counts
+    assert {c: len(source.times(c)) for c in source.channels} == {
+        c: 30 if c == "193A" else 1 for c in source.channels
+    }
+    times = np.sort(source.times("193A"))
+    assert str(times[0]) == "2017-01-03T23:00:05.840"
+    assert str(times[-1]) == "2024-10-04T16:17:53.843"
+    got = source.read("193A", 29)
+    assert np.isfinite(got).all()
+    assert 300 < got.mean() < 330
+    header = source.header("193A", 29)
+    assert header["T_OBS"] == "2024-10-04T16:17:53.843Z"
+    assert header["EXPTIME"] == 1.9996209999999999
+    assert len(header) == 23
