@@ -13,6 +13,7 @@ preparation.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -71,8 +72,10 @@ class FitsSink(Sink):
                 hdu = fits.PrimaryHDU(
                     cube.data[t, c], _cards(channel(name), time, self.shape[0], cube.headers[t][c])
                 )
-                with self._file(channel(name), time).open("wb") as file:
-                    hdu.writeto(file)
+                # Written at once, as astropy tells of a full disk in words of its own.
+                buffer = io.BytesIO()
+                hdu.writeto(buffer)
+                self._file(channel(name), time).write_bytes(buffer.getbuffer())
 
     def _finish(self) -> None:
         pass

@@ -7,8 +7,10 @@ of one FITS header ("" where there is no image). Root attributes ``sunzip_layout
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,13 +24,15 @@ class Hdf5Sink(Sink):
 
     layout = "hdf5"
     _is_file: ClassVar[bool] = True
+    _stream: _Stream | None = None
     _file: Any = None
 
     def _begin(self) -> None:
         import h5py
 
         c, (y, x) = len(self.channels), self.shape
-        self._file = file = h5py.File(self._partial, "w")
+        self._stream = _Stream(self._partial)
+        self._file = file = h5py.File(self._stream, "w")
         file.attrs["sunzip_layout"] = "cube-1"
         file.attrs["scale"] = self.scale.value
         file.create_dataset(
@@ -63,6 +67,16 @@ class Hdf5Sink(Sink):
                 dim.label = label
 
     def _write(self, cube: Cube) -> None:
+        assert self._stream is not None
+        try:
+            self._append(cube)
+        except (OSError, RuntimeError):
+            # HDF5 may stumble over what the stream could not keep, and that is then the reason.
+            self._stream.check()
+            raise
+        self._stream.check()
+
+    def _append(self, cube: Cube) -> None:
         file = self._file
         start = file["time"].shape[0]
         stop = start + len(cube)
@@ -80,12 +94,79 @@ class Hdf5Sink(Sink):
                 file["cube"][start + t, c] = cube.data[t, c]
 
     def _finish(self) -> None:
-        try:
-            self._file.close()
-        except RuntimeError as error:  # what h5py raises for a full disk at the last flush
-            raise OSError(str(error)) from error
+        assert self._stream is not None
+        self._file.close()
+        self._stream.close()
+        self._stream.check()
 
     def _discard(self) -> None:
-        if self._file is not None:
-            with suppress(OSError, RuntimeError):
+        with suppress(OSError, RuntimeError):
+            if self._file is not None:
                 self._file.close()
+        if self._stream is not None:
+            self._stream.close()
+
+
+class _Stream(io.RawIOBase):
+    """The file under HDF5, which keeps the first error to itself until it is asked.
+
+    HDF5 (1.14) on a full disk may lose the error while it closes a dataset, so that a broken file looks
+    finished, and ends the process when the file is closed after an error. Here it sees a disk that is
+    never full, and the sink asks `check`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("r+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what went wrong first, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        # Bytes that were never written read as zeros, as they would from a file with a hole.
+        size = len(buffer)
+        done = self._file.readinto(buffer) or 0
+        buffer[done:] = bytes(size - done)
+        return size
+
+    def write(self, data: Any) -> int:
+        done = 0
+        try:
+            while self._error is None and done < len(data):
+                done += self._file.write(data[done:]) or 0
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self.tell() if size is None else size
+        try:
+            if self._error is None:
+                self._file.truncate(size)
+        except OSError as error:
+            self._error = error
+        return size
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._error = self._error or error
+        super().close()

@@ -9,6 +9,7 @@ where the public data have two.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from sunzip.sinks.base import Sink, taken_at
 
 #: Images per chunk, as in the public store.
 _CHUNK = 15
+#: How T_OBS begins in the public stores.
+_T_OBS = re.compile(r"\d{4}([-.])\d\d\1\d\d[T_ ]\d\d:\d\d:\d\d")
 
 
 class SdomlV2Sink(Sink):
@@ -51,7 +54,8 @@ class SdomlV2Sink(Sink):
                 if not cube.valid[t, c]:
                     continue
                 header = dict(cube.headers[t][c])
-                if header.get("T_OBS") is None:
+                # Rows are found by T_OBS, so one that is no time would lose the image.
+                if not _T_OBS.match(str(header.get("T_OBS"))):
                     header["T_OBS"] = t_obs_keyword(taken_at(cube, t, c), channel(name).instrument)
                 if name not in self._arrays:
                     self._arrays[name] = _Rows(self._group, name, self.shape)

@@ -9,6 +9,7 @@ Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections import Counter
@@ -26,7 +27,7 @@ from sunzip.sources.times import Times, parse_t_obs
 
 #: What a file may ask to be allocated at once: pixels of an image, bytes of a chunk, images in the index.
 _MAX_SIDE = 16384
-_MAX_CHUNK = 2**31
+_MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 _MAX_KEYWORDS = 2**24
 
@@ -81,7 +82,8 @@ class Hdf5(Source):
                 image = cube[t] if cube.ndim == 3 else cube[t, self._column[channel]]
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise self._unreadable(error, f" image {t} of {channel}") from error
-        return np.ascontiguousarray(image, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(image, dtype=np.float32)
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image; empty if the file has none."""
@@ -136,6 +138,8 @@ class Hdf5(Source):
         found = file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
             raise InputError(f"{self.url}: {name!r} must be a dataset inside the file itself")
+        if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > _MAX_CHUNK:
+            raise InputError(f"{self.url}: one chunk of {name!r}, {found.chunks}, exceeds 1 GiB; rechunk it")
         return found
 
     def _index(self, file: Any) -> None:
@@ -150,10 +154,6 @@ class Hdf5(Source):
         c = middle[0] if middle else 1
         if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
             raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
-        if cube.chunks and int(np.prod(cube.chunks, dtype=object)) * cube.dtype.itemsize > _MAX_CHUNK:
-            raise InputError(
-                f"{self.url}: one chunk of the cube, {cube.chunks}, is larger than 2 GiB; rechunk it"
-            )
         self.shape = (y, x)
         self.scale = self._read_scale(file)
 
