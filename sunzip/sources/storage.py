@@ -55,7 +55,10 @@ class Storage:
 
     def at(self, path: str) -> str:
         """Return the file system's own name for a path below the root."""
-        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+        if not path:
+            return self.root
+        # The root of an archive inside a store is "", below which names have no slash in front.
+        return f"{self.root.rstrip('/')}/{path}" if self.root else path
 
     def name(self, path: str) -> str:
         """Return how a message should call a path below the root."""

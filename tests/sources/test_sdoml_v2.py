@@ -158,6 +158,48 @@ def test_memory_url_and_pickle(store):
         memory.rm("/v2", recursive=True)
 
 
+def test_zipped_store_through_a_chained_url(store):
+    zipped = shutil.make_archive(str(store), "zip", store)
+    source = open_source(f"zip://::file://{zipped}")
+    assert source.channels == ("171A", "193A", "Bz")
+    np.testing.assert_array_equal(source.read("171A", 17), image(18))
+    assert source.stored_bytes() == SdomlV2(str(store)).stored_bytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "anon", "options"),
+    [
+        ("s3://bucket/x", True, {"anon": True}),
+        ("s3://bucket/x", False, {}),
+        ("zip::s3://bucket/x.zip", True, {"s3": {"anon": True}}),
+        ("gs://bucket/x", True, {"token": "anon"}),
+        ("/local/x", True, {}),
+    ],
+)
+def test_anonymous_access_is_asked_for_where_it_has_a_meaning(monkeypatch, url, anon, options):
+    asked = []
+
+    def refuse(url, **options):
+        asked.append((url, options))
+        raise PermissionError("Access Denied\nby the test")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(InputError, match=r"x(\.zip)?: cannot be opened: Access Denied$"):
+        open_source(url, anon=anon)
+    assert asked == [(url, options)]
+
+
+def test_protocol_whose_package_is_not_installed(monkeypatch):
+    def refuse(url, **options):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(
+        InputError, match="s3://b/x: this kind of store needs a further package: Install s3fs"
+    ):
+        open_source("s3://b/x")
+
+
 def test_stored_bytes_are_those_of_the_chunks(store):
     chunks = [p for p in store.rglob("*") if p.is_file() and not p.name.startswith(".")]
     assert len(chunks) == 2 + 1 + 1 + 1
