@@ -1,0 +1,24 @@
+"""The archive `.lat`: stores coded blocks and what is known of their images, and gives them back at random.
+
+Specified in docs/reference/format-v1.md, section "Archive". It knows nothing of models: what a block's bytes
+mean is the codec's matter. `summary` reads no array, so that it needs neither zarr nor numcodecs.
+"""
+
+from sunzip.archive._layout import FORMAT, STATS, ArchiveSpec, ShardTable
+from sunzip.archive._read import Archive, open_archive, summary
+from sunzip.archive._verify import Problem, VerifyReport, verify
+from sunzip.archive._write import ArchiveWriter
+
+__all__ = [
+    "FORMAT",
+    "STATS",
+    "Archive",
+    "ArchiveSpec",
+    "ArchiveWriter",
+    "Problem",
+    "ShardTable",
+    "VerifyReport",
+    "open_archive",
+    "summary",
+    "verify",
+]

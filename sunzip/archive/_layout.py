@@ -1,0 +1,595 @@
+"""What an archive holds and under which names: the specification, the Zarr metadata, the bytes of chunks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.archive._json import dump
+from sunzip.channels import NAMES, canonical, channel
+from sunzip.cube import Header
+from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.frame import MAX_FRAMES, MAX_SIDE
+
+FORMAT = 1
+MISSING_TIME = np.int64(-(1 << 63))
+STATS = ("err_rmse", "err_max", "err_ppe10", "err_r")
+MODEL_FILES = ("config.json", "model.safetensors")
+
+#: Per (time, channel): name of the array, dtype, fill value, attributes.
+TABLES: dict[str, tuple[str, Any, dict[str, str]]] = {
+    "t_obs": (
+        "<i8",
+        int(MISSING_TIME),
+        {
+            "long_name": "time of observation, UTC; the least integer where there is no image",
+            "units": "milliseconds since 1970-01-01",
+            "calendar": "standard",
+        },
+    ),
+    "exptime": ("<f4", "NaN", {"long_name": "exposure time, keyword EXPTIME", "units": "s"}),
+    "deg_cor": ("<f4", "NaN", {"long_name": "degradation factor divided out, keyword DEG_COR", "units": "1"}),
+    "quality": (
+        "<i8",
+        int(MISSING_TIME),
+        {"long_name": "bits of keyword QUALITY; the least integer where it is absent"},
+    ),
+    "valid": ("|b1", False, {"long_name": "whether there is an image"}),
+    "err_rmse": (
+        "<f4",
+        "NaN",
+        {"long_name": "root mean square error of the decoded image, in unit(channel)"},
+    ),
+    "err_max": ("<f4", "NaN", {"long_name": "largest absolute error of the decoded image, in unit(channel)"}),
+    "err_ppe10": ("<f4", "NaN", {"long_name": "share of pixels decoded to within 10 %", "units": "1"}),
+    "err_r": (
+        "<f4",
+        "NaN",
+        {"long_name": "Pearson correlation of decoded and original pixels", "units": "1"},
+    ),
+}
+
+_ZARR_TYPES = {
+    "<i8": "int64",
+    "<f4": "float32",
+    "<f8": "float64",
+    "<u4": "uint32",
+    "|b1": "bool",
+    "str": "string",
+}
+_ZSTD = {"name": "zstd", "configuration": {"level": 19, "checksum": True}}
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+
+_MAX_FRAMES = 1 << 31
+_MAX_FRAMES_PER_SHARD = 1 << 16
+_MAX_TEXT = 1 << 28
+_NO_BLOCK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class ArchiveSpec:
+    """All that is known of an archive before its first block.
+
+    Attributes
+    ----------
+    channels
+        The C names in canonical order.
+    shape
+        (Y, X) in pixels.
+    time
+        (T,) datetime64[ms], UTC, strictly increasing: the nominal time of each frame.
+    scale
+        ``"mean"`` or ``"sum"``: how AIA pixels were binned.
+    frames_per_block, frames_per_shard
+        Frames coded together, and stored in one object; the second is a multiple of the first.
+    codec
+        JSON configuration of the Zarr codec ``sunzip`` that decodes a block.
+    model
+        ``{"name": str, "sha256": str, "bytes": int}``.
+    source, coding
+        JSON: where the frames came from, and how they were coded.
+    fingerprint
+        Text that differs wherever the archive's content would: only a run with the same one may resume.
+    """
+
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    time: npt.NDArray[np.datetime64] = field(repr=False)
+    scale: str
+    frames_per_block: int
+    frames_per_shard: int
+    codec: Mapping[str, Any]
+    model: Mapping[str, Any]
+    source: Mapping[str, Any]
+    coding: Mapping[str, Any]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        time = self.time
+        if (
+            time.ndim != 1
+            or not len(time)
+            or np.isnat(time).any()
+            or not (np.diff(time) > np.timedelta64(0)).all()
+        ):
+            raise ValueError("time must be a non-empty, strictly increasing series")
+        object.__setattr__(self, "time", time.astype("datetime64[ms]"))
+        Grid.read(self.attributes(), "the specification of an archive", ValueError)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attribute ``sunzip`` of the root group, as far as it is known before coding."""
+        grid = Grid(self.channels, self.shape, len(self.time), self.frames_per_block, self.frames_per_shard)
+        return {
+            "format": FORMAT,
+            "channels": list(self.channels),
+            "shape": list(self.shape),
+            "scale": str(self.scale),
+            "frames": grid.frames,
+            "frames_per_block": grid.frames_per_block,
+            "blocks": grid.blocks,
+            "frames_per_shard": grid.frames_per_shard,
+            "shards": grid.shards,
+            "codec": dict(self.codec),
+            "model": dict(self.model),
+            "source": dict(self.source),
+            "coding": dict(self.coding),
+            "fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(slots=True)
+class ShardTable:
+    """What is known of each image in a stretch of n frames besides its pixels.
+
+    Attributes
+    ----------
+    t_obs
+        (n, C) datetime64[ms], UTC; NaT where there is no image.
+    valid
+        (n, C) bool.
+    headers
+        [n][C] FITS keywords as the source had them; empty where there is no image.
+    stats
+        For each name of `STATS`, (n, C) float32: the errors measured at encoding; NaN where unknown.
+    """
+
+    t_obs: npt.NDArray[np.datetime64]
+    valid: npt.NDArray[np.bool_]
+    headers: list[list[Header]]
+    stats: dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How frames are divided into blocks and blocks into shards."""
+
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    frames: int
+    frames_per_block: int
+    frames_per_shard: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; the last may hold padding frames."""
+        return -(-self.frames // self.frames_per_block)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards; the last may hold fewer blocks."""
+        return -(-self.frames // self.frames_per_shard)
+
+    @property
+    def blocks_per_shard(self) -> int:
+        """Number of blocks in a full shard, and of entries in every shard's index."""
+        return self.frames_per_shard // self.frames_per_block
+
+    @property
+    def index_size(self) -> int:
+        """Bytes of the index at the end of a shard."""
+        return 16 * self.blocks_per_shard + 4
+
+    def frames_of(self, shard: int) -> slice:
+        """Return the frames that a shard holds."""
+        if not 0 <= shard < self.shards:
+            raise IndexError(f"shard {shard} of {self.shards}")
+        start = shard * self.frames_per_shard
+        return slice(start, min(start + self.frames_per_shard, self.frames))
+
+    def blocks_of(self, shard: int) -> range:
+        """Return the blocks that a shard holds."""
+        frames = self.frames_of(shard)
+        return range(frames.start // self.frames_per_block, -(-frames.stop // self.frames_per_block))
+
+    def shard_objects(self, shard: int) -> list[str]:
+        """Return the keys of the objects that one shard consists of, in the order of writing."""
+        return [f"{n}/c/{shard}/0" for n in TABLES] + [
+            f"bytes/c/{shard}",
+            f"keywords/c/{shard}",
+            f"cube/c/{shard}/0/0/0",  # last: its presence says that the shard is complete
+        ]
+
+    def objects(self) -> set[str]:
+        """Return the keys of all objects of an archive except manifest and model."""
+        keys = {
+            "zarr.json",
+            *(f"{name}/zarr.json" for name in ARRAYS),
+            *(f"{name}/c/0" for name in COORDINATES),
+        }
+        for shard in range(self.shards):
+            keys.update(self.shard_objects(shard))
+        return keys
+
+    @classmethod
+    def read(cls, attributes: Mapping[str, Any], where: str, error: type[Exception] = DamagedError) -> Grid:
+        """Take the grid from the root's attribute ``sunzip``, every number within bounds.
+
+        Raises
+        ------
+        UnsupportedError
+            If the format is newer than this program.
+        DamagedError
+            Or what `error` names, if a value is absent or impossible; the message starts with `where`.
+        """
+
+        def wrong(reason: str) -> Exception:
+            return error(f"{where}: {reason}")
+
+        def number(value: object, name: str, most: int) -> int:
+            if type(value) is not int or not 1 <= value <= most:
+                raise wrong(f"{name} is {value!r:.40}, not a number from 1 to {most}")
+            return value
+
+        version = number(attributes.get("format"), "format", 1 << 31)
+        if version > FORMAT:
+            raise UnsupportedError(newer(where, version))
+        names = attributes.get("channels")
+        if not isinstance(names, list) or not names or names != [n for n in NAMES if n in names]:
+            raise wrong(f"channels are {names!r:.80}")
+        shape = attributes.get("shape")
+        if not isinstance(shape, list) or len(shape) != 2:
+            raise wrong(f"shape is {shape!r:.80}")
+        grid = cls(
+            canonical(names),
+            (
+                number(shape[0], "shape", MAX_SIDE),
+                number(shape[1], "shape", MAX_SIDE),
+            ),
+            number(attributes.get("frames"), "frames", _MAX_FRAMES),
+            number(attributes.get("frames_per_block"), "frames_per_block", MAX_FRAMES),
+            number(attributes.get("frames_per_shard"), "frames_per_shard", _MAX_FRAMES_PER_SHARD),
+        )
+        if grid.frames_per_shard % grid.frames_per_block:
+            raise wrong("frames_per_shard is no multiple of frames_per_block")
+        if (attributes.get("blocks"), attributes.get("shards")) != (grid.blocks, grid.shards):
+            raise wrong("the numbers of frames, blocks and shards disagree")
+        if attributes.get("scale") not in ("mean", "sum"):
+            raise wrong(f"scale is {attributes.get('scale')!r:.40}")
+        for name in ("codec", "model", "source", "coding"):
+            if not isinstance(attributes.get(name), dict):
+                raise wrong(f"{name} is absent")
+        model = attributes["model"]
+        if not isinstance(model.get("name"), str) or not re.fullmatch(
+            "[0-9a-f]{64}", str(model.get("sha256"))
+        ):
+            raise wrong("model has no name or no sha256 in hexadecimal")
+        number(model.get("bytes"), "bytes of the model", 1 << 62)
+        if not isinstance(attributes.get("fingerprint"), str):
+            raise wrong("fingerprint is absent")
+        return grid
+
+
+def newer(where: str, version: object) -> str:
+    """Say that a format is too new."""
+    return f"{where}: format {version} is newer than this sunzip, which reads up to {FORMAT}; update sunzip"
+
+
+COORDINATES = ("time", "channel", "wavelength", "unit", "x", "y")
+ARRAYS = ("cube", *COORDINATES, *TABLES, "bytes", "keywords")
+
+
+def _array(
+    dtype: str,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dimensions: Sequence[str],
+    fill: Any,
+    attributes: Mapping[str, Any],
+    codecs: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    if codecs is None:
+        special: dict[str, Mapping[str, Any]] = {
+            "|b1": {"name": "bytes"},
+            "str": {"name": "vlen-utf8", "configuration": {}},
+        }
+        codecs = [special.get(dtype, _LITTLE), _ZSTD]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": _ZARR_TYPES[dtype],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill,
+        "codecs": list(codecs),
+        "dimension_names": list(dimensions),
+        "attributes": dict(attributes),
+        "storage_transformers": [],
+    }
+
+
+def array_metadata(grid: Grid, attributes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the ``zarr.json`` of every array, all of which follow from the root's attributes."""
+    frames, (y, x), c = grid.frames, grid.shape, len(grid.channels)
+    arrays = {
+        "cube": _array(
+            "<f4",
+            (frames, c, y, x),
+            (grid.frames_per_shard, c, y, x),
+            ("time", "channel", "y", "x"),
+            "NaN",
+            {
+                "long_name": "images of the Sun; NaN where there is no measurement",
+                "units_of": "unit",
+                "cell_methods": f"x: y: {attributes['scale']}",
+                "coordinates": " ".join(("wavelength", "unit", *TABLES)),
+            },
+            [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [grid.frames_per_block, c, y, x],
+                        "codecs": [{"name": "sunzip", "configuration": dict(attributes["codec"])}],
+                        "index_codecs": [_LITTLE, {"name": "crc32c"}],
+                        "index_location": "end",
+                    },
+                }
+            ],
+        ),
+        "time": _array(
+            "<i8",
+            (frames,),
+            (frames,),
+            ("time",),
+            0,
+            {"standard_name": "time", "units": "milliseconds since 1970-01-01", "calendar": "standard"},
+        ),
+        "channel": _array("str", (c,), (c,), ("channel",), "", {"long_name": "channel"}),
+        "wavelength": _array(
+            "<f8",
+            (c,),
+            (c,),
+            ("channel",),
+            0.0,
+            {"standard_name": "radiation_wavelength", "units": "angstrom"},
+        ),
+        "unit": _array("str", (c,), (c,), ("channel",), "", {"long_name": "unit of the pixels of a channel"}),
+        "bytes": _array(
+            "<u4",
+            (grid.blocks,),
+            (grid.blocks_per_shard,),
+            ("block",),
+            0,
+            {"long_name": f"size of each coded block of {grid.frames_per_block} frames", "units": "byte"},
+        ),
+        "keywords": _array(
+            "str",
+            (grid.shards,),
+            (1,),
+            ("shard",),
+            "",
+            {"long_name": f"FITS keywords of each {grid.frames_per_shard} frames, columns as JSON"},
+        ),
+    }
+    for name, size, to in (("x", x, "west"), ("y", y, "north")):
+        note = {
+            "standard_name": f"projection_{name}_angular_coordinate",
+            "long_name": f"towards solar {to}, disk centre 0, disk radius 976",
+            "units": "arcsec",
+        }
+        arrays[name] = _array("<f8", (size,), (size,), (name,), 0.0, note)
+    for name, (dtype, fill, note) in TABLES.items():
+        shape, chunks = (frames, c), (grid.frames_per_shard, c)
+        arrays[name] = _array(dtype, shape, chunks, ("time", "channel"), fill, note)
+    return arrays
+
+
+def root_metadata(grid: Grid, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``zarr.json`` of the root group, with that of every array repeated in it.
+
+    The repetition lets a reader learn all arrays from one object, and keeps Zarr from taking the manifest
+    and the model for nodes.
+    """
+    arrays = array_metadata(grid, attributes)
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"Conventions": "CF-1.11", "sunzip": dict(attributes)},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
+    }
+
+
+def coordinate_chunks(grid: Grid, time: npt.NDArray[np.datetime64]) -> dict[str, bytes]:
+    """Return the single chunk of each coordinate array.
+
+    x and y are in arcsec for SDOML geometry: 4.8″ at 512 pixels, the centre of the disk between the
+    middle pixels.
+    """
+    known = [channel(n) for n in grid.channels]
+    axes = {
+        name: (np.arange(n) - (n - 1) / 2) * (4.8 * 512 / n) for name, n in zip("yx", grid.shape, strict=True)
+    }
+    return {
+        "time": zstd(time.astype("datetime64[ms]").astype("<i8").tobytes()),
+        "channel": zstd(texts([c.name for c in known])),
+        "wavelength": zstd(np.array([c.wavelength for c in known], "<f8").tobytes()),
+        "unit": zstd(texts([c.unit for c in known])),
+        "x": zstd(axes["x"].astype("<f8").tobytes()),
+        "y": zstd(axes["y"].astype("<f8").tobytes()),
+    }
+
+
+def table_values(name: str, table: ShardTable, n: int) -> npt.NDArray[Any]:
+    """Return one of `TABLES` for the frames of a shard: (n, C) of its dtype, the last n − len padding."""
+    dtype, fill, _ = TABLES[name]
+    rows, c = table.valid.shape
+    out = np.full((n, c), np.nan if fill == "NaN" else fill, dtype)
+    if name == "t_obs":
+        out[:rows] = table.t_obs.astype("datetime64[ms]").view(np.int64)
+    elif name == "valid":
+        out[:rows] = table.valid
+    elif name in STATS:
+        out[:rows] = table.stats[name]
+    else:
+        read = _bits if name == "quality" else _real
+        for i, row in enumerate(table.headers):
+            for j, header in enumerate(row):
+                value = read(header.get(name.upper()))
+                if value is not None:
+                    out[i, j] = value
+    return out
+
+
+def _real(value: object) -> float | None:
+    # The exact value stays in the keywords; what a float32 cannot hold becomes infinite quietly.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    with np.errstate(over="ignore"):
+        return float(np.float32(value)) if abs(value) < 1e300 else math.nan
+
+
+def _bits(value: object) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"0[xX][0-9a-fA-F]{1,15}|[0-9]{1,18}", value.strip(), re.A):
+        # HMI headers hold it as text, in hexadecimal.
+        return int(value, 16 if "x" in value.lower() else 10)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63:
+        return value
+    return None
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """Write the chunk of a string array: Zarr's codec ``vlen-utf8``."""
+    coded = [v.encode() for v in values]
+    lengths = [len(c).to_bytes(4, "little") for c in coded]
+    return len(coded).to_bytes(4, "little") + b"".join(a + b for a, b in zip(lengths, coded, strict=True))
+
+
+def one_text(chunk: bytes, where: str) -> bytes:
+    """Read the only string of such a chunk, still as UTF-8."""
+    if len(chunk) < 8 or chunk[:4] != b"\1\0\0\0" or int.from_bytes(chunk[4:8], "little") != len(chunk) - 8:
+        raise DamagedError(f"{where}: not a chunk of one string")
+    return chunk[8:]
+
+
+def zstd(data: bytes) -> bytes:
+    """Compress; the frame states its content's size and checksum."""
+    from numcodecs.zstd import Zstd
+
+    return bytes(Zstd(level=19, checksum=True).encode(data))
+
+
+def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
+    """Decompress one zstd frame (RFC 8878) whose content must have `size` bytes, or at most 256 MiB.
+
+    Raises
+    ------
+    DamagedError
+        If the frame is broken or states another size; nothing was allocated then.
+    """
+    from numcodecs.zstd import Zstd
+
+    stated = _content_size(data)
+    if stated is None or stated > _MAX_TEXT or (size is not None and stated != size):
+        raise DamagedError(
+            f"{where}: states a content of {stated} bytes" + (f" instead of {size}" if size else "")
+        )
+    out = bytearray(stated)
+    try:
+        Zstd().decode(data, out)
+    except (RuntimeError, ValueError) as e:
+        raise DamagedError(f"{where}: cannot be decompressed ({e})") from e
+    return bytes(out)
+
+
+def _content_size(data: bytes) -> int | None:
+    if len(data) < 5 or data[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = data[4]
+    single, flag = descriptor >> 5 & 1, descriptor >> 6
+    if descriptor & 3 or (flag == 0 and not single):
+        return None
+    width = (1, 2, 4, 8)[flag]
+    at = 5 if single else 6
+    field_bytes = data[at : at + width]
+    if len(field_bytes) < width:
+        return None
+    return int.from_bytes(field_bytes, "little") + (256 if width == 2 else 0)
+
+
+def shard_index(sizes: Sequence[int], entries: int) -> bytes:
+    """Return the index of a shard whose blocks of these sizes lie one after the other from offset 0."""
+    index = np.full((entries, 2), _NO_BLOCK, "<u8")
+    ends = np.cumsum(np.array(sizes, "<u8"))
+    index[: len(sizes), 0] = ends - np.array(sizes, "<u8")
+    index[: len(sizes), 1] = sizes
+    raw = index.tobytes()
+    return raw + crc32c(raw).to_bytes(4, "little")
+
+
+def read_shard_index(raw: bytes, blocks: int, size: int, where: str) -> npt.NDArray[np.int64]:
+    """Read the index of a shard of `size` bytes with this many blocks.
+
+    Returns
+    -------
+    ranges
+        (blocks, 2) int64: offset and size of each block.
+
+    Raises
+    ------
+    DamagedError
+        If the checksum or any range is wrong; blocks must lie one after the other and fill the shard.
+    """
+    if crc32c(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+        raise DamagedError(f"{where}: the checksum of the shard's index is wrong")
+    index = np.frombuffer(raw[:-4], "<u8").reshape(-1, 2)
+    ends = np.cumsum(index[:blocks, 1], dtype=object)
+    starts = [0, *ends[:-1]]
+    if (
+        list(index[:blocks, 0]) != starts
+        or ends[-1] != size - len(raw)
+        or not (index[blocks:] == _NO_BLOCK).all()
+        or not index[:blocks, 1].all()
+    ):
+        raise DamagedError(f"{where}: the shard's index does not fit the shard")
+    return index[:blocks].astype(np.int64)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli), as Zarr's codec ``crc32c`` has it."""
+    import google_crc32c
+
+    return int(google_crc32c.value(data))
+
+
+def parts(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Add up the sizes of objects, given by key, into what they are: keywords, tables, model."""
+    out = {"keywords": 0, "tables": 0, "model": 0}
+    for key, size in sizes.items():
+        name = key.partition("/")[0]
+        if key.endswith("zarr.json") or name == "cube":
+            continue
+        out[name if name in out else "tables"] += size
+    return out
+
+
+def to_bytes(tree: Mapping[str, Any]) -> bytes:
+    """Write a ``zarr.json``."""
+    return dump(tree)

@@ -1,0 +1,408 @@
+"""Reading an archive at random: one frame costs the bytes of its block, and damage never reads as NaN."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.archive import _layout as layout
+from sunzip.archive._json import load
+from sunzip.archive._keywords import decode
+from sunzip.archive._layout import Grid, ShardTable
+from sunzip.archive._zip import MANIFEST, Reader
+from sunzip.cube import Header
+from sunzip.errors import DamagedError, UnsupportedError
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
+
+_CACHED_SHARDS = 8
+
+
+class Manifest:
+    """The list of all objects, which the zip's comment vouches for.
+
+    Attributes
+    ----------
+    objects
+        For each key its size and sha256.
+
+    Raises
+    ------
+    DamagedError
+        If it is not the one that the archive was packed with.
+    UnsupportedError
+        If the archive's format is newer than this program.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        where = f"{reader.path}: {MANIFEST}"
+        data = reader.read(MANIFEST)
+        if sha256(data).hexdigest() != reader.manifest_sha256:
+            raise DamagedError(f"{where} is damaged")
+        tree = load(data, where)
+        version = tree.get("format")
+        if type(version) is int and version > layout.FORMAT:
+            raise UnsupportedError(layout.newer(reader.path, version))
+        objects = tree.get("objects")
+        if version != layout.FORMAT or not isinstance(objects, dict):
+            raise DamagedError(f"{where}: states no format or no objects")
+        self.objects: dict[str, tuple[int, str]] = {}
+        for key, entry in objects.items():
+            match entry:
+                case [int(size), str(digest)]:
+                    self.objects[key] = (size, digest)
+                case _:
+                    raise DamagedError(f"{where}: the entry of {key:.80} is not a size and a sha256")
+        self.counts = tuple(tree.get(name) for name in ("frames", "blocks", "shards"))
+
+    def differences(self, reader: Reader) -> dict[str, str]:
+        """Compare with the zip's directory: for each key that disagrees, how."""
+        out = {}
+        for key, (size, _) in self.objects.items():
+            member = reader.members.get(key)
+            if member is None:
+                out[key] = "is missing"
+            elif member.size != size:
+                out[key] = f"has {member.size} bytes instead of {size}"
+        extra = reader.members.keys() - self.objects.keys() - {MANIFEST}
+        return out | dict.fromkeys(sorted(extra), "is not in the manifest")
+
+
+def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]:
+    """Read the root's attribute ``sunzip`` and the grid that follows from it.
+
+    Raises
+    ------
+    DamagedError
+        If it is damaged or disagrees with the manifest.
+    """
+    where = f"{reader.path}: zarr.json"
+    data = _checked(reader, manifest, "zarr.json")
+    try:
+        attributes = load(data, where)["attributes"]["sunzip"]
+    except (KeyError, TypeError) as e:
+        raise DamagedError(f"{where}: has no attributes of sunzip") from e
+    if not isinstance(attributes, dict):
+        raise DamagedError(f"{where}: has no attributes of sunzip")
+    grid = Grid.read(attributes, where)
+    if manifest.counts != (grid.frames, grid.blocks, grid.shards):
+        raise DamagedError(f"{where}: the numbers of frames, blocks and shards are not the manifest's")
+    return attributes, grid
+
+
+def _checked(reader: Reader, manifest: Manifest, key: str) -> bytes:
+    """Read an object whole and hold it against the manifest."""
+    data = reader.read(key)
+    if manifest.objects.get(key) != (len(data), sha256(data).hexdigest()):
+        raise DamagedError(f"{reader.path}: {key} is damaged")
+    return data
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Open a finished archive for reading.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, unreadable, unfinished or no archive.
+    DamagedError
+        If it is not whole: its directory, manifest or metadata is damaged or an object is missing.
+        Damage inside objects is found when they are read, or all of it by `verify`.
+    UnsupportedError
+        If its format is newer than this program.
+
+    Examples
+    --------
+    >>> with open_archive("sun.lat") as archive:  # doctest: +SKIP
+    ...     archive.time[0], len(archive.block(0))
+    """
+    return Archive(os.fspath(path))
+
+
+def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tell what an archive is, from its directory, manifest and root only: no array is read.
+
+    Returns
+    -------
+    summary
+        ``path``, ``format``, ``bytes`` (of the file), ``channels``, ``shape``, ``scale``, ``time`` (first
+        and last, ISO 8601), ``frames``, ``frames_per_block``, ``blocks``, ``frames_per_shard``, ``shards``,
+        ``images`` (number per channel), ``parts`` (bytes of ``blocks``, ``keywords``, ``tables``, ``model``
+        and ``structure``, which add up to ``bytes``), ``model`` (``name``, ``sha256``, ``bytes``,
+        ``embedded``), ``codec``, ``source``, ``coding``, ``fingerprint``.
+
+    Raises
+    ------
+    InputError, DamagedError, UnsupportedError
+        As `open_archive`.
+    """
+    with open_archive(path) as archive:
+        attributes = archive._attributes
+        where = f"{archive.path}: zarr.json"
+        size = archive._reader.size
+        match attributes.get("summary"):
+            case {"time": [str(first), str(last)], "images": dict(images), "bytes": dict(parts)}:
+                pass
+            case _:
+                raise DamagedError(f"{where}: has no summary")
+        numbers = [*images.values(), *parts.values()]
+        if (
+            tuple(sorted(images)) != tuple(sorted(archive.channels))
+            or tuple(sorted(parts)) != ("blocks", "keywords", "model", "tables")
+            or not all(type(n) is int and n >= 0 for n in numbers)
+            or sum(parts.values()) > size
+        ):
+            raise DamagedError(f"{where}: its summary cannot be")
+        own = {k: v for k, v in attributes.items() if k != "summary"}
+        return own | {
+            "path": archive.path,
+            "bytes": size,
+            "time": [first, last],
+            "images": images,
+            "parts": {**parts, "structure": size - sum(parts.values())},
+            "model": {**archive.model, "embedded": parts["model"] > 0},
+        }
+
+
+class Archive:
+    """A finished archive, opened by `open_archive`.
+
+    It may be shared by threads, forked, and pickled: a copy opens the file by its path.
+
+    Attributes
+    ----------
+    path
+        The file.
+    channels
+        The C names in canonical order.
+    shape
+        (Y, X) in pixels.
+    scale
+        ``"mean"`` or ``"sum"``.
+    frames, blocks, shards
+        Their numbers.
+    frames_per_block
+        Frames in each block; the last block's frames from `frames` on are padding without images.
+    codec, model, source, coding, fingerprint
+        As in `ArchiveSpec`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._reader = Reader(path)
+        try:
+            self._manifest = Manifest(self._reader)
+            differences = self._manifest.differences(self._reader)
+            if differences:
+                key, how = next(iter(differences.items()))
+                raise DamagedError(f"{path}: {key} {how} ({len(differences)} objects are wrong)")
+            attributes, self._grid = read_root(self._reader, self._manifest)
+            absent = sorted(self._grid.objects() - self._manifest.objects.keys())
+            if absent:
+                raise DamagedError(f"{path}: {absent[0]} is missing ({len(absent)} objects are)")
+        except BaseException:
+            self._reader.close()
+            raise
+        grid = self._grid
+        self.channels = grid.channels
+        self.shape = grid.shape
+        self.frames = grid.frames
+        self.blocks = grid.blocks
+        self.shards = grid.shards
+        self.frames_per_block = grid.frames_per_block
+        self.scale: str = attributes["scale"]
+        self.codec: Mapping[str, Any] = attributes["codec"]
+        self.model: Mapping[str, Any] = attributes["model"]
+        self.source: Mapping[str, Any] = attributes["source"]
+        self.coding: Mapping[str, Any] = attributes["coding"]
+        self.fingerprint: str = attributes["fingerprint"]
+        self._attributes = attributes
+        self._indexes: dict[int, npt.NDArray[np.int64]] = {}
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._headers: OrderedDict[int, list[list[dict[str, Any]]]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        y, x = self.shape
+        return f"<Archive {self.path}: {self.frames} frames of {' '.join(self.channels)}, {y}×{x}>"
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Archive], tuple[str]]:
+        return Archive, (self.path,)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    @property
+    def time(self) -> npt.NDArray[np.datetime64]:
+        """(T,) datetime64[ms], UTC: the nominal time of each frame."""
+        if "time" not in self._arrays:
+            raw = self._chunk("time/c/0", 8 * self.frames)
+            time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
+            if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
+                raise DamagedError(f"{self.path}: time/c/0: times do not increase")
+            self._arrays["time"] = time
+        return self._arrays["time"]
+
+    @property
+    def t_obs(self) -> npt.NDArray[np.datetime64]:
+        """(T, C) datetime64[ms], UTC: when each image was taken; NaT where there is none."""
+        return self._rows("t_obs", 0, self.frames).view("datetime64[ms]")
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """(T, C) bool: whether there is an image."""
+        return self._rows("valid", 0, self.frames)
+
+    @property
+    def exptime(self) -> npt.NDArray[np.float32]:
+        """(T, C) float32: exposure times in s; NaN where unknown."""
+        return self._rows("exptime", 0, self.frames)
+
+    @property
+    def deg_cor(self) -> npt.NDArray[np.float32]:
+        """(T, C) float32: degradation factors that were divided out; NaN where unknown."""
+        return self._rows("deg_cor", 0, self.frames)
+
+    @property
+    def quality(self) -> npt.NDArray[np.int64]:
+        """(T, C) int64: bits of QUALITY; the least int64 where unknown."""
+        return self._rows("quality", 0, self.frames)
+
+    @property
+    def stats(self) -> dict[str, npt.NDArray[np.float32]]:
+        """For each name of `STATS`, (T, C) float32: errors measured at encoding; NaN where unknown."""
+        return {name: self._rows(name, 0, self.frames) for name in layout.STATS}
+
+    @property
+    def block_bytes(self) -> npt.NDArray[np.int64]:
+        """(blocks,) int64: the size of each coded block."""
+        return np.concatenate([self._index(s)[:, 1] for s in range(self.shards)])
+
+    def headers(self, frame: int) -> list[dict[str, Any]]:
+        """Return the FITS keywords of one frame, per channel; empty where there is no image."""
+        if not 0 <= frame < self.frames:
+            raise IndexError(f"frame {frame} of {self.frames}")
+        shard, row = divmod(frame, self._grid.frames_per_shard)
+        return self._shard_headers(shard)[row]
+
+    def table(self, start: int, stop: int) -> ShardTable:
+        """Return what is known of the images of frames `start` to `stop`, besides pixels."""
+        if not 0 <= start <= stop <= self.frames:
+            raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        headers: list[list[Header]] = [list(self.headers(i)) for i in range(start, stop)]
+        return ShardTable(
+            self._rows("t_obs", start, stop).view("datetime64[ms]"),
+            self._rows("valid", start, stop),
+            headers,
+            {name: self._rows(name, start, stop) for name in layout.STATS},
+        )
+
+    def block(self, number: int) -> bytes:
+        """Read the bytes of one coded block, and of nothing else.
+
+        Raises
+        ------
+        DamagedError
+            If the shard's index is damaged. The block's own checksum is left to whoever decodes it.
+        """
+        if not 0 <= number < self.blocks:
+            raise IndexError(f"block {number} of {self.blocks}")
+        shard, entry = divmod(number, self._grid.blocks_per_shard)
+        start, size = self._index(shard)[entry]
+        return self._reader.read(self._grid.shard_objects(shard)[-1], int(start), int(size))
+
+    def embedded_model(self) -> dict[str, bytes] | None:
+        """Return the files of the model that the archive holds, by name; None if it holds none.
+
+        Raises
+        ------
+        DamagedError
+            If a file is damaged.
+        """
+        keys = [k for k in self._manifest.objects if k.startswith("model/")]
+        return {k.removeprefix("model/"): _checked(self._reader, self._manifest, k) for k in keys} or None
+
+    def store(self) -> Store:
+        """Return the archive as a read-only Zarr store, for zarr and xarray.
+
+        Unlike zarr's own store for zip files it reads ranges without what lies before them, and is safe
+        after a fork.
+        """
+        from sunzip.archive._store import ArchiveStore
+
+        self._check_metadata()
+        return ArchiveStore(self)
+
+    def array(self, name: str = "cube") -> zarr.Array[Any]:
+        """Open one of the arrays with zarr, read-only."""
+        import zarr
+
+        return zarr.open_array(self.store(), path=name, mode="r", zarr_format=3)
+
+    def _check_metadata(self) -> None:
+        """Make sure that zarr will see just the arrays that follow from the root's attributes."""
+        expected = {"zarr.json": layout.root_metadata(self._grid, self._attributes)}
+        arrays = layout.array_metadata(self._grid, self._attributes)
+        expected |= {f"{name}/zarr.json": tree for name, tree in arrays.items()}
+        for key, tree in expected.items():
+            if load(_checked(self._reader, self._manifest, key), f"{self.path}: {key}") != tree:
+                raise DamagedError(f"{self.path}: {key} is not the metadata that the archive must have")
+
+    def _chunk(self, key: str, size: int | None) -> bytes:
+        return layout.unzstd(_checked(self._reader, self._manifest, key), f"{self.path}: {key}", size)
+
+    def _index(self, shard: int) -> npt.NDArray[np.int64]:
+        if shard not in self._indexes:
+            key = self._grid.shard_objects(shard)[-1]
+            size, tail = self._reader.members[key].size, self._grid.index_size
+            raw = self._reader.read(key, max(size - tail, 0), tail)
+            blocks = len(self._grid.blocks_of(shard))
+            self._indexes[shard] = layout.read_shard_index(raw, blocks, size, f"{self.path}: {key}")
+        return self._indexes[shard]
+
+    def _rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows `start` to `stop` of one of the tables; whole shards are read, and kept."""
+        grid = self._grid
+        dtype = np.dtype(layout.TABLES[name][0])
+        n, c = grid.frames_per_shard, len(self.channels)
+        parts = [np.empty((0, c), dtype)]
+        for shard in range(start // n, -(-stop // n)):
+            key = f"{name}/c/{shard}/0"
+            if key not in self._arrays:
+                raw = self._chunk(key, n * c * dtype.itemsize)
+                if name == "valid" and raw.strip(b"\0\1"):
+                    raise DamagedError(f"{self.path}: {key}: truth values other than 0 and 1")
+                self._arrays[key] = np.frombuffer(raw, dtype).reshape(n, c)
+            first = shard * n
+            parts.append(self._arrays[key][max(start - first, 0) : stop - first])
+        return np.concatenate(parts)
+
+    def _shard_headers(self, shard: int) -> list[list[dict[str, Any]]]:
+        found = self._headers.get(shard)
+        if found is None:
+            key = f"keywords/c/{shard}"
+            where = f"{self.path}: {key}"
+            frames = self._grid.frames_of(shard)
+            text = layout.one_text(self._chunk(key, None), where)
+            found = decode(text, self.channels, self._rows("t_obs", frames.start, frames.stop), where)
+            self._headers[shard] = found
+            while len(self._headers) > _CACHED_SHARDS:
+                self._headers.popitem(last=False)
+        return found

@@ -1,0 +1,327 @@
+"""Is an archive whole? Every byte is checked, and what is damaged is named by object, frame and time."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.archive import _layout as layout
+from sunzip.archive._json import load
+from sunzip.archive._keywords import decode
+from sunzip.archive._layout import Grid
+from sunzip.archive._read import Manifest, read_root
+from sunzip.archive._write import model_sha256
+from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
+from sunzip.channels import NAMES
+from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.frame import Block
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    object
+        Key of the object.
+    what
+        What is wrong with it.
+    frames
+        First frame and the one after the last that it concerns; None if no frame in particular.
+    time
+        Nominal times of the first and the last of these frames, if known.
+    """
+
+    object: str
+    what: str
+    frames: tuple[int, int] | None = None
+    time: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        if self.frames is None:
+            return f"{self.object}: {self.what}"
+        first, last = self.frames[0], self.frames[1] - 1
+        which = f"frame {first}" if first == last else f"frames {first} to {last}"
+        if self.time is not None:
+            which += f", {self.time[0]}" + ("" if first == last else f" to {self.time[1]}")
+        return f"{self.object}: {self.what} ({which})"
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    path
+        The archive.
+    problems
+        All that is wrong; empty if the archive is whole.
+    objects, bytes, blocks, frames
+        How many were checked.
+    model_embedded
+        Whether the archive holds its model.
+    """
+
+    path: str
+    problems: list[Problem] = field(default_factory=list)
+    objects: int = 0
+    bytes: int = 0
+    blocks: int = 0
+    frames: int = 0
+    model_embedded: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the archive is whole."""
+        return not self.problems
+
+
+def verify(
+    path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+) -> VerifyReport:
+    """Check every byte of an archive.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    progress
+        Called now and then with the bytes checked so far and in all.
+
+    Returns
+    -------
+    report
+        It lists every problem, not just the first.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, unreadable or no archive.
+    DamagedError
+        If the zip's directory is missing or damaged, so that not even the objects are known.
+    UnsupportedError
+        If the format is newer than this program.
+    """
+    reader = Reader(os.fspath(path))
+    try:
+        return _Verifier(reader, progress or (lambda *_: None)).run()
+    finally:
+        reader.close()
+
+
+class _Verifier:
+    def __init__(self, reader: Reader, progress: Callable[[int, int], object]) -> None:
+        self.reader = reader
+        self.progress = progress
+        self.report = VerifyReport(reader.path, bytes=reader.size)
+        self.attributes: dict[str, Any] = {}
+        self.grid: Grid | None = None
+        self.time: npt.NDArray[np.datetime64] | None = None
+        self.damaged: set[str] = set()
+
+    def run(self) -> VerifyReport:
+        manifest = self.manifest()
+        if manifest is not None:
+            self.root(manifest)
+        if self.grid is not None:
+            self.time = self.attempt("time/c/0", self.times)
+        if manifest is not None:
+            for key, how in manifest.differences(self.reader).items():
+                self.problem(key, how)
+        self.all_bytes(manifest)
+        if self.grid is not None:
+            self.presence(self.grid)
+            self.metadata(self.grid)
+            for shard in range(self.grid.shards):
+                self.shard(self.grid, shard)
+        self.model()
+        return self.report
+
+    def problem(self, key: str, what: object, frames: slice | None = None) -> None:
+        """Note a problem of an object, in the words of an error if that is what is given."""
+        if frames is None:
+            frames = self.frames_of(key)
+        text = str(what).removeprefix(f"{self.reader.path}: ").removeprefix(key).removeprefix(":").strip()
+        span = None if frames is None else (frames.start, frames.stop)
+        time = None
+        if self.time is not None and frames is not None:
+            time = (f"{self.time[frames.start]}Z", f"{self.time[frames.stop - 1]}Z")
+        self.report.problems.append(Problem(key, text, span, time))
+
+    def frames_of(self, key: str) -> slice | None:
+        """Return the frames of the shard that an object belongs to."""
+        match key.split("/"):
+            case [name, "c", number, *_] if self.grid is not None and name not in layout.COORDINATES:
+                shard = int(number) if number.isdecimal() and len(number) < 10 else self.grid.shards
+                return self.grid.frames_of(shard) if shard < self.grid.shards else None
+        return None
+
+    def attempt(self, key: str, check: Callable[[], _T]) -> _T | None:
+        """Return what a check returns; note a problem and return None if it fails or the object is bad."""
+        if key in self.damaged or key not in self.reader.members:
+            return None
+        try:
+            return check()
+        except (DamagedError, UnsupportedError) as e:
+            self.damaged.add(key)
+            self.problem(key, e)
+            return None
+
+    def manifest(self) -> Manifest | None:
+        try:
+            return Manifest(self.reader)
+        except DamagedError as e:
+            self.problem(MANIFEST, e)
+            return None
+
+    def root(self, manifest: Manifest) -> None:
+        try:
+            self.attributes, self.grid = read_root(self.reader, manifest)
+        except DamagedError as e:
+            self.damaged.add("zarr.json")
+            self.problem("zarr.json", e)
+        else:
+            self.report.frames = self.grid.frames
+
+    def times(self) -> npt.NDArray[np.datetime64]:
+        assert self.grid is not None
+        raw = self.chunk("time/c/0", 8 * self.grid.frames)
+        time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
+        if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
+            raise DamagedError("times do not increase")
+        return time
+
+    def chunk(self, key: str, size: int | None) -> bytes:
+        return layout.unzstd(self.reader.read(key), f"{self.reader.path}: {key}", size)
+
+    def all_bytes(self, manifest: Manifest | None) -> None:
+        """Compare every object, and the header before it, with the zip's directory and the manifest."""
+        done = 0
+        for key, member in self.reader.members.items():
+            header = local_header(member)
+            if self.reader.pread(member.header, len(header)) != header:
+                self.problem(key, "the zip header before it is damaged")
+            crc, digest = 0, sha256()
+            for start in range(0, member.size, CHUNK):
+                data = self.reader.pread(member.start + start, min(CHUNK, member.size - start))
+                crc = zlib.crc32(data, crc)
+                digest.update(data)
+                done += len(data)
+                self.progress(done, self.reader.size)
+            self.report.objects += 1
+            stated = manifest.objects.get(key) if manifest is not None else None
+            if crc != member.crc or (stated is not None and digest.hexdigest() != stated[1]):
+                self.bad_bytes(key)
+        self.progress(self.reader.size, self.reader.size)
+
+    def bad_bytes(self, key: str) -> None:
+        if key in self.damaged or any(p.object == key for p in self.report.problems):
+            return
+        self.damaged.add(key)
+        # Which blocks of a shard are hit is said when each is looked at.
+        if not (self.grid is not None and key.startswith("cube/c/")):
+            self.problem(key, "its bytes are damaged")
+
+    def presence(self, grid: Grid) -> None:
+        named = {p.object for p in self.report.problems}
+        for key in sorted(grid.objects() - self.reader.members.keys() - named):
+            self.problem(key, "is missing")
+
+    def metadata(self, grid: Grid) -> None:
+        """Compare each zarr.json and each coordinate with what the root's attributes demand."""
+        expected = {"zarr.json": layout.root_metadata(grid, self.attributes)}
+        for name, tree in layout.array_metadata(grid, self.attributes).items():
+            expected[f"{name}/zarr.json"] = tree
+        for key, tree in expected.items():
+            if (found := self.attempt(key, partial(self.json, key))) is not None and found != tree:
+                self.problem(key, "is not the metadata that the archive must have")
+        if self.time is None:
+            return
+        for name, chunk in layout.coordinate_chunks(grid, self.time).items():
+            key, content = f"{name}/c/0", layout.unzstd(chunk, name)
+            raw = self.attempt(key, partial(self.chunk, key, len(content)))
+            if raw is not None and raw != content:
+                self.problem(key, "is not the coordinate that the archive must have")
+
+    def json(self, key: str) -> dict[str, Any]:
+        return load(self.reader.read(key), key)
+
+    def shard(self, grid: Grid, shard: int) -> None:
+        """Decode the tables of a shard and look at each of its blocks."""
+        frames = grid.frames_of(shard)
+        n, c = grid.frames_per_shard, len(grid.channels)
+        tables: dict[str, npt.NDArray[Any]] = {}
+        for name, (dtype, *_) in layout.TABLES.items():
+            key = f"{name}/c/{shard}/0"
+            raw = self.attempt(key, partial(self.chunk, key, n * c * np.dtype(dtype).itemsize))
+            if raw is not None:
+                tables[name] = np.frombuffer(raw, dtype).reshape(n, c)[: frames.stop - frames.start]
+        key = f"keywords/c/{shard}"
+        text = self.attempt(key, lambda: layout.one_text(self.chunk(key, None), key))
+        if text is not None and "t_obs" in tables:
+            self.attempt(key, lambda: decode(text, grid.channels, tables["t_obs"], key))
+        self.blocks(grid, shard, tables.get("valid"))
+
+    def blocks(self, grid: Grid, shard: int, valid: npt.NDArray[np.bool_] | None) -> None:
+        key = grid.shard_objects(shard)[-1]
+        member = self.reader.members.get(key)
+        if member is None:
+            return
+        before = len(self.report.problems)
+        numbers, tail = grid.blocks_of(shard), grid.index_size
+        try:
+            raw = self.reader.read(key, max(member.size - tail, 0), tail)
+            index = layout.read_shard_index(raw, len(numbers), member.size, key)
+        except DamagedError as e:
+            self.problem(key, e)
+            return
+        for number, (start, size) in zip(numbers, index, strict=True):
+            first = number * grid.frames_per_block
+            frames = slice(first, min(first + grid.frames_per_block, grid.frames))
+            rows = None if valid is None else valid[first - numbers.start * grid.frames_per_block :]
+            try:
+                self.block(grid, self.reader.read(key, int(start), int(size)), rows)
+            except (DamagedError, UnsupportedError) as e:
+                self.problem(key, f"block {number}: {str(e).removeprefix('block: ')}", frames)
+            self.report.blocks += 1
+        sizes_key = f"bytes/c/{shard}"
+        sizes = self.attempt(sizes_key, partial(self.chunk, sizes_key, 4 * grid.blocks_per_shard))
+        if sizes is not None and (np.frombuffer(sizes, "<u4")[: len(numbers)] != index[:, 1]).any():
+            self.problem(sizes_key, "states other sizes of blocks than the shard's index")
+        if key in self.damaged and len(self.report.problems) == before:
+            self.problem(key, "its bytes are damaged")
+
+    def block(self, grid: Grid, data: bytes, valid: npt.NDArray[np.bool_] | None) -> None:
+        """Check one block by itself, and against what the archive says of it."""
+        block = Block.unpack(data)
+        if block.model != bytes.fromhex(self.attributes["model"]["sha256"])[:4]:
+            raise DamagedError(f"is coded with model {block.model.hex()}…, not with the archive's")
+        if block.shape != grid.shape or len(block.masks) != grid.frames_per_block:
+            raise DamagedError(f"holds {len(block.masks)} frames of {block.shape} pixels")
+        if valid is None:
+            return
+        bits = np.array([1 << NAMES.index(name) for name in grid.channels])
+        stated = (valid[: grid.frames_per_block] * bits).sum(axis=1).tolist()
+        if list(block.masks) != stated + [0] * (len(block.masks) - len(stated)):
+            raise DamagedError("holds other images than the table `valid` says")
+
+    def model(self) -> None:
+        keys = [k for k in self.reader.members if k.startswith("model/")]
+        self.report.model_embedded = bool(keys)
+        needed = [f"model/{name}" for name in layout.MODEL_FILES]
+        if self.grid is None or self.damaged.intersection(needed) or not set(needed) <= set(keys):
+            return
+        if model_sha256({k: self.reader.read(k) for k in needed}) != self.attributes["model"]["sha256"]:
+            self.problem("model/", "the embedded model is not the one that the archive was coded with")

@@ -1,0 +1,278 @@
+"""The container: a STORED zip of one canonical form, so that every byte of it can be checked.
+
+All bytes outside the objects follow from the objects' names, sizes and CRC-32s. Reading therefore means:
+take these from the directory, write the directory again, and compare.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import BinaryIO
+
+from sunzip.errors import DamagedError, InputError
+
+_LOCAL = struct.Struct("<IHHHHHIIIHH")
+_ENTRY = struct.Struct("<IHHHHHHIIIHHHHHII")
+_END = struct.Struct("<IHHHHIIH")
+_END64 = struct.Struct("<IQHHIIQQQQ")
+_LOCATOR = struct.Struct("<IIQI")
+_DATE = 0x0021  # 1980-01-01, the first day that a zip can name
+_MAX32 = 0xFFFFFFFF
+_MAX16 = 0xFFFF
+_UNIX_0644 = 0o100644 << 16
+
+COMMENT = "sunzip sha256:"
+_COMMENT_SIZE = len(COMMENT) + 64
+
+MANIFEST = "manifest.json"
+MAX_MEMBERS = 1 << 20
+_MAX_NAME = 200
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+CHUNK = 1 << 20  # bytes copied or hashed at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One object in the zip: `size` bytes from `start`, after the local header at `header`."""
+
+    name: str
+    size: int
+    crc: int
+    header: int
+
+    @property
+    def start(self) -> int:
+        """Offset of the first byte of the object."""
+        return self.header + len(local_header(self))
+
+
+def is_name(name: str) -> bool:
+    """Whether an object may be called so: relative, ASCII, no component that starts with a dot."""
+    return len(name) <= _MAX_NAME and _NAME.fullmatch(name) is not None
+
+
+def local_header(member: Member) -> bytes:
+    """Return the bytes that stand before the object."""
+    name = member.name.encode()
+    big = member.size >= _MAX32
+    extra = struct.pack("<HHQQ", 1, 16, member.size, member.size) if big else b""
+    size = _MAX32 if big else member.size
+    version = 45 if big else 20
+    fields = (0x04034B50, version, 0, 0, 0, _DATE, member.crc, size, size, len(name), len(extra))
+    return _LOCAL.pack(*fields) + name + extra
+
+
+def directory(members: Iterable[Member], end: int, comment: str) -> Iterator[bytes]:
+    """Yield the bytes that follow the last object, which ends at offset `end`."""
+    count = length = 0
+    for m in members:
+        name = m.name.encode()
+        values = [m.size, m.size] if m.size >= _MAX32 else []
+        values += [m.header] if m.header >= _MAX32 else []
+        extra = struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values) if values else b""
+        version = 45 if values else 20
+        size = min(m.size, _MAX32)
+        entry = _ENTRY.pack(
+            *(0x02014B50, 0x0300 | version, version, 0, 0, 0, _DATE, m.crc, size, size),
+            *(len(name), len(extra), 0, 0, 0, _UNIX_0644, min(m.header, _MAX32)),
+        )
+        count += 1
+        length += len(entry) + len(name) + len(extra)
+        yield entry + name + extra
+    if count >= _MAX16 or length >= _MAX32 or end >= _MAX32:
+        yield _END64.pack(0x06064B50, 44, 0x0300 | 45, 45, 0, 0, count, count, length, end)
+        yield _LOCATOR.pack(0x07064B50, 0, end + length, 1)
+    short = min(count, _MAX16)
+    text = comment.encode()
+    yield _END.pack(0x06054B50, 0, 0, short, short, min(length, _MAX32), min(end, _MAX32), len(text)) + text
+
+
+class Packer:
+    """Writes objects one after the other, each once and in the order given, then the directory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._end = 0
+        self.members: list[Member] = []
+        self.sha256: dict[str, str] = {}
+
+    def add(self, name: str, source: BinaryIO, size: int) -> None:
+        """Copy an object of exactly `size` bytes; the header before it is written when its CRC is known.
+
+        Raises
+        ------
+        OSError
+            If the source ends early or the disk is full.
+        """
+        assert is_name(name), name
+        header = self._end
+        self._file.write(local_header(Member(name, size, 0, header)))
+        crc, digest, left = 0, sha256(), size
+        while left:
+            data = source.read(min(CHUNK, left))
+            if not data:
+                raise OSError(f"{name} became shorter while it was packed")
+            crc = zlib.crc32(data, crc)
+            digest.update(data)
+            self._file.write(data)
+            left -= len(data)
+        member = Member(name, size, crc, header)
+        self._end = self._file.tell()
+        self._file.seek(header)
+        self._file.write(local_header(member))
+        self._file.seek(self._end)
+        self.members.append(member)
+        self.sha256[name] = digest.hexdigest()
+
+    def close(self, comment: str) -> int:
+        """Write the directory; return the size of the zip in bytes."""
+        for part in directory(self.members, self._end, comment):
+            self._file.write(part)
+        return self._file.tell()
+
+
+class Reader:
+    """A file that is read at offsets: safe among threads and after a fork, as no position is shared.
+
+    Parameters
+    ----------
+    path
+        The archive file.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, unreadable or no zip at all.
+    DamagedError
+        If the zip's directory is missing or not of the canonical form.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            if os.path.isdir(path):
+                raise InputError(f"{path}: is a directory, not a finished archive")
+            self._fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            hint = "; it is unfinished, continue with --resume" if os.path.isdir(f"{path}.partial") else ""
+            raise InputError(f"{path}: no such file{hint}") from None
+        except OSError as e:
+            raise InputError(f"{path}: cannot be read: {e.strerror}") from e
+        try:
+            self.size = os.fstat(self._fd).st_size
+            self.members, self.manifest_sha256 = self._directory()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def pread(self, start: int, size: int) -> bytes:
+        """Read `size` bytes from offset `start` of the file.
+
+        Raises
+        ------
+        InputError
+            If the operating system cannot read them.
+        DamagedError
+            If the file has become shorter.
+        """
+        parts = []
+        try:
+            while size:
+                part = os.pread(self._fd, min(size, 1 << 30), start)
+                if not part:
+                    raise DamagedError(f"{self.path}: ends at byte {start}, sooner than when it was opened")
+                parts.append(part)
+                start += len(part)
+                size -= len(part)
+        except OSError as e:
+            raise InputError(f"{self.path}: cannot be read: {e.strerror}") from e
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        """Read an object or a range of it.
+
+        Raises
+        ------
+        DamagedError
+            If there is no such object or it is shorter than the range.
+        """
+        member = self.members.get(name)
+        if member is None:
+            raise DamagedError(f"{self.path}: {name} is missing")
+        size = member.size - start if size is None else size
+        if not 0 <= start <= start + size <= member.size:
+            raise DamagedError(f"{self.path}: {name} has {member.size} bytes, too few")
+        return self.pread(member.start + start, size)
+
+    def _directory(self) -> tuple[dict[str, Member], str]:
+        end_size = _END.size + _COMMENT_SIZE
+        if self.size < end_size:
+            raise DamagedError(f"{self.path}: {self.size} bytes are no archive; it is empty or truncated")
+        tail = self.pread(self.size - end_size, end_size)
+        signature, *_, count, length, end, comment_size = _END.unpack_from(tail)
+        comment = tail[_END.size :].decode("latin-1")
+        if signature != 0x06054B50 or comment_size != _COMMENT_SIZE:
+            head = self.pread(0, 4)
+            if head == b"PK\3\4" or COMMENT in comment:
+                raise DamagedError(
+                    f"{self.path}: truncated, damaged or not of sunzip: the zip directory is missing"
+                )
+            raise InputError(f"{self.path}: not a sunzip archive")
+        if re.fullmatch(f"{COMMENT}[0-9a-f]{{64}}", comment) is None:
+            raise DamagedError(
+                f"{self.path}: the zip comment, which holds the manifest's checksum, is damaged"
+            )
+        wrong = DamagedError(f"{self.path}: the zip directory is damaged, or another program packed it again")
+        position = self.size - end_size
+        if _MAX16 in (count,) or _MAX32 in (length, end):
+            position -= _LOCATOR.size + _END64.size
+            if position < 0:
+                raise wrong
+            *_, count, length, end = _END64.unpack(self.pread(position, _END64.size))
+        if end + length != position or count > MAX_MEMBERS or length > count * (_ENTRY.size + _MAX_NAME + 28):
+            raise wrong
+        raw = self.pread(end, self.size - end)
+        members = self._entries(raw, count, length)
+        if members is None or b"".join(directory(members.values(), end, comment)) != raw:
+            raise wrong
+        last = next(reversed(members.values()), None)
+        if last is None or last.start + last.size != end:
+            raise wrong
+        return members, comment[len(COMMENT) :]
+
+    @staticmethod
+    def _entries(raw: bytes, count: int, length: int) -> dict[str, Member] | None:
+        """Take names, sizes and CRCs from the directory; None if they are not ones that sunzip writes."""
+        members: dict[str, Member] = {}
+        at = header = 0
+        for _ in range(count):
+            if at + _ENTRY.size > length:
+                return None
+            fields = _ENTRY.unpack_from(raw, at)
+            crc, size, name_size, extra_size = fields[7], fields[9], fields[10], fields[11]
+            name = raw[at + _ENTRY.size : at + _ENTRY.size + name_size].decode("latin-1")
+            at += _ENTRY.size + name_size
+            if size == _MAX32:
+                if extra_size < 20:
+                    return None
+                size = int.from_bytes(raw[at + 4 : at + 12], "little")
+            at += extra_size
+            if name in members or not is_name(name):
+                return None
+            member = Member(name, size, crc, header)
+            members[name] = member
+            header = member.start + size
+        return members
