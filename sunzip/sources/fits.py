@@ -15,6 +15,7 @@ the pixels were stored (SIMPLE, BITPIX, BSCALE, ZIMAGE …).
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
@@ -44,6 +45,8 @@ _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
 _MIN_EXPOSURE = 1e-2
 _MAX_SIDE = 16384
+#: The most that a gzipped file may unpack to: four images of 4096² in float64.
+_MAX_UNPACKED = 2**29
 
 _NAME = re.compile(r".*\.(fits|fts|fit|fz)(\.gz)?", re.IGNORECASE)
 #: Keywords that describe the stored form of the pixels.
@@ -222,8 +225,12 @@ class Fits(Source):
             warnings.simplefilter("ignore")
             try:
                 with self._storage.fs.open(path, "rb") as raw:
-                    file: Any = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
-                    raw.seek(0)
+                    file, size = raw, int(self._storage.fs.size(path) or 0)
+                    if raw.read(2) == b"\x1f\x8b":
+                        raw.seek(0)
+                        unpacked = _unpack(raw)
+                        file, size = io.BytesIO(unpacked), len(unpacked)
+                    file.seek(0)
                     # Astropy would unpack zip and others into a temporary file, of whatever size.
                     if file.read(9) != b"SIMPLE  =":
                         raise _Unusable("not a FITS file", "is not a FITS file")
@@ -233,7 +240,8 @@ class Fits(Source):
                         if hdu is None:
                             raise _Unusable("no image", "holds no two-dimensional image")
                         end = hdu.fileinfo()["datLoc"] + hdu.fileinfo()["datSpan"]
-                        if file is raw and end > self._storage.fs.size(path):
+                        # Less than a block may be padding, which some writers leave out.
+                        if end - size >= 2880:
                             raise _Unusable("truncated", "is truncated; fetch it again")
                         yield hdu
             except (_Unusable, InputError):
@@ -262,6 +270,19 @@ class _Plan:
     exposure: float = 1.0
     degradation: float = 1.0
     degradation_unknown: bool = False
+
+
+def _unpack(raw: Any) -> bytes:
+    """Unpack a gzipped file whole, since astropy goes to and fro in it; bounded, as a bomb is small."""
+    parts: list[bytes] = []
+    size = 0
+    with gzip.GzipFile(fileobj=raw) as file:
+        while part := file.read(2**20):
+            parts.append(part)
+            size += len(part)
+            if size > _MAX_UNPACKED:
+                raise _Unusable("too large", f"unpacks to more than {_MAX_UNPACKED >> 20} MiB")
+    return b"".join(parts)
 
 
 def _is_image(hdu: Any) -> bool:
@@ -408,7 +429,11 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
     weight = warp(weight)
     image = warp(pixels) / (weight + _EPSILON)
     if n == 1024:
-        image, weight = _block_mean(image, 2), _block_mean(weight, 2)
+        image = _block_mean(image, 2)
+        if hmi:
+            # AIA's dark pixels are zeros in the mean, as SDOML has them; HMI's missing ones are no values.
+            weight = _block_mean((weight > 0).astype(np.float64), 2)
+            image = np.divide(image, weight, out=np.zeros_like(image), where=weight > 0)
     if hmi:
         y, x = np.ogrid[-255.5:256, -255.5:256]
         # Up to the last few pixels before the limb, where HMI's own mask ends.

@@ -1,0 +1,416 @@
+"""FITS images come out in SDOML's geometry and units, and whatever is no image is told in one line."""
+
+import gzip
+import json
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from sunzip.cube import Scale
+from sunzip.errors import InputError
+from sunzip.sources.fits import Fits
+
+REAL = Path(__file__).parents[3] / "shared/data/real"
+RADIUS = 976 / 4.8
+
+AIA = {
+    "TELESCOP": "SDO/AIA",
+    "INSTRUME": "AIA_3",
+    "WAVELNTH": 171,
+    "T_OBS": "2024-10-04T16:17:58.354",
+    "EXPTIME": 2.0,
+    "RSUN_OBS": 959.65,
+    "CDELT1": 2.4,
+    "CDELT2": 2.4,
+    "CRPIX1": 512.5,
+    "CRPIX2": 512.5,
+    "CROTA2": 0.0,
+    "QUALITY": 1073741824,
+}
+HMI = AIA | {
+    "TELESCOP": "SDO/HMI",
+    "INSTRUME": "HMI_SIDE1",
+    "CONTENT": "MAGNETOGRAM",
+    "WAVELNTH": 6173,
+    "T_OBS": "2010.05.01_00:12:04_TAI",
+    "BUNIT": "Gauss",
+}
+del HMI["EXPTIME"]
+
+
+def save(path, data, cards, *, compress=False, comments=()):
+    header = fits.Header()
+    for key, value in cards.items():
+        header[key] = value
+    for key, text in comments:
+        header.add_comment(text) if key == "COMMENT" else header.add_history(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if compress:
+            hdu = fits.CompImageHDU(data.astype(np.int32), header, compression_type="RICE_1")
+            fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+        else:
+            fits.PrimaryHDU(data, header).writeto(path)
+    return str(path)
+
+
+def disk(n, radius, centre=None, rows=lambda y, x: np.full_like(y + x, 100.0)):
+    """An n×n disk about (row, column), with soft pixels at its edge; 0 off it."""
+    cy, cx = centre or ((n - 1) / 2, (n - 1) / 2)
+    y, x = np.mgrid[:n, :n].astype(float) - np.array([cy, cx]).reshape(2, 1, 1)
+    return rows(y / radius, x / radius) * np.clip(radius - np.hypot(y, x) + 0.5, 0, 1)
+
+
+def measured_disk(image):
+    """Centre (row, column) and radius of a uniform disk, from its moments."""
+    weight = image / image.max()
+    area = weight.sum()
+    y, x = np.mgrid[: len(image), : len(image)]
+    return (y * weight).sum() / area, (x * weight).sum() / area, np.sqrt(area / np.pi)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.exists(), reason="the real data are not beside the repository")
+def test_real_files_give_the_pixels_of_the_store_made_from_them():
+    zarr = pytest.importorskip("zarr")
+    source = Fits(str(REAL / "fits"), degradation=REAL / "degradation")
+    assert len(source.channels) == 8
+    assert source.shape == (512, 512)
+    assert not source.counts
+    assert source.stored_bytes() == sum(p.stat().st_size for p in (REAL / "fits").iterdir())
+    for name in source.channels:
+        wanted = zarr.open_array(REAL / "sdomlv2_real.zarr/2024" / name, mode="r")[0]
+        keywords = json.loads((REAL / "sdomlv2_real.zarr/2024" / name / ".zattrs").read_text())
+        # Rounding in float32, no more: 3.2e-7 of the pixel where it is above a thousandth of the largest.
+        np.testing.assert_allclose(source.read(name, 0), wanted, rtol=4e-7, atol=1e-7 * wanted.max())
+        header = source.header(name, 0)
+        for key in ("EXPTIME", "DEG_COR", "WAVELNTH", "CRPIX1", "CRPIX2", "R_SUN", "NAXIS1", "PIXLUNIT"):
+            assert header[key] == keywords[key][0], key
+        # The store's RSUN_OBS, and so its CDELT, is one nominal value for all eight files.
+        assert header["CDELT1"] == pytest.approx(keywords["CDELT1"][0], rel=2e-5)
+        assert str(source.times(name)[0]) == keywords["T_OBS"][0].removesuffix("Z")
+
+
+@pytest.mark.parametrize(
+    ("n", "cdelt", "rsun", "crpix"),
+    [
+        (1024, 2.4, 945.0, 512.5),
+        (1024, 2.4, 975.0, 500.0),
+        (2048, 1.2, 960.0, 1030.0),
+        (512, 4.8, 950.0, 256.5),
+    ],
+)
+@pytest.mark.parametrize("kind", ["AIA", "HMI"])
+def test_the_disk_comes_to_the_middle_and_to_976_arcsec(tmp_path, n, cdelt, rsun, crpix, kind):
+    cards = (AIA if kind == "AIA" else HMI) | {"CDELT1": cdelt, "CDELT2": cdelt, "RSUN_OBS": rsun}
+    cards |= {"CRPIX1": crpix, "CRPIX2": crpix + 3}
+    image = disk(n, rsun / cdelt, (crpix + 2, crpix - 1))
+    if kind == "HMI":
+        image[image < 100] = np.nan
+    source = Fits(save(tmp_path / "a.fits", image.astype(np.float32), cards))
+    out = source.read(source.channels[0], 0)
+    assert out.shape == (512, 512)
+    assert out.dtype == np.float32
+    y, x, radius = measured_disk(out)
+    assert y == pytest.approx(255.5, abs=0.05)
+    assert x == pytest.approx(255.5, abs=0.05)
+    # What is left out of the weights at the limb spreads the disk by up to a pixel of the file.
+    assert radius == pytest.approx(RADIUS, abs=0.8)
+    assert out[256, 256] == pytest.approx(50 if kind == "AIA" else 100, rel=1e-6)
+    assert out[0, 0] == 0
+
+
+@pytest.mark.parametrize("turn", [0.0, 180.0, 179.93, 30.0])
+def test_an_image_is_turned_to_north_up(tmp_path, turn):
+    """CROTA2 by FITS WCS: solar x = cos·dx − sin·dy. A gradient to the north stays one."""
+    n, angle = 1024, np.radians(turn)
+
+    def north(y, x):
+        return 1000 * (np.sin(angle) * x + np.cos(angle) * y)
+
+    image = disk(n, 960 / 2.4, rows=north).astype(np.float32)
+    out = Fits(save(tmp_path / "a.fits", image, HMI | {"CROTA2": turn, "RSUN_OBS": 960.0})).read("Bz", 0)
+    y, x = np.mgrid[:512, :512] - 255.5
+    inside = np.hypot(y, x) < 0.95 * RADIUS
+    np.testing.assert_allclose(out[inside], (1000 * y / RADIUS)[inside], atol=0.1)
+
+
+def test_hmi_off_the_disk_is_zero_and_holes_on_it_are_nan(tmp_path):
+    n = 1024
+    image = disk(n, 960 / 2.4)
+    image[image < 100] = np.nan
+    image[500:520, 600:620] = np.nan
+    source = Fits(save(tmp_path / "a.fits", image.astype(np.float32), HMI | {"RSUN_OBS": 960.0}))
+    out = source.read("Bz", 0)
+    assert source.header("Bz", 0)["PIXLUNIT"] == "Gauss"
+    y, x = np.mgrid[:512, :512] - 255.5
+    assert (out[np.hypot(y, x) > RADIUS + 3] == 0).all()
+    assert 40 < np.isnan(out).sum() < 130
+    assert np.isnan(out[255, 304])
+    np.testing.assert_allclose(out[(out != 0) & np.isfinite(out)], 100, rtol=1e-5)
+
+
+def test_aia_leaves_out_what_is_not_above_zero_and_keeps_what_is_missing(tmp_path):
+    image = np.full((1024, 1024), 8.0, np.float32)
+    image[300:400, 300] = -5  # one column of the detector's noise
+    image[600:604, 600:604] = np.nan
+    image[:100, :100] = -1
+    out = Fits(save(tmp_path / "a.fits", image, AIA)).read("171A", 0)
+    assert (out[:45, :45] == 0).all()
+    assert np.nanmax(out) == pytest.approx(4.0)
+    assert 1 <= np.isnan(out).sum() <= 16
+    assert np.isnan(out[301, 301])
+    np.testing.assert_allclose(out[150:195, 135:160].max(axis=1), 4.0, rtol=1e-6)
+
+
+def test_degradation_from_the_header_or_else_a_table(tmp_path):
+    image = disk(1024, 400).astype(np.float32)
+    table = tmp_path / "tables"
+    table.mkdir()
+    (table / "degrad_171.csv").write_text(
+        '"2010-05-01T12:00:00.000",0.9\n"2024-10-03T12:00:00.000",0.5\n"2024-10-06T12:00:00.000",0.2\n'
+    )
+    own = Fits(save(tmp_path / "own.fits", image, AIA | {"DEG_COR": 0.8}), degradation=table)
+    assert own.read("171A", 0)[256, 256] == pytest.approx(100 / 2 / 0.8)
+    assert own.header("171A", 0)["DEG_COR"] == 0.8
+    bare = save(tmp_path / "bare.fits", image, AIA)
+    tabled = Fits(bare, degradation=table)
+    assert tabled.read("171A", 0)[256, 256] == pytest.approx(100 / 2 / 0.5)
+    assert tabled.header("171A", 0)["DEG_COR"] == 0.5
+    assert not tabled.counts
+    neither = Fits(bare)
+    assert neither.read("171A", 0)[256, 256] == pytest.approx(100 / 2)
+    assert neither.counts == {"no degradation correction": 1}
+    other = Fits(save(tmp_path / "b.fits", image, AIA | {"WAVELNTH": 193}), degradation=table)
+    assert other.counts == {"no degradation correction": 1}
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", '"2010-05-01",-1\n', "2010-05-01\n"])
+def test_a_table_that_is_none(tmp_path, text):
+    (tmp_path / "degrad_171.csv").write_text(text)
+    file = save(tmp_path / "a.fits", disk(1024, 400), AIA)
+    with pytest.raises(InputError, match=r"degrad_171\.csv"):
+        Fits(file, degradation=tmp_path)
+    with pytest.raises(InputError, match="no degradation tables"):
+        Fits(file, degradation=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("cards", "name", "value"),
+    [
+        ({"BUNIT": "DN/s", "R_SUN": RADIUS / 8}, "171A", 1),
+        ({"PIXLUNIT": "DN/s", "R_SUN": RADIUS / 8}, "171A", 1),
+        ({"SZ_CHAN": "By", "TELESCOP": "SDO/HMI"}, "By", 1),
+    ],
+)
+def test_an_image_in_the_geometry_is_given_as_it_is(tmp_path, cards, name, value):
+    image = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    image[3] = np.nan
+    source = Fits(save(tmp_path / "a.fits", image, AIA | cards))
+    assert source.channels == (name,)
+    assert source.shape == (64, 64)
+    assert source.scale is Scale.MEAN
+    assert source.read(name, 0).tobytes() == image.tobytes()
+    assert source.header(name, 0)["EXPTIME"] == 2.0 * value
+
+
+def test_per_second_in_another_geometry_is_only_scaled(tmp_path):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": "DN / s"})
+    source = Fits(file)
+    assert source.read("171A", 0)[256, 256] == pytest.approx(100, rel=1e-6)
+    assert not source.counts
+
+
+def test_header_as_plain_values(tmp_path):
+    texts = [("COMMENT", "one"), ("HISTORY", "first"), ("COMMENT", "two")]
+    cards = AIA | {"LONG": "x" * 200, "FLAG": True, "GONE": fits.card.Undefined()}
+    for compress in (False, True):
+        file = save(tmp_path / f"{compress}.fits", disk(1024, 400), cards, compress=compress, comments=texts)
+        header = Fits(file).header("171A", 0)
+        assert header["COMMENT"] == "one\ntwo"
+        assert header["HISTORY"] == "first"
+        assert header["LONG"] == "x" * 200
+        assert header["FLAG"] is True
+        assert "GONE" not in header
+        assert not {"SIMPLE", "BITPIX", "NAXIS", "ZIMAGE", "ZCMPTYPE", "BSCALE", "XTENSION"} & set(header)
+        assert (header["NAXIS1"], header["CRPIX1"], header["R_SUN"]) == (512, 256.5, RADIUS)
+        assert header["CDELT1"] == pytest.approx(959.65 / RADIUS)
+        assert header["EXPTIME"] == 2.0
+        json.dumps(header)
+
+
+def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
+    image = disk(1024, 400).astype(np.float32)
+    save(tmp_path / "a.fits", image, AIA)
+    save(tmp_path / "deep/er/b.fts", image, AIA | {"WAVELNTH": 1600, "T_OBS": "2024-10-04T16:17:51.576Z"})
+    save(tmp_path / "c.fits", image, HMI)
+    save(tmp_path / "z.fits", image, AIA | {"T_OBS": "yesterday"})
+    save(tmp_path / "euvi.fits", image, AIA | {"TELESCOP": "STEREO", "INSTRUME": "SECCHI"})
+    save(tmp_path / "aia4500.fits", image, AIA | {"WAVELNTH": 4500})
+    save(tmp_path / "continuum.fits", image, HMI | {"CONTENT": "CONTINUUM INTENSITY"})
+    save(tmp_path / "odd.fits", np.zeros((700, 700), np.float32), AIA)
+    save(tmp_path / "cube.fits", np.zeros((2, 64, 64), np.float32), AIA)
+    save(
+        tmp_path / "small.fits", np.zeros((64, 64), np.float32), AIA | {"BUNIT": "DN/s", "R_SUN": RADIUS / 8}
+    )
+    (tmp_path / "text.fits").write_text("not at all")
+    (tmp_path / "empty.fits").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no matter")
+    (tmp_path / "half.fits").write_bytes((tmp_path / "a.fits").read_bytes()[:1_000_000])
+    with gzip.open(tmp_path / "g.fits.gz", "wb") as file:
+        file.write((tmp_path / "a.fits").read_bytes())
+    source = Fits(str(tmp_path))
+    assert source.channels == ("171A", "1600A", "Bz")
+    assert source.counts == {
+        "no degradation correction": 4,
+        "unknown instrument": 1,
+        "unknown channel": 2,
+        "wrong size": 1,
+        "no image": 1,
+        "other image size": 1,
+        "not a FITS file": 2,
+        "truncated": 1,
+    }
+    assert source.times("171A").astype(str).tolist() == [
+        "2024-10-04T16:17:58.354",
+        "2024-10-04T16:17:58.354",
+        "NaT",
+    ]
+    assert str(source.times("Bz")[0]) == "2010-05-01T00:11:30.000"
+    np.testing.assert_array_equal(source.read("171A", 0), source.read("171A", 1))
+
+
+def one_line(url, part):
+    with pytest.raises(InputError) as found:
+        Fits(str(url))
+    message = str(found.value)
+    assert message.startswith(f"{url}: ")
+    assert "\n" not in message
+    assert part in message
+
+
+@pytest.mark.parametrize(
+    ("cards", "shape", "part"),
+    [
+        ({"TELESCOP": "HINODE", "INSTRUME": "XRT"}, (1024, 1024), "neither of AIA nor of HMI"),
+        ({"WAVELNTH": 4500}, (1024, 1024), "unknown channel"),
+        ({"WAVELNTH": "many"}, (1024, 1024), "unknown channel"),
+        ({}, (1024, 512), "512×1024 pixels"),
+        ({}, (100, 100), "100×100 pixels"),
+        ({}, (4, 32, 32), "no two-dimensional image"),
+        ({"EXPTIME": 0.0}, (1024, 1024), "EXPTIME"),
+        ({"RSUN_OBS": 0.0}, (1024, 1024), "RSUN_OBS"),
+        ({"CDELT1": "two"}, (1024, 1024), "CDELT1"),
+        ({"CRPIX1": "?"}, (1024, 1024), "CRPIX1"),
+        ({"SZ_CHAN": "Bw"}, (64, 64), "unknown channel 'Bw'"),
+    ],
+)
+def test_a_single_file_that_is_no_image_is_one_line(tmp_path, cards, shape, part):
+    one_line(save(tmp_path / "a.fits", np.zeros(shape, np.float32), AIA | cards), part)
+
+
+def test_broken_files_are_one_line(tmp_path):
+    good = Path(save(tmp_path / "good.fits", disk(1024, 400), AIA, compress=True)).read_bytes()
+    for name, data, part in (
+        ("text", b"a table\nof numbers", "not a FITS file"),
+        ("empty", b"", "not a FITS file"),
+        ("zip", b"PK\x03\x04" + good, "not a FITS file"),
+        ("cut_header", good[:1000], "cannot be read"),
+        ("cut_data", good[: len(good) // 2], "truncated"),
+        ("cut_gzip", gzip.compress(good)[:-500], "cannot be read"),
+        ("no_gzip", b"\x1f\x8b" + good, "cannot be read"),
+        (
+            "huge",
+            good.replace(b"ZNAXIS1 =                 1024", b"ZNAXIS1 =            999999999"),
+            "implausible",
+        ),
+    ):
+        (tmp_path / f"{name}.fits").write_bytes(data)
+        one_line(tmp_path / f"{name}.fits", part)
+    one_line(tmp_path / "nothing.fits", "nothing is there")
+    (tmp_path / "folder").mkdir()
+    one_line(tmp_path / "folder", "no usable FITS image among 0 files")
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("sunzip.sources.fits._MAX_UNPACKED", 2**22)
+    (tmp_path / "a.fits.gz").write_bytes(gzip.compress(b"SIMPLE  =" + bytes(2**24)))
+    one_line(tmp_path / "a.fits.gz", "unpacks to more than 4 MiB")
+
+
+def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
+    data = disk(1024, 400, rows=lambda y, x: 1000 * y + 777 * x).astype(np.int32)
+    hdu = fits.CompImageHDU(data, fits.Header(AIA), compression_type="GZIP_1")
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "a.fits")
+    raw = bytearray((tmp_path / "a.fits").read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 3000] = bytes(3000)
+    (tmp_path / "a.fits").write_bytes(raw)
+    source = Fits(str(tmp_path / "a.fits"))
+    with pytest.raises(InputError, match=r"a\.fits: cannot be read, truncated or damaged") as found:
+        source.read("171A", 0)
+    assert "\n" not in str(found.value)
+
+
+def test_a_damaged_original_header_is_told(tmp_path):
+    file = save(
+        tmp_path / "a.fits", np.zeros((64, 64), np.float32), AIA | {"SZ_CHAN": "171A", "SZ_HDR": '{"a":'}
+    )
+    source = Fits(file)
+    with pytest.raises(InputError, match="SZ_HDR"):
+        source.header("171A", 0)
+
+
+def test_threads_read_alike(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"{i}.fits", disk(1024, 300 + 20 * i), AIA, compress=True)
+    source = Fits(str(tmp_path))
+    filters = list(warnings.filters)
+    alone = [source.read("171A", i).tobytes() for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda i: source.read("171A", i % 4).tobytes(), range(8))) == alone * 2
+    assert warnings.filters == filters
+
+
+def test_astropys_warnings_stay_inside(tmp_path):
+    """A card that breaks the standard, a bad date and a missing last block make astropy warn."""
+    file = Path(save(tmp_path / "a.fits", disk(1024, 400), AIA | {"DATE-OBS": "31/12/99"}, compress=True))
+    data = file.read_bytes().replace(b"QUALITY =           1073741824", b"QUALITY =           10737 41 4")
+    file.write_bytes(data[:-100])
+    script = (
+        f"from sunzip.sources.fits import Fits\ns = Fits({str(file)!r})"
+        "\ns.header('171A', 0)\ns.read('171A', 0)\nprint('read')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("read\n", "")
+
+
+def test_importing_loads_neither_astropy_nor_torch():
+    script = (
+        "import sys, sunzip.sources.fits, sunzip.sources.hdf5"
+        "\nimport sunzip.sinks, sunzip.sinks.fits, sunzip.sinks.hdf5, sunzip.sinks.sdoml_v2"
+        "\nprint([m for m in ('astropy', 'torch', 'h5py', 'zarr', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_folder_behind_fsspec(tmp_path):
+    import fsspec
+
+    file = save(tmp_path / "a.fits", disk(1024, 400), AIA, compress=True)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/sun/x/a.fits", Path(file).read_bytes())
+    try:
+        source = Fits("memory://sun")
+        np.testing.assert_array_equal(source.read("171A", 0), Fits(file).read("171A", 0))
+    finally:
+        memory.rm("/sun", recursive=True)

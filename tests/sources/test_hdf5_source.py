@@ -1,0 +1,227 @@
+"""HDF5 cubes, whole and minimal, are read; files that are none, or that ask for too much, are one line."""
+
+import json
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sunzip.cube import Scale
+from sunzip.errors import InputError
+from sunzip.sources.hdf5 import Hdf5
+
+T, C, N = 5, 2, 16
+MS = np.datetime64("2017-08-07T00:00", "ms").astype(np.int64) + np.arange(T) * 3_600_000
+
+
+def cube(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def save(path, attrs=None, **datasets):
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attrs or {})
+        for name, value in datasets.items():
+            file[name] = value
+    return str(path)
+
+
+@pytest.mark.parametrize("where", ["root", "dataset"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        MS,
+        [f"2017-08-07T0{i}:00:00Z" for i in range(T)],
+        [f"2017-08-07 0{i}:00:00".encode() for i in range(T)],
+    ],
+)
+def test_a_minimal_file(tmp_path, where, time):
+    data = cube(T, N, N)
+    file = save(tmp_path / "a.h5", {"channel": "171A"} if where == "root" else {}, cube=data, time=time)
+    if where == "dataset":
+        with h5py.File(file, "r+") as f:
+            f["cube"].attrs["channel"] = "aia 0171"
+    source = Hdf5(file)
+    assert source.channels == ("171A",)
+    assert source.shape == (N, N)
+    assert source.scale is Scale.MEAN
+    np.testing.assert_array_equal(source.times("171A"), MS.astype("M8[ms]"))
+    assert source.read("171A", 3).tobytes() == data[3].tobytes()
+    assert source.header("171A", 3) == {}
+    assert source.stored_bytes() == data.nbytes
+
+
+def test_channels_in_any_order_and_images_that_are_missing(tmp_path):
+    data = cube(T, C, N, N)
+    valid = np.ones((T, C), bool)
+    valid[2, 0] = False
+    t_obs = np.stack([MS + 5, MS + 7], 1)
+    t_obs[1, 1] = np.iinfo(np.int64).min
+    words = np.array([[json.dumps({"N": 10 * t + c}) for c in range(C)] for t in range(T)], object)
+    file = save(
+        tmp_path / "a.h5",
+        {"scale": "sum"},
+        cube=data,
+        time=MS,
+        channel=["Bz", "94"],
+        valid=valid,
+        t_obs=t_obs,
+        keywords=words,
+    )
+    source = Hdf5(file)
+    assert source.channels == ("94A", "Bz")
+    assert source.scale is Scale.SUM
+    assert (source.times("Bz").astype(np.int64) - MS[[0, 1, 3, 4]]).tolist() == [5, 5, 5, 5]
+    assert (source.times("94A").astype(np.int64) - MS).tolist() == [7, 0, 7, 7, 7]
+    assert source.read("Bz", 2).tobytes() == data[3, 0].tobytes()
+    assert source.header("Bz", 2) == {"N": 30}
+    assert source.header("94A", 1) == {"N": 11}
+    again = pickle.loads(pickle.dumps(source))
+    assert again.read("Bz", 2).tobytes() == data[3, 0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "i2", "u1"])
+def test_any_numbers_become_float32(tmp_path, dtype):
+    data = (cube(T, N, N) * 50 + 100).clip(0, 255).astype(dtype)
+    image = Hdf5(save(tmp_path / "a.h5", {"channel": "171A"}, cube=data, time=MS)).read("171A", 0)
+    assert image.dtype == np.dtype("f4")
+    np.testing.assert_array_equal(image, data[0].astype("f4"))
+
+
+def one_line(url, part):
+    with pytest.raises(InputError) as found:
+        Hdf5(str(url))
+    message = str(found.value)
+    assert message.startswith(f"{url}:")
+    assert "\n" not in message
+    assert part in message
+
+
+GOOD = {"cube": cube(T, C, N, N), "time": MS, "channel": ["171A", "Bz"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"cube": None}, "has no dataset 'cube'"),
+        ({"time": None}, "has no dataset 'time'"),
+        ({"channel": None}, "does not say which channels"),
+        ({"cube": cube(T, N)}, "shape"),
+        ({"cube": cube(0, C, N, N), "time": MS[:0]}, "empty"),
+        ({"cube": cube(T, C, 0, N)}, "empty"),
+        ({"cube": cube(T, C, N, N).astype(complex)}, "complex"),
+        ({"cube": np.full((T, C, N, N), b"text")}, "numbers"),
+        ({"time": MS[:-1]}, "time must have shape (5,), not (4,)"),
+        ({"time": MS.astype(float)}, "int64"),
+        ({"channel": ["171A"]}, "must name 2 channels"),
+        ({"channel": ["171A", "0171"]}, "twice"),
+        ({"channel": ["171A", "Halpha"]}, "unknown channel 'Halpha'"),
+        ({"channel": [[1, 2]]}, "must name 2"),
+        ({"valid": np.ones((T, 3), bool)}, "valid must be bool"),
+        ({"t_obs": np.zeros((T,), np.int64)}, "t_obs must have shape"),
+        ({"keywords": np.zeros((T, C))}, "keywords must be strings"),
+    ],
+)
+def test_a_wrong_layout_is_one_line(tmp_path, changes, part):
+    datasets = {k: v for k, v in (GOOD | changes).items() if v is not None}
+    one_line(save(tmp_path / "a.h5", **datasets), part)
+
+
+def test_a_wrong_scale_is_one_line(tmp_path):
+    one_line(save(tmp_path / "a.h5", {"scale": "median"}, **GOOD), "must be mean or sum, not 'median'")
+
+
+def test_files_that_are_no_hdf5(tmp_path):
+    good = Path(save(tmp_path / "good.h5", **GOOD)).read_bytes()
+    for name, data in (
+        ("text", b"hello"),
+        ("empty", b""),
+        ("half", good[: len(good) // 2]),
+        ("head", good[:100]),
+    ):
+        (tmp_path / f"{name}.h5").write_bytes(data)
+        one_line(tmp_path / f"{name}.h5", "cannot be read as HDF5")
+    one_line(tmp_path / "nothing.h5", "nothing is there")
+    one_line(tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 2**20, 2**20), (2**40, 1, N, N), (T, C, 2**15, 8)])
+def test_hostile_sizes_allocate_nothing(tmp_path, shape):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("cube", shape, "<f4", chunks=(1, 1, 8, 8))
+        file["time"] = MS
+        file["channel"] = ["171A", "Bz"]
+    one_line(tmp_path / "a.h5", "implausibly large")
+
+
+def test_hostile_chunks_allocate_nothing(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset(
+            "cube", (2**16, 1, N, N), "<f4", chunks=(2**16, 1, N, 256)[:4] if N >= 256 else None
+        )
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("cube", (2**22, 1, N, N), "<f4", chunks=(2**21, 1, N, N), compression="gzip")
+        file.create_dataset("time", (2**22,), "<i8", chunks=(1024,))
+        file["channel"] = ["171A"]
+    one_line(tmp_path / "b.h5", "chunk")
+
+
+@pytest.mark.parametrize("kind", ["external link", "external storage", "virtual", "group"])
+def test_a_file_may_not_open_others(tmp_path, kind):
+    other = save(tmp_path / "other.h5", **GOOD)
+    (tmp_path / "raw").write_bytes(cube(T, C, N, N).tobytes())
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["time"] = MS
+        file["channel"] = ["171A", "Bz"]
+        if kind == "external link":
+            file["cube"] = h5py.ExternalLink(other, "cube")
+        elif kind == "external storage":
+            raw = [(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("cube", (T, C, N, N), "<f4", external=raw)
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((T, C, N, N), "<f4")
+            layout[:] = h5py.VirtualSource(other, "cube", (T, C, N, N))
+            file.create_virtual_dataset("cube", layout)
+        else:
+            file.create_group("cube")
+    one_line(tmp_path / "a.h5", "inside the file itself")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"A": [1]}', "[" * 100_000, '"text"'])
+def test_hostile_keywords_are_one_line(tmp_path, text):
+    words = np.full((T, C), text, object)
+    source = Hdf5(save(tmp_path / "a.h5", **GOOD, keywords=words))
+    with pytest.raises(InputError, match="keywords of image 0 of Bz") as found:
+        source.header("Bz", 0)
+    assert "\n" not in str(found.value)
+
+
+def test_a_damaged_chunk_is_told_when_it_is_read(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(
+            "cube", data=GOOD["cube"], chunks=(1, 1, N, N), compression="gzip", fletcher32=True
+        )
+        file["time"] = MS
+        file["channel"] = ["171A", "Bz"]
+        where = data.id.get_chunk_info(0).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[where + 20 : where + 40] = bytes(20)
+    path.write_bytes(raw)
+    source = Hdf5(str(path))
+    with pytest.raises(InputError, match=r"a\.h5: image 0 of 171A cannot be read"):
+        source.read("171A", 0)
+    assert source.read("171A", 1).tobytes() == GOOD["cube"][1, 0].tobytes()
+
+
+def test_behind_fsspec(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/sun.h5", Path(save(tmp_path / "a.h5", **GOOD)).read_bytes())
+    try:
+        assert Hdf5("memory://sun.h5").read("Bz", 4).tobytes() == GOOD["cube"][4, 1].tobytes()
+    finally:
+        memory.rm("/sun.h5")
