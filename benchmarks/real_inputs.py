@@ -1,4 +1,4 @@
-"""Bring the two real series that come as bare .npz files into the HDF5 layout, so that every command reads them.
+"""Bring the two real series that come as bare .npz files into the HDF5 layout, which every command reads.
 
 Run as ``python benchmarks/real_inputs.py REAL OUT``: REAL is the folder with the real data, OUT gets
 ``aia171_hourly.h5`` (AIA 171 Å, 128², hourly, DN/s) and ``hmi_los.h5`` (HMI line of sight as Bz, 512², G).

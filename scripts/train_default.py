@@ -44,7 +44,9 @@ def synthetic_bank(count: int, seed: int) -> list[Example]:
     out = []
     for n in range(count):
         day = int(rng.integers(0, 15 * 365))
-        time = np.datetime64("2010-01-01T00:00:00") + np.timedelta64(day * 1440 + int(rng.integers(1440)), "m")
+        time = np.datetime64("2010-01-01T00:00:00") + np.timedelta64(
+            day * 1440 + int(rng.integers(1440)), "m"
+        )
         # One Sun serves eight dates: its state is costly to set up.
         frame = render(time, size=512, seed=seed + 1 + n // 8)
         out.append(Example(np.clip(frame, -60000, 60000).astype(np.float16), np.ones(len(NAMES), bool)))
@@ -112,7 +114,7 @@ def main(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
 
     torch.manual_seed(seed)
     model = Hyperprior()
-    loader = Loader([(shares[k], banks[k]) for k in shares], stabiliser, batch=5, seed=seed)
+    loader = Loader([(shares[k], banks[k]) for k in shares], stabiliser, batch=4, seed=seed)
     recipe = Recipe(minutes=minutes, seed=seed)
     model = train(model, loader, recipe, validate=validate, save=save)
     save(model)

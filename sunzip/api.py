@@ -830,8 +830,9 @@ class _Stabilise:
         default_factory=lambda: {name: Stabiliser.for_channels([name]) for name in NOISE}
     )
 
-    def __call__(self, values: npt.NDArray[Any], name: str) -> npt.NDArray[np.floating]:
-        return self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1)).reshape(-1)
+    def __call__(self, values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+        stable = self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1))
+        return stable.reshape(-1).astype(np.float64)
 
 
 def evaluate(

@@ -60,7 +60,9 @@ class Cube:
     def __post_init__(self) -> None:
         t, c = self.valid.shape
         if self.data.ndim != 4 or self.data.shape[:2] != (t, c) or self.data.dtype != np.float32:
-            raise ValueError(f"data must be float32 of shape ({t}, {c}, Y, X), not {self.data.dtype} {self.data.shape}")
+            raise ValueError(
+                f"data must be float32 of shape ({t}, {c}, Y, X), not {self.data.dtype} {self.data.shape}"
+            )
         if self.channels != tuple(n for n in NAMES if n in self.channels) or len(self.channels) != c:
             raise ValueError(f"channels must be {c} known names in canonical order, not {self.channels}")
         if self.time.shape != (t,) or self.t_obs.shape != (t, c):
@@ -69,12 +71,12 @@ class Cube:
             raise ValueError("headers must be T lists of C mappings")
 
     def __len__(self) -> int:
-        return self.data.shape[0]
+        return int(self.data.shape[0])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the pixels as float32, missing images not counted."""
-        return int(self.valid.sum()) * self.data.shape[2] * self.data.shape[3] * 4
+        return int(self.valid.sum()) * int(np.prod(self.data.shape[2:])) * 4
 
     def to_scale(self, scale: Scale) -> Cube:
         """Return the cube with AIA pixels as means or sums; itself if it has that scale already."""

@@ -1,4 +1,4 @@
-"""The variance-stabilising transform: physical units to units of noise and back, one formula for all channels.
+"""The variance-stabilising transform: physical units to units of noise and back, by one formula.
 
 For a pixel x whose noise variance grows as ``a·(|x| + b)`` the function
 
@@ -99,5 +99,5 @@ class Stabiliser:
         return np.copysign(x, y, out=x)
 
     @staticmethod
-    def _shape(v: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _shape(v: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         return v.astype(np.float32)[:, None, None]

@@ -115,7 +115,7 @@ class Model:
         return {k.removeprefix(prefix): v for k, v in _tensors(self).items() if k.startswith(prefix)}
 
     def numbers(self, key: str, count: int) -> npt.NDArray[np.float32]:
-        """Return a list of finite numbers from the configuration's ``stabiliser`` section as (count,) float32.
+        """Return positive finite numbers from the configuration's ``stabiliser`` section, (count,) float32.
 
         Raises
         ------
@@ -221,5 +221,6 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     names = ", ".join(p.name for p in installed()) or "none"
     what = f"with sha256 {text[:12]}…" if by_hash else repr(text)
     raise ModelNotFoundError(
-        f"no model {what} on this machine; installed: {names}; or name a folder that holds {CONFIG} and {TENSORS}"
+        f"no model {what} on this machine; installed: {names}; "
+        f"or name a folder that holds {CONFIG} and {TENSORS}"
     )

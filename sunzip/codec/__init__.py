@@ -98,8 +98,8 @@ class Codec:
         frames, _, height, width = data.shape
         self.family.check_size(height, width)
         indexes = [channel(name).index for name in channels]
-        missing = np.isnan(data)
-        present = ~missing.all((2, 3))
+        missing: npt.NDArray[np.bool_] = np.isnan(data)
+        present = _present(missing)
         masks = [int(sum(1 << i for i, p in zip(indexes, row, strict=True) if p)) for row in present]
         payloads, gaps = [], []
         coded = iter(self._analyse(data, missing, present, indexes, scale))
@@ -146,10 +146,10 @@ class Codec:
             yield from self.family.analyse(images, shown, self.quality)
 
     def unquantised(self, data: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> Float:
-        """Return (T, C, Y, X) float32 as decoded from latents that were never rounded, to tell what rounding costs."""
+        """Return (T, C, Y, X) float32 as decoded from latents that were never rounded."""
         indexes = [channel(name).index for name in channels]
-        missing = np.isnan(data)
-        present = ~missing.all((2, 3))
+        missing: npt.NDArray[np.bool_] = np.isnan(data)
+        present = _present(missing)
         latents = {
             int(t): self.family.unquantised(found, self.quality)
             for t, found in zip(
@@ -200,8 +200,9 @@ class Codec:
         entries = self._entries(blocks, shape)
         if frames is not None:
             entries = [entries[i] for i in frames]
-        masks = np.array([[mask >> i & 1 for i in range(len(NAMES))] for _, mask, *_ in entries], bool)
-        masks = masks.reshape(len(entries), len(NAMES))
+        masks = np.zeros((len(entries), len(NAMES)), bool)
+        for t, (_, mask, _, _) in enumerate(entries):
+            masks[t] = [mask >> i & 1 for i in range(len(NAMES))]
         latents = {}
         for t, (quality, mask, payload, _) in enumerate(entries):
             if mask and masks[t, indexes].any():
@@ -261,7 +262,7 @@ class Codec:
         return out
 
     def latents(self, blocks: Sequence[bytes], shape: tuple[int, int]) -> Float:
-        """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames; no network runs, no torch loads.
+        """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames; torch is not loaded.
 
         Raises
         ------
@@ -286,6 +287,11 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
         If no such model is on this machine.
     """
     return Codec(load(sha256), quality)
+
+
+def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell from the (T, C, Y, X) missing pixels which (T, C) images are there."""
+    return np.logical_not(missing.all((2, 3)))
 
 
 def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:

@@ -95,10 +95,11 @@ class Family(ABC):
 
     @abstractmethod
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """Run the synthesis transform: (N, …) latents and (N, 12) presence to (N, 12, Y, X) stabilised images."""
+        """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images."""
 
 
 def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     """Round to int32; a network gone wild (infinite, NaN) still gives symbols that can be coded."""
     finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=_SYMBOL_LIMIT, neginf=-_SYMBOL_LIMIT)
-    return np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)
+    whole: npt.NDArray[np.int32] = np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)
+    return whole

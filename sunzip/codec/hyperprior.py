@@ -1,4 +1,4 @@
-"""The hyperprior family: latents on a grid, coded with Gaussians whose mean and scale an exact network predicts."""
+"""The hyperprior family: latents on a grid, coded with Gaussians that an exact network predicts."""
 
 from __future__ import annotations
 

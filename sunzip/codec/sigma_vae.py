@@ -83,7 +83,7 @@ class SigmaVaeFamily(Family):
         return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
-        """See `Family.analyse`; main is the encoder's mean divided by the steps. Missing channels enter as 0."""
+        """See `Family.analyse`; main is the encoder's mean over the steps. Missing channels enter as 0."""
         import torch
 
         with torch.inference_mode():
@@ -115,4 +115,4 @@ class SigmaVaeFamily(Family):
         import torch
 
         with torch.inference_mode():
-            return self.network.decode(torch.from_numpy(latents)).contiguous().numpy()  # type: ignore[no-any-return]
+            return self.network.decode(torch.from_numpy(latents)).contiguous().numpy()

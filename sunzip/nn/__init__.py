@@ -1,0 +1,1 @@
+"""Networks: float transforms in torch, and exact integer networks in NumPy."""

@@ -67,7 +67,7 @@ class Hyperprior(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = {"channels": channels, "wide": wide, "deep": deep, "latents": latents, "hyper": hyper}
-        # The mask enters as a bias after the first layer of each transform: constant planes, without their cost.
+        # The mask enters as a bias after the first layers: as constant planes would, without their cost.
         self.mask_in = nn.Linear(channels, wide)
         self.mask_out = nn.Linear(channels, deep)
         self.analysis_stem = nn.Conv2d(channels * 16, wide, 3, padding=1)
@@ -114,7 +114,7 @@ class Hyperprior(nn.Module):
         self.prior_logit = nn.Parameter(torch.zeros(hyper, 3))
 
     def analyse(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Map (N, C, Y, X) stabilised images, zero where missing, and (N, C) presence to (N, M, Y/16, X/16)."""
+        """Map (N, C, Y, X) stabilised images, 0 where missing, and (N, C) presence to (N, M, Y/16, X/16)."""
         y = self.analysis_stem(F.pixel_unshuffle(x, 4)) + self.mask_in(mask)[:, :, None, None]
         return self.analysis(y)  # type: ignore[no-any-return]
 
@@ -128,18 +128,20 @@ class Hyperprior(nn.Module):
         position = quality.float() / QUALITY_MAX * (_ANCHORS - 1)
         low = position.floor().clamp(0, _ANCHORS - 2).long()
         share = (position - low)[:, None]
-        both = []
-        for table in (self.log_gain, self.log_inverse_gain):
-            both.append(torch.exp(table[low] * (1 - share) + table[low + 1] * share)[:, :, None, None])
-        return both[0], both[1]
+        gain, inverse = (
+            torch.exp(table[low] * (1 - share) + table[low + 1] * share)[:, :, None, None]
+            for table in (self.log_gain, self.log_inverse_gain)
+        )
+        return gain, inverse
 
     def hyper_analyse(self, y: Tensor) -> Tensor:
         """Map scaled latents to (N, hyper, ceil(h/4), ceil(w/4)) real-valued hyper-latents."""
         h, w = y.shape[-2:]
-        return self.hyper_analysis(F.pad(y, (0, -w % HYPER_STRIDE, 0, -h % HYPER_STRIDE)))  # type: ignore[no-any-return]
+        padded = F.pad(y, (0, -w % HYPER_STRIDE, 0, -h % HYPER_STRIDE))
+        return self.hyper_analysis(padded)  # type: ignore[no-any-return]
 
     def hyper_synthesise(self, z: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Return mean and fractional scale index, each (N, M, h, w); the float twin of the exported network."""
+        """Return mean and fractional scale index, each (N, M, h, w); the exported network's float twin."""
         last = len(self.hyper_synthesis) - 1
         for n, (layer, shuffle) in enumerate(zip(self.hyper_synthesis, self.hyper_shuffles, strict=True)):
             z = layer(z)

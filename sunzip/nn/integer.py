@@ -37,7 +37,7 @@ class IntegerLayer:
     bias
         (C_out,) int64, real bias times 2^(WEIGHT_BITS + ACTIVATION_BITS).
     shuffle
-        Factor of the pixel shuffle that follows: C_out channels become C_out/shuffle² of shuffle times the size.
+        Factor s of the pixel shuffle that follows: C_out channels become C_out/s² of s times the size.
     relu
         Whether negative activations become zero afterwards.
     """
@@ -105,13 +105,14 @@ class IntegerNet:
                 columns = windows.transpose(0, 3, 4, 1, 2).reshape(c_in * k * k, height * width)
             total = matrix @ columns
             total += layer.bias.astype(np.float64)[:, None]
-            # A division by a power of two is exact, and so is the floor: this is an arithmetic shift with rounding.
+            # Division by a power of two is exact, and so is the floor: an arithmetic shift with rounding.
             total = np.floor((total + 2 ** (WEIGHT_BITS - 1)) * 2.0**-WEIGHT_BITS)
             np.clip(total, 0 if layer.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT, out=total)
             s = layer.shuffle
             x = total.reshape(c_out // s**2, s, s, height, width)
             x = x.transpose(0, 3, 1, 4, 2).reshape(c_out // s**2, height * s, width * s)
-        return x.astype(np.int64)
+        whole: npt.NDArray[np.int64] = x.astype(np.int64)
+        return whole
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return named integer arrays that `from_arrays` takes."""

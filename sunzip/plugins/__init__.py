@@ -1,0 +1,1 @@
+"""sunzip inside other programs."""

@@ -1,0 +1,1 @@
+"""Training: examples, the loop, and the export of what it yields."""

@@ -1,4 +1,4 @@
-"""Training examples: random views of frames, from any aligned series, with what can go missing made to go missing."""
+"""Training examples: random views of frames from any aligned series, some of their channels taken away."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One frame in memory: (C, Y, X) float16 in DN/s (2×2 means) or G, NaN where missing, and its presence."""
+    """One frame in memory: (C, Y, X) float16 in DN/s (2×2 means) or G, NaN where missing."""
 
     pixels: npt.NDArray[np.float16]
     present: npt.NDArray[np.bool_]
 
 
 def examples(cube: Cube) -> Iterator[Example]:
-    """Yield the frames of a cube over all 12 channels; half precision holds SDO's range to one part in 2000."""
+    """Yield a cube's frames over all 12 channels; half precision holds SDO's range to 1 part in 2000."""
     indexes = [channel(name).index for name in cube.channels]
     data = cube.to_scale(Scale.MEAN).data
     for frame, valid in zip(data, cube.valid, strict=True):
@@ -39,7 +39,7 @@ def examples(cube: Cube) -> Iterator[Example]:
 
 
 def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
-    """Return (12,) standard deviations of the stabilised channels, averaged over banks that hold the channel."""
+    """Return (12,) standard deviations of the stabilised channels, averaged over banks that hold them."""
     per_bank = []
     for bank in banks:
         squares, counts = np.zeros(len(NAMES)), np.zeros(len(NAMES))
@@ -54,7 +54,8 @@ def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
         with np.errstate(invalid="ignore"):
             mean = sums / np.where(counts, counts, np.nan)
             per_bank.append(np.sqrt(squares / np.where(counts, counts, np.nan) - mean**2))
-    return np.nanmean(per_bank, axis=0).astype(np.float32)
+    width: Float = np.nanmean(per_bank, axis=0).astype(np.float32)
+    return width
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class View:
     crop
         Side in pixels of the square that is cut.
     gain_jitter
-        Standard deviation of the natural logarithm of a random gain per channel: exposure, degradation, activity.
+        Standard deviation of ln of a random gain per channel: exposure, degradation, activity.
     drop
         Share of examples that lose a random number of their channels.
     """
@@ -141,7 +142,9 @@ class Loader:
         small = self.rng.random() < 1 / 6
         how = View(crop=128) if small else View()
         count = self.batch * 2 if small else self.batch
-        images, masks, finite = [], [], []
+        images: list[Float] = []
+        masks: list[npt.NDArray[np.bool_]] = []
+        finite: list[npt.NDArray[np.bool_]] = []
         while len(images) < count:
             bank = self.banks[self.rng.choice(len(self.banks), p=self.shares)]
             example = bank[int(self.rng.integers(len(bank)))]

@@ -1,4 +1,4 @@
-"""The training loop of the hyperprior codec: rate + λ·distortion over random qualities, until the time is up."""
+"""The training loop of the hyperprior codec: rate + λ·distortion at random qualities until time is up."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Recipe:
     rate
         Peak learning rate of Adam.
     multiplier
-        λ at quality 0 and at quality 100, geometric between: bits per sample against squared error in units of
-        the channel's stabilised spread.
+        λ at quality 0 and at quality 100, geometric between: bits per sample against squared error in units
+        of the channel's stabilised spread.
     decay
         Of the exponential moving average of weights that is kept in the end.
     seed
@@ -48,7 +48,7 @@ class Recipe:
 def rate_distortion(
     model: Hyperprior, images: Tensor, masks: Tensor, finite: Tensor, quality: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return bits and squared error, each (N,) and summed, with uniform noise in place of rounding for the rate."""
+    """Return bits and squared error, each (N,) and summed; for the rate, noise stands in for rounding."""
     y = model.analyse(images, masks)
     gain, inverse = model.gains(quality)
     y = y.float() * gain
@@ -82,7 +82,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     log.info("recipe %s", asdict(recipe))
-    model.to(memory_format=torch.channels_last).train()
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model)
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rate)
     low, high = (math.log(m) for m in recipe.multiplier)

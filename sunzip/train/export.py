@@ -1,0 +1,147 @@
+"""Turn trained networks into models: integer networks and tables for decoding, safetensors, config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from sunzip.codec.family import symbols
+from sunzip.entropy.tables import Tables
+from sunzip.nn.hyperprior import Hyperprior, scale_table
+from sunzip.nn.sigma_vae import SigmaVAE
+from sunzip.normalize import Stabiliser
+from sunzip.weights import CONFIG, CONFIG_VERSION, TENSORS, Model
+
+#: Hyper-latents are tabulated this far from 0; what lies outside is escaped.
+_SIDE_LIMIT = 128
+
+#: What only training needs: decoding has integers and tables in its place.
+_TRAINING_ONLY = ("hyper_synthesis.", "prior_", "log_")
+
+
+def export_hyperprior(
+    network: Hyperprior, stabiliser: Stabiliser, name: str, *, default_quality: int, notes: Mapping[str, Any]
+) -> Model:
+    """Make a model of a trained hyperprior network.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on the CPU.
+    stabiliser
+        What its inputs went through.
+    name, default_quality
+        Of the model.
+    notes
+        JSON kept in the configuration under ``training``.
+
+    Returns
+    -------
+    Model
+        With transforms in half precision: their outputs are estimates anyway, and the file is half as large.
+    """
+    probabilities = network.prior_probabilities(_SIDE_LIMIT).detach().numpy().astype(np.float64)
+    side = Tables.from_probabilities(
+        list(probabilities),
+        lowest=[-_SIDE_LIMIT] * len(probabilities),
+        escape=[2.0**-16] * len(probabilities),
+    )
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for key, value in network.state_dict().items():
+        if not key.startswith(_TRAINING_ONLY):
+            arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy().astype(np.float16))
+    arrays["gain.log_gain"] = network.log_gain.detach().numpy().copy()
+    arrays["gain.log_inverse_gain"] = network.log_inverse_gain.detach().numpy().copy()
+    for prefix, part in (
+        ("hyper_synthesis", network.export_hyper_synthesis().to_arrays()),
+        ("side_tables", side.to_arrays()),
+        ("main_tables", Tables.gaussian(scale_table()).to_arrays()),
+    ):
+        arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in part.items()}
+    config = {
+        "version": CONFIG_VERSION,
+        "name": name,
+        "family": "hyperprior",
+        "network": network.shape,
+        "default_quality": default_quality,
+        "stabiliser": _numbers(stabiliser),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "training": dict(notes),
+    }
+    return _model(config, arrays)
+
+
+def export_sigma_vae(
+    network: SigmaVAE,
+    stabiliser: Stabiliser,
+    means: npt.NDArray[np.float32],
+    log_variances: npt.NDArray[np.float32],
+    name: str,
+    *,
+    coarseness: float,
+    notes: Mapping[str, Any],
+) -> Model:
+    """Make a model of a trained σ-VAE: each latent's step follows its posterior, its table its histogram.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on the CPU.
+    stabiliser
+        What its inputs went through.
+    means, log_variances
+        (N, B) float32: the posteriors of the training frames.
+    name
+        Of the model.
+    coarseness
+        Step over the root mean square of the posterior's standard deviation. A uniform step of k standard
+        deviations adds about k²/12 times what sampling the posterior costs.
+    notes
+        JSON kept in the configuration under ``training``.
+    """
+    steps = (coarseness * np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0))).astype(
+        np.float32
+    )
+    coded = symbols(means / steps)
+    lowest = coded.min(axis=0)
+    counts = [np.bincount(column - low) for column, low in zip(coded.T, lowest, strict=True)]
+    tables = Tables.from_counts(counts, lowest)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"network.{k}": np.ascontiguousarray(v.numpy()) for k, v in network.state_dict().items()
+    }
+    arrays["steps.step"] = steps
+    arrays |= {f"tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
+    config = {
+        "version": CONFIG_VERSION,
+        "name": name,
+        "family": "sigma-vae",
+        "bottleneck": len(steps),
+        "stabiliser": _numbers(stabiliser),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "training": dict(notes),
+    }
+    return _model(config, arrays)
+
+
+def write(model: Model, folder: Path) -> None:
+    """Write a model's two files into a folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in model.files.items():
+        aside = folder / f"{name}.new"
+        aside.write_bytes(data)
+        aside.replace(folder / name)
+
+
+def _numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
+    return {key: [float(v) for v in getattr(stabiliser, key)] for key in ("a", "b", "spread")}
+
+
+def _model(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
+    files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: save(arrays)}
+    return Model.from_files(files, str(config["name"]))
