@@ -83,7 +83,7 @@ def _cycle(number: int) -> tuple[float, float]:
 
 
 def _cycle_shape(years: float) -> float:
-    """Activity `years` after a cycle's start, at most 1 (Hathaway's x³/(exp(x²) − c), c = 0.71)."""
+    """Activity `years` after a cycle's start, at most 1 (Hathaway: x³/(exp(x²) − c), c = 0.71)."""
     if years <= 0:
         return 0.0
     x = years / 4.67
@@ -142,7 +142,29 @@ def _to_sky(lat: Doubles, lon: Doubles, b0: float) -> Doubles:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """The active regions born within one window, their fragments, loops and flares (arrays of fixed order)."""
+    """The active regions born within one window, their fragments and flares.
+
+    Attributes
+    ----------
+    birth, life, rise, decay
+        (R,) per region, in days.
+    lat, lon
+        (R,) rad; where it emerges, west of the central meridian at that time.
+    flux
+        (R,) of one polarity at the peak, G R☉².
+    lead, tilt
+        (R,) sign of the leading polarity; angle of the axis in rad.
+    key
+        (R,) what hashes of the region start from.
+    first, count
+        (R,) its fragments: `count` of them from `first` on, alternately leading and following.
+    region, polarity, spot, weight
+        (F,) per fragment: its region, sign, whether it belongs to a spot, its share.
+    offset, walk, phase
+        (2, F) place within the polarity in R☉, direction of the random walk, phase of small motions.
+    flare_region, flare_time, flare_peak, flare_decay
+        (K,) per flare; times in days, peaks in units of a small C flare.
+    """
 
     birth: Doubles
     life: Doubles
@@ -171,7 +193,7 @@ class _Window:
 
 def _make_window(seed: int, index: int) -> _Window:
     """Draw the regions born in window `index`."""
-    rng = np.random.default_rng([seed & 0xFFFFFFFF, index & 0xFFFFFFFF, 0x5A])
+    rng = np.random.default_rng([seed, index & 0xFFFFFFFF, 0x5A])
     t0 = index * _WINDOW_DAYS
     cycles = _cycles_at(t0 + _WINDOW_DAYS / 2)
     activity = sum(c[2] for c in cycles)
@@ -245,13 +267,13 @@ def _make_window(seed: int, index: int) -> _Window:
 # --- textures ---------------------------------------------------------------------------------------------
 
 _VOLUME = 64
-#: Channels of the volume: band-passed noise at the scale of supergranules, fine noise, two of power-law noise.
+#: Volumes of noise: band-passed at the scale of supergranules, finer, and two of a power law.
 _VOLUME_CHANNELS = 4
 
 
 @functools.lru_cache(maxsize=1)
 def _volume() -> Floats:
-    """(4, 64³) float32 periodic volumes of unit-variance noise; one for all Suns, which cut it differently."""
+    """(4, 64³) float32 periodic noise of unit variance, the same for all Suns, which cut it differently."""
     n = _VOLUME
     rng = np.random.default_rng(20100501)
     f = np.fft.fftfreq(n)
@@ -292,7 +314,7 @@ def _slice(p: Floats, voxels: float, pick: Sequence[int], *keys: int) -> Floats:
     -------
     (len(pick), N) float32, trilinear between voxels.
     """
-    rng = np.random.default_rng([k & 0xFFFFFFFF for k in keys])
+    rng = np.random.default_rng([k & 0xFFFF_FFFF_FFFF_FFFF for k in keys])
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
     q = (turn @ p) * np.float32(voxels) + (rng.random((3, 1)) * _VOLUME + 40 * _VOLUME).astype(np.float32)
     i = q.astype(np.int32)
@@ -310,21 +332,26 @@ def _slice(p: Floats, voxels: float, pick: Sequence[int], *keys: int) -> Floats:
     return out
 
 
-# --- response of the channels ---
+# --- response of the channels -----------------------------------------------------------------------------
 
-#: By channel index: which quiet emission a channel sees and its DN/s, then DN/s per unit of what shines in loops
-#: at about 0.8, 1.5, 2.2 and 4 MK, in bright points and in flares. Ratios follow the peaks of AIA's temperature
-#: responses; levels are set so that frames of 2010-14 have the means and deviations of SDOML v2 (facts of the
-#: data set: 94 Å 0.53 ± 1.1 … 304 Å 28.6 ± 33 DN/s) within a factor of about 1.5.
+#: By channel index: which quiet emission a channel sees and its DN/s, then DN/s per unit of what shines in
+#: loops at about 0.8, 1.5, 2.2 and 4 MK, in bright points and in flares. Ratios follow the peaks of AIA's
+#: temperature responses; the levels make the means and standard deviations of frames of 2010-14 those of
+#: SDOML v2 within a factor of about 1.5 (94 Å: 0.53 ± 1.1 … 193 Å: 117 ± 156 … 304 Å: 28.6 ± 33.3 DN/s).
 _RESPONSE: dict[int, tuple[str, float, tuple[float, ...]]] = {
     0: ("core", 0.5, (0.05, 0.0, 0.08, 0.55, 0.2, 40.0)),
     1: ("cool", 2.3, (1.15, 0.5, 0.0, 0.4, 1.8, 120.0)),
-    2: ("cool", 72.0, (32.0, 15.0, 0.0, 0.0, 60.0, 120.0)),
-    3: ("warm", 92.0, (8.0, 26.0, 20.0, 0.0, 90.0, 260.0)),
+    2: ("cool", 72.0, (32.0, 15.0, 0.0, 0.0, 45.0, 120.0)),
+    3: ("warm", 92.0, (8.0, 26.0, 20.0, 0.0, 65.0, 260.0)),
     4: ("hot", 29.0, (1.5, 5.0, 13.0, 0.0, 15.0, 90.0)),
-    5: ("chromo", 32.0, (5.0, 3.5, 0.0, 2.0, 15.0, 120.0)),
+    5: ("chromo", 38.0, (5.0, 3.5, 0.0, 2.0, 7.0, 120.0)),
     6: ("core", 1.7, (0.0, 0.15, 0.8, 1.6, 0.8, 18.0)),
 }
+
+#: (index, DN/s of the quiet disk's centre, gain of faculae, of network, DN/s of stray light at the limb),
+#: found likewise: 1600 Å 35.8 ± 37.2, 1700 Å 445 ± 470 DN/s.
+_PHOTOSPHERE = ((7, 75.0, 1.35, 0.36, 9.0), (8, 1060.0, 1.0, 0.30, 120.0))
+
 
 # --- image geometry ---------------------------------------------------------------------------------------
 
@@ -379,7 +406,7 @@ class _Grid:
         self.k[0, 0] = 1
         self._filters: dict[float, Floats] = {}
         # Six elongated kernels in steps of 30°, ten times longer than wide.
-        long2, wide2 = np.float32(0.022**2 / 2), np.float32(0.0022**2 / 2)
+        long2, wide2 = np.float32(0.032**2 / 2), np.float32(0.0022**2 / 2)
         self.stripes = []
         for j in range(6):
             c, s = math.cos(j * math.pi / 6), math.sin(j * math.pi / 6)
@@ -389,32 +416,33 @@ class _Grid:
                 (kernel, np.float32(math.cos(j * math.pi / 3)), np.float32(math.sin(j * math.pi / 3)))
             )
 
-    def refine(self, values: Floats) -> Floats:
+    def refine(self, values: npt.NDArray[np.floating]) -> Floats:
         """Interpolate values on the coarse grid to every pixel: (n, n)."""
         m = len(self.coarse)
-        out: Floats = self.stretch @ values.reshape(m, m) @ self.stretch.T
+        out: Floats = np.asarray(self.stretch @ values.reshape(m, m) @ self.stretch.T, np.float32)
         return out
 
     def gauss(self, sigma: float) -> Floats:
         """Transfer function of a Gaussian of `sigma` solar radii."""
         if sigma not in self._filters:
-            self._filters[sigma] = np.exp(-(self.k**2) * np.float32(sigma**2 / 2))
+            self._filters[sigma] = np.exp(self.k**2 * np.float32(-(sigma**2) / 2))
         return self._filters[sigma]
 
-    def inverse(self, spectrum: npt.NDArray[np.complex64]) -> Floats:
+    def inverse(self, spectrum: npt.NDArray[np.complexfloating]) -> Floats:
         out: Floats = scipy.fft.irfft2(spectrum, s=(self.n, self.n))
         return out
 
     def smooth(self, image: Floats, sigma: float) -> Floats:
         return self.inverse(scipy.fft.rfft2(image) * self.gauss(sigma))
 
-    def rim(self, values: Floats) -> Floats:
-        """Average values of disk pixels above 0.9 R over 3° of position angle; one for each pixel off the limb."""
+    def rim(self, values: npt.NDArray[np.floating]) -> Floats:
+        """Average the disk above 0.9 R over 3° of position angle: (M,) for the pixels off the limb."""
         total = np.bincount(self.rim_angle, values[self.rim_pixels], _ANGLES)
         count = np.bincount(self.rim_angle, minlength=_ANGLES)
         blur = np.exp(-2 * (np.pi * np.fft.rfftfreq(_ANGLES) * _ANGLES / 120) ** 2)
         both = np.fft.irfft(np.fft.rfft(np.stack([total, count])) * blur, _ANGLES)
-        return (both[0] / both[1]).astype(np.float32)[self.off_angle]
+        out: Floats = (both[0] / both[1]).astype(np.float32)[self.off_angle]
+        return out
 
     def splat(self, xy: npt.NDArray[np.floating], weight: npt.NDArray[np.floating]) -> Floats:
         """Add points to an image, shared among the four nearest pixels, so that their sum is kept.
@@ -473,7 +501,7 @@ class Sun:
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = int(seed)
+        self.seed = int(seed) & 0x7FFF_FFFF_FFFF_FFFF
         self._windows: OrderedDict[int, _Window] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -521,14 +549,18 @@ class _Scene:
         _, y, z = grid.xyz
         c, s = np.float32(math.cos(self.b0)), np.float32(math.sin(self.b0))
         self.lat = np.arcsin(np.clip(y * c + z * s, -1, 1))
+        self.flux_points: list[Doubles] = []
+        self.flux_values: list[Doubles] = []
+        self.loops: list[tuple[Doubles, Doubles, Doubles, Doubles, Doubles]] = []
+        self.flares: list[tuple[Doubles, Doubles, Doubles]] = []
 
-    def _full(self, values: Floats) -> Floats:
+    def _full(self, values: npt.NDArray[np.floating]) -> Floats:
         out = np.zeros((self.grid.n, self.grid.n), np.float32)
         out.ravel()[self.grid.on] = values
         return out
 
     def _texture(self, name: int, voxels: float, period: float, pick: Sequence[int], coarse: bool) -> Floats:
-        """(len(pick), N) noise on the disk that turns with the surface and renews itself over `period` days."""
+        """(len(pick), N) noise on the disk that turns with it and renews itself over `period` days."""
         grid = self.grid
         x, y, z = grid.coarse_xyz if coarse else grid.xyz
         c, s = np.float32(math.cos(self.b0)), np.float32(math.sin(self.b0))
@@ -554,104 +586,92 @@ class _Scene:
         f = (phase - g) * math.pi / 2
         noise = math.cos(f) * _slice(self.grid.ray, 40.0, (2,), self.seed, 9, g)[0]
         noise += math.sin(f) * _slice(self.grid.ray, 40.0, (2,), self.seed, 9, g + 1)[0]
-        return np.exp(np.float32(0.30) * self.grid.refine(noise).ravel()[self.grid.off])
+        out: Floats = np.exp(np.float32(0.30) * self.grid.refine(noise).ravel()[self.grid.off])
+        return out
 
     # -- field --
 
     def _regions(self) -> None:
-        """Collect the living regions: feet, fragments and their places in the sky."""
+        """Collect what the living regions of the past windows bring to this instant."""
         last = math.floor(self.t / _WINDOW_DAYS)
-        firsts = math.ceil(_MAX_LIFE_DAYS / _WINDOW_DAYS) + 1
-        flux_points: list[Doubles] = []
-        flux_values: list[Doubles] = []
-        loops: list[tuple[Doubles, ...]] = []
-        flares: list[tuple[Doubles, Doubles, Doubles]] = []
-        for index in range(last - firsts, last + 1):
-            w = self.sun._window(index)
-            age = self.t - w.birth
-            live = (age > 0) & (age < w.life)
-            if not live.any():
-                continue
-            aged = np.clip(age, 0, w.life)
-            grown = np.clip(aged / w.rise, 0, 1) ** 2 * (3 - 2 * np.clip(aged / w.rise, 0, 1))
-            ending = np.clip((w.life - aged) / (0.15 * w.life), 0, 1)
-            strength = grown * np.exp(-np.maximum(aged - w.rise, 0) / w.decay) * ending * live
-            fl21 = w.flux / _GAUSS_PER_1E21_MX
-            apart = 0.030 * fl21**0.33 * (0.35 + 0.65 * np.clip(aged / (1.6 * w.rise), 0, 1) ** 0.7)
-            # A random walk with 250 km²/s: sigma in solar radii after `aged` days.
-            walk = np.sqrt(2 * 250 * 86400 * aged) / 6.957e5
+        back = math.ceil(_MAX_LIFE_DAYS / _WINDOW_DAYS) + 1
+        for index in range(last - back, last + 1):
+            window = self.sun._window(index)
+            age = self.t - window.birth
+            if ((age > 0) & (age < window.life)).any():
+                self._window_regions(window, age)
 
-            r = w.region
-            keep = live[r]
-            frag = np.flatnonzero(keep)
-            r = r[frag]
-            leads = w.polarity[frag] * w.lead[r] > 0
-            side = np.where(leads, 1.0, -1.0) * apart[r]
-            wiggle = 0.004 * np.sin(2 * np.pi * (self.t / (1.5 + 3 * w.phase[:, frag]) + w.phase[::-1, frag]))
-            east = side * np.cos(w.tilt[r]) + w.offset[0, frag] + w.walk[0, frag] * walk[r] + wiggle[0]
-            # The leader lies nearer to the equator: tilt carries the sign of the hemisphere.
-            north = side * np.sin(w.tilt[r]) + w.offset[1, frag] + w.walk[1, frag] * walk[r] + wiggle[1]
-            # Meridional flow of 10 m/s at 45° carries old flux towards the poles.
-            lat = w.lat[r] + north + 0.00124 * np.sin(2 * w.lat[r]) * aged[r]
-            lon = w.lon[r] + east / np.cos(w.lat[r]) + _rotation(lat) * aged[r]
-            sky = _to_sky(lat, lon, self.b0)
-            norm = np.bincount(r * 2 + leads, w.weight[frag], 2 * len(w.birth))
-            # A spot's points leave with the spot, sooner than the plage around it.
-            part = (
-                w.weight[frag]
-                / norm[r * 2 + leads]
-                * np.where(
-                    w.spot[frag], np.exp(-np.maximum(aged[r] - w.rise[r], 0) / (1.5 * w.decay[r])), 1.0
-                )
-            )
-            flux_points.append(sky)
-            flux_values.append(w.polarity[frag] * part * (0.85 * w.flux * strength)[r])
+    def _window_regions(self, w: _Window, age: Doubles) -> None:
+        """Bring one window's regions to age `age` (R,): fragments, loops, flares."""
+        live = (age > 0) & (age < w.life)
+        age = np.clip(age, 0, w.life)
+        ramp = np.clip(age / w.rise, 0, 1)
+        ending = np.clip((w.life - age) / (0.15 * w.life), 0, 1)
+        strength = ramp**2 * (3 - 2 * ramp) * np.exp(-np.maximum(age - w.rise, 0) / w.decay) * ending * live
+        apart = 0.030 * (w.flux / _GAUSS_PER_1E21_MX) ** 0.33
+        apart = apart * (0.35 + 0.65 * np.clip(age / (1.6 * w.rise), 0, 1) ** 0.7)
+        # A random walk with 250 km²/s: its sigma in solar radii.
+        walk = np.sqrt(2 * 250 * 86400 * age) / 6.957e5
 
-            # Loops: slots with a life of some hours, each between two fragments of opposite polarity.
-            place = np.full(len(w.region), -1)
-            place[frag] = np.arange(len(frag))
-            here = np.flatnonzero(live & (strength * fl21 > 0.05))
-            if len(here) == 0:
-                continue
-            number = np.clip(20 + 24 * np.sqrt(fl21[here] * strength[here].clip(0.05)), 16, 170).astype(
-                np.int64
-            )
-            number = np.minimum(number, 3 * w.count[here])
-            lr = np.repeat(here, number)
-            slot = np.arange(len(lr)) - np.repeat(np.cumsum(number) - number, number)
-            phase = self.t / (0.25 + 0.5 * _uniform(w.key[lr], slot, 7)) + _uniform(w.key[lr], slot, 8)
-            generation = np.floor(phase)
-            glow = np.sin(np.pi * (phase - generation)) ** 2
-            half = w.count[lr] // 2
-            # Where a loop is rooted changes slowly; how it glows changes with each generation.
-            a = w.first[lr] + 2 * (_uniform(w.key[lr], slot, 9) * half).astype(np.int64)
-            b = w.first[lr] + 2 * (_uniform(w.key[lr], slot, 10) * half).astype(np.int64) + 1
-            pa, pb = sky[:, place[a]], sky[:, place[b]]
-            glow = glow * np.exp(0.8 * _normal(w.key[lr], slot, generation, 11)) / 1.4
-            density = (strength * fl21)[lr]
-            shape = np.stack([_uniform(w.key[lr], slot, k) for k in (12, 13, 14, 15)])
-            loops.append((pa, pb, glow, density, shape))
+        frag = np.flatnonzero(live[w.region])
+        r = w.region[frag]
+        leads = w.polarity[frag] * w.lead[r] > 0
+        side = np.where(leads, 1.0, -1.0) * apart[r]
+        wiggle = 0.004 * np.sin(2 * np.pi * (self.t / (1.5 + 3 * w.phase[:, frag]) + w.phase[::-1, frag]))
+        west, north = w.offset[:, frag] + w.walk[:, frag] * walk[r] + wiggle
+        west += side * np.cos(w.tilt[r])
+        # The tilt's sign is the hemisphere's: the leader lies nearer to the equator.
+        north += side * np.sin(w.tilt[r])
+        # Meridional flow of 10 m/s at 45° carries old flux towards the poles.
+        lat = w.lat[r] + north + 0.00124 * np.sin(2 * w.lat[r]) * age[r]
+        lon = w.lon[r] + west / np.cos(w.lat[r]) + _rotation(lat) * age[r]
+        sky = _to_sky(lat, lon, self.b0)
+        total = np.bincount(r * 2 + leads, w.weight[frag], 2 * len(w.birth))
+        share = w.weight[frag] / total[r * 2 + leads]
+        # A spot's flux goes sooner than the plage around it.
+        share *= np.where(w.spot[frag], np.exp(-np.maximum(age - w.rise, 0) / (1.5 * w.decay))[r], 1.0)
+        self.flux_points.append(sky)
+        self.flux_values.append(w.polarity[frag] * share * (0.85 * w.flux * strength)[r])
 
-            fa = self.t - w.flare_time
-            burning = np.flatnonzero((fa > -0.02) & (fa < 0.5) & live[w.flare_region])
-            if len(burning):
-                f_age, f_decay = fa[burning], w.flare_decay[burning]
-                level = w.flare_peak[burning] * np.where(
-                    f_age < 0, np.exp(-((f_age / 0.004) ** 2)), np.exp(-f_age / f_decay)
-                )
-                fr = w.flare_region[burning]
-                base = w.first[fr] + 2 * (_uniform(w.key[fr], burning, 21) * (w.count[fr] // 2)).astype(
-                    np.int64
-                )
-                flares.append((sky[:, place[base]], sky[:, place[base + 1]], level))
-        self.flux_points = np.concatenate(flux_points, 1) if flux_points else np.zeros((3, 0))
-        self.flux_values = np.concatenate(flux_values) if flux_values else np.zeros(0)
-        self.loops = loops
-        self.flares = flares
+        place = np.full(len(w.region), -1)
+        place[frag] = np.arange(len(frag))
+        self._window_loops(w, strength * (w.flux / _GAUSS_PER_1E21_MX), sky, place)
+        self._window_flares(w, live, sky, place)
+
+    def _window_loops(self, w: _Window, density: Doubles, sky: Doubles, place: Ints) -> None:
+        """Join fragments by loops: slots with a life of some hours, between opposite polarities."""
+        here = np.flatnonzero(density > 0.05)
+        number = np.clip(20 + 24 * np.sqrt(density[here]), 16, 170).astype(np.int64)
+        number = np.minimum(number, 3 * w.count[here])
+        r = np.repeat(here, number)
+        key = w.key[r]
+        slot = np.arange(len(r)) - np.repeat(np.cumsum(number) - number, number)
+        phase = self.t / (0.25 + 0.5 * _uniform(key, slot, 7)) + _uniform(key, slot, 8)
+        generation = np.floor(phase)
+        # Where a loop is rooted stays; how it glows changes with each generation.
+        half = w.count[r] // 2
+        a = w.first[r] + 2 * (_uniform(key, slot, 9) * half).astype(np.int64)
+        b = w.first[r] + 2 * (_uniform(key, slot, 10) * half).astype(np.int64) + 1
+        glow = np.sin(np.pi * (phase - generation)) ** 2
+        glow *= np.exp(0.8 * _normal(key, slot, generation, 11)) / 1.4
+        shape = np.stack([_uniform(key, slot, k) for k in (12, 13, 14, 15)])
+        self.loops.append((sky[:, place[a]], sky[:, place[b]], glow, density[r], shape))
+
+    def _window_flares(self, w: _Window, live: npt.NDArray[np.bool_], sky: Doubles, place: Ints) -> None:
+        """Find the flares that burn now: a rise of minutes, a decay of tens of minutes."""
+        since = self.t - w.flare_time
+        burning = np.flatnonzero((since > -0.02) & (since < 0.5) & live[w.flare_region])
+        if len(burning) == 0:
+            return
+        since, decay = since[burning], w.flare_decay[burning]
+        level = np.where(since < 0, np.exp(-((since / 0.004) ** 2)), np.exp(-np.maximum(since, 0) / decay))
+        r = w.flare_region[burning]
+        foot = w.first[r] + 2 * (_uniform(w.key[r], burning, 21) * (w.count[r] // 2)).astype(np.int64)
+        self.flares.append((sky[:, place[foot]], sky[:, place[foot + 1]], w.flare_peak[burning] * level))
 
     def _ephemeral(self) -> None:
         """Small bipoles all over the Sun, a day old at most: bright points of the corona."""
-        slot = np.arange(1100)
+        slot = np.arange(900)
         phase = self.t / (0.6 + 1.2 * _uniform(self.seed, slot, 31)) + _uniform(self.seed, slot, 32)
         g = np.floor(phase)
         age = phase - g
@@ -663,15 +683,10 @@ class _Scene:
         flux = 0.045 * np.exp(0.7 * _normal(self.seed, slot, g, 36)) * np.sin(np.pi * age) ** 2
         d = 0.004 + 0.008 * age
         pole = np.where(_uniform(self.seed, slot, g, 37) < 0.5, 1.0, -1.0)
-        sky = []
-        for sign in (1, -1):
-            sky.append(
-                _to_sky(lat + sign * d * np.sin(turn), lon + sign * d * np.cos(turn) / np.cos(lat), self.b0)
-            )
-        self.flux_points = np.concatenate([self.flux_points, *sky], 1)
-        self.flux_values = np.concatenate(
-            [self.flux_values, flux * _GAUSS_PER_1E21_MX * pole, -flux * _GAUSS_PER_1E21_MX * pole]
-        )
+        north, west = d * np.sin(turn), d * np.cos(turn) / np.cos(lat)
+        sky = [_to_sky(lat + sign * north, lon + sign * west, self.b0) for sign in (1, -1)]
+        self.flux_points += sky
+        self.flux_values += [flux * _GAUSS_PER_1E21_MX * pole, -flux * _GAUSS_PER_1E21_MX * pole]
         # A bright point is a tiny loop: its two feet and its top.
         share = 0.2 + 0.6 * _uniform(self.seed, slot, g, 39)
         glow = 0.012 * flux * np.exp(_normal(self.seed, slot, g, 38))
@@ -683,9 +698,10 @@ class _Scene:
         grid = self.grid
         self._regions()
         self._ephemeral()
-        seen = self.flux_points[2] > 0.0
-        flux = self.flux_values[seen] * self.flux_points[2, seen] * grid.radius**2
-        raw = grid.splat(self.flux_points[:2, seen], flux)
+        points, values = np.concatenate(self.flux_points, 1), np.concatenate(self.flux_values)
+        seen = points[2] > 0
+        # Flux per area of the surface, which is seen foreshortened.
+        raw = grid.splat(points[:2, seen], values[seen] * points[2, seen] * grid.radius**2)
         spectrum = scipy.fft.rfft2(raw)
         strong = grid.inverse(spectrum * grid.gauss(0.0042))
 
@@ -702,10 +718,11 @@ class _Scene:
         around = grid.inverse(spectrum * grid.gauss(0.05)).ravel()[grid.on]
         tip = (self.polar_bias + 1.2 * around) / 9.0
         patch = fine[1] * (0.4 + 0.6 * np.abs(fine[3])) + 1.1 * np.tanh(tip)
-        net = 26.0 * self.lane * np.sign(patch) * np.maximum(np.abs(patch) - 0.45, 0) ** 1.4
+        self.patch = patch
+        net = 60.0 * self.lane * np.sign(patch) * np.maximum(np.abs(patch) - 0.7, 0) ** 1.2
         # Plage is gathered into the same lanes, spots are not.
         plage = strong.ravel()[grid.on]
-        gathered = 0.55 + 0.9 * self.lane
+        gathered = 0.3 + 1.5 * self.lane
         weak = np.exp(-((plage / 450.0) ** 2))
         br = plage * (weak * gathered + (1 - weak)) + net + 0.5 * self.polar_bias
         self.br_disk = br.astype(np.float32)
@@ -774,153 +791,162 @@ class _Scene:
                 out += self.grid.splat(p[:2], seen * level[i] / 160 * (self.grid.radius / 203) ** 2)
         return out
 
+    def _comb(self) -> Floats:
+        """(N,) strands of the quiet corona: fine noise combed along the horizontal field, unit variance."""
+        grid = self.grid
+        potential = self.spectrum * grid.gauss(0.03) / grid.k
+        hx, hy = grid.inverse(1j * grid.kx * potential), grid.inverse(1j * grid.ky * potential)
+        strength = hx * hx + hy * hy + np.float32(1e-6)
+        # The direction's double angle: a strand has no sign.
+        c2, s2 = (hx * hx - hy * hy) / strength, 2 * hx * hy / strength
+        noise = scipy.fft.rfft2(self._full(self.fine[2] + 0.8 * self.fine[1]))
+        combed = np.zeros((grid.n, grid.n), np.float32)
+        norm = np.full((grid.n, grid.n), 1e-6, np.float32)
+        for kernel, cj, sj in grid.stripes:
+            w = np.maximum(c2 * cj + s2 * sj, 0) ** 2
+            combed += w * grid.inverse(noise * kernel)
+            norm += w
+        comb: Floats = (combed / norm).ravel()[grid.on]
+        comb /= comb.std() + np.float32(1e-6)
+        return comb
+
+    def _closed(self, b40: Floats) -> Floats:
+        """(N,) 1 where the field is closed, 0 in coronal holes.
+
+        They are at the poles while the dipole is strong, and where the large-scale texture says so, away
+        from strong fields.
+        """
+        dipole = abs(_polar_field(self.t))
+        edge = math.radians(58.0 + 26.0 * (1 - dipole)) + 0.07 * self.slow[1]
+        polar = _step(np.abs(self.lat) - edge, 0.0, 0.045)
+        patch = _step(self.large[0] + 0.35 * self.slow[1], 1.25, 0.12) * np.exp(-b40 / 16.0)
+        out: Floats = 1 - np.maximum(polar, 0.9 * patch)
+        return out
+
+    def _filaments(self, b6: Floats) -> Floats:
+        """(N,) 1 in filaments: over neutral lines of the large-scale field where the slow texture allows."""
+        grid = self.grid
+        wide = grid.inverse(self.spectrum * grid.gauss(0.055))
+        gy, gx = (g.ravel()[grid.on] * np.float32(grid.radius) for g in np.gradient(wide))
+        distance = np.abs(wide.ravel()[grid.on]) / (np.hypot(gx, gy) + np.float32(1e-3))
+        out: Floats = np.exp(-((distance / 0.011) ** 2) - b6 / 60.0)
+        # Towards the limb the field's edge would pass for a neutral line.
+        return (
+            out
+            * _step(self.slow[2] + 0.5 * self.large[1], 0.9, 0.12)
+            * _step(grid.mu.ravel()[grid.on], 0.3, 0.08)
+        )
+
+    def _corona(self, base: npt.NDArray[np.floating], scale: float, depth: float, rays: Floats) -> Floats:
+        """Bring an emission per unit of depth to the sky: longer paths at the limb, a fall-off beyond it.
+
+        Parameters
+        ----------
+        base
+            (N,) on the disk.
+        scale
+            Scale height beyond the limb.
+        depth
+            Limits the brightening 1/√(μ² + depth) at the limb.
+        rays
+            (M,) factor beyond the limb.
+        """
+        grid = self.grid
+        mu = grid.mu.ravel()[grid.on]
+        image = self._full(base / np.sqrt(mu**2 + np.float32(depth)) * np.float32(math.sqrt(1 + depth)))
+        fall = 0.8 * np.exp(grid.height * np.float32(-1 / scale))
+        fall += 0.2 * np.exp(grid.height * np.float32(-1 / (2.4 * scale)))
+        edge = grid.rim(base) * np.float32(1.35 * math.sqrt((1 + depth) / depth))
+        image.ravel()[grid.off] = edge * fall * rays
+        return image
+
+    def _glow(self, comb: Floats) -> list[Floats | None]:
+        """Images of what `_RESPONSE` weighs: loops of four temperatures, bright points, flares (or None)."""
+        grid = self.grid
+        spectra = scipy.fft.rfft2(self._arcs())
+        # Half of each loop's light is in a thin strand, half in the haze around it.
+        loops = [
+            np.maximum(grid.inverse(spectrum * (0.45 * grid.gauss(strand) + 0.55 * grid.gauss(haze))), 0)
+            for spectrum, strand, haze in zip(
+                spectra, (0.0015, 0.0018, 0.0024, 0.0036), (0.018, 0.03, 0.04, 0.022), strict=True
+            )
+        ]
+        # What loops add is as finely structured as the rest; the hottest plasma is smooth.
+        woven = self._full(np.exp(0.30 * comb + 0.30 * self.fine[2]) - 1) + 1
+        for image in loops[:3]:
+            image *= woven
+        seen = (self.points[2] > 0) | ((self.points[:2] ** 2).sum(0) > 1)
+        points = grid.splat(self.points[:2], self.point_glow * seen * grid.radius**2)
+        bright = np.maximum(grid.smooth(points, 0.0048), 0)
+        flare = np.maximum(grid.smooth(self._flare(), 0.005), 0) if self.flares else None
+        return [*loops, bright, flare]
+
     def channels(self) -> Floats:
         """Return (12, n, n) float32 in DN/s and G."""
         self.field()
         grid, n = self.grid, self.grid.n
         on, off = grid.on, grid.off
-        babs = np.abs(self.br_disk)
         mu = grid.mu.ravel()[on]
-
-        def around(sigma: float) -> Floats:
-            return np.maximum(grid.inverse(self.abs_spectrum * grid.gauss(sigma)), 0)
-
-        b1, b2, b6, b16, b40 = (around(s) for s in (0.004, 0.008, 0.028, 0.075, 0.19))
-
-        # Loops and bright points, each temperature with its own thickness of strands.
-        arcs = self._arcs()
-        seen = (self.points[2] > 0) | ((self.points[:2] ** 2).sum(0) > 1)
-        points = grid.splat(self.points[:2], self.point_glow * seen * grid.radius**2)
-        spectra = scipy.fft.rfft2(arcs)
-        cool, warm, hot, core = (
-            np.maximum(grid.inverse(spectrum * (0.45 * grid.gauss(strand) + 0.55 * grid.gauss(haze))), 0)
-            for spectrum, strand, haze in zip(
-                spectra, (0.0015, 0.0018, 0.0024, 0.0036), (0.018, 0.03, 0.04, 0.022), strict=True
-            )
+        # The field's strength around each pixel, over 0.5 to 40 pixels of 512.
+        a05, a2, a6, a16, a40 = (
+            np.maximum(grid.inverse(self.abs_spectrum * grid.gauss(sigma)), 0).ravel()[on]
+            for sigma in (0.0025, 0.008, 0.028, 0.075, 0.19)
         )
-        bright = np.maximum(grid.smooth(points, 0.0048), 0)
-        flare = np.maximum(grid.smooth(self._flare(), 0.005), 0) if self.flares else None
-
-        # Strands of the quiet corona: fine noise combed along the direction of the horizontal field.
-        potential = self.spectrum * grid.gauss(0.03) / grid.k
-        hx, hy = grid.inverse(1j * grid.kx * potential), grid.inverse(1j * grid.ky * potential)
-        strength = hx * hx + hy * hy
-        c2, s2 = (hx * hx - hy * hy) / (strength + 1e-6), 2 * hx * hy / (strength + 1e-6)
-        noise = scipy.fft.rfft2(self._full(self.fine[2] + 0.8 * self.fine[1]))
-        combed = np.zeros((n, n), np.float32)
-        norm = np.float32(1e-6)
-        for kernel, cj, sj in grid.stripes:
-            w = np.maximum(c2 * cj + s2 * sj, 0) ** 2
-            combed += w * grid.inverse(noise * kernel)
-            norm = norm + w
-        comb = (combed / norm).ravel()[on]
-        comb /= comb.std() + 1e-6
-
-        # Coronal holes: the poles as far as the dipole is strong, and patches of the large-scale texture.
-        dipole = abs(_polar_field(self.t))
-        edge = np.deg2rad(58.0 + 26.0 * (1 - dipole)) + 0.07 * self.slow[1]
-        polar_hole = _step(np.abs(self.lat) - edge, 0.0, 0.045)
-        quiet = np.exp(-b40.ravel()[on] / 16.0)
-        patch_hole = _step(self.large[0] + 0.35 * self.slow[1], 1.25, 0.12) * quiet
-        hole = np.maximum(polar_hole, 0.9 * patch_hole)
-        closed = 1 - hole
-
-        # Filaments lie over neutral lines of the large-scale field, where the slow texture allows.
-        wide = grid.inverse(self.spectrum * grid.gauss(0.055))
-        gx = np.gradient(wide, axis=1).ravel()[on] * grid.radius
-        gy = np.gradient(wide, axis=0).ravel()[on] * grid.radius
-        distance = np.abs(wide.ravel()[on]) / (np.hypot(gx, gy) + 1e-3)
-        filament = np.exp(-((distance / 0.011) ** 2)) * _step(self.slow[2] + 0.5 * self.large[1], 0.9, 0.12)
-        filament *= np.exp(-b6.ravel()[on] / 60.0) * _step(mu, 0.3, 0.08)
-
-        slow, large = self.slow[1], self.large[1]
-        cloud = np.exp(0.30 * slow + 0.22 * large)
-        fuzz = np.exp(0.20 * comb + 0.14 * self.slow[0] + 0.20 * self.fine[2])
-        knots = np.exp(0.30 * comb + 0.22 * self.slow[0] + 0.33 * self.fine[2])
-        # What loops add is as finely structured as the rest.
-        woven = self._full(np.exp(0.22 * comb + 0.25 * self.fine[2]) - 1) + 1
-        cool, warm, hot = cool * woven, warm * woven, hot * woven
-        a1, a2, a6, a16 = (b.ravel()[on] for b in (b1, b2, b6, b16))
-
-        def corona(base: Floats, scale: float, deep: float, contrast: float) -> Floats:
-            """Bring an emission per unit of depth to the sky: longer paths at the limb, fall-off beyond it."""
-            image = self._full(base / np.sqrt(mu**2 + np.float32(deep)) * np.float32(math.sqrt(1 + deep)))
-            ring = grid.rim(base)
-            edge = ring * np.float32(1.35 * math.sqrt((1 + deep) / deep))
-            h = grid.height
-            fall = 0.8 * np.exp(-h / np.float32(scale)) + 0.2 * np.exp(-h / np.float32(2.4 * scale))
-            image.ravel()[off] = edge * fall * rays ** np.float32(contrast)
-            return image
-
-        rays = self._rays()
-
-        # Emission per unit of depth at four temperatures, in units of the quiet Sun's.
-        fil = 1 - 0.65 * filament
-        q_cool = (0.65 + 0.040 * a1**0.75 + 0.03 * a16) * knots * cloud**0.5 * (0.55 + 0.45 * closed)
-        q_warm = (
-            (0.60 + 0.010 * a2**0.9 + 0.013 * a6**0.9 + 0.055 * a16)
-            * fuzz
-            * cloud
-            * (0.20 + 0.80 * closed)
-            * fil
-        )
-        q_hot = (
-            (0.40 + 0.005 * a2**0.9 + 0.010 * a6**0.9 + 0.080 * a16)
-            * fuzz
-            * cloud
-            * (0.15 + 0.85 * closed)
-            * fil
-        )
-        q_core = (0.40 + 0.0010 * a6**1.3 + 0.016 * a16**1.25) * cloud**0.7 * fuzz**0.5
-
+        comb, closed, filament = self._comb(), self._closed(a40), self._filaments(a6)
+        glow, rays = self._glow(comb), self._rays()
+        # Five-minute oscillations: nothing of them is left from one frame to the next.
+        rng = np.random.Generator(np.random.SFC64([self.seed, int(self.t * 1440) & 0xFFFFFFFF, 3]))
+        shimmer = rng.standard_normal(len(on), dtype=np.float32) * np.float32(0.1 * n / 512)
         lane = self.lane * (0.75 + 0.25 * self.fine[3])
         grain = 0.6 * self.fine[1] + 0.4 * self.fine[3]
-        # Five-minute oscillations: at these cadences nothing of them is left from frame to frame.
-        rng = np.random.Generator(
-            np.random.SFC64([self.seed & 0xFFFFFFFF, int(self.t * 1440) & 0xFFFFFFFF, 3])
-        )
-        shimmer = rng.standard_normal(len(on), dtype=np.float32) * np.float32(0.1 * n / 512)
-        spot = np.exp(-((babs / 800.0) ** 2))
-        chromo = (0.40 + 0.45 * lane + 0.10 * a2**0.65) * np.exp(0.27 * grain + 0.7 * shimmer)
+
+        # Emission per unit of depth, in units of the quiet Sun's: fed by the field below, within textures.
+        cloud = np.exp(0.32 * self.slow[1] + 0.28 * self.large[1])
+        fuzz = np.exp(0.15 * comb + 0.10 * self.slow[0] + 0.10 * self.fine[2])
+        knots = np.exp(0.27 * comb + 0.26 * self.slow[0] + 0.28 * self.fine[2])
+        clear = 1 - 0.65 * filament
+        cool = (0.65 + 0.040 * a05**0.75 + 0.03 * a16) * knots * cloud**0.5 * (0.55 + 0.45 * closed)
+        warm = 0.60 + 0.010 * a2**0.9 + 0.013 * a6**0.9 + 0.055 * a16
+        warm *= fuzz * cloud * (0.20 + 0.80 * closed) * clear
+        hot = 0.40 + 0.005 * a2**0.9 + 0.010 * a6**0.9 + 0.080 * a16
+        hot *= fuzz * cloud * (0.15 + 0.85 * closed) * clear
+        core = (0.40 + 0.0010 * a6**1.3 + 0.016 * a16**1.25) * cloud**0.7 * fuzz**0.5
+        chromo = (0.45 + 0.32 * lane + 0.10 * a2**0.65) * np.exp(0.36 * grain + 0.15 * self.fine[2] + shimmer)
         chromo *= 1 - 0.45 * filament
-
-        out = np.empty((12, n, n), np.float32)
-        emission = {
-            "cool": corona(q_cool * (1 + 0.4 * shimmer), 0.075, 0.17, 1.3),
-            "warm": corona(q_warm, 0.085, 0.14, 1.2),
-            "hot": corona(q_hot, 0.095, 0.14, 1.1),
-            "core": corona(q_core, 0.10, 0.22, 0.9),
-            "chromo": corona(chromo, 0.022, 0.55, 0.8),
+        quiet = {
+            "cool": self._corona(cool * (1 + 0.4 * shimmer), 0.075, 0.17, rays**1.3),
+            "warm": self._corona(warm, 0.085, 0.14, rays**1.2),
+            "hot": self._corona(hot, 0.095, 0.14, rays**1.1),
+            "core": self._corona(core, 0.10, 0.22, rays),
+            "chromo": self._corona(chromo, 0.022, 0.55, rays),
         }
-        for i, (kind, quiet_gain, gains) in _RESPONSE.items():
-            out[i] = np.float32(quiet_gain) * emission[kind]
-            for gain, glow in zip(gains, (cool, warm, hot, core, bright, flare), strict=True):
-                if gain and glow is not None:
-                    out[i] += np.float32(gain) * glow
+        out = np.empty((12, n, n), np.float32)
+        for i, (kind, level, gains) in _RESPONSE.items():
+            out[i] = np.float32(level) * quiet[kind]
+            for gain, image in zip(gains, glow, strict=True):
+                if gain and image is not None:
+                    out[i] += np.float32(gain) * image
 
-        dark = 0.38 + 0.62 * mu
-        facula = np.tanh(a1 / 130.0)
-        photo = dark * spot * np.exp(0.045 * grain + shimmer)
-        for i, level, gain, net, stray in ((7, 70.0, 1.35, 0.10, 9.0), (8, 1060.0, 0.85, 0.07, 120.0)):
-            value = photo * (1 + gain * facula * (1.15 - 0.3 * mu) + net * (lane - 0.4))
-            # Ribbons of flares are seen down to the temperature minimum.
-            image = self._full(np.float32(level) * value)
-            if flare is not None:
-                image += np.float32(0.3 * level) * flare
-            # Light scattered in the telescope, not the Sun's.
-            image.ravel()[off] = stray * np.exp(-grid.height / np.float32(0.22)) + 0.01 * level
-            out[i] = image
+        # The photosphere: limb darkening, dark spots, bright faculae and network.
+        photo = (0.38 + 0.62 * mu) * np.exp(0.045 * grain + shimmer - (self.br_disk / 800.0) ** 2)
+        facula = np.tanh(a05 / 150.0) * (1.15 - 0.3 * mu)
+        for i, level, gain, net, stray in _PHOTOSPHERE:
+            value = photo * (1 + gain * facula + net * lane * (np.abs(self.patch) - 0.5))
+            out[i] = self._full(np.float32(level) * value)
+            out[i].ravel()[off] = stray * np.exp(grid.height * np.float32(-1 / 0.22)) + 0.01 * level
+            if glow[-1] is not None:
+                # Ribbons of flares reach down to the temperature minimum.
+                out[i] += np.float32(0.3 * level) * glow[-1]
 
-        # The telescope's point spread, 0.45 pixels of 512: three taps of that variance along each axis.
-        tap = np.float32(min((0.0022 * grid.radius) ** 2 / 2, 0.25))
+        # The telescope's point spread, a third of a pixel of 512: three taps of that variance on each axis.
+        tap = np.float32(min((0.0016 * grid.radius) ** 2 / 2, 0.25))
         for image in out[:9]:
             image[1:-1] += tap * (image[2:] + image[:-2] - 2 * image[1:-1])
             image[:, 1:-1] += tap * (image[:, 2:] + image[:, :-2] - 2 * image[:, 1:-1])
 
-        disk = grid.disk
-        # Transverse: the potential field's horizontal part, and the radial field seen aslant.
-        tilt = self.spectrum * grid.gauss(0.004) / grid.k
-        bx = -grid.inverse(1j * grid.kx * tilt) + self.br * grid.x
-        by = -grid.inverse(1j * grid.ky * tilt) + self.br * grid.y
-        out[9], out[10], out[11] = bx * disk, by * disk, self.br * grid.mu
+        # Transverse field: the potential field's horizontal part, and the radial field seen aslant.
+        potential = self.spectrum * grid.gauss(0.004) / grid.k
+        out[9] = (self.br * grid.x - grid.inverse(1j * grid.kx * potential)) * grid.disk
+        out[10] = (self.br * grid.y - grid.inverse(1j * grid.ky * potential)) * grid.disk
+        out[11] = self.br * grid.mu
         return out

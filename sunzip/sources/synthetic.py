@@ -53,12 +53,12 @@ def _milliseconds(time: np.datetime64 | dt.datetime | str) -> np.datetime64:
     if isinstance(time, dt.datetime) and time.tzinfo is not None:
         time = time.astimezone(dt.UTC).replace(tzinfo=None)
     try:
-        out = np.array(time, "M8[ms]")[()]
+        out: npt.NDArray[np.datetime64] = np.array(time, "M8[ms]")
     except (ValueError, TypeError) as error:
         raise InputError(f"{time!r} is not a time; write it as 2012-03-01T00:00:00") from error
     if np.isnat(out):
         raise InputError("the synthetic Sun needs a time, not NaT")
-    return out
+    return np.datetime64(int(out.astype(np.int64)), "ms")
 
 
 def render(
@@ -89,7 +89,8 @@ def render(
     elapsed = int((when - _EPOCH).astype(np.int64))
     image = _sun_of(int(seed))(elapsed / 86_400_000, size)
     _add_noise(
-        image, np.random.Generator(np.random.SFC64([seed & 0xFFFFFFFF, elapsed & 0xFFFFFFFFFFFF, size]))
+        image,
+        np.random.Generator(np.random.SFC64([seed & 0x7FFF_FFFF_FFFF_FFFF, elapsed & 0xFFFFFFFFFFFF, size])),
     )
     return image
 
@@ -186,11 +187,14 @@ class Synthetic(Source):
             return self.time + np.timedelta64(_OFFSET_MS[index], "ms")
         # HMI's grid is in TAI: its images lie the leap seconds earlier, and 4 s after the record's time.
         leaps = np.array([_tai_minus_utc(t) for t in self.time])
-        return self.time.astype("M8[s]").astype("M8[ms]") + ((4 - leaps) * 1000).astype("m8[ms]")
+        seconds: npt.NDArray[np.datetime64] = self.time.astype("M8[s]").astype("M8[ms]")
+        seconds += ((4 - leaps) * 1000).astype("m8[ms]")
+        return seconds
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Read one image: (Y, X) float32."""
-        return self._frame(row)[self._index(channel)].copy()
+        image: npt.NDArray[np.float32] = self._frame(row)[self._index(channel)].copy()
+        return image
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords that SDOML v2 keeps, for one image."""
