@@ -17,6 +17,7 @@ Sky coordinates: x west, y north, z towards the observer, centre of the Sun at 0
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -318,15 +319,15 @@ def _slice(p: Floats, voxels: float, pick: Sequence[int], *keys: int) -> Floats:
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
     q = (turn @ p) * np.float32(voxels) + (rng.random((3, 1)) * _VOLUME + 40 * _VOLUME).astype(np.float32)
     i = q.astype(np.int32)
-    f = q - i
-    low = i % _VOLUME
-    ends = ((low, 1 - f), ((i + 1) % _VOLUME, f))
+    f = q - i.astype(np.float32)
+    # Per axis: the index's share and the weight of the lower and of the upper neighbour.
+    step = np.array([[_VOLUME * _VOLUME], [_VOLUME], [1]], np.int32)
+    low, high = ((j % _VOLUME * step).astype(np.intp) for j in (i, i + 1))
+    ends = [((low[k], 1 - f[k]), (high[k], f[k])) for k in range(3)]
     out = np.zeros((len(pick), p.shape[1]), np.float32)
     volumes = _volume()
-    for corner in range(8):
-        axes = [ends[corner >> k & 1] for k in range(3)]
-        index = ((axes[0][0][0] * _VOLUME + axes[1][0][1]) * _VOLUME + axes[2][0][2]).astype(np.intp)
-        w = axes[0][1][0] * axes[1][1][1] * axes[2][1][2]
+    for (a, wa), (b, wb), (c, wc) in itertools.product(*ends):
+        index, w = a + b + c, wa * wb * wc
         for channel, values in zip(pick, out, strict=True):
             values += volumes[channel].take(index, mode="clip") * w
     return out
@@ -463,7 +464,7 @@ class _Grid:
         inside = (px >= 0) & (py >= 0) & (px < n - 1) & (py < n - 1)
         px, py = px[inside], py[inside]
         ix, iy = px.astype(np.int64), py.astype(np.int64)
-        fx, fy = px - ix, py - iy
+        fx, fy = (px - ix).astype(np.float32), (py - iy).astype(np.float32)
         base = iy * n + ix
         rows = np.atleast_2d(weight)[:, inside]
         out = np.zeros((len(rows), n * n))
@@ -646,7 +647,7 @@ class _Scene:
         r = np.repeat(here, number)
         key = w.key[r]
         slot = np.arange(len(r)) - np.repeat(np.cumsum(number) - number, number)
-        phase = self.t / (0.25 + 0.5 * _uniform(key, slot, 7)) + _uniform(key, slot, 8)
+        phase = self.t / (0.4 + 0.7 * _uniform(key, slot, 7)) + _uniform(key, slot, 8)
         generation = np.floor(phase)
         # Where a loop is rooted stays; how it glows changes with each generation.
         half = w.count[r] // 2
@@ -749,12 +750,12 @@ class _Scene:
         side = np.cross(half.T, up.T).T / np.maximum(length, 1e-6)
         lean = 1.1 * (shape[1] - 0.5)
         apex = (up * np.cos(lean) + side * np.sin(lean)) * (0.55 + 0.75 * shape[2]) * length
-        near = (middle[2] + length > -0.1) & (length < 0.35) & (glow > 0.02)
+        near = (middle[2] + length > -0.1) & (length < 0.35) & (glow > 0.06)
         middle, half, apex = (v[:, near].astype(np.float32) for v in (middle, half, apex))
         length = length[near]
         glow, density, shape = glow[near], density[near], shape[:, near]
-        # One point per pixel of length, about: closer ones add nothing.
-        steps = np.clip(length * np.pi * self.grid.radius / 1.6, 5, 150).astype(np.int64)
+        # A point for every other pixel of length: the loops beside and across fill the gaps.
+        steps = np.clip(length * np.pi * self.grid.radius / 2.2, 4, 120).astype(np.int64)
         loop = np.repeat(np.arange(len(steps)), steps)
         u = (np.arange(len(loop)) - np.repeat(np.cumsum(steps) - steps, steps) + 0.5) / steps[loop] * np.pi
         c, s = np.cos(u).astype(np.float32), np.sin(u).astype(np.float32)
@@ -788,7 +789,7 @@ class _Scene:
                 half = half / max(float(np.linalg.norm(half)), 1e-6) * 0.014
                 p = mid[:, None] * (1 + 0.014 * np.sin(np.pi * u)) + half[:, None] * np.cos(np.pi * u) + v
                 seen = (p[2] > 0) | (p[0] ** 2 + p[1] ** 2 > 1)
-                out += self.grid.splat(p[:2], seen * level[i] / 160 * (self.grid.radius / 203) ** 2)
+                out += self.grid.splat(p[:2], seen * level[i] / 20 * (self.grid.radius / 203) ** 2)
         return out
 
     def _comb(self) -> Floats:
