@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from sunzip.channels import channel
 from sunzip.cube import Cube, Header, Scale
 from sunzip.sinks.base import Sink, taken_at
+from sunzip.times import t_obs_keyword
 
 #: Images per chunk, as in the public store.
 _CHUNK = 15
@@ -115,35 +115,3 @@ class _Rows:
             self._array[self._written : stop] = np.stack(self._held)
             self._written = stop
             self._held.clear()
-
-
-def t_obs_keyword(time: np.datetime64, instrument: Literal["AIA", "HMI"]) -> str:
-    """Write a UTC time (ms) as the keyword T_OBS of an instrument: AIA in UTC, HMI in TAI.
-
-    Examples
-    --------
-    >>> t_obs_keyword(np.datetime64("2010-05-01T00:11:30.000", "ms"), "HMI")
-    '2010.05.01_00:12:04_TAI'
-    >>> t_obs_keyword(np.datetime64("2010-08-27T15:00:08.070", "ms"), "AIA")
-    '2010-08-27T15:00:08.070Z'
-    """
-    if instrument == "HMI":
-        starts, offsets = _leap_seconds()
-        time = time + offsets[max(int(np.searchsorted(starts, time, side="right")) - 1, 0)]
-        text = str(np.datetime_as_string(time, unit="ms")).removesuffix(".000")
-        return f"{text.replace('-', '.').replace('T', '_')}_TAI"
-    return f"{np.datetime_as_string(time, unit='ms')}Z"
-
-
-@cache
-def _leap_seconds() -> tuple[npt.NDArray[np.datetime64], npt.NDArray[np.timedelta64]]:
-    """Return the UTC dates from which each value of TAI - UTC holds, and the values.
-
-    From the table that comes with astropy; `astropy.time.Time` may look for a newer one on the network.
-    """
-    from astropy.utils.iers import LeapSeconds
-
-    table = LeapSeconds.from_iers_leap_seconds()
-    starts = [f"{y:04d}-{m:02d}-01" for y, m in zip(table["year"], table["month"], strict=True)]
-    offsets = np.asarray(table["tai_utc"], np.float64).round().astype("timedelta64[s]")
-    return np.array(starts, "datetime64[ms]"), offsets.astype("timedelta64[ms]")

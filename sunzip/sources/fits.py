@@ -36,7 +36,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
-from sunzip.sources.times import parse_t_obs
+from sunzip.times import parse_t_obs
 
 #: Radius of the disk, in pixels of a 512² image.
 _DISK_RADIUS_512 = 976.0 / 4.8

@@ -23,7 +23,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
-from sunzip.sources.times import Times, parse_t_obs
+from sunzip.times import Times, parse_t_obs
 
 #: What a file may ask to be allocated at once: pixels of an image, bytes of a chunk, images in the index.
 _MAX_SIDE = 16384

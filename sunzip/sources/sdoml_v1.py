@@ -18,7 +18,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
-from sunzip.sources.times import format_tai, format_utc, parse_v1
+from sunzip.times import format_tai, format_utc, parse_v1
 
 _NAME = re.compile(r"(AIA|HMI)(\d{8}_\d{4})_(\d{4}|b[xyz])\.npz", re.ASCII)
 _IDS = {f"{c.instrument}_{c.v1_id}": c.index for c in CHANNELS}

@@ -25,7 +25,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
-from sunzip.sources.times import parse_t_obs
+from sunzip.times import parse_t_obs
 
 _MAX_META = 4 << 20
 _MAX_ATTRS = 4 << 30

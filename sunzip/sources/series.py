@@ -17,7 +17,7 @@ from sunzip.channels import CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
-from sunzip.sources.times import parse_date, parse_duration
+from sunzip.times import parse_date, parse_duration
 
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
 _NATIVE_TOLERANCE = "6min"

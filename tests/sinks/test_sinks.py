@@ -217,7 +217,7 @@ def test_v2_store_is_as_in_the_wild(tmp_path):
     ],
 )
 def test_t_obs_in_the_convention_of_the_instrument(utc, instrument, text):
-    from sunzip.sinks.sdoml_v2 import t_obs_keyword
+    from sunzip.times import t_obs_keyword
 
     assert t_obs_keyword(np.datetime64(utc, "ms"), instrument) == text
 

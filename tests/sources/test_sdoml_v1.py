@@ -14,7 +14,7 @@ from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source
 from sunzip.sources.sdoml_v1 import SdomlV1
-from sunzip.sources.times import parse_t_obs
+from sunzip.times import parse_t_obs
 
 LAYOUTS = {
     "flat": "{file}",

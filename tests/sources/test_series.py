@@ -435,9 +435,9 @@ def test_years_of_all_channels_within_seconds():
             rng = np.random.default_rng(NAMES.index(channel))
             return (ORIGIN + (base + rng.integers(0, 20_000, n)))[rng.permutation(n)]
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     series = join([Large({c: [0] for c in NAMES})])
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
     assert len(series) == n
     assert series.report.images_used == 12 * n
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,19 @@ def format_utc(times: Times) -> list[str]:
     """Write UTC times as AIA's keywords do, ``2010-08-27T15:00:08.070Z``; ``""`` for NaT."""
     texts = np.datetime_as_string(times.astype("datetime64[ms]"), unit="ms").tolist()
     return [f"{t}Z" if t != "NaT" else "" for t in texts]
+
+
+def t_obs_keyword(time: np.datetime64, instrument: Literal["AIA", "HMI"]) -> str:
+    """Write a UTC time (ms) as the keyword T_OBS of an instrument: AIA in UTC, HMI in TAI.
+
+    Examples
+    --------
+    >>> t_obs_keyword(np.datetime64("2010-05-01T00:11:30.000", "ms"), "HMI")
+    '2010.05.01_00:12:04_TAI'
+    >>> t_obs_keyword(np.datetime64("2010-08-27T15:00:08.070", "ms"), "AIA")
+    '2010-08-27T15:00:08.070Z'
+    """
+    return (format_tai if instrument == "HMI" else format_utc)(np.array([time], "datetime64[ms]"))[0]
 
 
 def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "duration") -> np.timedelta64:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sunzip.errors import InputError
-from sunzip.sources.times import (
+from sunzip.times import (
     format_tai,
     format_utc,
     parse_date,
@@ -110,7 +110,7 @@ def test_tai_agrees_with_astropy_around_leap_seconds():
 def test_needs_no_network_and_leaves_astropys_configuration(monkeypatch):
     from astropy.utils import iers
 
-    from sunzip.sources import times
+    from sunzip import times
 
     def refuse(*_):
         raise AssertionError("network asked")
@@ -125,9 +125,9 @@ def test_needs_no_network_and_leaves_astropys_configuration(monkeypatch):
 def test_fast_enough_for_years_of_rows():
     rows = ["2010-08-27T15:00:08.07Z", "2010.05.01_00:12:04_TAI"] * 50_000
     parse_t_obs(rows[:2])
-    begin = time.perf_counter()
+    begin = time.process_time()
     parse_t_obs(rows)
-    assert time.perf_counter() - begin < 3
+    assert time.process_time() - begin < 3
 
 
 def test_v1_stamps():

@@ -1,0 +1,92 @@
+"""What the benchmarks share: the inputs by name, what machine this is, and how results are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sunzip
+from benchmarks.real_inputs import main as wrap_real
+from sunzip.api import Alignment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a benchmark.
+
+    Attributes
+    ----------
+    name
+        As tables show it.
+    url
+        What `sunzip compress` is given.
+    align
+        How its images are aligned and which are taken.
+    seen
+        Whether the default model's training saw these frames; ``None`` if some of them.
+    """
+
+    name: str
+    url: str
+    align: Alignment
+    seen: bool | None
+
+
+def inputs(real: Path, work: Path, *, synthetic_frames: int = 12) -> list[Input]:
+    """Return the real inputs, split by what training saw, and a synthetic Sun that it never saw."""
+    wrap_real(real, work)
+    v2 = str(real / "sdomlv2_real.zarr")
+    synthetic = f"synthetic:frames={synthetic_frames},size=512,seed=777001,start=2013-05-01,cadence=1D"
+    return [
+        Input("SDOML v2 store, whole (193 Å 2017, 8 channels 2024)", v2, Alignment(), None),
+        Input("… 193 Å from 2017-01-16", v2, Alignment(start="2017-01-16", stop="2018-01-01"), False),
+        Input("… 193 Å before 2017-01-16", v2, Alignment(stop="2017-01-16"), True),
+        Input("… 8 channels 2024-10-04", v2, Alignment(start="2024-01-01"), True),
+        Input("AIA FITS, 8 channels 2024-10-04", str(real / "fits"), Alignment(), True),
+        Input("SDOML v1 Bz 2013-01-31", str(real / "sdoml_v1"), Alignment(), False),
+        Input("171 Å hourly 128², all 130", str(work / "aia171_hourly.h5"), Alignment(), None),
+        Input("… from 2017-08-12", str(work / "aia171_hourly.h5"), Alignment(start="2017-08-12"), False),
+        Input(
+            "HMI line of sight from 2026-03-01",
+            str(work / "hmi_los.h5"),
+            Alignment(start="2026-03-01"),
+            False,
+        ),
+        Input("synthetic Sun, 12 channels 512²", synthetic, Alignment(cadence="1D", tolerance="1h"), False),
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """Describe where the numbers come from."""
+    import numpy
+    import torch
+    import zarr
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":", 1)[1].strip() if lines else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "sunzip": sunzip.__version__,
+        "numpy": numpy.__version__,
+        "torch": torch.__version__,
+        "zarr": zarr.__version__,
+    }
+
+
+def keep(name: str, content: dict[str, Any]) -> Path:
+    """Write results as ``benchmarks/results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    target.write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
+    return target
