@@ -198,7 +198,7 @@ def _make_window(seed: int, index: int) -> _Window:
     t0 = index * _WINDOW_DAYS
     cycles = _cycles_at(t0 + _WINDOW_DAYS / 2)
     activity = sum(c[2] for c in cycles)
-    # About two regions a day on the whole Sun at the maximum of an average cycle.
+    # Somewhat over two regions a day on the whole Sun at the maximum of an average cycle.
     n = int(rng.poisson(_WINDOW_DAYS * (2.4 * activity + 0.06)))
     which = rng.choice(3, n, p=np.array([c[2] + 0.01 for c in cycles]) / (activity + 0.03))
     number = np.array([c[0] for c in cycles])[which]
@@ -217,7 +217,7 @@ def _make_window(seed: int, index: int) -> _Window:
         nests[north.astype(int), rng.integers(0, 3, n)] + rng.normal(0, 0.16, n),
         rng.random(n) * 2 * np.pi,
     )
-    # The nests turn at the equator's rate: bring longitudes to those at the region's birth.
+    # Nests turn with the Sun: where they are when the region is born.
     lon = lon + _rotation(lat) * (birth - t0)
     flux = np.clip(np.exp(rng.normal(math.log(3.4), 1.0, n)), 0.3, 70.0)
     decay = 8.0 * flux**0.34
@@ -382,13 +382,12 @@ class _Grid:
         self.rim_pixels, self.rim_angle = near, angle[self.on[near]].astype(np.int64) % _ANGLES
         self.off_angle = angle[self.off].astype(np.int64) % _ANGLES
         self.height = (self.r.ravel()[self.off] - 1).astype(np.float32)
-        # Rays: textures off the limb vary with direction much faster than with height.
         # Textures whose voxels are several pixels wide are cut on every `step`-th pixel and interpolated.
         step = max(1, n // 64)
-        self.coarse = np.clip((np.arange(n // step + 2) - 0.5) * step - 0.5, -step, n + step)
+        self.coarse = (np.arange(-(-n // step) + 2) - 0.5) * step - 0.5
         at = (np.arange(n) + 0.5) / step + 0.5
         lower = at.astype(np.int64)
-        self.stretch = np.zeros((n, n // step + 2), np.float32)
+        self.stretch = np.zeros((n, len(self.coarse)), np.float32)
         self.stretch[np.arange(n), lower] = 1 - (at - lower)
         self.stretch[np.arange(n), lower + 1] += at - lower
         cx, cy = np.meshgrid(*((self.coarse - (n - 1) / 2) / self.radius for _ in range(2)))
@@ -778,18 +777,20 @@ class _Scene:
         return self.grid.splat(p[:2], weights)
 
     def _flare(self) -> Floats:
-        """(n, n) glow of flares: an arcade over the neutral line, in units of a small flare's peak."""
+        """(n, n) glow of flares: an arcade over the neutral line, 1 in the middle of a small flare's peak."""
         out = np.zeros((self.grid.n, self.grid.n), np.float32)
+        # All arcades have the same loops, so that a flare looks the same whatever else burns.
         rng = np.random.default_rng(5)
+        u, blur = rng.random(160), rng.normal(0, 0.006, (3, 160))
+        # A 20th of the points lies within a pixel of 512 around the middle.
+        share = (self.grid.radius / DISK_RADIUS_512) ** 2 / 20
         for pa, pb, level in self.flares:
-            for i in range(len(level)):
-                u = rng.random(160)
-                v = rng.normal(0, 1, (3, 160)) * 0.006
-                mid, half = (pa[:, i] + pb[:, i]) / 2, (pa[:, i] - pb[:, i]) / 2
-                half = half / max(float(np.linalg.norm(half)), 1e-6) * 0.014
-                p = mid[:, None] * (1 + 0.014 * np.sin(np.pi * u)) + half[:, None] * np.cos(np.pi * u) + v
+            for a, b, brightness in zip(pa.T, pb.T, level, strict=True):
+                middle, half = (a + b)[:, None] / 2, (a - b)[:, None]
+                half *= 0.014 / max(float(np.linalg.norm(half)), 1e-6)
+                p = middle * (1 + 0.014 * np.sin(np.pi * u)) + half * np.cos(np.pi * u) + blur
                 seen = (p[2] > 0) | (p[0] ** 2 + p[1] ** 2 > 1)
-                out += self.grid.splat(p[:2], seen * level[i] / 20 * (self.grid.radius / 203) ** 2)
+                out += self.grid.splat(p[:2], seen * brightness * share)
         return out
 
     def _comb(self) -> Floats:

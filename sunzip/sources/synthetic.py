@@ -182,14 +182,7 @@ class Synthetic(Source):
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
         """(N,) datetime64[ms], UTC: a few seconds after the nominal times, as the instruments have it."""
-        index = self._index(channel)
-        if index < 9:
-            return self.time + np.timedelta64(_OFFSET_MS[index], "ms")
-        # HMI's grid is in TAI: its images lie the leap seconds earlier, and 4 s after the record's time.
-        leaps = np.array([_tai_minus_utc(t) for t in self.time])
-        seconds: npt.NDArray[np.datetime64] = self.time.astype("M8[s]").astype("M8[ms]")
-        seconds += ((4 - leaps) * 1000).astype("m8[ms]")
-        return seconds
+        return _observed(self._index(channel), self.time)
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Read one image: (Y, X) float32."""
@@ -201,7 +194,7 @@ class Synthetic(Source):
         index = self._index(channel)
         if not 0 <= row < len(self.time):
             raise InputError(f"{self.url} has {len(self.time)} frames and no row {row}")
-        when = self.times(channel)[row]
+        when = _observed(index, self.time[row : row + 1])[0]
         n = self.shape[0]
         days = float((when - _EPOCH).astype(np.int64)) / 86_400_000
         radius_px = _sun.DISK_RADIUS_512 * n / 512
@@ -214,7 +207,7 @@ class Synthetic(Source):
             years = max(days / 365.25 - 10.33, 0.0)
             out["DEG_COR"] = round(_SENSITIVITY_2020[index] ** (years / 10), 6)
         else:
-            tai = when + np.timedelta64(_tai_minus_utc(when), "s")
+            tai = when + _tai_minus_utc(when).astype("m8[s]")
             out["T_OBS"] = str(tai.astype("M8[s]")).replace("-", ".").replace("T", "_") + "_TAI"
         out |= {
             "WAVELNTH": CHANNELS[index].wavelength,
@@ -251,8 +244,20 @@ class Synthetic(Source):
         return found.index
 
 
-def _tai_minus_utc(time: np.datetime64) -> int:
-    return next((s for since, s in reversed(_LEAP) if time >= np.datetime64(since, "ms")), _LEAP[0][1])
+def _observed(index: int, nominal: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
+    """UTC at which channel `index` was taken for each nominal time."""
+    if index < 9:
+        return nominal + np.timedelta64(_OFFSET_MS[index], "ms")
+    # HMI's grid is in TAI, so that its images lie the leap seconds earlier; records are 4 s late on it.
+    seconds: npt.NDArray[np.datetime64] = nominal.astype("M8[s]").astype("M8[ms]")
+    return seconds + ((4 - _tai_minus_utc(nominal)) * 1000).astype("m8[ms]")
+
+
+def _tai_minus_utc(time: npt.NDArray[np.datetime64] | np.datetime64) -> npt.NDArray[np.int64]:
+    """Whole seconds; before 1999 as in 1999."""
+    since = np.array([t for t, _ in _LEAP[1:]], "M8[ms]")
+    out: npt.NDArray[np.int64] = np.array([s for _, s in _LEAP])[np.searchsorted(since, time, side="right")]
+    return out
 
 
 def _parse_cadence(text: str) -> np.timedelta64:

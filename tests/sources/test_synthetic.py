@@ -87,6 +87,13 @@ def test_any_date_and_seed_give_finite_float32_and_nothing_off_the_disk(when, se
     assert (a[:9].mean((1, 2)) > 0).all()
 
 
+@pytest.mark.parametrize("size", [272, 336, 1008])
+def test_sizes_that_no_power_of_two_divides(size):
+    a = render("2014-02-01T03:00:00", size=size)
+    assert np.isfinite(a).all()
+    assert not a[9:, ~disk(size)].any()
+
+
 def test_native_frame_is_zero_off_the_disk_in_hmi_only():
     a = render("2014-02-01T03:00:00")
     off = ~disk(512)
