@@ -251,7 +251,7 @@ def compress(
     dry_run
         Write nothing; estimate sizes and time from a few frames.
     progress
-        Called after each stretch of frames.
+        Called at the beginning and after each stretch of frames.
 
     Raises
     ------
@@ -281,6 +281,8 @@ def compress(
             done = len(series) - sum(b - a for _, a, b in stretches)
             written: Future[None] | None = None
             parts: list[_Part] = []
+            if progress:
+                progress(Progress(done, len(series), 0, 0))
             reading = _ahead(pool, stretches, lambda s: series.read(s[1], s[2]))
             for (shard, _, stop), cube in zip(stretches, reading, strict=True):
                 part = _encode(codec, cube, block)
@@ -315,6 +317,8 @@ def _specification(series: Series, codec: Codec, block: int, align: Alignment) -
     coding = {
         "quality": codec.quality,
         "frames_per_block": block,
+        # So that what the latents would take as float32 can be told without the model.
+        "latents_per_frame": int(np.prod(codec.family.latent_shape(*series.shape))),
         "align": asdict(align),
     }
     identity = [series.fingerprint(), codec.model.sha256, json.dumps(coding, sort_keys=True)]
@@ -691,7 +695,7 @@ class _Latents:
 
 
 def _moment(value: str | np.datetime64) -> np.datetime64:
-    from sunzip.sources.times import parse_date
+    from sunzip.times import parse_date
 
     return parse_date(value)
 
@@ -746,7 +750,7 @@ def decompress(
     force
         Replace what is at `out`.
     progress
-        Called after each stretch of frames.
+        Called at the beginning and after each stretch of frames.
 
     Raises
     ------
@@ -762,12 +766,14 @@ def decompress(
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         form = layout or _layout_of(os.fspath(out), sun.archive.source)
         raw = images = 0
-        with _replacing(os.fspath(out), force) as target:
+        with replacing(os.fspath(out), force) as target:
             sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
             pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
             step = max(1, _STRETCH_PIXELS // pixels)
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
                 written: Future[None] | None = None
+                if progress:
+                    progress(Progress(0, frames.stop - frames.start, 0, 0))
                 for a in range(frames.start, frames.stop, step):
                     cube = sun.cube(a, min(a + step, frames.stop), names)
                     if written:
@@ -804,8 +810,14 @@ def _layout_of(out: str, source: Any) -> str:
 
 
 @contextmanager
-def _replacing(path: str, force: bool) -> Iterator[str]:
-    """Yield the path to write to; with `force` that is aside, and takes the old one's place at the end."""
+def replacing(path: str, force: bool) -> Iterator[str]:
+    """Yield the path to write to; with `force` that is aside, and takes the old one's place at the end.
+
+    Raises
+    ------
+    OutputError
+        If what an earlier run left aside is in the way.
+    """
     if not force or not os.path.lexists(path):
         yield path
         return
@@ -855,25 +867,13 @@ def evaluate(
         If they have no image in common.
     """
     with open(path, model=model) as sun:
-        settings = dict(sun.archive.coding.get("align", {}))
-        settings["channels"] = sun.channels
-        if isinstance(src, Series):
-            series = src
-        else:
-            try:
-                align = Alignment(**settings)
-            except TypeError:
-                raise DamagedError(f"{path}: its alignment settings are not known to this sunzip") from None
-            series = open_series(src, hmi=hmi, anon=anon, align=align)
-        if series.shape != sun.archive.shape or series.channels != sun.channels:
-            raise InputError(
-                f"{series.urls[0]}: has {' '.join(series.channels)} at {series.shape}, "
-                f"the archive {' '.join(sun.channels)} at {sun.archive.shape}"
-            )
+        series = source_of(sun, src, hmi=hmi, anon=anon)
         both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
         gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
         images = frames = raw = 0
         known = int(sun.archive.valid.sum())
+        if progress:
+            progress(Progress(0, len(both), 0, 0))
         for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             original = series.read(int(a), int(a) + 1).to_scale(Scale.MEAN)
             decoded = sun.cube(int(b), int(b) + 1).to_scale(Scale.MEAN)
@@ -901,6 +901,43 @@ def evaluate(
         )
 
 
+def source_of(sun: Sun, src: Sources | Series, *, hmi: str | None = None, anon: bool = False) -> Series:
+    """Open an archive's source, aligned as it was when the archive was made.
+
+    Parameters
+    ----------
+    sun
+        The archive.
+    src, hmi, anon
+        As `open_series`.
+
+    Raises
+    ------
+    InputError
+        If the source has other channels or another image size than the archive.
+    DamagedError
+        If the archive does not say how its source was aligned.
+    """
+    path = sun.archive.path
+    if isinstance(src, Series):
+        series = src
+    else:
+        settings = dict(sun.archive.coding.get("align", {}))
+        settings["channels"] = sun.channels
+        try:
+            align = Alignment(**settings)
+        except TypeError:
+            raise DamagedError(f"{path}: its alignment settings are not known to this sunzip") from None
+        series = open_series(src, hmi=hmi, anon=anon, align=align)
+    if series.shape != sun.archive.shape or series.channels != sun.channels:
+        mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))
+        raise InputError(
+            f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {path} has "
+            f"{' '.join(sun.channels)} at {theirs}; name the archive's own source"
+        )
+    return series
+
+
 def _on_disk(shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
     # A rectangle has no nominal disk: strict metrics then count all pixels.
     return None if shape[0] == shape[1] else np.ones(shape, bool)
@@ -918,4 +955,5 @@ __all__ = [
     "evaluate",
     "open",
     "open_series",
+    "source_of",
 ]

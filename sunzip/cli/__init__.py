@@ -1,0 +1,85 @@
+"""The command line: `sunzip` and its commands.
+
+Nothing heavier than click is imported before a command runs, so that help, info and errors come at once.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from sunzip.cli import jobs, looks
+from sunzip.cli.program import Program, run
+
+_LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
+
+
+def _versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from sunzip import __version__
+    from sunzip.archive import FORMAT
+    from sunzip.cli.output import fields
+    from sunzip.weights import CONFIG_VERSION
+
+    def of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    rows = [
+        ("archive format", str(FORMAT)),
+        ("model configuration", str(CONFIG_VERSION)),
+        ("python", platform.python_version()),
+        *((name, of(name)) for name in _LIBRARIES),
+    ]
+    click.echo("\n".join([f"sunzip {__version__}", *fields(rows)]))
+    ctx.exit()
+
+
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 bad input or target, 2 usage, 3 damaged archive, 4 model not found, "
+    "5 error bound not met, 130 interrupted. "
+    'Completion in bash: eval "$(_SUNZIP_COMPLETE=bash_source sunzip)"; also zsh_source and fish_source.',
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_versions,
+    help="Print the versions of sunzip, its formats and its libraries.",
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")
+@click.pass_context
+def program(ctx: click.Context) -> None:
+    """Compress images of the Sun with learned models, and get them back."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+for _command in (
+    jobs.compress,
+    jobs.decompress,
+    looks.info,
+    looks.verify,
+    jobs.evaluate,
+    looks.show,
+    looks.models,
+    jobs.synth,
+):
+    program.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line; the entry point `sunzip`."""
+    run(program)

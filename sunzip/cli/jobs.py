@@ -1,0 +1,409 @@
+"""The commands that work through all frames: compress, decompress, evaluate and synth."""
+
+from __future__ import annotations
+
+import os
+import time as clock
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from sunzip.cli import accounts, target
+from sunzip.cli.output import (
+    count,
+    duration,
+    fields,
+    frames_bar,
+    moment,
+    number,
+    result,
+    size,
+    table,
+)
+from sunzip.cli.program import Interrupted
+from sunzip.errors import OutputError
+
+if TYPE_CHECKING:
+    from sunzip.api import CompressReport, EvaluateReport
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_LAYOUTS = ("sdoml-v2", "sdoml-v1", "hdf5", "fits")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+force_option = click.option("--force", is_flag=True, help="Replace what an earlier run wrote there.")
+hmi_option = click.option("--hmi", metavar="URL", help="Second store of SDOML v2, with Bx By Bz.")
+anon_option = click.option("--anon", is_flag=True, help="Ask S3 without credentials.")
+model_option = click.option("--model", metavar="NAME|DIR", help="Model to use; see `sunzip models list`.")
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(filter(None, map(str.strip, value.split(","))))
+
+
+channels_option = click.option(
+    "--channels", metavar="NAMES", callback=_names, help="Channels, as in 171A,193A,Bz; default all."
+)
+start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
+stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
+
+
+@click.command()
+@click.argument("src", nargs=-1, required=True)
+@click.argument("out")
+@hmi_option
+@anon_option
+@click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time grid, or `native`.")
+@click.option("--tolerance", metavar="SPAN", help="Farthest from the grid; default half a step.")
+@start_option
+@stop_option
+@click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
+@channels_option
+@click.option("--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels.")
+@click.option(
+    "--missing",
+    type=click.Choice(["mask", "drop"]),
+    default="mask",
+    show_default=True,
+    help="Keep or drop frames that lack a channel.",
+)
+@model_option
+@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@click.option(
+    "--block", type=click.IntRange(1, 120), default=1, show_default=True, help="Frames coded together."
+)
+@click.option("--embed-model", is_flag=True, help="Store the model, so that the file decodes by itself.")
+@force_option
+@click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; estimate size and time from a sample.")
+@json_option
+@quiet_option
+def compress(
+    src: tuple[str, ...],
+    out: str,
+    hmi: str | None,
+    anon: bool,
+    cadence: str,
+    tolerance: str | None,
+    start: str | None,
+    stop: str | None,
+    every: str | None,
+    channels: tuple[str, ...] | None,
+    side: int | None,
+    missing: Literal["mask", "drop"],
+    model: str | None,
+    quality: int | None,
+    block: int,
+    embed_model: bool,
+    force: bool,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compress images of the Sun into an archive.
+
+    SRC is an SDOML v2 Zarr store, a folder of SDOML v1 npz files, a folder of FITS files, an HDF5 file, any
+    fsspec URL of these (s3://…), or synthetic:frames=64,size=512,seed=0. Several are joined in time.
+    OUT is the archive, customarily *.lat; while it grows there is a folder OUT.partial.
+    """
+    if not dry_run:
+        target.check(
+            out,
+            [*src, *([hmi] if hmi else [])],
+            force=force,
+            ours=target.is_archive,
+            what="archive of sunzip",
+        )
+    from sunzip import api, weights
+
+    align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
+    try:
+        with frames_bar(quiet, f"opening {src[0]}") as progress:
+            report = api.compress(
+                src,
+                out,
+                hmi=hmi,
+                anon=anon,
+                align=align,
+                model=model or weights.DEFAULT,
+                quality=quality,
+                block=block,
+                embed_model=embed_model,
+                force=force,
+                resume=resume,
+                dry_run=dry_run,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if dry_run or not os.path.isdir(f"{out}.partial"):
+            raise
+        raise Interrupted(
+            f"interrupted; what is done is in {out}.partial, and the same command with --resume continues it"
+        ) from None
+    costs = accounts.Accounts(
+        frames=report.frames,
+        samples=report.raw_bytes // 4,
+        stored=report.source_bytes,
+        archive=report.archive_bytes - (report.model_bytes if embed_model else 0),
+        model=report.model_bytes,
+        coded=report.coded_bytes,
+        latents=report.latent_bytes,
+    )
+    result(as_json, report.as_dict() | {"costs": costs.as_dict()}, _compressed(report, costs))
+
+
+def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
+    what = "would hold about" if r.dry_run else "holds"
+    yield (
+        f"{r.path} {what} {count(r.frames, 'frame')}, {count(r.images, 'image')} of "
+        f"{r.shape[0]}×{r.shape[1]}: {' '.join(r.channels)}"
+    )
+    speed = f"{number(r.frames / r.seconds)} frames/s" if r.seconds > 0 else ""
+    yield from fields(
+        [
+            ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
+            ("model", f"{r.model}, quality {r.quality}"),
+            ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}, {speed}"),
+        ]
+    )
+    yield ""
+    yield from costs.lines()
+    yield ""
+    yield "  errors to expect, mean over sampled images" if r.dry_run else "  errors, mean over images"
+    yield from table(
+        ["channel", "RMSE", "unit", "max", "r", "within 10 %"],
+        [
+            [name, number(e["rmse"]), _unit(name), number(e["max"]), _fixed(e["r"]), _fixed(e["ppe10"])]
+            for name, e in r.errors.items()
+        ],
+        indent="    ",
+    )
+    odd = list(_odd(r.alignment))
+    if odd:
+        yield ""
+        yield "  found on the way"
+        yield from fields(odd, indent="    ")
+
+
+def _unit(name: str) -> str:
+    from sunzip.channels import channel
+
+    return channel(name).unit
+
+
+def _fixed(value: float | None) -> str:
+    return number(None) if value is None else f"{value:.4f}"
+
+
+def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what alignment did to images, as far as it did anything."""
+    for key, what in (
+        ("frames_dropped", "frames left out, as they lack a channel"),
+        ("images_dropped", "images left out with those frames"),
+        ("duplicates", "images that gave way to a nearer one of the same channel and frame"),
+        ("out_of_tolerance", "images too far from any time of the grid"),
+        ("unusable_times", "images without a usable time"),
+        ("not_selected", "images outside --start, --stop and --every"),
+    ):
+        if found[key]:
+            yield count(found[key]), what
+    for what, n in sorted(found["odd"].items()):
+        yield count(n), what
+
+
+@click.command()
+@click.argument("archive", metavar="IN.lat")
+@click.argument("out")
+@click.option(
+    "--layout",
+    type=click.Choice(_LAYOUTS),
+    help="What to write; by default what OUT looks like (.zarr, .h5), else as the source was.",
+)
+@start_option
+@stop_option
+@channels_option
+@model_option
+@force_option
+@json_option
+@quiet_option
+def decompress(
+    archive: str,
+    out: str,
+    layout: str | None,
+    start: str | None,
+    stop: str | None,
+    channels: tuple[str, ...] | None,
+    model: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Decode an archive into files that other programs read.
+
+    OUT is one HDF5 file, an SDOML v2 Zarr store, a tree of SDOML v1 npz files, or a folder of FITS files that
+    sunpy opens as maps. It has its name only once it is complete.
+    """
+    target.check(out, [archive], force=force, ours=target.is_cubes, what="result of sunzip decompress")
+    from sunzip import api
+
+    with frames_bar(quiet, f"opening {archive}") as progress:
+        report = api.decompress(
+            archive,
+            out,
+            layout=layout,
+            start=start,
+            stop=stop,
+            channels=channels,
+            model=model,
+            force=force,
+            progress=progress,
+        )
+    lines = [
+        f"{report.path} holds {count(report.frames, 'frame')}, {count(report.images, 'image')} of "
+        f"{report.shape[0]}×{report.shape[1]}: {' '.join(report.channels)}",
+        *fields(
+            [
+                ("layout", report.layout),
+                ("pixels", f"{size(report.raw_bytes)} as float32"),
+                ("time", f"{duration(report.seconds)}, {number(report.frames / report.seconds)} frames/s"),
+            ]
+        ),
+    ]
+    result(as_json, report.as_dict(), lines)
+
+
+@click.command()
+@click.argument("src", nargs=-1, required=True)
+@click.argument("archive", metavar="IN.lat")
+@hmi_option
+@anon_option
+@model_option
+@json_option
+@quiet_option
+def evaluate(
+    src: tuple[str, ...],
+    archive: str,
+    hmi: str | None,
+    anon: bool,
+    model: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Tell what was lost: hold an archive against its source SRC, pixel by pixel.
+
+    The paper's mode counts every pixel; strict mode only those on the disk that are not zero.
+    """
+    from sunzip import api
+
+    with frames_bar(quiet, f"opening {archive}") as progress:
+        report = api.evaluate(src, archive, hmi=hmi, anon=anon, model=model, progress=progress)
+    result(as_json, report.as_dict(), _evaluated(report))
+
+
+_MODES = {"paper": "all pixels, as the paper counts", "strict": "on the disk and not zero"}
+
+
+def _evaluated(r: EvaluateReport) -> Iterator[str]:
+    yield f"{r.archive} against {r.source}: {count(r.images, 'image')} in {count(r.frames, 'frame')}"
+    if r.absent:
+        yield f"  {count(r.absent, 'image')} of the archive not found in the source"
+    yield f"  {number(r.bits_per_sample)} bit/sample, ratio {number(r.ratio)} against float32"
+    for mode, channels in r.metrics.items():
+        yield ""
+        yield f"  {_MODES[mode]}"
+        yield from table(
+            ["channel", "images", "r", "ppe10", "ppe50", "RMSE", "unit", "RMSE/noise", "max error"],
+            [
+                [
+                    name,
+                    count(m["images"]),
+                    *map(_fixed, (m["r"], m["ppe10"], m["ppe50"])),
+                    number(m["rmse"]),
+                    m["unit"],
+                    number(m["rmse_sigma"]),
+                    number(m["max_error"]),
+                ]
+                for name, m in channels.items()
+            ],
+            indent="    ",
+        )
+
+
+@click.command()
+@click.argument("out", metavar="OUT.zarr")
+@click.option("--frames", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--size", "side", type=int, default=512, show_default=True, help="Pixels a side, 16 or a multiple."
+)
+@click.option("--start", metavar="TIME", default="2012-03-01", show_default=True, help="First time (UTC).")
+@click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time between frames.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Which Sun.")
+@force_option
+@json_option
+@quiet_option
+def synth(
+    out: str,
+    frames: int,
+    side: int,
+    start: str,
+    cadence: str,
+    seed: int,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write a made-up Sun as an SDOML v2 store: 12 coherent channels, to try sunzip on without data."""
+    if not out.rstrip("/").lower().endswith(".zarr"):
+        raise OutputError(f"{out}: a Zarr store is written; name it *.zarr")
+    target.check(out, [], force=force, ours=target.is_store, what="Zarr store")
+    import numpy as np
+
+    from sunzip.api import Progress, replacing
+    from sunzip.channels import NAMES
+    from sunzip.cube import Cube, Scale
+    from sunzip.sinks import open_sink
+    from sunzip.sources.synthetic import Synthetic
+
+    begin = clock.monotonic()
+    sun = Synthetic(frames=frames, size=side, start=start, cadence=cadence, seed=seed)
+    observed = np.stack([sun.times(name) for name in NAMES], axis=1)
+    with frames_bar(quiet, "preparing the Sun") as progress, replacing(out, force) as path:
+        if progress:
+            progress(Progress(0, frames, 0, 0))
+        with open_sink(path, "sdoml-v2", channels=NAMES, shape=sun.shape) as sink:
+            for row in range(frames):
+                one = slice(row, row + 1)
+                valid = np.ones((1, len(NAMES)), bool)
+                headers = [[sun.header(name, row) for name in NAMES]]
+                data = sun.frame(row)[None]
+                sink.write(Cube(data, NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN))
+                if progress:
+                    progress(Progress(row + 1, frames, (row + 1) * data.nbytes, 0))
+    seconds = clock.monotonic() - begin
+    first, last = str(sun.time[0]), str(sun.time[-1])
+    report = {
+        "path": out,
+        "layout": "sdoml-v2",
+        "frames": frames,
+        "images": frames * len(NAMES),
+        "channels": NAMES,
+        "shape": sun.shape,
+        "first": first,
+        "last": last,
+        "seed": seed,
+        "seconds": seconds,
+        "raw_bytes": frames * len(NAMES) * side * side * 4,
+    }
+    lines = [
+        f"{out} holds {count(frames, 'frame')} of a synthetic Sun, {side}×{side}: {' '.join(NAMES)}",
+        *fields(
+            [
+                ("times", f"{moment(first)} to {moment(last)} UTC"),
+                ("time", f"{duration(seconds)}, {number(frames / seconds)} frames/s"),
+            ]
+        ),
+    ]
+    result(as_json, report, lines)

@@ -1,0 +1,312 @@
+"""The commands that look at things: info, verify, show and models; none but show decodes anything."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sunzip.cli import target
+from sunzip.cli.accounts import Accounts
+from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
+from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
+from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sunzip.archive import VerifyReport
+    from sunzip.cube import Cube
+
+
+@click.command()
+@click.argument("archive", metavar="IN.lat")
+@json_option
+def info(archive: str, as_json: bool) -> None:
+    """Tell what an archive holds and what it costs, without decoding anything."""
+    from sunzip.archive import summary
+
+    found = summary(archive)
+    costs = _accounts(found)
+    result(as_json, found | {"costs": costs.as_dict()}, _info(found, costs))
+
+
+def _accounts(found: Mapping[str, Any]) -> Accounts:
+    """Return the costs; what the archive says of its source and model counts only where it can be true."""
+    y, x = found["shape"]
+    model = _natural(found["model"].get("bytes")) or 0
+    latents = _natural(found["coding"].get("latents_per_frame"))
+    return Accounts(
+        frames=found["frames"],
+        samples=sum(found["images"].values()) * y * x,
+        stored=_natural(found["source"].get("stored_bytes")),
+        archive=found["bytes"] - found["parts"]["model"],
+        model=model,
+        coded=found["parts"]["blocks"],
+        latents=None if latents is None else 4 * latents * found["frames"],
+    )
+
+
+def _natural(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
+    y, x = a["shape"]
+    model = a["model"]
+    quality = a["coding"].get("quality")
+    urls, layouts = a["source"].get("urls"), a["source"].get("layouts")
+    yield f"{a['path']}"
+    yield from fields(
+        [
+            ("format", f"{a['format']}, blocks of {count(a['frames_per_block'], 'frame')}"),
+            (
+                "model",
+                f"{model['name']} {model['sha256'][:12]}, {size(costs.model)}, "
+                f"{'embedded' if model['embedded'] else 'not embedded'}",
+            ),
+            ("quality", NONE if quality is None else str(quality)),
+            ("source", f"{_joined(urls)} ({_joined(layouts)})"),
+            ("times", " to ".join(moment(t) for t in a["time"]) + " UTC"),
+            ("frames", f"{count(a['frames'])} of {y}×{x}, AIA pixels are 2×2 {a['scale']}s"),
+            ("images", f"{count(sum(a['images'].values()))}: {_images(a)}"),
+        ]
+    )
+    yield ""
+    yield from costs.lines()
+    yield ""
+    yield "  parts"
+    yield from table(["", "bytes", ""], _parts(a), indent="    ")
+
+
+def _parts(a: Mapping[str, Any]) -> list[list[str]]:
+    whole = a["bytes"]
+    return [[name, count(n), f"{100 * n / whole:.1f} %"] for name, n in (*a["parts"].items(), ("all", whole))]
+
+
+def _joined(values: object) -> str:
+    return ", ".join(map(str, values)) if isinstance(values, list) and values else "unknown"
+
+
+def _images(a: Mapping[str, Any]) -> str:
+    numbers = [a["images"][name] for name in a["channels"]]
+    if len(set(numbers)) == 1:
+        return f"{count(numbers[0])} each of {' '.join(a['channels'])}"
+    return ", ".join(f"{name} {count(n)}" for name, n in zip(a["channels"], numbers, strict=True))
+
+
+@click.command()
+@click.argument("archive", metavar="IN.lat")
+@json_option
+@quiet_option
+def verify(archive: str, as_json: bool, quiet: bool) -> None:
+    """Check every byte of an archive; exit code 0 if it is whole, 3 if it is damaged."""
+    from sunzip.archive import Problem, VerifyReport
+    from sunzip.archive import verify as check
+
+    try:
+        with bytes_bar(quiet) as progress:
+            report = check(archive, progress)
+    except DamagedError as error:
+        # So much is damaged that no list can be made; the answer has the same form.
+        what = str(error).removeprefix(f"{archive}: ")
+        report = VerifyReport(archive, [Problem("directory", what)], bytes=os.path.getsize(archive))
+    data = {
+        "path": report.path,
+        "ok": report.ok,
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "blocks": report.blocks,
+        "frames": report.frames,
+        "model_embedded": report.model_embedded,
+        "problems": [
+            {"object": p.object, "what": p.what, "frames": p.frames, "time": p.time} for p in report.problems
+        ],
+    }
+    result(as_json, data, _verified(report))
+    if not report.ok:
+        raise DamagedError(
+            f"{archive}: is damaged in {count(len(report.problems), 'place')}; what is not named is whole; "
+            "fetch it again, or compress its source again"
+        )
+
+
+def _verified(r: VerifyReport) -> Iterator[str]:
+    if r.ok:
+        yield (
+            f"{r.path} is whole: {count(r.objects, 'object')}, {count(r.blocks, 'block')}, "
+            f"{count(r.frames, 'frame')}, {size(r.bytes)}"
+        )
+        return
+    yield f"{r.path} is damaged"
+    yield from (f"  {problem}" for problem in r.problems)
+
+
+@click.command()
+@click.argument("what", metavar="IN.lat|SRC")
+@click.argument("out", metavar="OUT.png")
+@click.option("--time", metavar="TIME", help="The frame nearest to this time (UTC).")
+@click.option("--frame", type=int, help="The frame of this number, from 0; negative ones count from the end.")
+@click.option("--source", metavar="SRC", help="Show original, decoded and difference.")
+@hmi_option
+@anon_option
+@model_option
+@force_option
+def show(
+    what: str,
+    out: str,
+    time: str | None,
+    frame: int | None,
+    source: str | None,
+    hmi: str | None,
+    anon: bool,
+    model: str | None,
+    force: bool,
+) -> None:
+    """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel."""
+    if time is not None and frame is not None:
+        raise click.UsageError("--time and --frame exclude each other")
+    if not out.lower().endswith(".png"):
+        raise OutputError(f"{out}: the picture is a PNG; name it *.png")
+    others = [u for u in (source, hmi) if u]
+    target.check(out, [what, *others], force=force, ours=target.is_picture, what="PNG")
+    from sunzip import quicklook
+
+    if _is_archive(what):
+        cubes = _decoded(what, time, frame, source, hmi, anon, model)
+    elif source is not None:
+        raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
+    else:
+        cubes = _original(what, time, frame, hmi, anon)
+    shown = next(iter(cubes.values()))
+    title = f"{os.path.basename(what.rstrip('/')) or what}   {moment(str(shown.time[0]))} UTC"
+    picture = io.BytesIO()
+    rows = {label: cube.data[0] for label, cube in cubes.items()}
+    quicklook.render(rows, shown.channels, title, picture, times=shown.t_obs[0])
+    _put(out, picture.getvalue())
+
+
+def _put(out: str, data: bytes) -> None:
+    """Write a file aside and rename it, so that one that cannot be finished replaces nothing."""
+    aside = f"{out}.partial"
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+        os.replace(aside, out)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_archive(path: str) -> bool:
+    """Whether to take something for an archive: by its name, or because it can only be one."""
+    lower = path.lower()
+    return lower.endswith(".lat") or (
+        os.path.isfile(path) and not lower.endswith(".npz") and target.is_archive(path)
+    )
+
+
+def _decoded(
+    path: str,
+    time: str | None,
+    frame: int | None,
+    source: str | None,
+    hmi: str | None,
+    anon: bool,
+    model: str | None,
+) -> dict[str, Cube]:
+    from sunzip import api
+    from sunzip.cube import Scale
+
+    with api.open(path, model=model) as sun:
+        n = _number(path, sun.time, time, frame)
+        decoded = sun.cube(n, n + 1).to_scale(Scale.MEAN)
+        if source is None:
+            return {"decoded": decoded}
+        series = api.source_of(sun, source, hmi=hmi, anon=anon)
+        matches = (series.time == sun.time[n]).nonzero()[0]
+        if not len(matches):
+            raise InputError(
+                f"{source}: has no frame at {moment(str(sun.time[n]))}, which {path} has; is it its source?"
+            )
+        m = int(matches[0])
+        return {"original": series.read(m, m + 1).to_scale(Scale.MEAN), "decoded": decoded}
+
+
+def _original(url: str, time: str | None, frame: int | None, hmi: str | None, anon: bool) -> dict[str, Cube]:
+    from sunzip import api
+    from sunzip.cube import Scale
+
+    series = api.open_series(url, hmi=hmi, anon=anon)
+    n = _number(url, series.time, time, frame)
+    return {"original": series.read(n, n + 1).to_scale(Scale.MEAN)}
+
+
+def _number(path: str, times: npt.NDArray[np.datetime64], time: str | None, frame: int | None) -> int:
+    """Return the number of the frame that the user means."""
+    if time is not None:
+        from sunzip.times import parse_date
+
+        return int(abs(times - parse_date(time, name="--time")).argmin())
+    wanted = frame or 0
+    if not -len(times) <= wanted < len(times):
+        raise InputError(f"{path}: has no frame {wanted}; it has frames 0 to {len(times) - 1}")
+    return wanted % len(times)
+
+
+@click.group()
+def models() -> None:
+    """Look after the models on this machine."""
+
+
+@models.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """List the models on this machine."""
+    from sunzip import weights
+
+    rows: list[dict[str, Any]] = []
+    for folder in weights.installed():
+        row: dict[str, Any] = {"name": folder.name, "default": folder.name == weights.DEFAULT}
+        try:
+            model = weights.read_folder(folder)
+        except SunzipError as error:
+            row["problem"] = str(error)
+        else:
+            row |= {
+                "family": model.family,
+                "sha256": model.sha256,
+                "bytes": model.nbytes,
+                "parameters": _natural(model.config.get("parameters")),
+            }
+        rows.append(row)
+    result(as_json, {"models": rows}, _listed(rows))
+
+
+def _listed(rows: list[dict[str, Any]]) -> Iterator[str]:
+    if not rows:
+        yield "no model on this machine"
+        return
+    good = [row for row in rows if "problem" not in row]
+    yield from table(
+        ["name", "family", "size", "parameters", "sha256", ""],
+        [
+            [
+                row["name"],
+                row["family"],
+                size(row["bytes"]),
+                NONE if row["parameters"] is None else count(row["parameters"]),
+                row["sha256"][:12],
+                "default" if row["default"] else "",
+            ]
+            for row in good
+        ],
+        indent="",
+    )
+    yield from (f"{row['name']}: {row['problem']}" for row in rows if "problem" in row)

@@ -1,0 +1,105 @@
+"""The program around every command: one line for each error, its exit code, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from sunzip.cli.output import one_line
+from sunzip.errors import SunzipError
+
+NAME = "sunzip"
+
+#: What a shell reports of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """Ctrl-C; its text says what is left and how to go on."""
+
+
+class Program(click.Group):
+    """The group of all commands. `main` never returns: it exits with the code that design and docs state."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C becomes `Interrupted`, before click can say something else of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing was left behind") from None
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
+        """Run the program with the given arguments, or those of the process."""
+        words = list(sys.argv[1:] if args is None else args)
+        debug = _take_debug(words)
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that knows no × must not turn a finished job into a failed one.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        extra |= {"prog_name": NAME, "standalone_mode": False}
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            try:
+                code = super().main(words, **extra) or 0
+            except Exception as error:
+                if debug:
+                    traceback.print_exc()
+                message, code = _explain(error, debug)
+                click.echo(f"{NAME}: {one_line(message)}", err=True)
+        sys.exit(code)
+
+
+def _take_debug(words: list[str]) -> bool:
+    """Remove ``--debug`` from the arguments, wherever it stands: people add it to the end of what failed."""
+    end = words.index("--") if "--" in words else len(words)
+    found = "--debug" in words[:end]
+    words[:end] = [w for w in words[:end] if w != "--debug"]
+    return found
+
+
+def _explain(error: Exception, debug: bool) -> tuple[str, int]:
+    """Return what to print after the program's name, and the exit code."""
+    match error:
+        case Interrupted():
+            return str(error), INTERRUPTED
+        case click.Abort():
+            return "interrupted", INTERRUPTED
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else NAME
+            return f"error: {error.format_message().rstrip('.')}; see {path} --help", error.exit_code
+        case click.ClickException():
+            return f"error: {error.format_message()}", error.exit_code
+        case SunzipError():
+            return f"error: {error}", error.exit_code
+        case MemoryError():
+            return f"error: {_MEMORY}", 1
+        case RuntimeError() if "allocate memory" in str(error):
+            return f"error: {_MEMORY}", 1
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"error: {where}{error.strerror or error}", 1
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    how = "" if debug else "; run again with --debug and report what it prints"
+    return f"error: internal: {what}{how}", 1
+
+
+_MEMORY = (
+    "the memory of this machine is not enough; take smaller images (--size), fewer channels (--channels) or "
+    "fewer frames in a block (--block)"
+)
+
+
+def run(program: Program) -> NoReturn:
+    """Run a program as the process's only purpose."""
+    try:
+        program.main()
+    finally:
+        # From here on Python only winds down; a second Ctrl-C should end that without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,110 @@
+"""Judges a target before hours of work go into it, and keeps --force from destroying anything but results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from sunzip.errors import OutputError
+
+#: What the layouts of `sunzip decompress` consist of, if they are folders of files.
+_LEAVES = (".fits", ".npz")
+_ZARR = (".zgroup", ".zattrs", ".zarray")
+
+
+def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str], bool], what: str) -> None:
+    """Refuse a target that cannot be, before anything is read.
+
+    Parameters
+    ----------
+    out
+        The target.
+    sources
+        What will be read, which the target must not be.
+    force
+        Whether an existing target may be replaced.
+    ours
+        Tells whether what exists is of the kind that will be written; `force` replaces nothing else.
+    what
+        What will be written, for the message.
+
+    Raises
+    ------
+    OutputError
+        If the target cannot be written, or would cost what was not meant.
+    """
+    if "://" in out:
+        raise OutputError(f"{out}: results are written to local paths; write here, then copy it there")
+    if out in ("", "-"):
+        raise OutputError(f"{out or 'an empty name'}: results cannot be written to a pipe; name a file")
+    here = os.path.realpath(out)
+    for source in sources:
+        there = os.path.realpath(source)
+        if here == there:
+            raise OutputError(f"{out}: is the source itself; name another target")
+        if os.path.exists(source) and there.startswith(here + os.sep) and os.path.lexists(out):
+            raise OutputError(f"{out}: is a folder that holds the source {source}; name another target")
+    parent = os.path.dirname(here)
+    if not os.path.isdir(parent):
+        why = "is not a folder" if os.path.lexists(parent) else "does not exist; create it first"
+        raise OutputError(f"{out}: the folder {parent} {why}")
+    if os.path.lexists(out):
+        if not force:
+            raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
+        if not ours(out):
+            raise OutputError(
+                f"{out}: is no {what}, so --force does not replace it; remove it or choose another name"
+            )
+
+
+def is_archive(path: str) -> bool:
+    """Whether a file is an archive, damaged ones included, or a link to nothing."""
+    if not os.path.exists(path):
+        return True
+    if not os.path.isfile(path):
+        return False
+    return path.lower().endswith(".lat") or os.path.getsize(path) == 0 or _ends_as_archive(path)
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is a PNG."""
+    return _begins(path, b"\x89PNG\r\n\x1a\n")
+
+
+def is_cubes(path: str) -> bool:
+    """Whether a file or folder is of a layout that `sunzip decompress` writes, and of nothing besides."""
+    if not os.path.isdir(path):
+        return _begins(path, b"\x89HDF\r\n\x1a\n")
+    names = os.listdir(path)
+    if any(name in names for name in _ZARR):
+        return True
+    return all(name.endswith(_LEAVES) for _, _, files in os.walk(path, onerror=_raise) for name in files)
+
+
+def is_store(path: str) -> bool:
+    """Whether a folder is a Zarr store, or empty."""
+    return os.path.isdir(path) and (not (names := os.listdir(path)) or any(n in names for n in _ZARR))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    """Whether a plain file begins with some bytes, or is empty, or is a link to nothing."""
+    if not os.path.exists(path):
+        return True
+    if not os.path.isfile(path):
+        return False
+    if os.path.getsize(path) == 0:
+        return True
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _ends_as_archive(path: str) -> bool:
+    from sunzip.archive._zip import COMMENT
+
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 64 - len(COMMENT)))
+        return file.read(len(COMMENT)) == COMMENT.encode()
