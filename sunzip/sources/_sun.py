@@ -898,7 +898,8 @@ class _Scene:
         glow, rays = self._glow(comb), self._rays()
         # Five-minute oscillations: nothing of them is left from one frame to the next.
         rng = np.random.Generator(np.random.SFC64([self.seed, int(self.t * 1440) & 0xFFFFFFFF, 3]))
-        shimmer = rng.standard_normal(len(on), dtype=np.float32) * np.float32(0.1 * n / 512)
+        sigma = np.float32(0.1 * n / 512)
+        shimmer = rng.standard_normal(len(on), dtype=np.float32) * sigma - sigma**2 / 2
         lane = self.lane * (0.75 + 0.25 * self.fine[3])
         grain = 0.6 * self.fine[1] + 0.4 * self.fine[3]
 

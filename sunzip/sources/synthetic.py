@@ -23,6 +23,7 @@ _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 #: AIA takes its channels one after another within 12 s: seconds after the nominal time.
 _OFFSET_MS = (1120, 8620, 350, 5840, 10620, 8120, 2630, 4120, 5710)
 
+#: Customary exposure times of AIA in s.
 _EXPOSURE = (2.901, 2.901, 2.0, 2.0, 2.901, 2.901, 2.901, 2.901, 1.0)
 
 #: DN per photon: (12398 eV Å / λ) / 3.65 eV per electron / 18 electrons per DN; about 1/18 · 2 in the UV.
@@ -250,7 +251,8 @@ def _observed(index: int, nominal: npt.NDArray[np.datetime64]) -> npt.NDArray[np
         return nominal + np.timedelta64(_OFFSET_MS[index], "ms")
     # HMI's grid is in TAI, so that its images lie the leap seconds earlier; records are 4 s late on it.
     seconds: npt.NDArray[np.datetime64] = nominal.astype("M8[s]").astype("M8[ms]")
-    return seconds + ((4 - _tai_minus_utc(nominal)) * 1000).astype("m8[ms]")
+    seconds += ((4 - _tai_minus_utc(nominal)) * 1000).astype("m8[ms]")
+    return seconds
 
 
 def _tai_minus_utc(time: npt.NDArray[np.datetime64] | np.datetime64) -> npt.NDArray[np.int64]:
