@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive._json import dump
+from sunzip.archive._zip import MANIFEST
 from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
@@ -215,6 +217,15 @@ class Grid:
             f"cube/c/{shard}/0/0/0",  # last: its presence says that the shard is complete
         ]
 
+    def digests(self, sha256_of: Mapping[str, str]) -> tuple[list[str], str]:
+        """Return what the manifest holds: one sha256 per shard, and one for all other objects."""
+        shards = []
+        rest = {key: value for key, value in sha256_of.items() if key != MANIFEST}
+        for shard in range(self.shards):
+            keys = self.shard_objects(shard)
+            shards.append(digest({key: rest.pop(key) for key in keys if key in rest}))
+        return shards, digest(rest)
+
     def objects(self) -> set[str]:
         """Return the keys of all objects of an archive except manifest and model."""
         keys = {
@@ -320,7 +331,6 @@ def _array(
         "codecs": list(codecs),
         "dimension_names": list(dimensions),
         "attributes": dict(attributes),
-        "storage_transformers": [],
     }
 
 
@@ -400,23 +410,17 @@ def array_metadata(grid: Grid, attributes: Mapping[str, Any]) -> dict[str, dict[
     return arrays
 
 
-def root_metadata(grid: Grid, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``zarr.json`` of the root group, with that of every array repeated in it.
-
-    The repetition lets a reader learn all arrays from one object, and keeps Zarr from taking the manifest
-    and the model for nodes.
-    """
-    arrays = array_metadata(grid, attributes)
+def root_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``zarr.json`` of the root group."""
     return {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": {"Conventions": "CF-1.11", "sunzip": dict(attributes)},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
     }
 
 
-def coordinate_chunks(grid: Grid, time: npt.NDArray[np.datetime64]) -> dict[str, bytes]:
-    """Return the single chunk of each coordinate array.
+def coordinates(grid: Grid, time: npt.NDArray[np.datetime64]) -> dict[str, bytes]:
+    """Return the single chunk of each coordinate array, not yet compressed.
 
     x and y are in arcsec for SDOML geometry: 4.8″ at 512 pixels, the centre of the disk between the
     middle pixels.
@@ -426,12 +430,12 @@ def coordinate_chunks(grid: Grid, time: npt.NDArray[np.datetime64]) -> dict[str,
         name: (np.arange(n) - (n - 1) / 2) * (4.8 * 512 / n) for name, n in zip("yx", grid.shape, strict=True)
     }
     return {
-        "time": zstd(time.astype("datetime64[ms]").astype("<i8").tobytes()),
-        "channel": zstd(texts([c.name for c in known])),
-        "wavelength": zstd(np.array([c.wavelength for c in known], "<f8").tobytes()),
-        "unit": zstd(texts([c.unit for c in known])),
-        "x": zstd(axes["x"].astype("<f8").tobytes()),
-        "y": zstd(axes["y"].astype("<f8").tobytes()),
+        "time": time.astype("datetime64[ms]").astype("<i8").tobytes(),
+        "channel": texts([c.name for c in known]),
+        "wavelength": np.array([c.wavelength for c in known], "<f8").tobytes(),
+        "unit": texts([c.unit for c in known]),
+        "x": axes["x"].astype("<f8").tobytes(),
+        "y": axes["y"].astype("<f8").tobytes(),
     }
 
 
@@ -577,6 +581,12 @@ def crc32c(data: bytes) -> int:
     import google_crc32c
 
     return int(google_crc32c.value(data))
+
+
+def digest(sha256_of: Mapping[str, str]) -> str:
+    """Return one sha256 for several objects: that of the lines ``<sha256>  <key>``, sorted by key."""
+    lines = (f"{sha256_of[key]}  {key}\n" for key in sorted(sha256_of))
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def parts(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -26,54 +28,65 @@ if TYPE_CHECKING:
 _CACHED_SHARDS = 8
 
 
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The list of all objects, which the zip's comment vouches for.
+    """How many objects there are and their checksums; the zip's comment vouches for it.
 
     Attributes
     ----------
-    objects
-        For each key its size and sha256.
-
-    Raises
-    ------
-    DamagedError
-        If it is not the one that the archive was packed with.
-    UnsupportedError
-        If the archive's format is newer than this program.
+    frames, blocks, objects
+        Their numbers.
+    shards
+        The sha256 of each shard's objects, as `Grid.digests` makes them.
+    rest
+        The sha256 of all other objects.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    frames: int
+    blocks: int
+    objects: int
+    shards: list[str]
+    rest: str
+
+    @classmethod
+    def read(cls, reader: Reader) -> Manifest:
+        """Read it from an archive.
+
+        Raises
+        ------
+        DamagedError
+            If it is not the one that the archive was packed with.
+        UnsupportedError
+            If the archive's format is newer than this program.
+        """
         where = f"{reader.path}: {MANIFEST}"
         data = reader.read(MANIFEST)
         if sha256(data).hexdigest() != reader.manifest_sha256:
             raise DamagedError(f"{where} is damaged")
         tree = load(data, where)
-        version = tree.get("format")
+        version = tree.pop("format", None)
         if type(version) is int and version > layout.FORMAT:
             raise UnsupportedError(layout.newer(reader.path, version))
-        objects = tree.get("objects")
-        if version != layout.FORMAT or not isinstance(objects, dict):
-            raise DamagedError(f"{where}: states no format or no objects")
-        self.objects: dict[str, tuple[int, str]] = {}
-        for key, entry in objects.items():
-            match entry:
-                case [int(size), str(digest)]:
-                    self.objects[key] = (size, digest)
-                case _:
-                    raise DamagedError(f"{where}: the entry of {key:.80} is not a size and a sha256")
-        self.counts = tuple(tree.get(name) for name in ("frames", "blocks", "shards"))
+        match tree:
+            case {
+                "frames": int(),
+                "blocks": int(),
+                "objects": int(),
+                "shards": list(),
+                "rest": str(),
+                **others,
+            } if version == layout.FORMAT and not others:
+                return cls(**tree)
+        raise DamagedError(f"{where}: not of the form that sunzip writes")
 
-    def differences(self, reader: Reader) -> dict[str, str]:
-        """Compare with the zip's directory: for each key that disagrees, how."""
-        out = {}
-        for key, (size, _) in self.objects.items():
-            member = reader.members.get(key)
-            if member is None:
-                out[key] = "is missing"
-            elif member.size != size:
-                out[key] = f"has {member.size} bytes instead of {size}"
-        extra = reader.members.keys() - self.objects.keys() - {MANIFEST}
-        return out | dict.fromkeys(sorted(extra), "is not in the manifest")
+
+def missing(reader: Reader, manifest: Manifest, grid: Grid) -> dict[str, str]:
+    """Return the objects that an archive must hold and does not, and what is wrong with them."""
+    out = dict.fromkeys(sorted(grid.objects() - reader.members.keys()), "is missing")
+    found = len(reader.members) - 1
+    if not out and found != manifest.objects:
+        out[MANIFEST] = f"counts {manifest.objects} objects where there are {found}"
+    return out
 
 
 def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]:
@@ -85,7 +98,7 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
         If it is damaged or disagrees with the manifest.
     """
     where = f"{reader.path}: zarr.json"
-    data = _checked(reader, manifest, "zarr.json")
+    data = checked(reader, "zarr.json")
     try:
         attributes = load(data, where)["attributes"]["sunzip"]
     except (KeyError, TypeError) as e:
@@ -93,15 +106,21 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
     if not isinstance(attributes, dict):
         raise DamagedError(f"{where}: has no attributes of sunzip")
     grid = Grid.read(attributes, where)
-    if manifest.counts != (grid.frames, grid.blocks, grid.shards):
+    if (manifest.frames, manifest.blocks, len(manifest.shards)) != (grid.frames, grid.blocks, grid.shards):
         raise DamagedError(f"{where}: the numbers of frames, blocks and shards are not the manifest's")
     return attributes, grid
 
 
-def _checked(reader: Reader, manifest: Manifest, key: str) -> bytes:
-    """Read an object whole and hold it against the manifest."""
+def checked(reader: Reader, key: str) -> bytes:
+    """Read an object whole and hold it against its CRC-32.
+
+    Raises
+    ------
+    DamagedError
+        If it is missing or damaged.
+    """
     data = reader.read(key)
-    if manifest.objects.get(key) != (len(data), sha256(data).hexdigest()):
+    if zlib.crc32(data) != reader.members[key].crc:
         raise DamagedError(f"{reader.path}: {key} is damaged")
     return data
 
@@ -199,15 +218,13 @@ class Archive:
         self.path = path
         self._reader = Reader(path)
         try:
-            self._manifest = Manifest(self._reader)
-            differences = self._manifest.differences(self._reader)
-            if differences:
-                key, how = next(iter(differences.items()))
-                raise DamagedError(f"{path}: {key} {how} ({len(differences)} objects are wrong)")
-            attributes, self._grid = read_root(self._reader, self._manifest)
-            absent = sorted(self._grid.objects() - self._manifest.objects.keys())
-            if absent:
-                raise DamagedError(f"{path}: {absent[0]} is missing ({len(absent)} objects are)")
+            manifest = Manifest.read(self._reader)
+            attributes, self._grid = read_root(self._reader, manifest)
+            wrong = missing(self._reader, manifest, self._grid)
+            if wrong:
+                key, how = next(iter(wrong.items()))
+                more = f" ({len(wrong)} objects are)" if len(wrong) > 1 else ""
+                raise DamagedError(f"{path}: {key} {how}{more}")
         except BaseException:
             self._reader.close()
             raise
@@ -336,8 +353,8 @@ class Archive:
         DamagedError
             If a file is damaged.
         """
-        keys = [k for k in self._manifest.objects if k.startswith("model/")]
-        return {k.removeprefix("model/"): _checked(self._reader, self._manifest, k) for k in keys} or None
+        keys = [k for k in self._reader.members if k.startswith("model/")]
+        return {k.removeprefix("model/"): checked(self._reader, k) for k in keys} or None
 
     def store(self) -> Store:
         """Return the archive as a read-only Zarr store, for zarr and xarray.
@@ -358,15 +375,15 @@ class Archive:
 
     def _check_metadata(self) -> None:
         """Make sure that zarr will see just the arrays that follow from the root's attributes."""
-        expected = {"zarr.json": layout.root_metadata(self._grid, self._attributes)}
+        expected = {"zarr.json": layout.root_metadata(self._attributes)}
         arrays = layout.array_metadata(self._grid, self._attributes)
         expected |= {f"{name}/zarr.json": tree for name, tree in arrays.items()}
         for key, tree in expected.items():
-            if load(_checked(self._reader, self._manifest, key), f"{self.path}: {key}") != tree:
+            if load(checked(self._reader, key), f"{self.path}: {key}") != tree:
                 raise DamagedError(f"{self.path}: {key} is not the metadata that the archive must have")
 
     def _chunk(self, key: str, size: int | None) -> bytes:
-        return layout.unzstd(_checked(self._reader, self._manifest, key), f"{self.path}: {key}", size)
+        return layout.unzstd(checked(self._reader, key), f"{self.path}: {key}", size)
 
     def _index(self, shard: int) -> npt.NDArray[np.int64]:
         if shard not in self._indexes:

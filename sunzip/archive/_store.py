@@ -13,6 +13,8 @@ from zarr.abc.store import (
     SuffixByteRequest,
 )
 
+from sunzip.archive._zip import MANIFEST
+
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -25,11 +27,14 @@ class ArchiveStore(Store):
     supports_writes = False
     supports_deletes = False
     supports_listing = True
+    supports_consolidated_metadata = False  # or xarray warns that there is none
 
     def __init__(self, archive: Archive) -> None:
         super().__init__(read_only=True)
         self._archive = archive
-        self._members = archive._reader.members
+        # What is no part of the hierarchy would only make zarr warn.
+        members = archive._reader.members.items()
+        self._members = {k: m for k, m in members if k != MANIFEST and not k.startswith("model/")}
         self._is_open = True
 
     def __eq__(self, other: object) -> bool:

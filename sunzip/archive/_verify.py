@@ -17,7 +17,7 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._json import load
 from sunzip.archive._keywords import decode
 from sunzip.archive._layout import Grid
-from sunzip.archive._read import Manifest, read_root
+from sunzip.archive._read import Manifest, missing, read_root
 from sunzip.archive._write import model_sha256
 from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
 from sunzip.channels import NAMES
@@ -130,6 +130,7 @@ class _Verifier:
         self.grid: Grid | None = None
         self.time: npt.NDArray[np.datetime64] | None = None
         self.damaged: set[str] = set()
+        self.sha256: dict[str, str] = {}
 
     def run(self) -> VerifyReport:
         manifest = self.manifest()
@@ -137,15 +138,14 @@ class _Verifier:
             self.root(manifest)
         if self.grid is not None:
             self.time = self.attempt("time/c/0", self.times)
-        if manifest is not None:
-            for key, how in manifest.differences(self.reader).items():
+        self.all_bytes()
+        if manifest is not None and self.grid is not None:
+            for key, how in missing(self.reader, manifest, self.grid).items():
                 self.problem(key, how)
-        self.all_bytes(manifest)
-        if self.grid is not None:
-            self.presence(self.grid)
             self.metadata(self.grid)
             for shard in range(self.grid.shards):
                 self.shard(self.grid, shard)
+            self.digests(manifest, self.grid)
         self.model()
         return self.report
 
@@ -181,7 +181,7 @@ class _Verifier:
 
     def manifest(self) -> Manifest | None:
         try:
-            return Manifest(self.reader)
+            return Manifest.read(self.reader)
         except DamagedError as e:
             self.problem(MANIFEST, e)
             return None
@@ -206,8 +206,8 @@ class _Verifier:
     def chunk(self, key: str, size: int | None) -> bytes:
         return layout.unzstd(self.reader.read(key), f"{self.reader.path}: {key}", size)
 
-    def all_bytes(self, manifest: Manifest | None) -> None:
-        """Compare every object, and the header before it, with the zip's directory and the manifest."""
+    def all_bytes(self) -> None:
+        """Compare every object, and the header before it, with the zip's directory."""
         done = 0
         for key, member in self.reader.members.items():
             header = local_header(member)
@@ -221,36 +221,34 @@ class _Verifier:
                 done += len(data)
                 self.progress(done, self.reader.size)
             self.report.objects += 1
-            stated = manifest.objects.get(key) if manifest is not None else None
-            if crc != member.crc or (stated is not None and digest.hexdigest() != stated[1]):
-                self.bad_bytes(key)
+            self.sha256[key] = digest.hexdigest()
+            if crc != member.crc and key not in self.damaged and key != MANIFEST:
+                self.damaged.add(key)
+                # Which blocks of a shard are hit is said when each is looked at.
+                if self.grid is None or not key.startswith("cube/c/"):
+                    self.problem(key, "its bytes are damaged")
         self.progress(self.reader.size, self.reader.size)
 
-    def bad_bytes(self, key: str) -> None:
-        if key in self.damaged or any(p.object == key for p in self.report.problems):
-            return
-        self.damaged.add(key)
-        # Which blocks of a shard are hit is said when each is looked at.
-        if not (self.grid is not None and key.startswith("cube/c/")):
-            self.problem(key, "its bytes are damaged")
-
-    def presence(self, grid: Grid) -> None:
-        named = {p.object for p in self.report.problems}
-        for key in sorted(grid.objects() - self.reader.members.keys() - named):
-            self.problem(key, "is missing")
+    def digests(self, manifest: Manifest, grid: Grid) -> None:
+        """Compare the sha256s; where no damage was found, the objects were exchanged."""
+        shards, rest = grid.digests(self.sha256)
+        for shard, (found, stated) in enumerate(zip(shards, manifest.shards, strict=True)):
+            keys = set(grid.shard_objects(shard))
+            if found != stated and not keys & self.damaged and keys <= self.sha256.keys():
+                self.problem(f"cube/c/{shard}", "objects of this shard are not those that were packed")
+        if rest != manifest.rest and self.report.ok:
+            self.problem(MANIFEST, "the sha256 of all objects outside shards is not the one it states")
 
     def metadata(self, grid: Grid) -> None:
         """Compare each zarr.json and each coordinate with what the root's attributes demand."""
-        expected = {"zarr.json": layout.root_metadata(grid, self.attributes)}
         for name, tree in layout.array_metadata(grid, self.attributes).items():
-            expected[f"{name}/zarr.json"] = tree
-        for key, tree in expected.items():
+            key = f"{name}/zarr.json"
             if (found := self.attempt(key, partial(self.json, key))) is not None and found != tree:
                 self.problem(key, "is not the metadata that the archive must have")
         if self.time is None:
             return
-        for name, chunk in layout.coordinate_chunks(grid, self.time).items():
-            key, content = f"{name}/c/0", layout.unzstd(chunk, name)
+        for name, content in layout.coordinates(grid, self.time).items():
+            key = f"{name}/c/0"
             raw = self.attempt(key, partial(self.chunk, key, len(content)))
             if raw is not None and raw != content:
                 self.problem(key, "is not the coordinate that the archive must have")

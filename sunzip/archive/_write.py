@@ -90,10 +90,10 @@ class ArchiveWriter:
                 os.mkdir(partial)
             for name, tree in layout.array_metadata(writer._grid, spec.attributes()).items():
                 writer._put(f"{name}/zarr.json", layout.to_bytes(tree))
-            for name, chunk in layout.coordinate_chunks(writer._grid, spec.time).items():
-                writer._put(f"{name}/c/0", chunk)
+            for name, chunk in layout.coordinates(writer._grid, spec.time).items():
+                writer._put(f"{name}/c/0", layout.zstd(chunk))
             # Last: its presence says that the folder can be continued.
-            writer._put("zarr.json", layout.to_bytes(layout.root_metadata(writer._grid, spec.attributes())))
+            writer._put("zarr.json", layout.to_bytes(layout.root_metadata(spec.attributes())))
         return writer
 
     def __enter__(self) -> ArchiveWriter:
@@ -256,7 +256,7 @@ class ArchiveWriter:
     def _same_time(self) -> bool:
         try:
             with open(self._file("time/c/0"), "rb") as f:
-                return f.read() == layout.coordinate_chunks(self._grid, self.spec.time)["time"]
+                return f.read() == layout.zstd(layout.coordinates(self._grid, self.spec.time)["time"])
         except FileNotFoundError:
             return False
 
@@ -294,7 +294,7 @@ class ArchiveWriter:
     def _pack(self, file: BinaryIO, model: Mapping[str, bytes]) -> int:
         sizes = {key: os.stat(self._file(key)).st_size for key in self._grid.objects()}
         sizes |= {key: len(data) for key, data in model.items()}
-        root = layout.to_bytes(layout.root_metadata(self._grid, self._attributes(sizes)))
+        root = layout.to_bytes(layout.root_metadata(self._attributes(sizes)))
         packer = Packer(file)
         for key in sorted(sizes):
             if key == "zarr.json" or key in model:
@@ -303,13 +303,15 @@ class ArchiveWriter:
             else:
                 with open(self._file(key), "rb") as f:
                     packer.add(key, f, sizes[key])
+        shards, rest = self._grid.digests(packer.sha256)
         manifest = dump(
             {
                 "format": layout.FORMAT,
                 "frames": self._grid.frames,
                 "blocks": self._grid.blocks,
-                "shards": self._grid.shards,
-                "objects": {m.name: [m.size, packer.sha256[m.name]] for m in packer.members},
+                "objects": len(packer.members),
+                "shards": shards,
+                "rest": rest,
             }
         )
         packer.add(MANIFEST, BytesIO(manifest), len(manifest))
