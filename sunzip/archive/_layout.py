@@ -460,6 +460,38 @@ def table_values(name: str, table: ShardTable, n: int) -> npt.NDArray[Any]:
     return out
 
 
+def table_size(name: str, shape: tuple[int, int]) -> int:
+    """Return the bytes of a chunk of one of `TABLES`."""
+    return shape[0] * shape[1] * np.dtype(TABLES[name][0]).itemsize
+
+
+def read_table(name: str, raw: bytes, shape: tuple[int, int], where: str) -> npt.NDArray[Any]:
+    """Read a chunk of one of `TABLES`, decompressed.
+
+    Raises
+    ------
+    DamagedError
+        If truth values are neither 0 nor 1.
+    """
+    if name == "valid" and raw.strip(b"\0\1"):
+        raise DamagedError(f"{where}: truth values other than 0 and 1")
+    return np.frombuffer(raw, TABLES[name][0]).reshape(shape)
+
+
+def read_time(raw: bytes, where: str) -> npt.NDArray[np.datetime64]:
+    """Read the chunk of the array ``time``, decompressed.
+
+    Raises
+    ------
+    DamagedError
+        If times do not increase.
+    """
+    time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
+    if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
+        raise DamagedError(f"{where}: times do not increase")
+    return time
+
+
 def _real(value: object) -> float | None:
     # The exact value stays in the keywords; what a float32 cannot hold becomes infinite quietly.
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-_CACHED_SHARDS = 8
+_CACHED_HEADERS = 8  # shards
+_CACHED_CHUNKS = 128  # of tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +243,9 @@ class Archive:
         self.coding: Mapping[str, Any] = attributes["coding"]
         self.fingerprint: str = attributes["fingerprint"]
         self._attributes = attributes
-        self._indexes: dict[int, npt.NDArray[np.int64]] = {}
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
-        self._headers: OrderedDict[int, list[list[dict[str, Any]]]] = OrderedDict()
+        self._index = lru_cache(None)(self._read_index)
+        self._table_chunk = lru_cache(_CACHED_CHUNKS)(self._read_table_chunk)
+        self._shard_headers = lru_cache(_CACHED_HEADERS)(self._read_headers)
 
     def __repr__(self) -> str:
         y, x = self.shape
@@ -266,16 +267,12 @@ class Archive:
         """Close the file."""
         self._reader.close()
 
-    @property
+    @cached_property
     def time(self) -> npt.NDArray[np.datetime64]:
         """(T,) datetime64[ms], UTC: the nominal time of each frame."""
-        if "time" not in self._arrays:
-            raw = self._chunk("time/c/0", 8 * self.frames)
-            time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
-            if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
-                raise DamagedError(f"{self.path}: time/c/0: times do not increase")
-            self._arrays["time"] = time
-        return self._arrays["time"]
+        time = layout.read_time(self._chunk("time/c/0", 8 * self.frames), f"{self.path}: time/c/0")
+        time.flags.writeable = False
+        return time
 
     @property
     def t_obs(self) -> npt.NDArray[np.datetime64]:
@@ -317,7 +314,7 @@ class Archive:
         if not 0 <= frame < self.frames:
             raise IndexError(f"frame {frame} of {self.frames}")
         shard, row = divmod(frame, self._grid.frames_per_shard)
-        return self._shard_headers(shard)[row]
+        return [dict(header) for header in self._shard_headers(shard)[row]]
 
     def table(self, start: int, stop: int) -> ShardTable:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
@@ -385,41 +382,29 @@ class Archive:
     def _chunk(self, key: str, size: int | None) -> bytes:
         return layout.unzstd(checked(self._reader, key), f"{self.path}: {key}", size)
 
-    def _index(self, shard: int) -> npt.NDArray[np.int64]:
-        if shard not in self._indexes:
-            key = self._grid.shard_objects(shard)[-1]
-            size, tail = self._reader.members[key].size, self._grid.index_size
-            raw = self._reader.read(key, max(size - tail, 0), tail)
-            blocks = len(self._grid.blocks_of(shard))
-            self._indexes[shard] = layout.read_shard_index(raw, blocks, size, f"{self.path}: {key}")
-        return self._indexes[shard]
+    def _read_index(self, shard: int) -> npt.NDArray[np.int64]:
+        key = self._grid.shard_objects(shard)[-1]
+        size, tail = self._reader.members[key].size, self._grid.index_size
+        raw = self._reader.read(key, max(size - tail, 0), tail)
+        return layout.read_shard_index(raw, len(self._grid.blocks_of(shard)), size, f"{self.path}: {key}")
 
     def _rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows `start` to `stop` of one of the tables; whole shards are read, and kept."""
-        grid = self._grid
-        dtype = np.dtype(layout.TABLES[name][0])
-        n, c = grid.frames_per_shard, len(self.channels)
-        parts = [np.empty((0, c), dtype)]
+        """Rows `start` to `stop` of one of the tables."""
+        n = self._grid.frames_per_shard
+        parts = [np.empty((0, len(self.channels)), layout.TABLES[name][0])]
         for shard in range(start // n, -(-stop // n)):
-            key = f"{name}/c/{shard}/0"
-            if key not in self._arrays:
-                raw = self._chunk(key, n * c * dtype.itemsize)
-                if name == "valid" and raw.strip(b"\0\1"):
-                    raise DamagedError(f"{self.path}: {key}: truth values other than 0 and 1")
-                self._arrays[key] = np.frombuffer(raw, dtype).reshape(n, c)
             first = shard * n
-            parts.append(self._arrays[key][max(start - first, 0) : stop - first])
+            parts.append(self._table_chunk(name, shard)[max(start - first, 0) : stop - first])
         return np.concatenate(parts)
 
-    def _shard_headers(self, shard: int) -> list[list[dict[str, Any]]]:
-        found = self._headers.get(shard)
-        if found is None:
-            key = f"keywords/c/{shard}"
-            where = f"{self.path}: {key}"
-            frames = self._grid.frames_of(shard)
-            text = layout.one_text(self._chunk(key, None), where)
-            found = decode(text, self.channels, self._rows("t_obs", frames.start, frames.stop), where)
-            self._headers[shard] = found
-            while len(self._headers) > _CACHED_SHARDS:
-                self._headers.popitem(last=False)
-        return found
+    def _read_table_chunk(self, name: str, shard: int) -> npt.NDArray[Any]:
+        key, shape = f"{name}/c/{shard}/0", (self._grid.frames_per_shard, len(self.channels))
+        raw = self._chunk(key, layout.table_size(name, shape))
+        return layout.read_table(name, raw, shape, f"{self.path}: {key}")
+
+    def _read_headers(self, shard: int) -> list[list[dict[str, Any]]]:
+        key = f"keywords/c/{shard}"
+        where = f"{self.path}: {key}"
+        frames = self._grid.frames_of(shard)
+        text = layout.one_text(self._chunk(key, None), where)
+        return decode(text, self.channels, self._rows("t_obs", frames.start, frames.stop), where)

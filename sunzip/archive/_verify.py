@@ -197,11 +197,7 @@ class _Verifier:
 
     def times(self) -> npt.NDArray[np.datetime64]:
         assert self.grid is not None
-        raw = self.chunk("time/c/0", 8 * self.grid.frames)
-        time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
-        if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
-            raise DamagedError("times do not increase")
-        return time
+        return layout.read_time(self.chunk("time/c/0", 8 * self.grid.frames), "time/c/0")
 
     def chunk(self, key: str, size: int | None) -> bytes:
         return layout.unzstd(self.reader.read(key), f"{self.reader.path}: {key}", size)
@@ -259,18 +255,20 @@ class _Verifier:
     def shard(self, grid: Grid, shard: int) -> None:
         """Decode the tables of a shard and look at each of its blocks."""
         frames = grid.frames_of(shard)
-        n, c = grid.frames_per_shard, len(grid.channels)
         tables: dict[str, npt.NDArray[Any]] = {}
-        for name, (dtype, *_) in layout.TABLES.items():
+        for name in layout.TABLES:
             key = f"{name}/c/{shard}/0"
-            raw = self.attempt(key, partial(self.chunk, key, n * c * np.dtype(dtype).itemsize))
-            if raw is not None:
-                tables[name] = np.frombuffer(raw, dtype).reshape(n, c)[: frames.stop - frames.start]
+            if (table := self.attempt(key, partial(self.table, grid, name, key))) is not None:
+                tables[name] = table[: frames.stop - frames.start]
         key = f"keywords/c/{shard}"
         text = self.attempt(key, lambda: layout.one_text(self.chunk(key, None), key))
         if text is not None and "t_obs" in tables:
             self.attempt(key, lambda: decode(text, grid.channels, tables["t_obs"], key))
         self.blocks(grid, shard, tables.get("valid"))
+
+    def table(self, grid: Grid, name: str, key: str) -> npt.NDArray[Any]:
+        shape = (grid.frames_per_shard, len(grid.channels))
+        return layout.read_table(name, self.chunk(key, layout.table_size(name, shape)), shape, key)
 
     def blocks(self, grid: Grid, shard: int, valid: npt.NDArray[np.bool_] | None) -> None:
         key = grid.shard_objects(shard)[-1]
