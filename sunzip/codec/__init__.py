@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES, channel
+from sunzip.channels import CHANNELS, NAMES, canonical
 from sunzip.codec.family import Family, Float, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import Block, pack_gaps, unpack_gaps
+from sunzip.frame import MAX_FRAMES, Block, pack_gaps, unpack_gaps
 from sunzip.weights import Model, load
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -22,12 +22,13 @@ _FAMILIES: dict[str, Callable[[Model], Family]] = {
     "sigma-vae": SigmaVaeFamily,
 }
 
-#: Pixels of one channel that go through a network at a time: 4 frames of 512², 64 of 128².
-_BATCH_PIXELS = 1 << 20
-
 
 class Codec:
-    """Codes frames with one model at one quality.
+    """Codes frames with one model at one quality; may be shared by threads.
+
+    Frames go through the networks one at a time. Libraries sum in another order for another batch, which
+    moves a latent over a rounding edge now and then: alone, a frame has the same bytes and the same pixels
+    whatever it is coded or read together with.
 
     Parameters
     ----------
@@ -93,11 +94,14 @@ class Codec:
         Raises
         ------
         InputError
-            If the model cannot code images of this size, or pixels are infinite.
+            If data or channels are not as said, the model cannot code images of this size, or pixels are
+            infinite.
         """
+        indexes = _indexes(channels)
+        self._check(data, indexes)
         frames, _, height, width = data.shape
-        self.family.check_size(height, width)
-        indexes = [channel(name).index for name in channels]
+        if not 1 <= frames_per_block <= MAX_FRAMES:
+            raise InputError(f"blocks of {frames_per_block} frames; they can have 1 to {MAX_FRAMES}")
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         present = _present(missing)
         masks = [int(sum(1 << i for i, p in zip(indexes, row, strict=True) if p)) for row in present]
@@ -133,21 +137,35 @@ class Codec:
         """Yield the latents of the frames that have any channel."""
         stabiliser = self.family.stabiliser.subset(indexes)
         factor = _to_mean(indexes, scale)
-        for rows in _batches(np.flatnonzero(present.any(1)), data.shape[2:]):
-            physical = np.where(missing[rows], np.float32(0), data[rows])
+        for t in np.flatnonzero(present.any(1)):
+            physical = np.where(missing[t], np.float32(0), data[t])
             if not np.isfinite(physical).all():
                 raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
             if factor is not None:
                 physical *= factor
-            images = np.zeros((len(rows), len(NAMES), *data.shape[2:]), np.float32)
-            images[:, indexes] = stabiliser.forward(physical)
-            shown = np.zeros((len(rows), len(NAMES)), np.float32)
-            shown[:, indexes] = present[rows]
+            images = np.zeros((1, len(NAMES), *data.shape[2:]), np.float32)
+            images[0, indexes] = stabiliser.forward(physical)
+            shown = np.zeros((1, len(NAMES)), np.float32)
+            shown[0, indexes] = present[t]
             yield from self.family.analyse(images, shown, self.quality)
 
+    def _check(self, data: Float, indexes: Sequence[int]) -> None:
+        if data.ndim != 4 or data.shape[1] != len(indexes) or data.dtype != np.float32:
+            raise InputError(
+                f"frames must be float32 of shape (time, {len(indexes)}, y, x), not {data.dtype} {data.shape}"
+            )
+        self.family.check_size(*data.shape[2:])
+
     def unquantised(self, data: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> Float:
-        """Return (T, C, Y, X) float32 as decoded from latents that were never rounded."""
-        indexes = [channel(name).index for name in channels]
+        """Return (T, C, Y, X) float32 as decoded from latents that were never rounded.
+
+        Raises
+        ------
+        InputError
+            As `encode`.
+        """
+        indexes = _indexes(channels)
+        self._check(data, indexes)
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         present = _present(missing)
         latents = {
@@ -158,7 +176,9 @@ class Codec:
                 strict=True,
             )
         }
-        out = self._synthesise(latents, present, indexes, data.shape, scale)
+        masks = np.zeros((len(data), len(NAMES)), bool)
+        masks[:, indexes] = present
+        out = self._synthesise(latents, masks, indexes, data.shape[2:], scale)
         out[missing] = np.nan
         return out
 
@@ -169,7 +189,8 @@ class Codec:
         shape: tuple[int, int],
         scale: Scale = Scale.MEAN,
         *,
-        frames: Sequence[int] | None = None,
+        frames: Collection[int] | None = None,
+        frames_per_block: int | None = None,
     ) -> Float:
         """Decode blocks.
 
@@ -184,32 +205,34 @@ class Codec:
         scale
             Of the AIA pixels wanted.
         frames
-            Which of all the blocks' frames are wanted, in increasing order; None is all. Only they go through
-            the network.
+            Which of all the blocks' frames are wanted; None is all. Only they go through the network.
+        frames_per_block
+            How many frames every block must hold; None is any number.
 
         Returns
         -------
-        (T, C, Y, X) float32, the same in every call on one machine.
+        (T, C, Y, X) float32, the same in every call on one machine. NaN is nothing but a missing measurement:
+        where the network gives no finite number, the pixel is 0 or the largest float32.
 
         Raises
         ------
+        InputError
+            If a channel is unknown or out of order.
         DamagedError
-            If a block is damaged, has another shape or was coded with another model.
+            If a block is damaged, has another shape or number of frames, or was coded with another model.
         """
-        indexes = [channel(name).index for name in channels]
-        entries = self._entries(blocks, shape)
+        indexes = _indexes(channels)
+        entries = self._entries(blocks, shape, frames_per_block)
         if frames is not None:
             entries = [entries[i] for i in frames]
         masks = np.zeros((len(entries), len(NAMES)), bool)
         for t, (_, mask, _, _) in enumerate(entries):
             masks[t] = [mask >> i & 1 for i in range(len(NAMES))]
         latents = {}
-        for t, (quality, mask, payload, _) in enumerate(entries):
-            if mask and masks[t, indexes].any():
+        for t, (quality, _, payload, _) in enumerate(entries):
+            if masks[t, indexes].any():
                 latents[t] = self.family.decode(payload, *shape, quality)
-        out = self._synthesise(
-            latents, masks[:, indexes], indexes, (len(entries), len(indexes), *shape), scale, masks
-        )
+        out = self._synthesise(latents, masks, indexes, shape, scale)
         for t, (_, _, _, gap) in enumerate(entries):
             if gap:
                 has = np.flatnonzero(masks[t])
@@ -220,13 +243,20 @@ class Codec:
         return out
 
     def _entries(
-        self, blocks: Sequence[bytes], shape: tuple[int, int]
+        self, blocks: Sequence[bytes], shape: tuple[int, int], frames_per_block: int | None
     ) -> list[tuple[int, int, bytes, bytes]]:
+        """Return quality, mask, payload and gap map of all frames of the blocks."""
         entries = []
         for data in blocks:
             block = Block.unpack(data)
             if block.shape != shape:
                 raise DamagedError(f"a block holds images of {block.shape}, the archive says {shape}")
+            if frames_per_block not in (None, len(block.masks)):
+                raise DamagedError(
+                    f"a block holds {len(block.masks)} frames, the archive says {frames_per_block}"
+                )
+            if block.quality > 100:
+                raise DamagedError(f"a block was coded at quality {block.quality} of 100")
             if block.model != self._id:
                 raise DamagedError(
                     f"a block was coded with model {block.model.hex()}…, the archive names {self._id.hex()}…"
@@ -239,37 +269,47 @@ class Codec:
     def _synthesise(
         self,
         latents: dict[int, Float],
-        present: npt.NDArray[np.bool_],
+        masks: npt.NDArray[np.bool_],
         indexes: Sequence[int],
         shape: tuple[int, ...],
         scale: Scale,
-        masks: npt.NDArray[np.bool_] | None = None,
     ) -> Float:
-        """Turn latents by frame into (T, C, Y, X) physical pixels; NaN where no image is present."""
-        out = np.full(shape, np.nan, np.float32)
-        stabiliser = self.family.stabiliser.subset(indexes)
+        """Turn latents by frame and (T, 12) presence into (T, C, Y, X) pixels; NaN where no image is."""
+        out = np.full((len(masks), len(indexes), *shape), np.nan, np.float32)
         factor = _to_mean(indexes, scale)
-        if masks is None:
-            masks = np.zeros((shape[0], len(NAMES)), bool)
-            masks[:, indexes] = present
-        for rows in _batches(np.array(sorted(latents), np.intp), shape[2:]):
-            stack = np.stack([latents[int(t)] for t in rows])
-            images = self.family.synthesise(stack, masks[rows].astype(np.float32), *shape[2:])
-            physical = stabiliser.inverse(images[:, indexes])
-            if factor is not None:
-                physical /= factor
-            out[rows] = np.where(present[rows][:, :, None, None], physical, np.float32(np.nan))
+        for t, found in latents.items():
+            images = self.family.synthesise(found[None], masks[t : t + 1].astype(np.float32), *shape)[0]
+            shown = [(c, i) for c, i in enumerate(indexes) if masks[t, i]]
+            places, channels = [c for c, _ in shown], [i for _, i in shown]
+            with np.errstate(over="ignore", invalid="ignore"):
+                physical = self.family.stabiliser.subset(channels).inverse(images[channels])
+                if factor is not None:
+                    physical /= factor[places]
+            if not np.isfinite(physical).all():
+                np.nan_to_num(physical, copy=False)
+            out[t, places] = physical
         return out
 
-    def latents(self, blocks: Sequence[bytes], shape: tuple[int, int]) -> Float:
+    def latents(
+        self,
+        blocks: Sequence[bytes],
+        shape: tuple[int, int],
+        *,
+        frames: Collection[int] | None = None,
+        frames_per_block: int | None = None,
+    ) -> Float:
         """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames; torch is not loaded.
+
+        They are the same to the bit on every machine. `frames` and `frames_per_block` are as in `decode`.
 
         Raises
         ------
         DamagedError
             As `decode`.
         """
-        entries = self._entries(blocks, shape)
+        entries = self._entries(blocks, shape, frames_per_block)
+        if frames is not None:
+            entries = [entries[i] for i in frames]
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
         for t, (quality, mask, payload, _) in enumerate(entries):
             if mask:
@@ -302,7 +342,8 @@ def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     return np.where(aia, np.float32(0.25), np.float32(1))[:, None, None].astype(np.float32)
 
 
-def _batches(rows: npt.NDArray[np.intp], shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.intp]]:
-    size = max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
-    for begin in range(0, len(rows), size):
-        yield rows[begin : begin + size]
+def _indexes(names: Sequence[str]) -> list[int]:
+    """Return the places of channels among all 12; gap maps rely on their order."""
+    if tuple(names) != canonical(names):
+        raise InputError(f"channels must be once each in the order {' '.join(NAMES)}, not {' '.join(names)}")
+    return [NAMES.index(name) for name in names]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.errors import DamagedError
 from sunzip.normalize import Stabiliser
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Network = TypeVar("Network", bound=nn.Module)
 
 Float = npt.NDArray[np.float32]
 
@@ -103,3 +110,41 @@ def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=_SYMBOL_LIMIT, neginf=-_SYMBOL_LIMIT)
     whole: npt.NDArray[np.int32] = np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)
     return whole
+
+
+def load_network(build: Callable[[], Network], model: Model, unused: tuple[str, ...] = ()) -> Network:
+    """Build a network with a model's weights, in evaluation mode.
+
+    It is built without memory, which then comes with the weights: a model from a stranger takes no more than
+    its file has, nothing is initialised in vain, and the caller's random numbers are left alone.
+
+    Parameters
+    ----------
+    build
+        Makes the network.
+    model
+        Has the weights under ``network.``.
+    unused
+        How the names of those begin that it need not have.
+
+    Raises
+    ------
+    DamagedError
+        If they are not the network's.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = build()
+    arrays, expected = model.arrays("network"), network.state_dict()
+    wrong = [k for k in expected.keys() - arrays.keys() if not k.startswith(unused)]
+    wrong += arrays.keys() - expected.keys()
+    if wrong:
+        raise DamagedError(f"model {model.name}: network weights {min(wrong)} are missing or unknown")
+    try:
+        state = {name: torch.tensor(v, dtype=expected[name].dtype) for name, v in arrays.items()}
+        network.load_state_dict(state, strict=False, assign=True)
+    except (RuntimeError, TypeError) as error:
+        raise DamagedError(f"model {model.name}: {str(error).splitlines()[-1].strip()}") from None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Context, Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, symbols
+from sunzip.codec.family import Family, Float, Latents, load_network, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 STRIDE, HYPER_STRIDE = 16, 4
 
 _MAX_WIDTH = 1024
+_WIDTHS = ("channels", "wide", "deep", "latents", "hyper", "hyper_wide")
 
 
 class HyperpriorFamily(Family):
@@ -42,12 +45,15 @@ class HyperpriorFamily(Family):
         self.stabiliser = Stabiliser(*(model.numbers(key, count) for key in ("a", "b", "spread")))
         widths = model.config.get("network")
         self.default_quality = model.config.get("default_quality", 0)
+        if isinstance(widths, dict):
+            widths = {"hyper_wide": 96, **widths}
         if (
             not isinstance(widths, dict)
-            or set(widths) != {"channels", "wide", "deep", "latents", "hyper"}
-            or not all(isinstance(w, int) and 1 <= w <= _MAX_WIDTH for w in widths.values())
+            or set(widths) != set(_WIDTHS)
+            or not all(type(w) is int and 1 <= w <= _MAX_WIDTH for w in widths.values())
             or widths["channels"] != count
-            or not isinstance(self.default_quality, int)
+            or widths["hyper_wide"] % 3
+            or type(self.default_quality) is not int
             or not 0 <= self.default_quality <= 100
         ):
             raise DamagedError(f"model {model.name}: config.json does not describe a hyperprior network")
@@ -56,9 +62,9 @@ class HyperpriorFamily(Family):
         self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
         self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
         self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
-        gains = model.arrays("gain")
-        self.log_gain, self.log_inverse = gains.get("log_gain"), gains.get("log_inverse_gain")
-        for table in (self.log_gain, self.log_inverse):
+        self._log_gains = model.arrays("gain")
+        for name in ("log_gain", "log_inverse_gain"):
+            table = self._log_gains.get(name)
             if (
                 table is None
                 or table.dtype != np.float32
@@ -68,7 +74,8 @@ class HyperpriorFamily(Family):
                 or not (np.abs(table) < 32).all()
             ):
                 raise DamagedError(f"model {model.name}: its gains are missing or of a wrong shape")
-        grows = int(np.prod([layer.shuffle for layer in self.hyper_synthesis.layers]))
+        self._gains: dict[tuple[str, int], Float] = {}
+        grows = math.prod(layer.shuffle for layer in self.hyper_synthesis.layers)
         if (
             self.hyper_synthesis.channels_in != self.hyper
             or self.hyper_synthesis.channels_out != 2 * self.latents
@@ -89,34 +96,31 @@ class HyperpriorFamily(Family):
         """(M, Y/16, X/16)."""
         return (self.latents, *self._grid(height, width))
 
-    def _gain(self, table: npt.NDArray[Any] | None, quality: int) -> Float:
-        assert table is not None
-        position = quality / 100 * (len(table) - 1)
-        low = min(int(position), len(table) - 2)
-        share = position - low
-        gain = np.exp(table[low] * (1 - share) + table[low + 1] * share)
-        return gain.astype(np.float32)[:, None, None]  # type: ignore[no-any-return]
+    def _gain(self, name: str, quality: int) -> Float:
+        """Return (M, 1, 1) gains at a quality, the same to the bit on every machine.
+
+        ln of the gains is interpolated between anchors in float64, where one multiplication or addition is
+        the same everywhere. NumPy's exp is not: it differs between processors, and would make the latents
+        differ. Decimal's is correctly rounded.
+        """
+        if (name, quality) not in self._gains:
+            table = self._log_gains[name].astype(np.float64)
+            low, rest = divmod(quality * (len(table) - 1), 100)
+            low, rest = (low, rest) if low < len(table) - 1 else (low - 1, 100)
+            logs = table[low] * ((100 - rest) / 100) + table[low + 1] * (rest / 100)
+            exact = Context(prec=30)
+            gains = [float(Decimal(v).exp(exact)) for v in logs.tolist()]
+            self._gains[name, quality] = np.array(gains, np.float32)[:, None, None]
+        return self._gains[name, quality]
 
     @cached_property
     def network(self) -> Hyperprior:
         """The float transforms, in evaluation mode."""
-        import torch
-
         from sunzip.nn.hyperprior import Hyperprior
 
-        network = Hyperprior(**self.widths)
-        state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in self.model.arrays("network").items()}
-        try:
-            missing, unexpected = network.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise DamagedError(f"model {self.model.name}: {str(error).splitlines()[-1].strip()}") from None
         # What only training uses is not shipped: its place is taken by integers and tables.
-        needed = [k for k in missing if not k.startswith(("hyper_synthesis.", "prior_", "log_"))]
-        if needed or unexpected:
-            raise DamagedError(
-                f"model {self.model.name}: network weights {(needed + unexpected)[0]} do not fit"
-            )
-        return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+        unused = ("hyper_synthesis.", "prior_", "log_")
+        return load_network(lambda: Hyperprior(**self.widths), self.model, unused)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is (M, h, w), side the hyper-latents (hyper, ⌈h/4⌉, ⌈w/4⌉)."""
@@ -129,7 +133,7 @@ class HyperpriorFamily(Family):
         with torch.inference_mode():
             x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
             y = self.network.analyse(x, torch.from_numpy(present))
-            y = (y * torch.from_numpy(self._gain(self.log_gain, quality))).contiguous()
+            y = (y * torch.from_numpy(self._gain("log_gain", quality))).contiguous()
             z = self.network.hyper_analyse(y).contiguous()
         return [Latents(*pair) for pair in zip(y.numpy(), z.numpy(), strict=True)]
 
@@ -163,11 +167,11 @@ class HyperpriorFamily(Family):
         mean, index = self._predict(side, h, w)
         deviation = decoder.pop(index, self.main_tables).reshape(index.shape)
         decoder.finish()
-        return (deviation.astype(np.float32) + mean) * self._gain(self.log_inverse, quality)
+        return (deviation.astype(np.float32) + mean) * self._gain("log_inverse_gain", quality)
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""
-        return latents.main * self._gain(self.log_inverse, quality)
+        return latents.main * self._gain("log_inverse_gain", quality)
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """See `Family.synthesise`."""

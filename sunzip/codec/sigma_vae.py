@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, symbols
+from sunzip.codec.family import Family, Float, Latents, load_network, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -17,7 +17,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
-    from sunzip.nn.sigma_vae import SigmaVAE
+    from sunzip.nn.sigma_vae import Sigma, SigmaVAE
 
 _SIZE = 128
 _MAX_LATENTS = 1 << 16
@@ -41,7 +41,7 @@ class SigmaVaeFamily(Family):
         steps = model.arrays("steps").get("step")
         self.tables = Tables.from_arrays(model.arrays("tables"))
         if (
-            not isinstance(bottleneck, int)
+            type(bottleneck) is not int
             or not 1 <= bottleneck <= _MAX_LATENTS
             or steps is None
             or steps.dtype != np.float32
@@ -69,18 +69,11 @@ class SigmaVaeFamily(Family):
     @cached_property
     def network(self) -> SigmaVAE:
         """The float network, in evaluation mode."""
-        import torch
-
         from sunzip.nn.sigma_vae import SigmaVAE
 
-        state = {k: torch.from_numpy(v.copy()) for k, v in self.model.arrays("network").items()}
-        sigma = "scalar" if state.get("log_sigma", torch.zeros(())).ndim == 0 else "per-channel"
-        network = SigmaVAE(self.bottleneck, sigma=sigma)  # type: ignore[arg-type]
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise DamagedError(f"model {self.model.name}: {str(error).splitlines()[-1].strip()}") from None
-        return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload,no-any-return]
+        log_sigma = self.model.arrays("network").get("log_sigma")
+        sigma: Sigma = "per-channel" if log_sigma is not None and log_sigma.ndim else "scalar"
+        return load_network(lambda: SigmaVAE(self.bottleneck, sigma), self.model)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the encoder's mean over the steps. Missing channels enter as 0."""

@@ -60,13 +60,28 @@ class Hyperprior(nn.Module):
         Latent channels M at 1/16.
     hyper
         Hyper-latent channels at 1/64.
+    hyper_wide
+        Feature width of the hyper-transforms; a multiple of 3.
     """
 
     def __init__(
-        self, channels: int = 12, wide: int = 96, deep: int = 128, latents: int = 96, hyper: int = 32
+        self,
+        channels: int = 12,
+        wide: int = 96,
+        deep: int = 128,
+        latents: int = 96,
+        hyper: int = 32,
+        hyper_wide: int = 96,
     ) -> None:
         super().__init__()
-        self.shape = {"channels": channels, "wide": wide, "deep": deep, "latents": latents, "hyper": hyper}
+        self.shape = {
+            "channels": channels,
+            "wide": wide,
+            "deep": deep,
+            "latents": latents,
+            "hyper": hyper,
+            "hyper_wide": hyper_wide,
+        }
         # The mask enters as a bias after the first layers: as constant planes would, without their cost.
         self.mask_in = nn.Linear(channels, wide)
         self.mask_out = nn.Linear(channels, deep)
@@ -92,17 +107,18 @@ class Hyperprior(nn.Module):
             nn.PixelShuffle(4),
         )
         self.hyper_analysis = nn.Sequential(
-            nn.Conv2d(latents, 96, 3, padding=1),
+            nn.Conv2d(latents, hyper_wide, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(96, 96, 5, stride=2, padding=2),
+            nn.Conv2d(hyper_wide, hyper_wide, 5, stride=2, padding=2),
             nn.ReLU(),
-            nn.Conv2d(96, hyper, 5, stride=2, padding=2),
+            nn.Conv2d(hyper_wide, hyper, 5, stride=2, padding=2),
         )
+        third = hyper_wide // 3
         self.hyper_synthesis = nn.ModuleList(
             [
-                nn.Conv2d(hyper, 4 * 64, 3, padding=1),
-                nn.Conv2d(64, 4 * 128, 3, padding=1),
-                nn.Conv2d(128, 2 * latents, 1),
+                nn.Conv2d(hyper, 4 * 2 * third, 3, padding=1),
+                nn.Conv2d(2 * third, 4 * 4 * third, 3, padding=1),
+                nn.Conv2d(4 * third, 2 * latents, 1),
             ]
         )
         self.hyper_shuffles: Sequence[int] = (2, 2, 1)

@@ -16,14 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import DamagedError
+from sunzip.errors import DamagedError, InputError
 
 #: Fraction bits of activations and of weights, and the largest magnitude of an activation.
 ACTIVATION_BITS = 8
 WEIGHT_BITS = 12
 ACTIVATION_LIMIT = 2**20
 _EXACT = 2**53
-_MAX_WEIGHTS = 2**24
+
+#: What a stored network may be at most, so that running one costs no more memory than its images do.
+_MAX_LAYERS = 16
+_MAX_CHANNELS = 2**13
+_MAX_KERNEL = 9
+_MAX_SHUFFLE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,9 @@ class IntegerNet:
             If an array is missing or has a wrong dtype, shape or value.
         """
         layers = []
-        for n in range(len(arrays) // 3):
+        if len(arrays) > 3 * _MAX_LAYERS:
+            raise DamagedError(f"integer network: it has more than {_MAX_LAYERS} layers")
+        for n in range(-(-len(arrays) // 3)):
             try:
                 weight, bias, form = (arrays[f"{n}.{part}"] for part in ("weight", "bias", "form"))
             except KeyError as error:
@@ -141,12 +148,15 @@ class IntegerNet:
             if (
                 weight.dtype != np.int32
                 or weight.ndim != 4
-                or weight.size > _MAX_WEIGHTS
+                or 0 in weight.shape
+                or max(weight.shape[:2]) > _MAX_CHANNELS
+                or max(weight.shape[2:]) > _MAX_KERNEL
                 or bias.dtype != np.int64
                 or bias.ndim != 1
                 or form.dtype != np.int32
                 or form.shape != (2,)
-                or not 1 <= form[0] <= 8
+                or not 1 <= form[0] <= _MAX_SHUFFLE
+                or form[1] not in (0, 1)
             ):
                 raise DamagedError(f"integer network: layer {n} has arrays of wrong dtype or shape")
             layers.append(IntegerLayer(weight, bias, int(form[0]), bool(form[1])))
@@ -156,10 +166,15 @@ class IntegerNet:
 def quantise_layer(
     weight: npt.NDArray[np.floating[Any]], bias: npt.NDArray[np.floating[Any]], *, shuffle: int, relu: bool
 ) -> IntegerLayer:
-    """Round a trained float layer to integers with WEIGHT_BITS fraction bits."""
-    return IntegerLayer(
-        np.rint(weight.astype(np.float64) * 2**WEIGHT_BITS).astype(np.int32),
-        np.rint(bias.astype(np.float64) * 2 ** (WEIGHT_BITS + ACTIVATION_BITS)).astype(np.int64),
-        shuffle,
-        relu,
-    )
+    """Round a trained float layer to integers with WEIGHT_BITS fraction bits.
+
+    Raises
+    ------
+    InputError
+        If a weight is not finite or does not fit; conversion would wrap it around in silence.
+    """
+    weights = np.rint(weight.astype(np.float64) * 2**WEIGHT_BITS)
+    biases = np.rint(bias.astype(np.float64) * 2 ** (WEIGHT_BITS + ACTIVATION_BITS))
+    if not ((np.abs(weights) < 2**31).all() and (np.abs(biases) < _EXACT).all()):
+        raise InputError("a network's weights are too large, or not finite, to be made integers")
+    return IntegerLayer(weights.astype(np.int32), biases.astype(np.int64), shuffle, relu)
