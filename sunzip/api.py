@@ -8,7 +8,7 @@ import os
 import shutil
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -275,11 +275,11 @@ def compress(
     pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
     coded = raw = done = 0
     with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer, _closing(pool):
+        written: Future[None] | None = None
         try:
             todo = [s for s in range(writer.shards) if not writer.done(s)]
             stretches = [(s, a, b) for s in todo for a, b in _stretches(writer.frames_of(s), series, block)]
             done = len(series) - sum(b - a for _, a, b in stretches)
-            written: Future[None] | None = None
             parts: list[_Part] = []
             if progress:
                 progress(Progress(done, len(series), 0, 0))
@@ -299,8 +299,12 @@ def compress(
             if written:
                 written.result()
         except (InputError, DamagedError):
-            # What cannot be read today will not be read tomorrow either: leave nothing behind.
-            writer.abort()
+            if written:
+                wait([written])
+            # A source may be out of reach for a while, so that days of work stay; without a whole shard there
+            # is nothing to stay.
+            if not any(map(writer.done, range(writer.shards))):
+                writer.abort()
             raise
         size = writer.finish(codec.model.files if embed_model else None)
     with open_archive(path) as finished:

@@ -46,9 +46,15 @@ def _versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     cls=Program,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 bad input or target, 2 usage, 3 damaged archive, 4 model not found, "
-    "5 error bound not met, 130 interrupted. "
-    'Completion in bash: eval "$(_SUNZIP_COMPLETE=bash_source sunzip)"; also zsh_source and fish_source.',
+    # \b keeps click from joining the lines.
+    epilog="""\b
+Exit codes: 0 done, 1 bad input or target, 2 usage, 3 damaged archive,
+4 model not found, 5 error bound not met, 130 interrupted.
+
+\b
+Completion of commands and options, in bash (or zsh_source, fish_source):
+  eval "$(_SUNZIP_COMPLETE=bash_source sunzip)"
+""",
 )
 @click.option(
     "--version",

@@ -22,7 +22,7 @@ from sunzip.cli.output import (
     table,
 )
 from sunzip.cli.program import Interrupted
-from sunzip.errors import OutputError
+from sunzip.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from sunzip.api import CompressReport, EvaluateReport
@@ -50,7 +50,7 @@ start_option = click.option("--start", metavar="TIME", help="First time (UTC), a
 stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
 
 
-@click.command()
+@click.command(short_help="Compress images of the Sun into an archive.")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("out")
 @hmi_option
@@ -107,7 +107,9 @@ def compress(
 
     SRC is an SDOML v2 Zarr store, a folder of SDOML v1 npz files, a folder of FITS files, an HDF5 file, any
     fsspec URL of these (s3://…), or synthetic:frames=64,size=512,seed=0. Several are joined in time.
-    OUT is the archive, customarily *.lat; while it grows there is a folder OUT.partial.
+
+    OUT is the archive, customarily *.lat. While it grows there is a folder OUT.partial; after Ctrl-C, an
+    error or a crash, the same command with --resume continues it and ends with the same bytes.
     """
     if not dry_run:
         target.check(
@@ -119,6 +121,7 @@ def compress(
         )
     from sunzip import api, weights
 
+    left = f"{out}.partial"
     align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     try:
         with frames_bar(quiet, f"opening {src[0]}") as progress:
@@ -137,12 +140,14 @@ def compress(
                 dry_run=dry_run,
                 progress=progress,
             )
-    except KeyboardInterrupt:
-        if dry_run or not os.path.isdir(f"{out}.partial"):
+    except (KeyboardInterrupt, InputError, OutputError) as error:
+        # Errors that speak of the unfinished archive say already what to do with it.
+        if dry_run or not os.path.isdir(left) or left in str(error):
             raise
-        raise Interrupted(
-            f"interrupted; what is done is in {out}.partial, and the same command with --resume continues it"
-        ) from None
+        hint = f"what is done is in {left}, and the same command with --resume continues it"
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {hint}") from None
+        raise type(error)(f"{error}; {hint}") from error
     costs = accounts.Accounts(
         frames=report.frames,
         samples=report.raw_bytes // 4,
@@ -214,7 +219,7 @@ def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield count(n), what
 
 
-@click.command()
+@click.command(short_help="Decode an archive into files that other programs read.")
 @click.argument("archive", metavar="IN.lat")
 @click.argument("out")
 @click.option(
@@ -275,7 +280,7 @@ def decompress(
     result(as_json, report.as_dict(), lines)
 
 
-@click.command()
+@click.command(short_help="Tell what was lost, per channel.")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("archive", metavar="IN.lat")
 @hmi_option
@@ -294,7 +299,8 @@ def evaluate(
 ) -> None:
     """Tell what was lost: hold an archive against its source SRC, pixel by pixel.
 
-    The paper's mode counts every pixel; strict mode only those on the disk that are not zero.
+    The first table counts every pixel, as the paper does; the second only those on the disk that are not
+    zero.
     """
     from sunzip import api
 
@@ -332,7 +338,7 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
         )
 
 
-@click.command()
+@click.command(short_help="Write a made-up Sun, to try sunzip on.")
 @click.argument("out", metavar="OUT.zarr")
 @click.option("--frames", type=click.IntRange(1), default=64, show_default=True)
 @click.option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sunzip.cube import Cube
 
 
-@click.command()
+@click.command(short_help="Tell what an archive holds and costs.")
 @click.argument("archive", metavar="IN.lat")
 @json_option
 def info(archive: str, as_json: bool) -> None:
@@ -100,7 +100,7 @@ def _images(a: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {count(n)}" for name, n in zip(a["channels"], numbers, strict=True))
 
 
-@click.command()
+@click.command(short_help="Check every byte of an archive.")
 @click.argument("archive", metavar="IN.lat")
 @json_option
 @quiet_option
@@ -147,7 +147,7 @@ def _verified(r: VerifyReport) -> Iterator[str]:
     yield from (f"  {problem}" for problem in r.problems)
 
 
-@click.command()
+@click.command(short_help="Draw one frame as a PNG.")
 @click.argument("what", metavar="IN.lat|SRC")
 @click.argument("out", metavar="OUT.png")
 @click.option("--time", metavar="TIME", help="The frame nearest to this time (UTC).")

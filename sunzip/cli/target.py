@@ -46,8 +46,9 @@ def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str]
             raise OutputError(f"{out}: is a folder that holds the source {source}; name another target")
     parent = os.path.dirname(here)
     if not os.path.isdir(parent):
-        why = "is not a folder" if os.path.lexists(parent) else "does not exist; create it first"
-        raise OutputError(f"{out}: the folder {parent} {why}")
+        if os.path.lexists(parent):
+            raise OutputError(f"{out}: {parent} is no folder; name a target in one")
+        raise OutputError(f"{out}: the folder {parent} does not exist; create it first")
     if os.path.lexists(out):
         if not force:
             raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
