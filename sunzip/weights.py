@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import DamagedError, ModelNotFoundError, UnsupportedError
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 
 #: Version of config.json that this code reads.
 CONFIG_VERSION = 1
@@ -23,6 +23,9 @@ CONFIG_VERSION = 1
 DEFAULT = "hyperprior-12"
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
+
+# Beyond these the stabilising transform would leave float32.
+_TINY, _HUGE = 1e-12, 1e12
 
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TENSOR_BYTES = 1 << 31
@@ -82,11 +85,13 @@ class Model:
             name, version, family = config["name"], config["version"], config["family"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DamagedError(f"{origin}: {CONFIG} is not a sunzip model's; fetch the model again") from None
-        if not isinstance(name, str) or not isinstance(family, str):
+        # Both texts are printed in messages.
+        texts = all(isinstance(t, str) and 0 < len(t) <= 100 and t.isprintable() for t in (name, family))
+        if not texts or type(version) is not int or not 1 <= version < 1 << 31:
             raise DamagedError(f"{origin}: {CONFIG} is not a sunzip model's; fetch the model again")
         if version != CONFIG_VERSION:
             raise UnsupportedError(
-                f"{origin}: the model has configuration version {version!r}, this sunzip reads "
+                f"{origin}: the model has configuration version {version}, this sunzip reads "
                 f"{CONFIG_VERSION}; update sunzip"
             )
         digest = hashlib.sha256(config_bytes)
@@ -124,7 +129,7 @@ class Model:
         """
         try:
             found = self.config["stabiliser"][key]
-            ok = len(found) == count and all(math.isfinite(v) and v > 0 for v in found)
+            ok = len(found) == count and all(type(v) in (int, float) and _TINY <= v <= _HUGE for v in found)
         except (KeyError, TypeError):
             ok = False
         if not ok:
@@ -140,8 +145,9 @@ def _parse(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
     try:
         return load(tensor_bytes)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise DamagedError(
-            f"model {sha256[:12]}: {TENSORS} is damaged ({error}); fetch the model again"
+            f"model {sha256[:12]}: {TENSORS} is damaged ({reason}); fetch the model again"
         ) from None
 
 
@@ -158,15 +164,20 @@ def read_folder(folder: Path) -> Model:
         If the folder holds no model.
     DamagedError, UnsupportedError
         As `Model.from_files`.
+    InputError
+        If a file cannot be read.
     """
     files = {}
     for name, limit in ((CONFIG, _MAX_CONFIG_BYTES), (TENSORS, _MAX_TENSOR_BYTES)):
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelNotFoundError(f"{folder}: no model there ({name} is missing)")
-        if path.stat().st_size > limit:
-            raise DamagedError(f"{path}: {path.stat().st_size} bytes are more than a model has")
-        files[name] = path.read_bytes()
+        try:
+            if path.stat().st_size > limit:
+                raise DamagedError(f"{path}: {path.stat().st_size} bytes are more than a model has")
+            files[name] = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return Model.from_files(files, str(folder))
 
 
@@ -177,13 +188,21 @@ def installed() -> list[Path]:
 
 
 @lru_cache(maxsize=8)
-def _read_cached(folder: Path, _changed: tuple[int, ...]) -> Model:
+def _read_cached(folder: Path, _changed: tuple[tuple[int, int], ...]) -> Model:
     return read_folder(folder)
 
 
 def _read(folder: Path) -> Model:
-    stamps = tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in (folder / CONFIG, folder / TENSORS))
-    return _read_cached(folder, stamps)
+    stats = [(folder / name).stat() for name in (CONFIG, TENSORS) if os.path.isfile(folder / name)]
+    return _read_cached(folder, tuple((s.st_mtime_ns, s.st_size) for s in stats))
+
+
+def _has_sha256(folder: Path, wanted: str) -> bool:
+    """Whether a folder holds the model; one that cannot be read at all is not the one."""
+    try:
+        return _read(folder).sha256 == wanted
+    except (SunzipError, OSError):
+        return False
 
 
 def register(model: Model) -> None:
@@ -204,7 +223,7 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     ------
     ModelNotFoundError
         If there is none such on this machine; the message lists those that are.
-    DamagedError, UnsupportedError
+    DamagedError, UnsupportedError, InputError
         If it is there but cannot be used.
     """
     text = str(wanted)
@@ -214,9 +233,9 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     for folder in installed():
         if folder.name == text:
             return _read(folder)
-        if by_hash and (model := _read(folder)).sha256 == text:
-            return model
-    if not by_hash and Path(text).is_dir():
+        if by_hash and _has_sha256(folder, text):
+            return _read(folder)
+    if not by_hash and os.path.isdir(text):
         return _read(Path(text).resolve())
     names = ", ".join(p.name for p in installed()) or "none"
     what = f"with sha256 {text[:12]}…" if by_hash else repr(text)
