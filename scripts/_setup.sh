@@ -33,6 +33,6 @@ set_up() {
         "$python" -m venv --clear .venv
     fi
     echo "installing sunzip-codec[$extra] into .venv; the first time this takes some minutes"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extra]"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extra]"
     printf '%s\n%s\n' "$wanted" "$extra" >"$stamp"
 }

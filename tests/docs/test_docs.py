@@ -1,0 +1,214 @@
+"""Hold the documentation to what sunzip does: examples run, links lead somewhere, references are complete.
+
+The examples of a page run from top to bottom in one folder with `sdoml.zarr`, `sdoml_hmi.zarr`, `sdoml_v1`,
+`fits` and `cube.h5`: eight frames of 64² pixels from 2014-01-01. Fences ``python`` run as Python, or as a
+doctest where they show a prompt; in fences ``console`` each line ``$ sunzip …`` runs through the real
+command line and must exit with 0, or with what a following ``$ echo $?`` shows. Where output is shown, it
+must be what is printed, ``…`` standing for anything. Fences of the kinds in `NOT_RUN` do not run.
+"""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+import sunzip
+from sunzip.cli import program
+from sunzip.sinks import open_sink
+from sunzip.sources.series import join
+from sunzip.sources.synthetic import Synthetic
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/*/README.md")])
+NOT_RUN = {"sh", "text", "json", "bibtex", "hex"}
+AIA = ("94A", "131A", "171A", "193A", "211A", "304A", "335A", "1600A", "1700A")
+
+
+@dataclass
+class Fence:
+    """One fenced block of a page."""
+
+    kind: str
+    line: int
+    text: str
+
+
+def fences(page: Path) -> Iterator[Fence]:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    begin = None
+    for number, line in enumerate(lines, 1):
+        if line.startswith("```"):
+            if begin is None:
+                begin = number
+            else:
+                yield Fence(lines[begin - 1][3:].strip(), begin, "\n".join(lines[begin : number - 1]) + "\n")
+                begin = None
+    assert begin is None, f"{page}:{begin}: a fence without end"
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+WITH_EXAMPLES = [page for page in PAGES if any(f.kind in ("python", "console") for f in fences(page))]
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    for path, layout, channels in (
+        ("sdoml.zarr", "sdoml-v2", AIA),
+        ("sdoml_hmi.zarr", "sdoml-v2", ("Bx", "By", "Bz")),
+        ("sdoml_v1", "sdoml-v1", ("171A", "Bz")),
+        ("fits", "fits", ("171A", "193A", "Bz")),
+        ("cube.h5", "hdf5", ("171A",)),
+    ):
+        series = join([Synthetic(frames=8, size=64, start="2014-01-01", channels=channels)])
+        with open_sink(
+            folder / path, layout, channels=channels, shape=series.shape, scale=series.scale
+        ) as sink:
+            sink.write(series.read(0, len(series)))
+    return folder
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name_of)
+def test_examples_run(
+    page: Path,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "here"
+    shutil.copytree(inputs, folder)
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for fence in fences(page):
+        where = f"{name_of(page)}:{fence.line}"
+        if fence.kind == "console":
+            run_console(fence.text, where, capfd)
+        elif fence.kind == "python" and ">>> " in fence.text:
+            test = doctest.DocTestParser().get_doctest(fence.text, names, where, str(page), fence.line)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+            failed = runner.run(test, clear_globs=False).failed
+            assert not failed, f"{where}:\n{capfd.readouterr().out}"
+            names |= test.globs
+        elif fence.kind == "python":
+            exec(compile("\n" * fence.line + fence.text, str(page), "exec"), names)
+
+
+def run_console(text: str, where: str, capfd: pytest.CaptureFixture[str]) -> None:
+    steps: list[tuple[str, list[str]]] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("$ "):
+            steps.append((line[2:], []))
+        else:
+            assert steps, f"{where}: output before any command"
+            steps[-1][1].append(line.rstrip())
+    code = 0
+    for number, (command, shown) in enumerate(steps):
+        if command == "echo $?":
+            assert shown == [str(code)], f"{where}: exit code {code}, not {shown}"
+            continue
+        words = shlex.split(command, comments=True)
+        assert words[0] == "sunzip", f"{where}: only sunzip runs in a console; fence {command!r} as sh"
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            program.main(words[1:])
+        code = int(exit_.value.code or 0)
+        printed = "".join(capfd.readouterr())
+        checked = number + 1 < len(steps) and steps[number + 1][0] == "echo $?"
+        assert checked or code == 0, f"{where}: {command}: exit code {code}: {printed}"
+        if shown:
+            pattern = ".*".join(map(re.escape, "\n".join(shown).strip().split("…")))
+            assert re.fullmatch(pattern, printed.strip(), re.DOTALL), f"{where}: {command} prints\n{printed}"
+
+
+def test_fences_are_of_known_kinds() -> None:
+    kinds = {(name_of(p), f.line): f.kind for p in PAGES for f in fences(p)}
+    unknown = {at: kind for at, kind in kinds.items() if kind not in NOT_RUN | {"python", "console"}}
+    assert not unknown
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the fragments of a page's headings, as GitHub makes them."""
+    code = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+    found: set[str] = set()
+    for title in re.findall(r"^#+ +(.+?) *$", code.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
+        plain = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        number = 0
+        while (f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(f"{slug}-{number}" if number else slug)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, fragment = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        ours = there.is_relative_to(ROOT) and there.exists() and (not fragment or fragment in anchors(there))
+        if not target.startswith("https://") and not ours:
+            broken.append(target)
+    assert not broken
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / link).resolve() for link in links if not link.startswith("https://")]
+    assert not set(PAGES) - reached
+
+
+def test_cli_reference_is_current() -> None:
+    spec = spec_from_file_location("cli_reference", ROOT / "scripts" / "cli_reference.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python scripts/cli_reference.py"
+
+
+def test_python_reference_has_every_name_and_parameter() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^    sunzip\.(\w+)\((.*?)\)(?: -> .*)?$", page, re.MULTILINE | re.DOTALL))
+    for name in sunzip.__all__:
+        thing = getattr(sunzip, name)
+        if callable(thing) and name != "Sun":
+            assert " ".join(stated[name].split()) == parameters(thing)
+        else:
+            assert f"`sunzip.{name}`" in page
+
+
+def parameters(function: object) -> str:
+    """Return a signature without its annotations, as the page has it."""
+    assert callable(function)
+    bare = [
+        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
+    ]
+    return str(inspect.Signature(bare)).strip("()")
+
+
+def test_readme_has_the_places_that_benchmarks_fill() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("main-job", "latents", "memory"):
+        assert text.count(f"<!-- table:{name} -->") == 1
+    assert text.count("<!-- /table:") == text.count("<!-- table:")
