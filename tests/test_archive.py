@@ -371,7 +371,7 @@ def test_what_does_not_fit_the_specification_is_refused(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_frames(tmp_path: Path) -> None:
     def peak(frames: int) -> int:
-        spec = spec_of(frames, ("171A",), per_block=4, per_shard=100)
+        spec = spec_of(frames, ("171A",), per_block=5, per_shard=250)
         tracemalloc.start()
         write(tmp_path / f"{frames}.lat", spec)
         taken = tracemalloc.get_traced_memory()[1]
