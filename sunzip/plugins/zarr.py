@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,7 +16,8 @@ from zarr.core.common import JSON
 from sunzip.channels import canonical
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Scale
-from sunzip.errors import InputError
+from sunzip.errors import InputError, UnsupportedError
+from sunzip.frame import MAX_FRAMES, MAX_SIDE
 
 NAME = "sunzip"
 _KEYS = {"version", "model", "channels", "scale", "quality"}
@@ -52,11 +54,14 @@ class SunzipCodec(ArrayBytesCodec):
     is_fixed_size: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.channels):
+            raise InputError(f"codec {NAME}: channels must be a list of names")
         names = canonical(self.channels)
         if tuple(self.channels) != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
         object.__setattr__(self, "channels", names)
-        if not isinstance(self.model, str) or len(self.model) != 64:
+        # Anything but a hash would be looked for as a folder, wherever metadata of strangers point.
+        if not isinstance(self.model, str) or not re.fullmatch("[0-9a-f]{64}", self.model):
             raise InputError(f"codec {NAME}: model must be a sha256 of 64 hexadecimal digits")
         if self.scale not in tuple(Scale):
             raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
@@ -69,16 +74,19 @@ class SunzipCodec(ArrayBytesCodec):
 
         Raises
         ------
+        UnsupportedError
+            If the configuration has an unknown version or key.
         InputError
-            If the configuration has an unknown version or key, or misses one.
+            If it misses a key or a value cannot be.
         """
         configuration = data.get("configuration")
-        if not isinstance(configuration, dict) or configuration.get("version") != 1:
-            raise InputError(f"codec {NAME}: this sunzip reads version 1 of its configuration; update sunzip")
+        if not isinstance(configuration, dict) or not {"version", "model", "channels"} <= set(configuration):
+            raise InputError(f"codec {NAME}: its configuration needs version, model and channels")
         unknown = set(configuration) - _KEYS
-        if unknown or not {"model", "channels"} <= set(configuration):
-            raise InputError(
-                f"codec {NAME}: configuration keys are {sorted(_KEYS)}, not {sorted(configuration)}"
+        if configuration["version"] != 1 or unknown:
+            raise UnsupportedError(
+                f"codec {NAME}: this sunzip reads version 1 of its configuration, with "
+                f"{', '.join(sorted(_KEYS))}; update sunzip"
             )
         values: dict[str, Any] = {k: v for k, v in configuration.items() if k != "version"}
         if not isinstance(values["channels"], list | tuple):
@@ -105,17 +113,35 @@ class SunzipCodec(ArrayBytesCodec):
         InputError
             If so.
         """
+        chunks = getattr(chunk_grid, "chunk_shape", shape)
+        self._check("array", dtype, tuple(shape))
+        self._check("chunk", dtype, tuple(chunks))
+        if tuple(chunks)[2:] != tuple(shape)[2:]:
+            raise InputError(f"codec {NAME}: a chunk must hold whole images of {tuple(shape)[2:]}")
+        if not 1 <= chunks[0] <= MAX_FRAMES:
+            raise InputError(f"codec {NAME}: a chunk holds 1 to {MAX_FRAMES} frames, not {chunks[0]}")
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        """Refuse what cannot be coded; of the chunks inside sharding nothing else sees the shape.
+
+        Raises
+        ------
+        InputError
+            If so.
+        """
+        self._check("array or chunk", array_spec.dtype, array_spec.shape)
+        return self
+
+    def _check(self, what: str, dtype: Any, shape: tuple[int, ...]) -> None:
         native = np.dtype(dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype)
         if native != np.float32:
             raise InputError(f"codec {NAME}: codes float32, not {native}")
-        chunks = getattr(chunk_grid, "chunk_shape", shape)
-        for what, found in (("array", tuple(shape)), ("chunk", tuple(chunks))):
-            if len(found) != 4 or found[1] != len(self.channels):
-                raise InputError(
-                    f"codec {NAME}: {what} has shape {found}, it must be (time, {len(self.channels)}, y, x)"
-                )
-        if tuple(chunks)[2:] != tuple(shape)[2:]:
-            raise InputError(f"codec {NAME}: a chunk must hold whole images of {tuple(shape)[2:]}")
+        if len(shape) != 4 or shape[1] != len(self.channels):
+            raise InputError(
+                f"codec {NAME}: {what} has shape {shape}, it must be (time, {len(self.channels)}, y, x)"
+            )
+        if max(shape[2:]) > MAX_SIDE:
+            raise InputError(f"codec {NAME}: {what} has shape {shape}; images go up to {MAX_SIDE} a side")
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
         """Not known before coding."""
@@ -131,7 +157,7 @@ class SunzipCodec(ArrayBytesCodec):
             self.channels,
             (chunk_spec.shape[2], chunk_spec.shape[3]),
             Scale(self.scale),
-            frames=range(chunk_spec.shape[0]),
+            frames_per_block=chunk_spec.shape[0],
         )
         return chunk_spec.prototype.nd_buffer.from_numpy_array(data)
 
