@@ -189,6 +189,33 @@ def test_summary_loads_nothing_heavy(lat: Path) -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_an_archive_is_read_from_its_specification_alone(lat: Path) -> None:
+    """With zipfile and json, by what docs/reference/format-v1.md says and nothing of sunzip's."""
+    with zipfile.ZipFile(lat) as z:
+        comment = z.comment.decode()
+        infos = z.infolist()
+        objects = {i.filename: z.read(i) for i in infos}
+    names = [i.filename for i in infos]
+    assert names == [*sorted(n for n in names if n != "manifest.json"), "manifest.json"]
+    assert {(i.compress_type, i.date_time[:3], i.external_attr) for i in infos} == {
+        (0, (1980, 1, 1), 0x81A40000)
+    }
+    assert comment == "sunzip sha256:" + sha256(objects["manifest.json"]).hexdigest()
+    manifest = json.loads(objects["manifest.json"])
+    tables = [f"{n}/c/1/0" for n in ("deg_cor", "exptime", "quality", "t_obs", "valid", *STATS)]
+    keys = sorted([*tables, "bytes/c/1", "keywords/c/1", "cube/c/1/0/0/0"])
+    lines = "".join(f"{sha256(objects[k]).hexdigest()}  {k}\n" for k in keys)
+    assert manifest["shards"][1] == sha256(lines.encode()).hexdigest()
+    assert (manifest["format"], manifest["frames"], manifest["blocks"]) == (1, 7, 4)
+    assert manifest["objects"] == len(objects) - 1
+    told = json.loads(objects["zarr.json"])["attributes"]["sunzip"]
+    per_shard = told["frames_per_shard"] // told["frames_per_block"]
+    shard = objects["cube/c/1/0/0/0"]
+    index = struct.unpack_from(f"<{2 * per_shard}Q", shard, len(shard) - 16 * per_shard - 4)
+    offset, size = index[2:4]
+    assert shard[offset : offset + size] == shard_of(spec_of(), slice(4, 7))[0][1]
+
+
 # --- writing ---------------------------------------------------------------------------------------------
 
 
