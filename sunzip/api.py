@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,9 +22,9 @@ from sunzip import archive as lat
 from sunzip import weights
 from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, ShardTable, open_archive
 from sunzip.channels import canonical, channel
-from sunzip.codec import Codec
+from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
-from sunzip.errors import DamagedError, InputError, OutputError
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
 from sunzip.metrics import Accumulator, image_metrics
 from sunzip.normalize import NOISE, Stabiliser
 from sunzip.sinks import open_sink
@@ -517,6 +518,10 @@ class Sun:
     def __len__(self) -> int:
         return len(self.archive)
 
+    def __reduce__(self) -> tuple[type[Sun], tuple[str, str | Path | Model | None]]:
+        # Another process opens the file and loads the network for itself.
+        return Sun, (self.archive.path, self._model)
+
     def __enter__(self) -> Sun:
         return self
 
@@ -565,46 +570,73 @@ class Sun:
             elif files := self.archive.embedded_model():
                 model = Model.from_files(files, self.archive.path)
             else:
-                model = weights.load(wanted)
+                try:
+                    model = weights.load(wanted)
+                except ModelNotFoundError as error:
+                    name = self.archive.model["name"]
+                    raise ModelNotFoundError(
+                        f"{self.archive.path}: was coded with model {name}: {error}"
+                    ) from None
             if model.sha256 != wanted:
                 raise DamagedError(
                     f"{self.archive.path}: was coded with model {self.archive.model['name']} "
                     f"({wanted[:12]}…), not with {model.name} ({model.sha256[:12]}…); name the right model"
                 )
             weights.register(model)
-            self._codec = Codec(model)
+            # All archives of one model share its network.
+            self._codec = codec_for(wanted)
         return self._codec
 
-    def read(self, start: int, stop: int, channels: Iterable[str] | None = None) -> npt.NDArray[np.float32]:
-        """Decode frames `start` to `stop`: (T, C, Y, X) float32 in DN/s and G, NaN where missing.
+    def read(
+        self, start: int, stop: int, channels: Iterable[str] | None = None, *, step: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Decode every `step`-th frame from `start` to `stop`, the latter not included.
+
+        Returns
+        -------
+        (T, C, Y, X) float32 in DN/s and G, NaN where missing.
 
         Raises
         ------
         DamagedError
             If a block is damaged; the message names the frames.
+        InputError
+            If the archive lacks a channel.
+        IndexError
+            If it lacks a frame.
         """
         names = self.channels if channels is None else canonical(channels)
         absent = [n for n in names if n not in self.channels]
         if absent:
             raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
-        blocks, frames = self._blocks(start, stop)
-        if not blocks:
-            return np.empty((0, len(names), *self.archive.shape), np.float32)
-        try:
-            return self.codec.decode(blocks, names, self.archive.shape, self.scale, frames=frames)
-        except DamagedError as error:
-            raise DamagedError(f"{self.archive.path}: frames {start} to {stop - 1}: {error}") from None
+        shape, scale = self.archive.shape, self.scale
+        return self._decode(
+            range(start, stop, step),
+            lambda blocks, where: self.codec.decode(blocks, names, shape, scale, **where),
+            (len(names), *shape),
+        )
 
-    def _blocks(self, start: int, stop: int) -> tuple[list[bytes], list[int]]:
-        """Return the blocks that hold some frames, and the frames' places in them."""
-        if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"frames {start}:{stop} of {len(self)}")
-        if start == stop:
-            return [], []
+    def _decode(
+        self,
+        frames: range,
+        decode: Callable[..., npt.NDArray[np.float32]],
+        shape: tuple[int, ...],
+    ) -> npt.NDArray[np.float32]:
+        """Have some frames decoded from the blocks that hold them; `shape` is that of one frame's result."""
+        if not 0 <= frames.start <= frames.stop <= len(self):
+            raise IndexError(f"frames {frames.start} to {frames.stop} of {len(self)}")
+        if not frames:
+            return np.empty((0, *shape), np.float32)
         t = self.archive.frames_per_block
-        first, last = start // t, (stop - 1) // t
-        blocks = [self.archive.block(b) for b in range(first, last + 1)]
-        return blocks, [i - first * t for i in range(start, stop)]
+        numbers = sorted({i // t for i in frames})
+        place = {number: n for n, number in enumerate(numbers)}
+        blocks = [self.archive.block(number) for number in numbers]
+        inside = [place[i // t] * t + i % t for i in frames]
+        try:
+            return decode(blocks, {"frames": inside, "frames_per_block": t})
+        except (DamagedError, UnsupportedError) as error:
+            where = f"{self.archive.path}: frames {frames[0]} to {frames[-1]}"
+            raise type(error)(f"{where}: {error}") from None
 
     def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords."""
@@ -631,35 +663,44 @@ class Sun:
         """Decode by frame number, time or slice of either, and optionally by channel or list of channels.
 
         A single time picks the frame nearest to it; a slice of times includes its start, not its stop.
+
+        Raises
+        ------
+        IndexError
+            If a frame number is outside, or the index is none of these.
+        InputError
+            If a text is neither a time nor a channel of the archive.
         """
-        when, which = key if isinstance(key, tuple) else (key, slice(None))
+        when, which = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
         if isinstance(which, slice):
             names: Sequence[str] = self.channels[which]
-        else:
+        elif isinstance(which, str) or all(isinstance(n, str) for n in np.atleast_1d(which)):
             names = [channel(n).name for n in ([which] if isinstance(which, str) else which)]
+        else:
+            raise IndexError(f"{which!r} is neither a channel, a list of channels nor a slice of them")
         frames = self.frames(when)
         if isinstance(frames, int):
             data = self.read(frames, frames + 1, names)[0]
         else:
-            data = self.read(frames.start, max(frames.start, frames.stop), names)[:: frames.step]
+            data = self.read(frames.start, max(frames.start, frames.stop), names, step=frames.step)
         order = [canonical(names).index(n) for n in names]
         one = isinstance(which, str)
         return data[..., order[0], :, :] if one else data[..., order, :, :]  # type: ignore[no-any-return]
 
-    def frames(self, when: int | str | np.datetime64 | slice) -> int | slice:
+    def frames(self, when: int | str | np.datetime64 | datetime | slice) -> int | slice:
         """Translate a frame number, a time, or a slice of either into frame numbers.
 
         Raises
         ------
         IndexError
-            If a number is outside.
+            If a number is outside, or `when` is none of these.
         InputError
-            If something is neither a number nor a time.
+            If a text is no time.
         """
         if isinstance(when, slice):
-            step = 1 if when.step is None else int(when.step)
-            if step < 1:
-                raise InputError("steps of a slice of frames must be positive")
+            step = 1 if when.step is None else when.step
+            if not isinstance(step, int | np.integer) or step < 1:
+                raise IndexError("steps of a slice of frames must be whole and positive")
             ends = []
             for value, default in ((when.start, 0), (when.stop, len(self))):
                 if value is None:
@@ -668,12 +709,14 @@ class Sun:
                     ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
                 else:
                     ends.append(int(np.searchsorted(self.time, _moment(value), side="left")))
-            return slice(ends[0], ends[1], step)
+            return slice(ends[0], ends[1], int(step))
         if isinstance(when, int | np.integer):
             number = int(when) + (len(self) if when < 0 else 0)
             if not 0 <= number < len(self):
                 raise IndexError(f"frame {when} of {len(self)}")
             return number
+        if not isinstance(when, str | np.datetime64 | datetime):
+            raise IndexError(f"{type(when).__name__} is neither a frame number, a time nor a slice of them")
         return int(np.argmin(np.abs(self.time - _moment(when))))
 
 
@@ -691,14 +734,16 @@ class _Latents:
     def __getitem__(self, when: Any) -> npt.NDArray[np.float32]:
         frames = self._sun.frames(when)
         rows = slice(frames, frames + 1, 1) if isinstance(frames, int) else frames
-        blocks, inside = self._sun._blocks(rows.start, max(rows.start, rows.stop))
-        if not blocks:
-            return np.empty((0, *self.shape[1:]), np.float32)
-        found = self._sun.codec.latents(blocks, self._sun.archive.shape)[inside]
-        return found[0] if isinstance(frames, int) else found[:: rows.step]
+        shape = self._sun.archive.shape
+        found = self._sun._decode(
+            range(rows.start, max(rows.start, rows.stop), rows.step),
+            lambda blocks, where: self._sun.codec.latents(blocks, shape, **where),
+            self.shape[1:],
+        )
+        return found[0] if isinstance(frames, int) else found
 
 
-def _moment(value: str | np.datetime64) -> np.datetime64:
+def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:
     from sunzip.times import parse_date
 
     return parse_date(value)
@@ -770,6 +815,7 @@ def decompress(
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         form = layout or _layout_of(os.fspath(out), sun.archive.source)
         raw = images = 0
+        sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
         with replacing(os.fspath(out), force) as target:
             sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
             pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
@@ -785,10 +831,9 @@ def decompress(
                     written = pool.submit(sink.write, cube)
                     raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
                     if progress:
-                        size = int(sum(map(len, sun._blocks(a, a + len(cube))[0])))
-                        progress(
-                            Progress(a + len(cube) - frames.start, frames.stop - frames.start, raw, size)
-                        )
+                        done = a + len(cube)
+                        coded = int(sizes[frames.start // t : -(-done // t)].sum())
+                        progress(Progress(done - frames.start, frames.stop - frames.start, raw, coded))
                 if written:
                     written.result()
         return DecompressReport(
@@ -809,7 +854,8 @@ def _layout_of(out: str, source: Any) -> str:
         return "sdoml-v2"
     if name.endswith((".h5", ".hdf5")):
         return "hdf5"
-    first = next(iter(source.get("layouts", [])), "sdoml-v2")
+    layouts = source.get("layouts")
+    first = layouts[0] if isinstance(layouts, list) and layouts else None
     return first if first in ("sdoml-v1", "fits") else "sdoml-v2"
 
 
@@ -822,6 +868,8 @@ def replacing(path: str, force: bool) -> Iterator[str]:
     OutputError
         If what an earlier run left aside is in the way.
     """
+    # With a trailing slash what lies aside would lie inside.
+    path = path.rstrip("/") or path
     if not force or not os.path.lexists(path):
         yield path
         return
@@ -830,12 +878,19 @@ def replacing(path: str, force: bool) -> Iterator[str]:
         if os.path.lexists(name):
             raise OutputError(f"{name}: is in the way; remove it")
     yield aside
-    os.rename(path, old)
-    os.rename(aside, path)
-    if os.path.isdir(old) and not os.path.islink(old):
-        shutil.rmtree(old)
-    else:
-        os.remove(old)
+    try:
+        os.rename(path, old)
+        try:
+            os.rename(aside, path)
+        except OSError:
+            os.rename(old, path)
+            raise
+        if os.path.isdir(old) and not os.path.islink(old):
+            shutil.rmtree(old)
+        else:
+            os.remove(old)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be replaced: {error.strerror}; look for {aside}") from None
 
 
 @dataclass(slots=True)
@@ -876,6 +931,8 @@ def evaluate(
         gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
         images = frames = raw = 0
         known = int(sun.archive.valid.sum())
+        elsewhere = np.delete(series.t_obs, ours, axis=0)
+        offered = int(np.count_nonzero(~np.isnat(elsewhere)))
         if progress:
             progress(Progress(0, len(both), 0, 0))
         for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -884,6 +941,7 @@ def evaluate(
             same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
             gather.add(original.data, decoded.data, same)
             images, frames = images + int(same.sum()), frames + bool(same.any())
+            offered += int(original.valid.sum())
             raw += original.nbytes
             if progress:
                 progress(Progress(n + 1, len(both), raw, 0))
@@ -898,7 +956,7 @@ def evaluate(
             archive=os.fspath(path),
             frames=frames,
             images=images,
-            absent=known - images,
+            absent=known + offered - 2 * images,
             metrics=gather.as_dict(),
             bits_per_sample=8 * float(sun.archive.block_bytes.sum()) / pixels,
             ratio=4 * pixels / size,
@@ -926,12 +984,17 @@ def source_of(sun: Sun, src: Sources | Series, *, hmi: str | None = None, anon: 
     if isinstance(src, Series):
         series = src
     else:
-        settings = dict(sun.archive.coding.get("align", {}))
-        settings["channels"] = sun.channels
+        settings = sun.archive.coding.get("align", {})
         try:
-            align = Alignment(**settings)
+            align = Alignment(**{**settings, "channels": sun.channels})
         except TypeError:
-            raise DamagedError(f"{path}: its alignment settings are not known to this sunzip") from None
+            align = None
+        if align is None or not all(
+            v is None or type(v) is (int if k == "size" else str)
+            for k, v in asdict(align).items()
+            if k != "channels"
+        ):
+            raise DamagedError(f"{path}: its alignment settings are not known to this sunzip")
         series = open_series(src, hmi=hmi, anon=anon, align=align)
     if series.shape != sun.archive.shape or series.channels != sun.channels:
         mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))

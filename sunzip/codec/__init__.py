@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -65,10 +66,26 @@ class Codec:
             ) from None
         self.model = model
         self.family = family(model)
-        self.quality = self.family.default_quality if quality is None else quality
-        if not 0 <= self.quality <= 100:
-            raise InputError(f"quality {quality} is not between 0 and 100")
+        self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
+
+    def _quality(self, wanted: int | None) -> int:
+        quality = self.family.default_quality if wanted is None else wanted
+        if not 0 <= quality <= 100:
+            raise InputError(f"quality {quality} is not between 0 and 100")
+        return quality
+
+    def at(self, quality: int | None) -> Codec:
+        """Return a codec of another quality that shares this one's network.
+
+        Raises
+        ------
+        InputError
+            If the quality is not between 0 and 100.
+        """
+        other = copy(self)
+        other.quality = self._quality(quality)
+        return other
 
     def encode(
         self, data: Float, channels: Sequence[str], scale: Scale = Scale.MEAN, *, frames_per_block: int = 1
@@ -318,15 +335,19 @@ class Codec:
 
 
 @lru_cache(maxsize=4)
+def _codec(sha256: str) -> Codec:
+    return Codec(load(sha256))
+
+
 def codec_for(sha256: str, quality: int | None = None) -> Codec:
-    """Return the process-wide codec of a model, so that its network is loaded once.
+    """Return the process-wide codec of a model, so that its network is loaded once for all qualities.
 
     Raises
     ------
     ModelNotFoundError
         If no such model is on this machine.
     """
-    return Codec(load(sha256), quality)
+    return _codec(sha256).at(quality)
 
 
 def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
