@@ -189,7 +189,7 @@ def test_cli_reference_is_current() -> None:
 
 def test_python_reference_has_every_name_and_parameter() -> None:
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
-    stated = dict(re.findall(r"^    sunzip\.(\w+)\((.*?)\)(?: -> .*)?$", page, re.MULTILINE | re.DOTALL))
+    stated = dict(re.findall(r"^    sunzip\.(\w+)\((.*?)\)(?: -> [^\n]*)?$", page, re.MULTILINE | re.DOTALL))
     for name in sunzip.__all__:
         thing = getattr(sunzip, name)
         if callable(thing) and name != "Sun":
@@ -205,6 +205,36 @@ def parameters(function: object) -> str:
         p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
     ]
     return str(inspect.Signature(bare)).strip("()")
+
+
+def test_costs_of_the_codec_page_are_those_of_the_network() -> None:
+    torch = pytest.importorskip("torch")
+    from sunzip.nn.hyperprior import Hyperprior
+
+    network, side = Hyperprior().eval(), 64
+    macs = [0]
+
+    def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        macs[0] += layer.weight.numel() * (output.shape[-2] * output.shape[-1] if output.ndim == 4 else 0)
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    mask = torch.ones(1, 12)
+    found = {}
+    with torch.inference_mode():
+        y = network.analyse(torch.zeros(1, 12, side, side), mask)
+        found["analysis"], macs[0] = macs[0], 0
+        z = network.hyper_analyse(y)
+        found["hyper-analysis"], macs[0] = macs[0], 0
+        network.hyper_synthesise(z, *y.shape[-2:])
+        found["hyper-synthesis"], macs[0] = macs[0], 0
+        network.synthesise(y, mask)
+        found["synthesis"] = macs[0]
+    page = (ROOT / "docs" / "explanation" / "codec.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w-]+) \|.*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    stated = {name: (int(per_pixel), int(per_sample)) for name, per_pixel, per_sample in rows}
+    assert stated == {k: (round(n / side**2), round(n / side**2 / 12)) for k, n in found.items()}
 
 
 def test_readme_has_the_places_that_benchmarks_fill() -> None:
