@@ -22,7 +22,7 @@ from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
 from sunzip.train.data import Example, Loader, examples, spread
-from sunzip.train.loop import Recipe, rate_distortion, train
+from sunzip.train.loop import Recipe, principal_components, rate_distortion, train
 
 log = logging.getLogger("train")
 
@@ -114,11 +114,16 @@ def main(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
 
     torch.manual_seed(seed)
     model = Hyperprior()
-    loader = Loader([(shares[k], banks[k]) for k in shares], stabiliser, batch=4, seed=seed)
+    groups = [(shares[k], banks[k]) for k in shares]
+    model.begin_as(
+        *principal_components(Loader(groups, stabiliser, batch=4, seed=seed + 1), model.shape["latents"], 120)
+    )
+    validate(model, -1)
+    loader = Loader(groups, stabiliser, batch=3, seed=seed)
     recipe = Recipe(minutes=minutes, seed=seed)
     model = train(model, loader, recipe, validate=validate, save=save)
     save(model)
-    validate(model, -1)
+    validate(model, 0)
     log.info("done")
 
 

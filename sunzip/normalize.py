@@ -36,7 +36,7 @@ _BINNED_PIXELS = 64
 
 #: Noise in G at zero field and the field in G at which its variance has doubled. The transverse
 #: components are about ten times as noisy as the line-of-sight one.
-_HMI_NOISE_KNEE = {"Bx": (35.0, 500.0), "By": (35.0, 500.0), "Bz": (3.0, 100.0)}
+_HMI_NOISE_KNEE = {"Bx": (35.0, 500.0), "By": (35.0, 500.0), "Bz": (5.0, 100.0)}
 
 
 def _noise(name: str) -> tuple[float, float]:

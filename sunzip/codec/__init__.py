@@ -127,7 +127,7 @@ class Codec:
         for t in range(frames):
             holes = missing[t, present[t]]
             gaps.append(pack_gaps(holes) if holes.any() else b"")
-            payloads.append(self.family.encode(next(coded)) if masks[t] else b"")
+            payloads.append(self.family.encode(next(coded), self.quality) if masks[t] else b"")
         blocks = []
         for begin in range(0, frames, frames_per_block):
             rows = slice(begin, begin + frames_per_block)

@@ -83,7 +83,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode(self, latents: Latents) -> bytes:
+    def encode(self, latents: Latents, quality: int) -> bytes:
         """Quantise and entropy-code one frame's latents."""
 
     @abstractmethod

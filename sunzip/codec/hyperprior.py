@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Context, Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,6 @@ class HyperpriorFamily(Family):
         self.stabiliser = Stabiliser(*(model.numbers(key, count) for key in ("a", "b", "spread")))
         widths = model.config.get("network")
         self.default_quality = model.config.get("default_quality", 0)
-        if isinstance(widths, dict):
-            widths = {"hyper_wide": 96, **widths}
         if (
             not isinstance(widths, dict)
             or set(widths) != set(_WIDTHS)
@@ -62,19 +59,19 @@ class HyperpriorFamily(Family):
         self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
         self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
         self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
-        self._log_gains = model.arrays("gain")
-        for name in ("log_gain", "log_inverse_gain"):
-            table = self._log_gains.get(name)
+        tables = model.arrays("quality")
+        for name, dtype in (("gain", np.float32), ("inverse", np.float32), ("index_offset", np.int32)):
+            table = tables.get(name)
             if (
                 table is None
-                or table.dtype != np.float32
-                or table.ndim != 2
-                or table.shape[0] < 2
-                or table.shape[1] != self.latents
-                or not (np.abs(table) < 32).all()
+                or table.dtype != dtype
+                or table.shape != (101, self.latents)
+                or not (np.isfinite(table) & (np.abs(table) < 2.0**30)).all()
             ):
-                raise DamagedError(f"model {model.name}: its gains are missing or of a wrong shape")
-        self._gains: dict[tuple[str, int], Float] = {}
+                raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
+        self._gain: Float = tables["gain"][:, :, None, None]
+        self._inverse: Float = tables["inverse"][:, :, None, None]
+        self._index_offset = tables["index_offset"].astype(np.int64)[:, :, None, None]
         grows = math.prod(layer.shuffle for layer in self.hyper_synthesis.layers)
         if (
             self.hyper_synthesis.channels_in != self.hyper
@@ -96,23 +93,6 @@ class HyperpriorFamily(Family):
         """(M, Y/16, X/16)."""
         return (self.latents, *self._grid(height, width))
 
-    def _gain(self, name: str, quality: int) -> Float:
-        """Return (M, 1, 1) gains at a quality, the same to the bit on every machine.
-
-        ln of the gains is interpolated between anchors in float64, where one multiplication or addition is
-        the same everywhere. NumPy's exp is not: it differs between processors, and would make the latents
-        differ. Decimal's is correctly rounded.
-        """
-        if (name, quality) not in self._gains:
-            table = self._log_gains[name].astype(np.float64)
-            low, rest = divmod(quality * (len(table) - 1), 100)
-            low, rest = (low, rest) if low < len(table) - 1 else (low - 1, 100)
-            logs = table[low] * ((100 - rest) / 100) + table[low + 1] * (rest / 100)
-            exact = Context(prec=30)
-            gains = [float(Decimal(v).exp(exact)) for v in logs.tolist()]
-            self._gains[name, quality] = np.array(gains, np.float32)[:, None, None]
-        return self._gains[name, quality]
-
     @cached_property
     def network(self) -> Hyperprior:
         """The float transforms, in evaluation mode."""
@@ -133,14 +113,17 @@ class HyperpriorFamily(Family):
         with torch.inference_mode():
             x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
             y = self.network.analyse(x, torch.from_numpy(present))
-            y = (y * torch.from_numpy(self._gain("log_gain", quality))).contiguous()
+            y = (y * torch.from_numpy(self._gain[quality])).contiguous()
             z = self.network.hyper_analyse(y).contiguous()
         return [Latents(*pair) for pair in zip(y.numpy(), z.numpy(), strict=True)]
 
-    def _predict(self, side: npt.NDArray[np.int32], h: int, w: int) -> tuple[Float, npt.NDArray[np.int64]]:
+    def _predict(
+        self, side: npt.NDArray[np.int32], h: int, w: int, quality: int
+    ) -> tuple[Float, npt.NDArray[np.int64]]:
         """Return the latents' means (M, h, w), exact in float32, and their tables' numbers."""
         out = self.hyper_synthesis(side)[:, :h, :w]
         mean = out[: self.latents].astype(np.float32) * np.float32(2.0**-ACTIVATION_BITS)
+        out[self.latents :] += self._index_offset[quality]
         index = (out[self.latents :] + (1 << (ACTIVATION_BITS - 1))) >> ACTIVATION_BITS
         return mean, np.clip(index, 0, len(self.main_tables) - 1)
 
@@ -148,11 +131,11 @@ class HyperpriorFamily(Family):
         shape = (self.hyper, -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE))
         return np.broadcast_to(np.arange(self.hyper)[:, None, None], shape)
 
-    def encode(self, latents: Latents) -> bytes:
+    def encode(self, latents: Latents, quality: int) -> bytes:
         """See `Family.encode`."""
         h, w = latents.main.shape[1:]
         side = symbols(latents.side)
-        mean, index = self._predict(side, h, w)
+        mean, index = self._predict(side, h, w, quality)
         encoder = Encoder()
         encoder.push(side, self._side_index(h, w), self.side_tables)
         encoder.push(symbols(latents.main - mean), index, self.main_tables)
@@ -164,14 +147,16 @@ class HyperpriorFamily(Family):
         decoder = Decoder(payload)
         side_index = self._side_index(h, w)
         side = decoder.pop(side_index, self.side_tables).reshape(side_index.shape)
-        mean, index = self._predict(side, h, w)
+        mean, index = self._predict(side, h, w, quality)
         deviation = decoder.pop(index, self.main_tables).reshape(index.shape)
         decoder.finish()
-        return (deviation.astype(np.float32) + mean) * self._gain("log_inverse_gain", quality)
+        latents: Float = (deviation.astype(np.float32) + mean) * self._inverse[quality]
+        return latents
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""
-        return latents.main * self._gain("log_inverse_gain", quality)
+        found: Float = latents.main * self._inverse[quality]
+        return found
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """See `Family.synthesise`."""

@@ -86,7 +86,7 @@ class SigmaVaeFamily(Family):
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 
-    def encode(self, latents: Latents) -> bytes:
+    def encode(self, latents: Latents, quality: int) -> bytes:
         """See `Family.encode`."""
         encoder = Encoder()
         encoder.push(symbols(latents.main), self._index, self.tables)

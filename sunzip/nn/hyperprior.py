@@ -1,8 +1,10 @@
 """The default learned codec: convolutional transforms over all 12 channels and a mean-scale hyperprior.
 
 After Ballé et al. 2018 and Minnen et al. 2018 (hyperprior), with one network for all rates through learned
-gains (Cui et al. 2021). A presence mask tells the network which channels a frame has. The hyper-synthesis is
-a plain chain of convolutions, so that it can be exported to `sunzip.nn.integer` and run exactly.
+gains (Cui et al. 2021). A presence mask tells the network which channels a frame has. Beside each nonlinear
+transform runs a linear one over 16×16 blocks, which begins as the principal components of the data, so that
+training starts from a transform codec instead of from nothing. The hyper-synthesis is a plain chain of
+convolutions, so that it can be exported to `sunzip.nn.integer` and run exactly.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sunzip.nn.integer import IntegerNet, quantise_layer
+from sunzip.nn.integer import ACTIVATION_BITS, IntegerNet, quantise_layer
 
 #: Image sizes are padded to a multiple of this; one latent position covers 16×16 pixels.
 STRIDE = 16
@@ -29,6 +31,9 @@ _LOG_STEP = math.log(SCALE_RANGE[1] / SCALE_RANGE[0]) / (SCALES - 1)
 #: The quality knob runs from 0 to 100; gains are learned at these anchors and interpolated between them.
 QUALITY_MAX = 100
 _ANCHORS = 6
+
+#: Natural logarithms of the gains at quality 0 and 100 that training begins with.
+LOG_GAINS = (-2.1, 0.9)
 
 
 def scale_table() -> list[float]:
@@ -69,7 +74,7 @@ class Hyperprior(nn.Module):
         channels: int = 12,
         wide: int = 96,
         deep: int = 128,
-        latents: int = 96,
+        latents: int = 128,
         hyper: int = 32,
         hyper_wide: int = 96,
     ) -> None:
@@ -85,6 +90,9 @@ class Hyperprior(nn.Module):
         # The mask enters as a bias after the first layers: as constant planes would, without their cost.
         self.mask_in = nn.Linear(channels, wide)
         self.mask_out = nn.Linear(channels, deep)
+        block = channels * STRIDE**2
+        self.linear_analysis = nn.Conv2d(block, latents, 1, bias=False)
+        self.linear_synthesis = nn.Conv2d(latents, block, 1, bias=False)
         self.analysis_stem = nn.Conv2d(channels * 16, wide, 3, padding=1)
         self.analysis = nn.Sequential(
             _Residual(wide),
@@ -122,22 +130,47 @@ class Hyperprior(nn.Module):
             ]
         )
         self.hyper_shuffles: Sequence[int] = (2, 2, 1)
-        self.log_gain = nn.Parameter(torch.linspace(-0.7, 1.2, _ANCHORS)[:, None].repeat(1, latents))
+        self.log_gain = nn.Parameter(torch.linspace(*LOG_GAINS, _ANCHORS)[:, None].repeat(1, latents))
         self.log_inverse_gain = nn.Parameter(-self.log_gain.detach().clone())
         # Three logistics a channel: enough for the skewed, peaked hyper-latents and cheap to tabulate.
         self.prior_mean = nn.Parameter(torch.linspace(-2, 2, 3).repeat(hyper, 1))
         self.prior_log_scale = nn.Parameter(torch.zeros(hyper, 3))
         self.prior_logit = nn.Parameter(torch.zeros(hyper, 3))
 
+    @torch.no_grad()
+    def begin_as(self, components: Tensor, deviations: Tensor) -> None:
+        """Set the linear transforms to principal components and silence the nonlinear ones.
+
+        Parameters
+        ----------
+        components
+            (M, C·256) orthonormal rows over pixel-unshuffled 16×16 blocks.
+        deviations
+            (M,) standard deviation of each component's coefficient.
+        """
+        self.linear_analysis.weight.copy_(components[:, :, None, None])
+        self.linear_synthesis.weight.copy_(components.T[:, :, None, None])
+        for layer in (self.analysis[-1], self.synthesis[-2], self.hyper_synthesis[-1]):
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            layer.weight.mul_(0.01)
+            layer.bias.zero_()
+        last = self.hyper_synthesis[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        last.bias[len(deviations) :] = torch.log(deviations / SCALE_RANGE[0]) / _LOG_STEP
+
     def analyse(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map (N, C, Y, X) stabilised images, 0 where missing, and (N, C) presence to (N, M, Y/16, X/16)."""
         y = self.analysis_stem(F.pixel_unshuffle(x, 4)) + self.mask_in(mask)[:, :, None, None]
-        return self.analysis(y)  # type: ignore[no-any-return]
+        found: Tensor = self.analysis(y) + self.linear_analysis(F.pixel_unshuffle(x, STRIDE))
+        return found
 
     def synthesise(self, y: Tensor, mask: Tensor) -> Tensor:
         """Map (N, M, h, w) dequantised latents and (N, C) presence back to (N, C, 16h, 16w)."""
         x = self.synthesis_stem(y) + self.mask_out(mask)[:, :, None, None]
-        return self.synthesis(x)  # type: ignore[no-any-return]
+        image: Tensor = self.synthesis(x) + F.pixel_shuffle(self.linear_synthesis(y), STRIDE)
+        return image
 
     def gains(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, M, 1, 1) gains and inverse gains for (N,) qualities between 0 and QUALITY_MAX."""
@@ -156,7 +189,7 @@ class Hyperprior(nn.Module):
         padded = F.pad(y, (0, -w % HYPER_STRIDE, 0, -h % HYPER_STRIDE))
         return self.hyper_analysis(padded)  # type: ignore[no-any-return]
 
-    def hyper_synthesise(self, z: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+    def hyper_synthesise(self, z: Tensor, gain: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """Return mean and fractional scale index, each (N, M, h, w); the exported network's float twin."""
         last = len(self.hyper_synthesis) - 1
         for n, (layer, shuffle) in enumerate(zip(self.hyper_synthesis, self.hyper_shuffles, strict=True)):
@@ -166,8 +199,8 @@ class Hyperprior(nn.Module):
             if shuffle > 1:
                 z = F.pixel_shuffle(z, shuffle)
         mean, scale = z[..., :h, :w].chunk(2, dim=1)
-        # The index sits near the middle of the table when the network says nothing.
-        return mean, scale + SCALES / 4
+        # A gain moves every scale by as many table steps: the network need not learn that.
+        return mean, scale + torch.log(gain) / _LOG_STEP
 
     def prior_bits(self, z: Tensor) -> Tensor:
         """Return the code length in bits of each hyper-latent: −log2 of its unit interval's probability."""
@@ -200,20 +233,30 @@ class Hyperprior(nn.Module):
     def export_hyper_synthesis(self) -> IntegerNet:
         """Return the hyper-synthesis as an exact integer network.
 
-        Its outputs are mean and scale index, in that order along the channel axis.
+        Its outputs are mean and scale index at gain 1, in that order along the channel axis.
         """
         layers = []
         last = len(self.hyper_synthesis) - 1
         for n, (layer, shuffle) in enumerate(zip(self.hyper_synthesis, self.hyper_shuffles, strict=True)):
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
-            bias = layer.bias.detach().clone()
-            if n == last:
-                bias[len(bias) // 2 :] += SCALES / 4
-            layers.append(
-                quantise_layer(layer.weight.detach().numpy(), bias.numpy(), shuffle=shuffle, relu=n < last)
-            )
+            weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+            layers.append(quantise_layer(weight, bias, shuffle=shuffle, relu=n < last))
         return IntegerNet(layers)
+
+    @torch.no_grad()
+    def export_gains(self) -> dict[str, Tensor]:
+        """Tabulate what the quality decides, so that decoding computes no exponential.
+
+        Returns
+        -------
+        dict
+            (QUALITY_MAX + 1, M) each: ``gain`` and ``inverse`` float32; ``index_offset`` int32, how far the
+            gain moves the scale indexes, in the unit of the integer network's outputs.
+        """
+        gain, inverse = (g[:, :, 0, 0].contiguous() for g in self.gains(torch.arange(QUALITY_MAX + 1)))
+        offset = torch.round(torch.log(gain) / _LOG_STEP * 2**ACTIVATION_BITS).int()
+        return {"gain": gain, "inverse": inverse, "index_offset": offset}
 
 
 def _normal_cdf(x: Tensor) -> Tensor:

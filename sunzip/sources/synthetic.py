@@ -17,6 +17,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
 from sunzip.sources.base import Source
+from sunzip.times import t_obs_keyword, tai_to_utc
 
 _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 
@@ -33,11 +34,7 @@ _GAIN = (2.0, 1.44, 1.1, 0.98, 0.89, 0.62, 0.56, 0.11, 0.11)
 _READ_NOISE = 1.15
 
 #: Noise of Bx, By, Bz in G at 512²: what is left of HMI's 100 G and 10 G after binning.
-_FIELD_NOISE = (52.0, 52.0, 9.0)
-
-#: TAI − UTC in s since each date.
-_LEAP = (("1999-01-01", 32), ("2006-01-01", 33), ("2009-01-01", 34), ("2012-07-01", 35), ("2015-07-01", 36),
-         ("2017-01-01", 37))  # fmt: skip
+_FIELD_NOISE = (52.0, 52.0, 4.5)
 
 #: Sensitivity left in each AIA channel after ten years, for DEG_COR: exponential from 1 in May 2010.
 _SENSITIVITY_2020 = (0.90, 0.62, 0.80, 0.66, 0.56, 0.085, 0.25, 0.45, 0.82)
@@ -208,8 +205,7 @@ class Synthetic(Source):
             years = max(days / 365.25 - 10.33, 0.0)
             out["DEG_COR"] = round(_SENSITIVITY_2020[index] ** (years / 10), 6)
         else:
-            tai = when + _tai_minus_utc(when).astype("m8[s]")
-            out["T_OBS"] = str(tai.astype("M8[s]")).replace("-", ".").replace("T", "_") + "_TAI"
+            out["T_OBS"] = t_obs_keyword(when, "HMI")
         out |= {
             "WAVELNTH": CHANNELS[index].wavelength,
             "WAVEUNIT": "angstrom",
@@ -250,16 +246,9 @@ def _observed(index: int, nominal: npt.NDArray[np.datetime64]) -> npt.NDArray[np
     if index < 9:
         return nominal + np.timedelta64(_OFFSET_MS[index], "ms")
     # HMI's grid is in TAI, so that its images lie the leap seconds earlier; records are 4 s late on it.
-    seconds: npt.NDArray[np.datetime64] = nominal.astype("M8[s]").astype("M8[ms]")
-    seconds += ((4 - _tai_minus_utc(nominal)) * 1000).astype("m8[ms]")
-    return seconds
-
-
-def _tai_minus_utc(time: npt.NDArray[np.datetime64] | np.datetime64) -> npt.NDArray[np.int64]:
-    """Whole seconds; before 1999 as in 1999."""
-    since = np.array([t for t, _ in _LEAP[1:]], "M8[ms]")
-    out: npt.NDArray[np.int64] = np.array([s for _, s in _LEAP])[np.searchsorted(since, time, side="right")]
-    return out
+    tai: npt.NDArray[np.datetime64] = nominal.astype("M8[s]").astype("M8[ms]")
+    tai += np.timedelta64(4_000, "ms")
+    return tai_to_utc(tai)
 
 
 def _parse_cadence(text: str) -> np.timedelta64:

@@ -56,8 +56,7 @@ def export_hyperprior(
     for key, value in network.state_dict().items():
         if not key.startswith(_TRAINING_ONLY):
             arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy().astype(np.float16))
-    arrays["gain.log_gain"] = network.log_gain.detach().numpy().copy()
-    arrays["gain.log_inverse_gain"] = network.log_inverse_gain.detach().numpy().copy()
+    arrays |= {f"quality.{k}": v.numpy() for k, v in network.export_gains().items()}
     for prefix, part in (
         ("hyper_synthesis", network.export_hyper_synthesis().to_arrays()),
         ("side_tables", side.to_arrays()),

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from sunzip.nn.hyperprior import QUALITY_MAX, Hyperprior
+from sunzip.nn.hyperprior import QUALITY_MAX, STRIDE, Hyperprior
 from sunzip.train.data import Loader
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,28 @@ class Recipe:
     seed: int = 0
 
 
+def principal_components(loader: Loader, count: int, batches: int) -> tuple[Tensor, Tensor]:
+    """Find the linear transform to begin with: the principal components of 16×16 blocks of all channels.
+
+    Returns
+    -------
+    components
+        (count, C·256) orthonormal rows, the strongest first.
+    deviations
+        (count,) root mean square of each component's coefficient.
+    """
+    second, blocks = torch.zeros(1), 0
+    for n, (images, _, _) in enumerate(loader):
+        if n == batches:
+            break
+        cut = F.pixel_unshuffle(torch.from_numpy(images), STRIDE)
+        rows = cut.permute(0, 2, 3, 1).reshape(-1, cut.shape[1]).double()
+        second, blocks = second + rows.T @ rows, blocks + len(rows)
+    values, vectors = torch.linalg.eigh(second / blocks)
+    order = torch.argsort(values, descending=True)[:count]
+    return vectors[:, order].T.float().contiguous(), values[order].clamp_min(1e-6).sqrt().float()
+
+
 def rate_distortion(
     model: Hyperprior, images: Tensor, masks: Tensor, finite: Tensor, quality: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -56,7 +79,7 @@ def rate_distortion(
     z_bits = model.prior_bits(z + torch.rand_like(z) - 0.5)
     # Straight-through rounding for what the networks see, noise for what the rate is measured on.
     z_hat = z + (torch.round(z) - z).detach()
-    mean, scale = (t.float() for t in model.hyper_synthesise(z_hat, *y.shape[-2:]))
+    mean, scale = (t.float() for t in model.hyper_synthesise(z_hat, gain, *y.shape[-2:]))
     deviation = y - mean
     y_bits = model.latent_bits(deviation + torch.rand_like(y) - 0.5, scale)
     y_hat = mean + deviation + (torch.round(deviation) - deviation).detach()
@@ -84,7 +107,10 @@ def train(
     log.info("recipe %s", asdict(recipe))
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rate)
+    # Principal components have entries near 1/√3072: full steps would overwrite them before they are of use.
+    linear = [p for n, p in model.named_parameters() if n.startswith("linear_")]
+    other = [p for n, p in model.named_parameters() if not n.startswith("linear_")]
+    optimiser = torch.optim.Adam([{"params": other, "share": 1.0}, {"params": linear, "share": 0.05}])
     low, high = (math.log(m) for m in recipe.multiplier)
     begin = last_save = time.monotonic()
     shown: list[tuple[float, float]] = []
@@ -94,7 +120,7 @@ def train(
             break
         warm = min(1.0, (step + 1) / 200)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["share"] * recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         images, masks, finite = (torch.from_numpy(a) for a in (images_, masks_, finite_))
         images = images.contiguous(memory_format=torch.channels_last)
         quality = torch.rand(len(images)) * QUALITY_MAX
