@@ -1,0 +1,111 @@
+"""Models small enough for tests: the real code with random weights, made once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from sunzip.channels import NAMES
+from sunzip.normalize import Stabiliser
+from sunzip.weights import Model
+
+#: What spreads stabilised pixels to about 1, so that random networks give latents worth coding.
+_SPREAD = np.array([2, 4, 30, 35, 20, 20, 4, 30, 60, 3, 3, 5], np.float32)
+
+
+def _hyperprior(name: str, seed: int) -> Model:
+    import torch
+
+    from sunzip.nn.hyperprior import Hyperprior
+    from sunzip.train.export import export_hyperprior
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Hyperprior(wide=16, deep=16, latents=8, hyper=4, hyper_wide=24)
+        with torch.no_grad():
+            # Random weights shrink what passes through them; symbols other than 0 are what tests need.
+            network.analysis[-1].weight *= 20
+            network.hyper_analysis[-1].weight *= 20
+            for layer in network.hyper_synthesis:
+                layer.weight *= 2
+    stabiliser = Stabiliser.for_channels(NAMES)
+    stabiliser = Stabiliser(stabiliser.a, stabiliser.b, _SPREAD)
+    return export_hyperprior(network.eval(), stabiliser, name, default_quality=50, notes={})
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Model:
+    """A hyperprior model of 8 latents, registered under its sha256 as embedded models are."""
+    from sunzip import weights
+
+    model = _hyperprior("tiny", 1)
+    weights.register(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def other_model() -> Model:
+    """Another model of the same shape, registered nowhere."""
+    return _hyperprior("other", 2)
+
+
+@pytest.fixture(scope="session")
+def sigma_model() -> Model:
+    """The paper's σ-VAE with 8 latents; its 34 million other weights make it slow: use it sparingly."""
+    import torch
+
+    from sunzip.nn.sigma_vae import SigmaVAE
+    from sunzip.train.export import export_sigma_vae
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = SigmaVAE(8).eval()
+    stabiliser = Stabiliser.for_channels(NAMES)
+    rng = np.random.default_rng(3)
+    return export_sigma_vae(
+        network,
+        Stabiliser(stabiliser.a, stabiliser.b, _SPREAD),
+        rng.normal(0, 0.1, (50, 8)).astype(np.float32),
+        np.full((50, 8), np.log(1e-4), np.float32),
+        "tiny-sigma-vae",
+        coarseness=1.0,
+        notes={},
+    )
+
+
+@pytest.fixture(scope="session")
+def frames_of() -> Callable[..., np.ndarray]:
+    """Make smooth positive images with noise: (t, c, y, x) float32, different in every frame and channel."""
+
+    def make(t: int, c: int, y: int, x: int, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        up, right = np.meshgrid(np.linspace(0, 3, y), np.linspace(0, 3, x), indexing="ij")
+        phase = rng.uniform(0, 6, (2, t, c, 1, 1))
+        waves = np.sin(up + phase[0]) * np.cos(right * 2 + phase[1])
+        return (100 + 80 * waves + rng.normal(0, 5, (t, c, y, x))).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the models and networks that this process has met, as a new process would."""
+    from sunzip import codec, weights
+
+    monkeypatch.setattr(weights, "_REGISTERED", {})
+    codec._codec.cache_clear()
+    yield
+    codec._codec.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def zarr_codec() -> str:
+    """Make zarr know the codec, which an installed package does by its entry point."""
+    from zarr.registry import register_codec
+
+    from sunzip.plugins.zarr import NAME, SunzipCodec
+
+    register_codec(NAME, SunzipCodec)
+    return NAME
