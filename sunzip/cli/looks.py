@@ -112,6 +112,7 @@ def verify(archive: str, as_json: bool, quiet: bool) -> None:
     try:
         with bytes_bar(quiet) as progress:
             report = check(archive, progress)
+        what = f"is damaged in {count(len(report.problems), 'place')}; what is not named is whole"
     except DamagedError as error:
         # So much is damaged that no list can be made; the answer has the same form.
         what = str(error).removeprefix(f"{archive}: ")
@@ -130,10 +131,7 @@ def verify(archive: str, as_json: bool, quiet: bool) -> None:
     }
     result(as_json, data, _verified(report))
     if not report.ok:
-        raise DamagedError(
-            f"{archive}: is damaged in {count(len(report.problems), 'place')}; what is not named is whole; "
-            "fetch it again, or compress its source again"
-        )
+        raise DamagedError(f"{archive}: {what}; fetch it again, or compress its source again")
 
 
 def _verified(r: VerifyReport) -> Iterator[str]:

@@ -1,0 +1,303 @@
+"""Each command, done right: what it writes, prints and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+import sunzip as sunzip_package
+from sunzip import weights
+from sunzip.channels import NAMES
+from sunzip.sources import open_source
+from sunzip.sources.series import join
+
+
+def as_json(result: Any) -> Any:
+    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_synth_writes_a_store_that_sources_read(sunzip, tmp_path):
+    out = tmp_path / "a.zarr"
+    found = as_json(
+        sunzip("synth", out, "--frames", 3, "--size", 16, "--cadence", "1min", "--seed", 3, "--json")
+    )
+    assert found["frames"] == 3
+    assert found["images"] == 36
+    assert found["shape"] == [16, 16]
+    assert [found["first"], found["last"]] == ["2012-03-01T00:00:00.000", "2012-03-01T00:02:00.000"]
+    series = join([open_source(str(out))], cadence="1min")
+    assert len(series) == 3
+    assert series.channels == NAMES
+    assert zarr.open_group(out, mode="r")["2012/171A"].shape == (3, 16, 16)
+
+
+def test_synth_gives_the_synthetic_source(sunzip, store):
+    ours, direct = (join([open_source(url)]) for url in (str(store), "synthetic:frames=6,size=32"))
+    a, b = ours.read(0, 6), direct.read(0, 6)
+    np.testing.assert_array_equal(a.data, b.data)
+    np.testing.assert_array_equal(a.time, b.time)
+
+
+def test_synth_replaces_only_when_forced(sunzip, tmp_path):
+    out = tmp_path / "a.zarr"
+    sunzip("synth", out, "--frames", 1, "--size", 16)
+    assert "exists" in sunzip("synth", out, "--frames", 2, "--size", 16, code=1).stderr
+    sunzip("synth", out, "--frames", 2, "--size", 16, "--force")
+    assert len(join([open_source(str(out))])) == 2
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_compress_reports_what_the_archive_holds(sunzip, model, store, tmp_path):
+    out = tmp_path / "a.lat"
+    result = sunzip("compress", store, out, "--model", model, "--json")
+    found = as_json(result)
+    assert found["frames"] == 6
+    assert found["images"] == 72
+    assert found["channels"] == list(NAMES)
+    assert found["archive_bytes"] == out.stat().st_size
+    assert found["raw_bytes"] == 72 * 32 * 32 * 4
+    assert found["latent_bytes"] == 6 * 8 * 2 * 2 * 4
+    assert found["model"] == "tiny"
+    assert not found["dry_run"]
+    alone, whole = found["costs"]["without_model"], found["costs"]["with_model"]
+    assert alone["ratio_float32"] == pytest.approx(found["raw_bytes"] / out.stat().st_size)
+    assert whole["bytes"] == out.stat().st_size + found["model_bytes"]
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
+def test_compress_prints_a_report_without_what_did_not_happen(sunzip, model, store, tmp_path):
+    text = sunzip("compress", store, tmp_path / "a.lat", "--model", model).stdout
+    assert "6 frames, 72 images of 32×32" in text
+    assert "ratio to float32" in text
+    assert "found on the way" not in text
+    text = sunzip("compress", store, tmp_path / "b.lat", "--model", model, "--every", "24min").stdout
+    assert re.search(r"found on the way\n +36 +images outside --start, --stop and --every\n", text)
+
+
+def test_compress_selects(sunzip, model, store, tmp_path):
+    args = [
+        "--start",
+        "2012-03-01T00:12",
+        "--stop",
+        "2012-03-01T00:48",
+        "--channels",
+        "bz, 0171",
+        "--size",
+        16,
+    ]
+    found = as_json(sunzip("compress", store, tmp_path / "a.lat", "--model", model, *args, "--json"))
+    assert found["channels"] == ["171A", "Bz"]
+    assert found["frames"] == 3
+    assert found["shape"] == [16, 16]
+    assert found["first"].startswith("2012-03-01T00:12")
+
+
+def test_compress_joins_sources_and_codes_blocks(sunzip, model, store, tmp_path):
+    out = tmp_path / "a.lat"
+    later = "synthetic:frames=2,size=32,start=2012-03-02"
+    sunzip("compress", store, later, out, "--model", model, "--block", 4, "--quality", 30)
+    found = as_json(sunzip("info", out, "--json"))
+    assert found["frames"] == 8
+    assert found["frames_per_block"] == 4
+    assert found["coding"]["quality"] == 30
+    assert found["source"]["urls"] == [str(store), "synthetic:?seed=0"]
+
+
+def test_dry_run_writes_nothing_and_says_that_it_estimates(sunzip, model, store, archive, tmp_path):
+    found = as_json(sunzip("compress", store, tmp_path / "a.lat", "--model", model, "--dry-run", "--json"))
+    assert found["dry_run"]
+    assert os.listdir(tmp_path) == []
+    done = as_json(sunzip("info", archive, "--json"))
+    assert found["coded_bytes"] == done["parts"]["blocks"]  # six frames: the sample is the whole
+    text = sunzip("compress", store, tmp_path / "a.lat", "--model", model, "--dry-run").stdout
+    assert "would hold about" in text
+    # An existing archive is in nobody's way here.
+    before = archive.read_bytes()
+    sunzip("compress", store, archive, "--model", model, "--dry-run")
+    assert archive.read_bytes() == before
+
+
+def test_force_replaces_an_archive(sunzip, model, store, tmp_path):
+    out = tmp_path / "a.lat"
+    out.write_bytes(b"")  # as mktemp leaves it
+    sunzip("compress", store, out, "--model", model, "--channels", "171A", "--force")
+    sunzip("compress", store, out, "--model", model, "--channels", "193A", "--force")
+    assert as_json(sunzip("info", out, "--json"))["channels"] == ["193A"]
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "layout"),
+    [
+        ("a.h5", None, "hdf5"),
+        ("a.zarr", None, "sdoml-v2"),
+        ("plain", None, "sdoml-v2"),
+        ("a", "sdoml-v1", "sdoml-v1"),
+        ("b", "fits", "fits"),
+    ],
+)
+def test_decompress_writes_each_layout(sunzip, archive, tmp_path, name, option, layout):
+    out = tmp_path / name
+    args = ["--layout", option] if option else []
+    found = as_json(sunzip("decompress", archive, out, *args, "--stop", "2012-03-01T00:24", "--json"))
+    assert found["layout"] == layout
+    assert found["frames"] == 2
+    assert os.listdir(tmp_path) == [name]
+    cube = join([open_source(str(out))]).read(0, 2)
+    with sunzip_package.open(archive) as sun:
+        expected = sun.cube(0, 2).to_scale(cube.scale)
+    np.testing.assert_array_equal(cube.data, expected.data)
+    assert cube.channels == expected.channels
+
+
+def test_decompress_selects_channels_and_replaces_when_forced(sunzip, archive, tmp_path):
+    out = tmp_path / "a.h5"
+    sunzip("decompress", archive, out)
+    text = sunzip("decompress", archive, out, "--channels", "Bz", "--force").stdout
+    assert "6 frames, 6 images of 32×32: Bz" in text
+    with h5py.File(out) as file:
+        assert file["cube"].shape == (6, 1, 32, 32)
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_info_counts_the_model_and_does_not(sunzip, archive, model):
+    found = as_json(sunzip("info", archive, "--json"))
+    size = archive.stat().st_size
+    model_bytes = sum(f.stat().st_size for f in model.iterdir())
+    assert found["model"] == found["model"] | {"name": "tiny", "bytes": model_bytes, "embedded": True}
+    assert sum(found["parts"].values()) == size
+    alone, whole = found["costs"]["without_model"], found["costs"]["with_model"]
+    assert alone["bytes"] == size - model_bytes
+    assert whole["bytes"] == size
+    samples = 72 * 32 * 32
+    assert whole["bits_per_sample"] == pytest.approx(8 * size / samples)
+    assert whole["ratio_float32"] == pytest.approx(4 * samples / size)
+    assert whole["bytes_per_frame"] == pytest.approx(size / 6)
+    assert whole["ratio_source"] == pytest.approx(found["source"]["stored_bytes"] / size)
+    assert found["costs"]["latent_bytes"] == 6 * 8 * 2 * 2 * 4
+    assert found["costs"]["latent_ratio"] == found["costs"]["latent_bytes"] / found["parts"]["blocks"]
+
+
+def test_info_is_readable(sunzip, archive, store):
+    text = sunzip("info", archive).stdout
+    for words in (
+        "tiny",
+        "embedded",
+        f"{store} (sdoml-v2)",
+        "2012-03-01 00:00 to 2012-03-01 01:00 UTC",
+        "6 of 32×32",
+        "without model  with model",
+        "bits per sample",
+        "latents: 768 B as float32",
+        "keywords",
+    ):
+        assert words in text
+    assert max(map(len, text.splitlines())) < 120 + len(str(store))
+
+
+def test_verify_says_that_a_whole_archive_is_whole(sunzip, archive):
+    assert "is whole" in sunzip("verify", archive).stdout
+    found = as_json(sunzip("verify", archive, "--json"))
+    assert found["ok"]
+    assert found["problems"] == []
+    assert found["frames"] == found["blocks"] == 6
+    assert found["bytes"] == archive.stat().st_size
+
+
+def test_evaluate_agrees_with_what_was_measured_at_encoding(sunzip, model, store, archive, tmp_path):
+    found = as_json(sunzip("evaluate", store, archive, "--json"))
+    assert found["images"] == 72
+    assert found["absent"] == 0
+    assert set(found["metrics"]) == {"paper", "strict"}
+    report = as_json(sunzip("compress", store, tmp_path / "a.lat", "--model", model, "--json"))
+    for name in NAMES:
+        assert found["metrics"]["paper"][name]["rmse"] == pytest.approx(
+            report["errors"][name]["rmse"], rel=1e-4
+        )
+    text = sunzip("evaluate", store, archive).stdout
+    assert text.count("171A") == 2
+    assert "as the paper counts" in text
+
+
+def test_show_draws_a_frame_of_an_archive_and_of_a_source(sunzip, archive, store, tmp_path, monkeypatch):
+    drawn = []
+
+    def note(rows, channels, title, target, *, times):
+        drawn.append((list(rows), channels, title, times))
+        target.write(b"\x89PNG\r\n\x1a\n")
+
+    monkeypatch.setattr("sunzip.quicklook.render", note)
+    out = tmp_path / "a.png"
+    sunzip("show", archive, out)
+    sunzip("show", archive, out, "--time", "2012-03-01T00:25", "--force")
+    sunzip("show", archive, out, "--frame", -1, "--source", store, "--force")
+    sunzip("show", store, out, "--frame", 1, "--force")
+    assert [labels for labels, *_ in drawn] == [
+        ["decoded"],
+        ["decoded"],
+        ["original", "decoded"],
+        ["original"],
+    ]
+    minutes = [str(times[2])[11:16] for *_, times in drawn]  # 171 Å is taken a third of a second later
+    assert minutes == ["00:00", "00:24", "01:00", "00:12"]
+    assert drawn[0][1] == NAMES
+    assert drawn[0][2].startswith("sun.lat")
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_show_writes_a_picture(sunzip, archive, tmp_path):
+    pytest.importorskip("sunpy", reason="pictures need the extra `plot`")
+    out = tmp_path / "a.png"
+    result = sunzip("show", archive, out)
+    assert result.stdout == ""
+    assert out.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert out.stat().st_size > 10_000
+
+
+def test_models_list_tells_which_is_the_default_and_which_is_damaged(sunzip, model, tmp_path, monkeypatch):
+    root = tmp_path / "models"
+    shutil.copytree(model, root / "tiny")
+    shutil.copytree(model, root / "broken")
+    (root / "broken" / weights.CONFIG).write_text("{}")
+    monkeypatch.setattr(weights, "_ROOTS", (root,))
+    monkeypatch.setattr(weights, "DEFAULT", "tiny")
+    broken, tiny = as_json(sunzip("models", "list", "--json"))["models"]
+    assert tiny["default"]
+    assert tiny["family"] == "hyperprior"
+    assert tiny["sha256"] == weights.read_folder(model).sha256
+    assert tiny["parameters"] > 1000
+    assert tiny["bytes"] == sum(f.stat().st_size for f in model.iterdir())
+    assert broken["name"] == "broken"
+    assert "fetch the model again" in broken["problem"]
+    text = sunzip("models", "list").stdout
+    assert re.search(rf"tiny +hyperprior .* {tiny['sha256'][:12]} +default\n", text)
+
+
+def test_no_model_is_said_in_words(sunzip, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_ROOTS", (tmp_path,))
+    assert sunzip("models", "list").stdout == "no model on this machine\n"
+    assert as_json(sunzip("models", "list", "--json")) == {"models": []}
+
+
+def test_version_names_formats_and_libraries(sunzip):
+    text = sunzip("--version").stdout
+    for words in (f"sunzip {sunzip_package.__version__}", "archive format", "numpy", "torch", "zarr"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], *([c] for c in ("compress", "decompress", "info", "verify", "evaluate", "show", "models", "synth"))],
+)
+def test_help_fits_a_terminal(sunzip, args):
+    text = sunzip(*args, "--help").stdout
+    assert text.startswith("Usage: sunzip")
+    assert max(map(len, text.splitlines())) <= 100

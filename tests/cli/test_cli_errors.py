@@ -1,0 +1,502 @@
+"""Bad input, bad targets, damage: one line that helps, the right exit code, nothing lost or half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+import sunzip as sunzip_package
+from sunzip import api, errors, weights
+from sunzip.sources.series import Series
+
+
+def digest(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- sources -------------------------------------------------------------------------------------------
+
+
+def v2_store(path: Path, data: np.ndarray) -> Path:
+    group = zarr.open_group(path, mode="w", zarr_format=2).create_group("2014")
+    array = group.create_array("171A", shape=data.shape, chunks=data.shape, dtype=data.dtype)
+    array[:] = data
+    array.attrs.put({"T_OBS": ["2014-01-01T00:00:00.34Z", "2014-01-01T00:12:00.34Z"]})
+    return path
+
+
+def missing(folder: Path) -> Path:
+    return folder / "nothing.zarr"
+
+
+def empty_store(folder: Path) -> Path:
+    zarr.open_group(folder / "a.zarr", mode="w", zarr_format=2)
+    return folder / "a.zarr"
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "a").mkdir()
+    return folder / "a"
+
+
+def wrong_dtype(folder: Path) -> Path:
+    return v2_store(folder / "a.zarr", np.ones((2, 16, 16), "i4"))
+
+
+def wrong_shape(folder: Path) -> Path:
+    return v2_store(folder / "a.zarr", np.ones((2, 16), "f4"))
+
+
+def too_small(folder: Path) -> Path:
+    return v2_store(folder / "a.zarr", np.ones((2, 8, 8), "f4"))
+
+
+def text_as_fits(folder: Path) -> Path:
+    (folder / "a.fits").write_text("SIMPLE = no\nand not FITS either")
+    return folder / "a.fits"
+
+
+def truncated_npz(folder: Path) -> Path:
+    file = folder / "AIA20140101_0000_0171.npz"
+    np.savez_compressed(file, x=np.random.default_rng(0).random((32, 32), np.float32))
+    file.write_bytes(file.read_bytes()[:700])
+    return file
+
+
+def text_as_hdf5(folder: Path) -> Path:
+    (folder / "a.h5").write_text("no")
+    return folder / "a.h5"
+
+
+def odd_hdf5(folder: Path) -> Path:
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["cube"] = np.ones((2, 8), "f4")
+    return folder / "a.h5"
+
+
+def other_file(folder: Path) -> Path:
+    (folder / "notes.txt").write_text("no")
+    return folder / "notes.txt"
+
+
+BAD = [
+    (missing, "nothing is there; check the path"),
+    (empty_store, "no SDOML v2 array found"),
+    (empty_folder, "the folder is empty"),
+    (wrong_dtype, "int32"),
+    (wrong_shape, "(2, 16)"),
+    (too_small, "smaller than the model's 16×16"),
+    (text_as_fits, "FITS"),
+    (truncated_npz, "AIA20140101_0000_0171.npz"),
+    (text_as_hdf5, "HDF5"),
+    (odd_hdf5, "cube"),
+    (other_file, "is no kind of file that is known here"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD, ids=[make.__name__ for make, _ in BAD])
+def test_a_bad_source_is_named_and_leaves_nothing(sunzip, model, tmp_path, make, words):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    source = make(tmp_path / "in")
+    line = sunzip("compress", source, tmp_path / "out" / "a.lat", "--model", model, code=1).stderr
+    assert words in line
+    if make is not too_small:  # there the images are at fault, not the file
+        assert str(source) in line
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("command", ["compress", "evaluate", "show"])
+def test_every_command_names_a_missing_source(sunzip, model, archive, tmp_path, command):
+    gone = tmp_path / "gone.zarr"
+    args = {
+        "compress": [gone, tmp_path / "a.lat", "--model", model],
+        "evaluate": [gone, archive],
+        "show": [gone, tmp_path / "a.png"],
+    }
+    assert f"{gone}: nothing is there" in sunzip(command, *args[command], code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--channels", "172A"], "unknown channel '172A'; the channels are 94A"),
+        (["--channels", ","], "no channel named"),
+        (["--start", "soon"], "start 'soon' is not a date; write 2014-01-31"),
+        (["--start", "2020"], "no image in the chosen times; it holds images from 2012-"),
+        (["--start", "2012-03-02", "--stop", "2012-03-01"], "is not before"),
+        (["--cadence", "5 parsec"], "write a number and a unit"),
+        (["--every", "7min"], "not a multiple of the cadence"),
+        (["--size", "100"], "cannot be averaged to 100×100"),
+        (["--hmi", "gone.zarr"], "gone.zarr"),
+    ],
+)
+def test_an_option_that_cannot_be_met_says_how_to_write_it(sunzip, model, store, tmp_path, args, words):
+    line = sunzip("compress", store, tmp_path / "a.lat", "--model", model, *args, code=1).stderr
+    assert words in line
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'; see sunzip --help"),
+        (["compress", "--frobnicate", "a", "b"], "'--frobnicate'"),
+        (["compress", "a.zarr"], "Missing argument 'SRC...'; see sunzip compress --help"),
+        (["compress", "a", "b", "--quality", "101"], "101 is not in the range"),
+        (["compress", "a", "b", "--block", "0"], "0 is not in the range"),
+        (["decompress", "a", "b", "--layout", "gif"], "'gif' is not one of 'sdoml-v2'"),
+        (["show", "a.lat", "b.png", "--time", "2012", "--frame", "1"], "exclude each other"),
+    ],
+)
+def test_usage_errors_are_one_line_too(sunzip, args, words):
+    assert words in sunzip(*args, code=2).stderr
+
+
+def test_without_a_command_there_is_help():
+    from click.testing import CliRunner
+
+    from sunzip.cli import program
+
+    result = CliRunner().invoke(program, [])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "compress" in result.stderr
+
+
+# --- targets -------------------------------------------------------------------------------------------
+
+
+def test_an_existing_target_is_never_touched(sunzip, model, store, archive, tmp_path):
+    shutil.copytree(store, tmp_path / "a.zarr")
+    for name in ("a.lat", "a.h5", "a.png"):
+        (tmp_path / name).write_bytes(b"years of work")
+    before = digest(tmp_path)
+    for args in (
+        ["compress", store, tmp_path / "a.lat", "--model", model],
+        ["compress", store, tmp_path / "a.lat", "--model", model, "--resume"],
+        ["compress", store, tmp_path / "a.zarr", "--model", model],
+        ["decompress", archive, tmp_path / "a.h5"],
+        ["decompress", archive, tmp_path / "a.zarr"],
+        ["show", archive, tmp_path / "a.png"],
+        ["synth", tmp_path / "a.zarr"],
+    ):
+        assert "exists; remove it, choose another name or use --force" in sunzip(*args, code=1).stderr
+    assert digest(tmp_path) == before
+
+
+def test_force_replaces_nothing_that_sunzip_would_not_write(sunzip, model, store, archive, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").write_text("years of work")
+    (home / "map.fits").write_text("")
+    (home / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\nyears of work")
+    (home / "a.png").write_text("no PNG")
+    os.symlink(home, tmp_path / "link")
+    before = digest(home)
+    for args in (
+        ["compress", store, home / "a.h5", "--model", model],
+        ["compress", store, home, "--model", model],
+        ["compress", store, "/dev/null", "--model", model],
+        ["decompress", archive, home],
+        ["decompress", archive, home / "thesis.tex"],
+        ["show", archive, home / "a.png"],
+    ):
+        assert "--force does not replace it" in sunzip(*args, "--force", code=1).stderr
+    assert digest(home) == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_source_is_never_the_target(sunzip, model, store, archive, tmp_path):
+    shutil.copy(archive, tmp_path / "a.lat")
+    shutil.copytree(store, tmp_path / "in" / "a.zarr")
+    os.symlink(tmp_path / "a.lat", tmp_path / "b.lat")
+    before = digest(tmp_path)
+    copy = tmp_path / "in" / "a.zarr"
+    for args in (
+        ["compress", copy, copy, "--model", model],
+        ["compress", store, copy, copy, "--model", model],
+        ["compress", store, copy, "--hmi", copy, "--model", model],
+        ["compress", copy, tmp_path / "in", "--model", model],
+        ["decompress", tmp_path / "b.lat", tmp_path / "a.lat"],
+        ["decompress", tmp_path / "a.lat", tmp_path],
+    ):
+        line = sunzip(*args, "--force", code=1).stderr
+        assert "source" in line
+        assert "name another target" in line
+    assert digest(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("gone/a.lat", "gone does not exist; create it first"),
+        ("file/a.lat", "file is no folder"),
+        ("s3://bucket/a.lat", "write here, then copy it there"),
+        ("-", "name a file"),
+        ("", "name a file"),
+        ("/proc/a.lat", "/proc/a.lat: cannot be written: "),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(sunzip, model, store, tmp_path, monkeypatch, target, words):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    assert words in sunzip("compress", store, target, "--model", model, code=1).stderr
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["decompress", "ARCHIVE", "/proc/a.h5"], "/proc/a.h5: cannot be written: "),
+        (["show", "ARCHIVE", "/proc/a.png"], "/proc/a.png: cannot be written: "),
+        (["show", "ARCHIVE", "a.pdf"], "name it *.png"),
+        (["synth", "a.h5"], "name it *.zarr"),
+        (["synth", "/proc/a.zarr", "--frames", "1", "--size", "16"], "/proc/a.zarr: cannot be written: "),
+    ],
+)
+def test_other_targets_are_refused_alike(sunzip, archive, args, words):
+    assert words in sunzip(*[archive if a == "ARCHIVE" else a for a in args], code=1).stderr
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, which looks as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_compress_that_cannot_write_on_keeps_what_is_done(sunzip, model, store, tmp_path):
+    out = tmp_path / "a.lat"
+    out.write_bytes(archive_bytes := b"PK an archive")
+    args = ["compress", store, out, "--model", model, "--force"]
+    with files_at_most(8000):  # enough for every object, not for the archive
+        line = sunzip(*args, code=1).stderr
+    assert f"{out}: cannot be written: File too large" in line
+    assert f"what is done is in {out}.partial, and the same command with --resume continues it" in line
+    assert out.read_bytes() == archive_bytes
+    sunzip(*args, "--resume")
+    assert sunzip("verify", out)
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr", "a.png"])
+def test_another_job_that_cannot_write_on_leaves_nothing(sunzip, archive, tmp_path, name):
+    command = "show" if name.endswith("png") else "decompress"
+    with files_at_most(4000):
+        line = sunzip(command, archive, tmp_path / name, code=1).stderr
+    assert f"{tmp_path / name}: cannot be written: File too large" in line
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own of 200 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk(sunzip, model, store, archive, small_disk):
+    full = {
+        "a.lat": ["compress", store, small_disk / "a.lat", "--model", model, "--embed-model"],
+        "a.h5": ["decompress", archive, small_disk / "a.h5"],
+        "a.zarr": ["synth", small_disk / "a.zarr", "--frames", "40", "--size", "32"],
+    }
+    for name, args in full.items():
+        line = sunzip(*args, code=1).stderr
+        assert f"{small_disk / name}: cannot be written: No space left on device" in line
+        assert not (small_disk / name).exists()
+        shutil.rmtree(small_disk / "a.lat.partial", ignore_errors=True)
+        assert os.listdir(small_disk) == []
+
+
+def test_a_read_only_disk(sunzip, model, store, archive, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for args in (
+        ["compress", store, small_disk / "a.lat", "--model", model],
+        ["decompress", archive, small_disk / "a.h5"],
+        ["show", archive, small_disk / "a.png"],
+    ):
+        assert f"{args[2]}: cannot be written: Read-only file system" in sunzip(*args, code=1).stderr
+
+
+# --- archives and models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "decompress", "show"])
+def test_what_is_no_archive_is_called_so(sunzip, tmp_path, command):
+    text = tmp_path / "a.lat"
+    text.write_text("no archive\n" * 100)
+    more = {"decompress": ["b.h5"], "show": ["b.png"]}.get(command, [])
+    assert f"{text}: not a sunzip archive" in sunzip(command, text, *more, code=1).stderr
+    assert "no such file" in sunzip(command, tmp_path / "gone.lat", *more, code=1).stderr
+    assert "is a directory" in sunzip(command, tmp_path, *more, code=1).stderr or command == "show"
+
+
+def test_verify_names_the_damaged_frame(sunzip, archive, tmp_path):
+    broken = tmp_path / "a.lat"
+    data = bytearray(archive.read_bytes())
+    with sunzip_package.open(archive) as sun:
+        block = sun.archive.block(2)
+    assert data.count(block) == 1
+    data[data.index(block) + len(block) - 3] ^= 1
+    broken.write_bytes(data)
+
+    result = sunzip("verify", broken, code=3)
+    assert result.stdout.startswith(f"{broken} is damaged\n")
+    assert "frame 2, 2012-03-01T00:24:00.000Z" in result.stdout
+    assert f"{broken}: is damaged in 1 place" in result.stderr
+    found = json.loads(sunzip("verify", broken, "--json", code=3).stdout)
+    assert not found["ok"]
+    assert [p["frames"] for p in found["problems"]] == [[2, 3]]
+
+    line = sunzip("decompress", broken, tmp_path / "a.h5", code=3).stderr
+    assert f"{broken}: frames " in line
+    assert os.listdir(tmp_path) == ["a.lat"]
+    # Info decodes nothing, and what it reads is whole.
+    sunzip("info", broken)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_archive_is_damaged_for_every_command(sunzip, archive, store, tmp_path, share):
+    broken = tmp_path / "a.lat"
+    data = archive.read_bytes()
+    broken.write_bytes(data[: int(share * len(data))])
+    for command, *more in (["info"], ["decompress", tmp_path / "a.h5"], ["show", tmp_path / "a.png"]):
+        assert str(broken) in sunzip(command, broken, *more, code=3).stderr
+    assert str(broken) in sunzip("evaluate", store, broken, code=3).stderr
+    found = json.loads(sunzip("verify", broken, "--json", code=3).stdout)
+    assert found["problems"][0]["object"] == "directory"
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
+def test_a_model_that_is_not_here(sunzip, model, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_ROOTS", (tmp_path,))
+    monkeypatch.setattr(weights, "_REGISTERED", {})
+    out = tmp_path / "a.lat"
+    line = sunzip("compress", store, out, code=4).stderr
+    assert f"no model '{weights.DEFAULT}' on this machine" in line
+    assert "no model 'nix'" in sunzip("compress", store, out, "--model", "nix", code=4).stderr
+    assert "no model there" in sunzip("compress", store, out, "--model", tmp_path, code=4).stderr
+    sunzip("compress", store, out, "--model", model)
+    sha = weights.read_folder(model).sha256
+    monkeypatch.setattr(weights, "_REGISTERED", {})
+    for args in (
+        ["decompress", out, tmp_path / "a.h5"],
+        ["show", out, tmp_path / "a.png"],
+        ["evaluate", store, out],
+    ):
+        assert sha[:12] in sunzip(*args, code=4).stderr
+    # What decodes nothing needs no model.
+    sunzip("info", out)
+    sunzip("verify", out)
+    sunzip("decompress", out, tmp_path / "a.h5", "--model", model)
+
+
+def test_show_names_what_it_has_not(sunzip, archive, store, tmp_path):
+    out = tmp_path / "a.png"
+    assert "has no frame 6; it has frames 0 to 5" in sunzip("show", archive, out, "--frame", 6, code=1).stderr
+    assert "has no frame -7" in sunzip("show", store, out, "--frame", -7, code=1).stderr
+    assert "--time 'noon' is not a date" in sunzip("show", archive, out, "--time", "noon", code=1).stderr
+    assert "is no archive" in sunzip("show", store, out, "--source", store, code=1).stderr
+    other = "synthetic:frames=2,size=32,start=2013-01-01"
+    assert "has no frame at 2012-03-01" in sunzip("show", archive, out, "--source", other, code=1).stderr
+    smaller = "synthetic:frames=6,size=16"
+    assert "16×16" in sunzip("show", archive, out, "--source", smaller, code=1).stderr
+    assert os.listdir(tmp_path) == []
+
+
+# --- what nobody expects -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            ValueError("deep\nin the\x1b[31m heart"),
+            1,
+            "error: internal: ValueError: deep in the�[31m heart; run again",
+        ),
+        (KeyError(), 1, "error: internal: KeyError; run again with --debug"),
+        (MemoryError(), 1, "error: the memory of this machine is not enough; take smaller images (--size)"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 TB"),
+            1,
+            "error: the memory of this machine",
+        ),
+        (OSError(28, "No space left on device", "x.tmp"), 1, "error: x.tmp: No space left on device\n"),
+        (errors.BoundNotMetError("193A: 6 %"), 5, "error: 193A: 6 %\n"),
+        (errors.UnsupportedError("a.lat: newer"), 3, "error: a.lat: newer\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_every_error_is_one_line(sunzip, model, store, tmp_path, monkeypatch, error, code, line):
+    def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "compress", fail)
+    result = sunzip("compress", store, tmp_path / "a.lat", "--model", model, code=code)
+    assert result.stderr.startswith(f"sunzip: {line}")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("args", [["--debug", "info"], ["info", "--debug"]])
+def test_debug_adds_the_traceback(tmp_path, args):
+    from click.testing import CliRunner
+
+    from sunzip.cli import program
+
+    result = CliRunner().invoke(program, [*args, str(tmp_path / "gone.lat")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback (most recent call last)")
+    assert result.stderr.endswith(f"sunzip: error: {tmp_path / 'gone.lat'}: no such file\n")
+
+
+def test_a_source_that_fails_late_leaves_what_is_done(sunzip, model, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "FRAMES_PER_SHARD", 2)
+    out = tmp_path / "a.lat"
+    args = ["compress", store, out, "--model", model]
+    read = Series.read
+
+    def flaky(self: Series, start: int, stop: int):
+        if stop > limit:
+            raise errors.InputError("the network is gone")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(Series, "read", flaky)
+    limit = 1
+    assert "--resume" not in sunzip(*args, code=1).stderr
+    assert os.listdir(tmp_path) == []
+    limit = 5
+    line = sunzip(*args, code=1).stderr
+    assert (
+        f"the network is gone; what is done is in {out}.partial, and the same command with --resume" in line
+    )
+    limit = 6
+    assert "continue it with --resume or begin again with --force" in sunzip(*args, code=1).stderr
+    sunzip(*args, "--resume")
+    sunzip("compress", store, tmp_path / "b.lat", "--model", model)
+    assert out.read_bytes() == (tmp_path / "b.lat").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.lat", "b.lat"]
