@@ -111,8 +111,9 @@ def export_sigma_vae(
     lowest = coded.min(axis=0)
     counts = [np.bincount(column - low) for column, low in zip(coded.T, lowest, strict=True)]
     tables = Tables.from_counts(counts, lowest)
+    # `ascontiguousarray` would make one dimension of none, and a scalar σ unreadable.
     arrays: dict[str, npt.NDArray[Any]] = {
-        f"network.{k}": np.ascontiguousarray(v.numpy()) for k, v in network.state_dict().items()
+        f"network.{k}": v.numpy().copy(order="C") for k, v in network.state_dict().items()
     }
     arrays["steps.step"] = steps
     arrays |= {f"tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
