@@ -30,6 +30,7 @@ def _hyperprior(name: str, seed: int) -> Model:
             network.hyper_analysis[-1].weight *= 20
             for layer in network.hyper_synthesis:
                 layer.weight *= 2
+            network.hyper_synthesis[-1].bias[8:] += 30  # the middle of the scale tables
     stabiliser = Stabiliser.for_channels(NAMES)
     stabiliser = Stabiliser(stabiliser.a, stabiliser.b, _SPREAD)
     return export_hyperprior(network.eval(), stabiliser, name, default_quality=50, notes={})
@@ -62,6 +63,8 @@ def sigma_model() -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = SigmaVAE(8).eval()
+        with torch.no_grad():
+            network.mean.weight *= 50
     stabiliser = Stabiliser.for_channels(NAMES)
     rng = np.random.default_rng(3)
     return export_sigma_vae(
