@@ -245,7 +245,7 @@ def test_changed_bytes_of_a_model_are_another_model(tiny_model: Model) -> None:
     raw = tiny_model.files[TENSORS]
     rng = np.random.default_rng(0)
     messages = []
-    for at in (*range(8), *rng.integers(8, 4000, 20), *rng.integers(4000, len(raw), 20)):
+    for at in (*range(8), *rng.integers(8, 4000, 12), *rng.integers(4000, len(raw), 6)):
         broken = bytearray(raw)
         broken[at] ^= 0xFF
         model = Model.from_files({CONFIG: tiny_model.files[CONFIG], TENSORS: bytes(broken)}, "here")
