@@ -8,12 +8,13 @@ import os
 import shutil
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,14 @@ from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, ShardTable, open
 from sunzip.channels import canonical, channel
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
-from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
+from sunzip.errors import (
+    DamagedError,
+    InputError,
+    ModelNotFoundError,
+    OutputError,
+    SunzipError,
+    UnsupportedError,
+)
 from sunzip.metrics import Accumulator, image_metrics
 from sunzip.normalize import NOISE, Stabiliser
 from sunzip.sinks import open_sink
@@ -276,7 +284,7 @@ def compress(
     pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
     coded = raw = done = 0
     with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer, _closing(pool):
-        written: Future[None] | None = None
+        written: _Task[None] | None = None
         try:
             todo = [s for s in range(writer.shards) if not writer.done(s)]
             stretches = [(s, a, b) for s in todo for a, b in _stretches(writer.frames_of(s), series, block)]
@@ -295,13 +303,14 @@ def compress(
                 if stop == writer.frames_of(shard).stop:
                     if written:
                         written.result()
-                    written = pool.submit(_write, writer, shard, parts)
+                    written = _Task(pool, _write, writer, shard, parts)
                     parts = []
             if written:
                 written.result()
         except (InputError, DamagedError):
             if written:
-                wait([written])
+                with suppress(SunzipError):
+                    written.result()
             # A source may be out of reach for a while, so that days of work stay; without a whole shard there
             # is nothing to stay.
             if not any(map(writer.done, range(writer.shards))):
@@ -385,13 +394,39 @@ def _stretches(frames: slice, series: Series, block: int) -> Iterator[tuple[int,
         yield begin, min(begin + step, frames.stop)
 
 
+class _Task(Generic[_T]):
+    """Work that another thread does.
+
+    Unlike a Future, it bears Ctrl-C while it is waited for: at the wrong moment that leaves a Future locked,
+    and the thread that wants to set its result waits for ever.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[..., _T], *args: Any) -> None:
+        self._box: SimpleQueue[tuple[_T, None] | tuple[None, BaseException]] = SimpleQueue()
+        pool.submit(self._run, work, args)
+
+    def _run(self, work: Callable[..., _T], args: tuple[Any, ...]) -> None:
+        try:
+            self._box.put((work(*args), None))
+        except BaseException as error:
+            self._box.put((None, error))
+
+    def result(self) -> _T:
+        """Wait for the work to be done, and return or raise what came of it; as often as asked."""
+        found = self._box.get()
+        self._box.put(found)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]
+
+
 def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[_T], work: Callable[[_T], Cube]) -> Iterator[Cube]:
     """Do one task ahead of the one that is asked for, so that reading overlaps with coding."""
-    following: Future[Cube] | None = None
+    following: _Task[Cube] | None = None
     for n in range(len(tasks)):
-        now = following or pool.submit(work, tasks[n])
+        now = following or _Task(pool, work, tasks[n])
         cube = now.result()
-        following = pool.submit(work, tasks[n + 1]) if n + 1 < len(tasks) else None
+        following = _Task(pool, work, tasks[n + 1]) if n + 1 < len(tasks) else None
         yield cube
 
 
@@ -821,14 +856,14 @@ def decompress(
             pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
             step = max(1, _STRETCH_PIXELS // pixels)
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
-                written: Future[None] | None = None
+                written: _Task[None] | None = None
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))
                 for a in range(frames.start, frames.stop, step):
                     cube = sun.cube(a, min(a + step, frames.stop), names)
                     if written:
                         written.result()
-                    written = pool.submit(sink.write, cube)
+                    written = _Task(pool, sink.write, cube)
                     raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
                     if progress:
                         done = a + len(cube)

@@ -98,8 +98,13 @@ _MEMORY = (
 
 def run(program: Program) -> NoReturn:
     """Run a program as the process's only purpose."""
-    try:
-        program.main()
-    finally:
-        # From here on Python only winds down; a second Ctrl-C should end that without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Where Ctrl-C is ignored, as in the background of a shell, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    program.main()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    # The first Ctrl-C winds up in order; a second one ends the process, whatever the first one waits for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
