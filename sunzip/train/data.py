@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES, channel
 from sunzip.cube import Cube, Scale
+from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 
 Float = npt.NDArray[np.float32]
+_Batch = tuple[Float, Float, Float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,13 @@ def examples(cube: Cube) -> Iterator[Example]:
 
 
 def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
-    """Return (12,) standard deviations of the stabilised channels, averaged over banks that hold them."""
+    """Return (12,) standard deviations of the stabilised channels, averaged over banks that hold them.
+
+    Raises
+    ------
+    InputError
+        If a channel is in no bank, or the same everywhere.
+    """
     per_bank = []
     for bank in banks:
         squares, counts = np.zeros(len(NAMES)), np.zeros(len(NAMES))
@@ -53,8 +62,14 @@ def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
             counts += finite.sum((1, 2))
         with np.errstate(invalid="ignore"):
             mean = sums / np.where(counts, counts, np.nan)
-            per_bank.append(np.sqrt(squares / np.where(counts, counts, np.nan) - mean**2))
-    width: Float = np.nanmean(per_bank, axis=0).astype(np.float32)
+            variance = squares / np.where(counts, counts, np.nan) - mean**2
+        per_bank.append(np.sqrt(np.maximum(variance, 0)))
+    known = np.isfinite(per_bank)
+    total = np.where(known, per_bank, 0).sum(axis=0)
+    if not (total > 0).all():
+        lacking = " ".join(np.array(NAMES)[~(total > 0)])
+        raise InputError(f"the examples show nothing of {lacking}; add frames that hold all channels")
+    width: Float = (total / known.sum(axis=0)).astype(np.float32)
     return width
 
 
@@ -106,7 +121,7 @@ def view(
 
 
 class Loader:
-    """Endless batches, made in a background thread while the network runs.
+    """Endless batches, made in a background thread while the network runs; each iteration begins anew.
 
     Parameters
     ----------
@@ -118,6 +133,11 @@ class Loader:
         Samples a batch at crop 192; smaller crops give more samples of about as many pixels.
     seed
         Batches are a function of it alone.
+
+    Raises
+    ------
+    InputError
+        If no example is large enough to cut from.
     """
 
     def __init__(
@@ -128,30 +148,32 @@ class Loader:
         batch: int,
         seed: int,
     ) -> None:
-        self.banks = [bank for _, bank in banks]
-        shares = np.array([share for share, _ in banks])
+        side = View().crop
+        used = [(share, bank) for share, bank in banks if share > 0 and bank]
+        if not any(min(e.pixels.shape[1:]) >= side for _, bank in used for e in bank):
+            raise InputError(f"no example has {side}×{side} pixels to cut from; give larger images")
+        self.banks = [bank for _, bank in used]
+        shares = np.array([share for share, _ in used])
         self.shares = shares / shares.sum()
         self.stabiliser = stabiliser
         self.batch = batch
-        self.rng = np.random.default_rng(seed)
-        self._queue: queue.Queue[tuple[Float, Float, Float]] = queue.Queue(4)
-        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self.seed = seed
 
-    def _sample(self) -> tuple[Float, Float, Float]:
+    def _sample(self, rng: np.random.Generator) -> _Batch:
         # One batch in six looks at the Sun from further away: 128² archives and small images.
-        small = self.rng.random() < 1 / 6
+        small = rng.random() < 1 / 6
         how = View(crop=128) if small else View()
         count = self.batch * 2 if small else self.batch
         images: list[Float] = []
         masks: list[npt.NDArray[np.bool_]] = []
         finite: list[npt.NDArray[np.bool_]] = []
         while len(images) < count:
-            bank = self.banks[self.rng.choice(len(self.banks), p=self.shares)]
-            example = bank[int(self.rng.integers(len(bank)))]
+            bank = self.banks[rng.choice(len(self.banks), p=self.shares)]
+            example = bank[int(rng.integers(len(bank)))]
             if min(example.pixels.shape[1:]) < how.crop:
                 continue
-            shrink = int(self.rng.choice([2, 4])) if small else 1
-            cut, present = view(example, how, shrink, self.rng)
+            shrink = int(rng.choice([2, 4])) if small else 1
+            cut, present = view(example, how, shrink, rng)
             y = self.stabiliser.forward(cut)
             ok = np.isfinite(y) & present[:, None, None]
             images.append(np.where(ok, y, np.float32(0)))
@@ -159,12 +181,32 @@ class Loader:
             finite.append(ok)
         return np.stack(images), np.stack(masks).astype(np.float32), np.stack(finite).astype(np.float32)
 
-    def _fill(self) -> None:
-        while True:
-            self._queue.put(self._sample())
-
-    def __iter__(self) -> Iterator[tuple[Float, Float, Float]]:
+    def __iter__(self) -> Iterator[_Batch]:
         """Yield images (N, C, Y, X), presence (N, C) and the pixels that count (N, C, Y, X), all float32."""
-        self._thread.start()
-        while True:
-            yield self._queue.get()
+        ready: queue.Queue[_Batch | Exception] = queue.Queue(4)
+        stop = threading.Event()
+
+        def fill() -> None:
+            rng = np.random.default_rng(self.seed)
+            while not stop.is_set():
+                try:
+                    ready.put(self._sample(rng))
+                except Exception as error:
+                    # Unheard, it would leave the training waiting for ever.
+                    ready.put(error)
+                    return
+
+        thread = threading.Thread(target=fill, daemon=True)
+        thread.start()
+        try:
+            while True:
+                batch = ready.get()
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            stop.set()
+            # It may be waiting for room.
+            while thread.is_alive():
+                with suppress(queue.Empty):
+                    ready.get(timeout=0.05)
