@@ -14,6 +14,7 @@ import inspect
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
@@ -205,6 +206,16 @@ def parameters(function: object) -> str:
         p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(function).parameters.values()
     ]
     return str(inspect.Signature(bare)).strip("()")
+
+
+def test_layers_of_the_architecture_page_are_those_of_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [
+        re.findall(r"sunzip\.(\w+)", la) for la in layers
+    ]
 
 
 def test_costs_of_the_codec_page_are_those_of_the_network() -> None:
