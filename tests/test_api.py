@@ -1,0 +1,697 @@
+"""The main jobs end to end: exact times and keywords, random access, resuming, errors that cost nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sunzip
+from sunzip import api
+from sunzip.archive import verify
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.cube import Cube, Scale
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
+from sunzip.metrics import image_metrics
+from sunzip.sinks import open_sink
+from sunzip.sources import open_source
+from sunzip.sources.series import Series, join
+from sunzip.sources.synthetic import Synthetic
+from sunzip.train.export import write
+from sunzip.weights import Model
+
+FRAMES, SIZE = 10, 32
+CHANNELS = ("171A", "304A", "Bz")
+START = np.datetime64("2014-01-01T00:00", "ms")
+
+
+def image(channel: str, row: int) -> np.ndarray:
+    """A made-up image; to render the synthetic Sun would take most of the time of these tests."""
+    rng = np.random.default_rng([row, len(channel), ord(channel[1])])
+    up, right = np.mgrid[:SIZE, :SIZE] / SIZE * 6
+    waves = np.sin(up + rng.uniform(0, 6)) * np.cos(right + rng.uniform(0, 6))
+    return (100 + 80 * waves + rng.normal(0, 5, (SIZE, SIZE))).astype(np.float32)
+
+
+class Patchy(Synthetic):
+    """Images with the times and keywords of the synthetic Sun, and holes.
+
+    One frame has no image, one image is missing, one has a missing pixel.
+    """
+
+    broken_row: int | None = None
+    reads = 0
+
+    def read(self, channel: str, row: int) -> np.ndarray:
+        self.reads += 1
+        if row == self.broken_row:
+            raise InputError(f"sun.zarr/{channel}: chunk {row} cannot be read")
+        pixels = image(channel, row)
+        if row == 3 or (row, channel) == (5, "304A"):
+            pixels[:] = np.nan
+        if (row, channel) == (6, "171A"):
+            pixels[4, 9] = np.nan
+        return pixels
+
+
+def patchy(frames: int = FRAMES, **options: object) -> Patchy:
+    return Patchy(frames=frames, size=SIZE, start=START, channels=CHANNELS, seed=7, **options)
+
+
+def series_of(source: Synthetic) -> Series:
+    return join([source])
+
+
+@pytest.fixture(scope="module")
+def series() -> Series:
+    return series_of(patchy())
+
+
+@pytest.fixture(scope="module")
+def original(series: Series) -> Cube:
+    return series.read(0, FRAMES)
+
+
+@pytest.fixture(scope="module")
+def lat(series: Series, tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of single frames without its model."""
+    path = tmp_path_factory.mktemp("api") / "sun.lat"
+    api.compress(series, path, model=tiny_model)
+    return path
+
+
+@pytest.fixture
+def sun(lat: Path, tiny_model: Model) -> api.Sun:
+    return sunzip.open(lat)
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch, frames: int = 4, pixels: int = 2 * 3 * SIZE * SIZE) -> None:
+    """Shards of a few frames, read and written two frames at a time."""
+    monkeypatch.setattr(api, "FRAMES_PER_SHARD", frames)
+    monkeypatch.setattr(api, "_STRETCH_PIXELS", pixels)
+
+
+# --- compressing -----------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_the_archive_holds(
+    series: Series, original: Cube, tiny_model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.lat"
+    seen: list[api.Progress] = []
+    report = api.compress(series, path, model=tiny_model, quality=70, progress=seen.append)
+    with sunzip.open(path) as sun:
+        assert report.coded_bytes == sum(len(sun.archive.block(b)) for b in range(FRAMES))
+        assert report.latent_bytes == 4 * 8 * 2 * 2 * (FRAMES - 1)  # one frame has no image
+        assert sun.archive.coding["latents_per_frame"] == 8 * 2 * 2
+    assert report.frames == FRAMES
+    assert report.images == 3 * FRAMES - 4 == original.valid.sum()
+    assert report.raw_bytes == report.images * SIZE * SIZE * 4
+    assert report.archive_bytes == path.stat().st_size
+    assert report.model_bytes == tiny_model.nbytes
+    assert (report.model, report.model_sha256, report.quality) == ("tiny", tiny_model.sha256, 70)
+    assert (report.first, report.last) == ("2014-01-01T00:00:00.000", "2014-01-01T01:48:00.000")
+    assert (report.channels, report.shape, report.dry_run) == (CHANNELS, (SIZE, SIZE), False)
+    assert report.alignment["odd"] == {"all-NaN frame": 4}
+    assert seen[0] == api.Progress(0, FRAMES, 0, 0)
+    assert seen[-1] == api.Progress(FRAMES, FRAMES, report.raw_bytes, report.coded_bytes)
+    assert verify(path).problems == []
+    assert json.loads(json.dumps(report.as_dict()))["images"] == report.images
+
+
+def test_errors_are_those_of_the_decoded_pixels(lat: Path, sun: api.Sun, original: Cube) -> None:
+    m = image_metrics(original.data, sun.read(0, FRAMES))
+    stats = sun.archive.stats
+    for name, values in (
+        ("err_rmse", m.rmse),
+        ("err_max", m.max_error),
+        ("err_ppe10", m.ppe10),
+        ("err_r", m.r),
+    ):
+        np.testing.assert_allclose(stats[name], values, rtol=1e-6)
+        np.testing.assert_array_equal(np.isnan(stats[name]), ~original.valid)
+
+
+def test_same_input_gives_same_bytes(series: Series, lat: Path, tiny_model: Model, tmp_path: Path) -> None:
+    api.compress(series_of(patchy()), tmp_path / "b.lat", model=tiny_model)
+    assert (tmp_path / "b.lat").read_bytes() == lat.read_bytes()
+
+
+def test_blocks_of_any_length_hold_the_same_pixels(
+    series: Series, sun: api.Sun, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, frames=7)
+    for block in (2, 5):
+        api.compress(series, tmp_path / f"{block}.lat", model=tiny_model, block=block)
+        with sunzip.open(tmp_path / f"{block}.lat") as other:
+            assert other.archive.frames_per_block == block
+            np.testing.assert_array_equal(other[:], sun[:])
+            np.testing.assert_array_equal(other[3:8:2, "Bz"], sun[3:8:2, "Bz"])
+            np.testing.assert_array_equal(other.latents[:], sun.latents[:])
+            assert other.archive.stats["err_rmse"].tobytes() == sun.archive.stats["err_rmse"].tobytes()
+    with pytest.raises(InputError, match="blocks of 8 frames; they can have 1 to 7"):
+        api.compress(series, tmp_path / "8.lat", model=tiny_model, block=8)
+
+
+def test_progress_never_goes_back(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    jobs: list[list[api.Progress]] = [[], [], []]
+    api.compress(series, tmp_path / "a.lat", model=tiny_model, progress=jobs[0].append)
+    api.decompress(lat, tmp_path / "a.h5", progress=jobs[1].append)
+    api.evaluate(series, lat, progress=jobs[2].append)
+    for seen in jobs:
+        assert len(seen) > 4
+        assert seen[0].done == 0
+        assert seen[-1].done == FRAMES
+        for a, b in itertools.pairwise(seen):
+            assert a.done < b.done
+            assert a.total == b.total == FRAMES
+            assert a.raw_bytes <= b.raw_bytes
+            assert a.coded_bytes <= b.coded_bytes
+    with sunzip.open(lat) as sun:
+        assert jobs[1][-1].coded_bytes == jobs[0][-1].coded_bytes == sun.archive.block_bytes.sum()
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_broken_run_is_resumed_to_the_same_bytes(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    small_shards(monkeypatch)
+    whole, broken = patchy(), patchy()
+    settings = {"model": tiny_model, "block": block, "embed_model": True}
+    api.compress(series_of(whole), tmp_path / "whole.lat", **settings)
+    broken.broken_row = 9  # in the last of three shards
+    with pytest.raises(InputError, match="chunk 9 cannot be read"):
+        api.compress(series_of(broken), tmp_path / "a.lat", **settings)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat.partial", "whole.lat"]
+    with pytest.raises(OutputError, match="--resume"):
+        api.compress(series_of(patchy()), tmp_path / "a.lat", **settings)
+    again = patchy()
+    seen: list[api.Progress] = []
+    api.compress(series_of(again), tmp_path / "a.lat", resume=True, progress=seen.append, **settings)
+    assert again.reads == 2 * len(CHANNELS)  # the last shard alone
+    assert [p.done for p in seen] == [8, 10]
+    assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "whole.lat"]
+
+
+def test_a_crash_while_writing_is_resumed_to_the_same_bytes(
+    series: Series, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    api.compress(series, tmp_path / "whole.lat", model=tiny_model)
+    write_shard = api.ArchiveWriter.write_shard
+
+    def full(self: object, shard: int, *rest: object) -> None:
+        if shard == 1:
+            raise OutputError("a.lat: cannot be written: No space left on device")
+        write_shard(self, shard, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api.ArchiveWriter, "write_shard", full)
+        with pytest.raises(OutputError, match="No space"):
+            api.compress(series, tmp_path / "a.lat", model=tiny_model)
+    assert not (tmp_path / "a.lat").exists()
+    api.compress(series, tmp_path / "a.lat", model=tiny_model, resume=True)
+    assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()
+
+
+def test_a_source_that_fails_at_once_leaves_nothing(tiny_model: Model, tmp_path: Path) -> None:
+    source = patchy()
+    source.broken_row = 0
+    with pytest.raises(InputError, match="chunk 0 cannot be read"):
+        api.compress(series_of(source), tmp_path / "a.lat", model=tiny_model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_with_other_settings_is_refused(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    source = patchy()
+    source.broken_row = 9
+    with pytest.raises(InputError):
+        api.compress(series_of(source), tmp_path / "a.lat", model=tiny_model)
+    for other in ({"quality": 3}, {"block": 2}):
+        with pytest.raises(OutputError, match="begin again with --force"):
+            api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, resume=True, **other)
+    api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, force=True, quality=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat"]
+
+
+def test_an_existing_target_is_touched_by_force_alone(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.lat"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists"):
+        api.compress(series, path, model=tiny_model)
+    source = patchy()
+    source.broken_row = 4
+    with pytest.raises(InputError):
+        api.compress(series_of(source), path, model=tiny_model, force=True)
+    assert path.read_bytes() == b"precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.lat"]
+    api.compress(series, path, model=tiny_model, force=True)
+    assert path.read_bytes() == lat.read_bytes()
+
+
+def test_a_dry_run_estimates_and_writes_nothing(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    estimate = api.compress(series, tmp_path / "a.lat", model=tiny_model, dry_run=True)
+    assert estimate.dry_run
+    assert list(tmp_path.iterdir()) == []
+    with sunzip.open(lat) as sun:
+        coded, images = int(sun.archive.block_bytes.sum()), int(sun.archive.valid.sum())
+    assert estimate.coded_bytes == pytest.approx(coded, rel=0.25)
+    assert estimate.images == pytest.approx(images, rel=0.25)
+    assert estimate.frames == FRAMES
+    assert estimate.seconds > 0
+    with_model = api.compress(series, tmp_path / "a.lat", model=tiny_model, dry_run=True, embed_model=True)
+    assert with_model.archive_bytes == estimate.archive_bytes + tiny_model.nbytes
+
+
+def test_models_are_given_by_folder_or_object(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    write(tiny_model, tmp_path / "model")
+    api.compress(series, tmp_path / "a.lat", model=tmp_path / "model")
+    assert (tmp_path / "a.lat").read_bytes() == lat.read_bytes()
+    with pytest.raises(ModelNotFoundError):
+        api.compress(series, tmp_path / "b.lat", model="nowhere")
+    with pytest.raises(InputError, match="quality"):
+        api.compress(series, tmp_path / "b.lat", model=tiny_model, quality=200)
+
+
+def test_no_source_and_small_images_are_refused(
+    tiny_model: Model, sigma_model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no source"):
+        api.compress([], tmp_path / "a.lat", model=tiny_model)
+    with pytest.raises(InputError, match="128×128"):
+        api.compress(series_of(patchy()), tmp_path / "a.lat", model=sigma_model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_series_are_opened_from_urls(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "a.h5", "hdf5", channels=CHANNELS, shape=(SIZE, SIZE)) as sink:
+        sink.write(series_of(patchy(6)).read(0, 6))
+    align = api.Alignment(every="24min", channels=("171A",), size=16)
+    opened = api.open_series([tmp_path / "a.h5"], align=align)
+    assert (len(opened), opened.channels, opened.shape) == (3, ("171A",), (16, 16))
+    assert len(api.open_series(str(tmp_path / "a.h5"))) == 5  # one frame had no image
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def test_cubes_are_the_sources_but_for_the_pixels(sun: api.Sun, original: Cube) -> None:
+    cube = sun.cube(0, FRAMES)
+    np.testing.assert_array_equal(cube.time, original.time)
+    np.testing.assert_array_equal(cube.t_obs, original.t_obs)
+    np.testing.assert_array_equal(cube.valid, original.valid)
+    np.testing.assert_array_equal(np.isnan(cube.data), np.isnan(original.data))
+    assert cube.headers == original.headers
+    assert cube.headers[0][0]["T_OBS"]
+    assert cube.channels == CHANNELS
+    assert cube.scale is Scale.MEAN
+    part = sun.cube(4, 7, ["Bz", "171A"])
+    assert part.channels == ("171A", "Bz")
+    np.testing.assert_array_equal(part.data, cube.data[4:7, [0, 2]])
+    assert part.headers == [[row[0], row[2]] for row in original.headers[4:7]]
+
+
+def test_pixels_are_the_codecs(sun: api.Sun, original: Cube, tiny_model: Model) -> None:
+    codec = Codec(tiny_model)
+    blocks = codec.encode(original.data, CHANNELS)
+    np.testing.assert_array_equal(sun[:], codec.decode(blocks, CHANNELS, (SIZE, SIZE)))
+
+
+INDEXES = [
+    (0, 0),
+    (-1, 9),
+    (np.int64(4), 4),
+    (slice(2, 5), slice(2, 5)),
+    (slice(None, None, 3), slice(None, None, 3)),
+    (slice(-3, None), slice(-3, None)),
+    (slice(1, -1, 4), slice(1, -1, 4)),
+    (slice(8, 2), slice(0, 0)),
+    (slice(5, 100), slice(5, 10)),
+    (slice(-100, 2), slice(0, 2)),
+    ("2014-01-01T00:24", 2),
+    ("2014-01-01T00:29", 2),
+    ("2014-01-01T00:31", 3),
+    ("1999-01-01", 0),
+    ("2030-01-01", 9),
+    (np.datetime64("2014-01-01T01:00"), 5),
+    (datetime(2014, 1, 1, 1, 0), 5),
+    (slice("2014-01-01T00:24", "2014-01-01T01:00"), slice(2, 5)),
+    (slice("2014-01-01T00:25", "2014-01-01T01:01"), slice(3, 6)),
+    (slice("2014-01-01", "2014-01-02", 2), slice(0, 10, 2)),
+    (slice(np.datetime64("2014-01-01T01:30"), None), slice(8, 10)),
+    (slice("2015-01-01", None), slice(0, 0)),
+    (slice(3, "2014-01-01T01:12"), slice(3, 6)),
+]
+
+
+@pytest.mark.parametrize(("index", "frames"), INDEXES)
+def test_frames_are_picked_by_number_and_time(sun: api.Sun, index: object, frames: int | slice) -> None:
+    everything = sun.read(0, FRAMES)
+    np.testing.assert_array_equal(sun[index], everything[frames])
+    np.testing.assert_array_equal(sun[index, "304A"], everything[:, 1][frames])
+    np.testing.assert_array_equal(sun.latents[index], sun.latents[:][frames])
+
+
+@pytest.mark.parametrize(
+    ("which", "rows"),
+    [
+        ("Bz", 2),
+        ("aia171", 0),
+        (["Bz", "171A"], [2, 0]),
+        (["304"], [1]),
+        (slice(1, None), slice(1, None)),
+        (slice(None, None, -1), slice(None, None, -1)),
+        (["171A", "171A"], [0, 0]),
+    ],
+)
+def test_channels_are_picked_in_the_order_asked_for(sun: api.Sun, which: object, rows: object) -> None:
+    everything = sun.read(0, FRAMES)
+    np.testing.assert_array_equal(sun[2:4, which], everything[2:4, rows])
+    np.testing.assert_array_equal(sun[0, which], everything[0, rows])
+
+
+STEPS = [slice(0, 5, -1), slice(0, 5, 0), slice(0, 5, "12min")]
+
+
+@pytest.mark.parametrize("index", [10, -11, (0, 1), (0, [0]), 1.5, None, [1, 2], (0, "171A", 3), *STEPS])
+def test_other_indexes_are_index_errors(sun: api.Sun, index: object) -> None:
+    with pytest.raises(IndexError):
+        sun[index]
+
+
+@pytest.mark.parametrize(
+    "index", ["noon", slice("noon", None), (0, "172A"), (0, "193A"), (0, ["Bz", "193A"])]
+)
+def test_unknown_times_and_channels_are_input_errors(sun: api.Sun, index: object) -> None:
+    with pytest.raises(InputError) as error:
+        sun[index]
+    assert "\n" not in str(error.value)
+
+
+def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    block = sun.archive.block
+    monkeypatch.setattr(sun.archive, "block", lambda b: read.append(b) or block(b))
+    sun[1:9:3]
+    assert read == [1, 4, 7]
+    read.clear()
+    sun.latents[::5]
+    assert read == [0, 5]
+
+
+def test_reading_outside_is_an_index_error(sun: api.Sun) -> None:
+    for start, stop in ((-1, 2), (0, 11), (5, 4)):
+        with pytest.raises(IndexError):
+            sun.read(start, stop)
+    assert sun.read(3, 3).shape == (0, 3, SIZE, SIZE)
+
+
+def test_latents_of_empty_frames_are_nan(sun: api.Sun) -> None:
+    latents = sun.latents[:]
+    assert latents.shape == sun.latents.shape == (FRAMES, 8, 2, 2)
+    assert np.isnan(latents).all((1, 2, 3)).tolist() == [t == 3 for t in range(FRAMES)]
+
+
+def test_an_open_archive_tells_about_itself_and_travels(sun: api.Sun, lat: Path, tiny_model: Model) -> None:
+    assert len(sun) == FRAMES
+    assert sun.shape == (FRAMES, 3, SIZE, SIZE)
+    assert "10 frames" in repr(sun)
+    assert "171A 304A Bz" in repr(sun)
+    pixels = sun[2]
+    assert len(pickle.dumps(sun)) < 1000  # no network comes along
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(sun))[2], pixels)
+    with sunzip.open(lat, model=tiny_model) as given:
+        again = pickle.loads(pickle.dumps(given))
+    np.testing.assert_array_equal(again[2], pixels)
+
+
+def test_importing_and_opening_load_no_torch(lat: Path) -> None:
+    code = (
+        "import sys, sunzip; assert not [m for m in ('numpy', 'torch') if m in sys.modules];"
+        "sun = sunzip.open(sys.argv[1]); sun.cube; sun.archive.stats; repr(sun);"
+        "print([m for m in ('torch', 'matplotlib', 'sunpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(lat)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+def test_an_embedded_model_is_enough(
+    series: Series, sun: api.Sun, tiny_model: Model, tmp_path: Path, nothing_registered: None
+) -> None:
+    path = tmp_path / "a.lat"
+    api.compress(series, path, model=tiny_model, embed_model=True)
+    assert path.stat().st_size > tiny_model.nbytes
+    code = "import sys, sunzip; import numpy as np; np.save(sys.argv[2], sunzip.open(sys.argv[1])[4:6])"
+    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "out.npy")], check=True)
+    found = np.load(tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(series.read(4, 6).data))
+    with sunzip.open(path, model=tiny_model) as here:
+        # Another process may run with other threads, which may sum in another order.
+        np.testing.assert_allclose(found, here[4:6], rtol=1e-3, atol=0.1)
+
+
+def test_a_missing_model_is_named(
+    lat: Path, tiny_model: Model, tmp_path: Path, nothing_registered: None
+) -> None:
+    with sunzip.open(lat) as sun:
+        assert sun.archive.valid.any()  # all but pixels and latents is there
+        for ask in (lambda: sun[0], lambda: sun.latents[0]):
+            with pytest.raises(
+                ModelNotFoundError, match=rf"sun\.lat: was coded with model tiny: .*{tiny_model.sha256[:12]}"
+            ):
+                ask()
+    with pytest.raises(ModelNotFoundError):
+        api.decompress(lat, tmp_path / "a.h5")
+    assert list(tmp_path.iterdir()) == []
+    write(tiny_model, tmp_path / "model")
+    with sunzip.open(lat, model=tmp_path / "model") as sun:
+        assert np.isfinite(sun[0]).all()
+
+
+def test_another_model_is_refused(lat: Path, other_model: Model) -> None:
+    with sunzip.open(lat, model=other_model) as sun, pytest.raises(DamagedError, match="not with other"):
+        sun[0]
+
+
+def test_archives_of_one_model_share_its_network(lat: Path, tiny_model: Model) -> None:
+    with sunzip.open(lat) as one, sunzip.open(lat) as two:
+        assert one.codec.family is two.codec.family
+
+
+def test_damage_names_file_and_frames(series: Series, tiny_model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "a.lat"
+    api.compress(series, path, model=tiny_model)
+    with sunzip.open(path) as sun:
+        at = path.read_bytes().index(sun.archive.block(4))
+    with path.open("r+b") as f:
+        f.seek(at + 30)
+        f.write(b"\xff\xfe")
+    with sunzip.open(path) as sun:
+        assert np.isfinite(sun[0]).all()
+        for ask in (lambda: sun[3:6], lambda: sun.latents[3:6]):
+            with pytest.raises(DamagedError, match=r"a\.lat: frames 3 to 5: block: its checksum"):
+                ask()
+
+
+# --- decompressing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("sdoml-v2", "a.zarr"), ("sdoml-v1", "tree"), ("hdf5", "a.h5"), ("fits", "files")]
+)
+def test_every_layout_reads_back(sun: api.Sun, lat: Path, tmp_path: Path, layout: str, name: str) -> None:
+    out = tmp_path / name
+    report = api.decompress(lat, out, layout=layout)
+    assert (report.layout, report.frames, report.images) == (layout, FRAMES, 3 * FRAMES - 4)
+    assert report.raw_bytes == report.images * SIZE * SIZE * 4
+    decoded = sun.cube(0, FRAMES)
+    source = open_source(str(out))
+    assert source.layout == layout
+    there = np.flatnonzero(decoded.valid.any(1))
+    back = join([source]).read(0, len(there))
+    # SDOML v1 keeps minutes alone, so that its frames stand on the grid.
+    np.testing.assert_array_equal(back.time, decoded.time[there])
+    np.testing.assert_array_equal(back.valid, decoded.valid[there])
+    np.testing.assert_array_equal(back.to_scale(Scale.MEAN).data, decoded.data[there])
+    if layout != "sdoml-v1":
+        np.testing.assert_array_equal(back.t_obs, decoded.t_obs[there])
+        for row, kept in zip(back.headers, (decoded.headers[t] for t in there), strict=True):
+            for header, expected in zip(row, kept, strict=True):
+                assert {k: header[k] for k in expected if k in header or layout != "fits"} == {
+                    k: v for k, v in expected.items() if k in header or layout != "fits"
+                }
+
+
+def test_sums_stay_sums_from_end_to_end(
+    original: Cube, sun: api.Sun, tiny_model: Model, tmp_path: Path
+) -> None:
+    with open_sink(tmp_path / "v1", "sdoml-v1", channels=CHANNELS, shape=(SIZE, SIZE)) as sink:
+        sink.write(original)
+    api.compress(str(tmp_path / "v1"), tmp_path / "a.lat", model=tiny_model)
+    with sunzip.open(tmp_path / "a.lat") as sums:
+        assert sums.scale is Scale.SUM
+        there = original.valid.any(1)
+        # ×4 and back is exact, so that the blocks are those of the means.
+        blocks = [sums.archive.block(b) for b in range(len(sums))]
+        assert blocks == [sun.archive.block(int(b)) for b in np.flatnonzero(there)]
+        np.testing.assert_array_equal(sums[:], sun.cube(0, FRAMES).to_scale(Scale.SUM).data[there])
+    assert api.decompress(tmp_path / "a.lat", tmp_path / "back").layout == "sdoml-v1"
+    api.decompress(tmp_path / "a.lat", tmp_path / "back.h5")
+    assert open_source(str(tmp_path / "back.h5")).scale is Scale.SUM
+
+
+def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path) -> None:
+    report = api.decompress(
+        lat, tmp_path / "a.h5", start="2014-01-01T00:24", stop="2014-01-01T01:24", channels=["Bz", "171A"]
+    )
+    assert (report.frames, report.channels) == (5, ("171A", "Bz"))
+    assert report.layout == "hdf5"
+    cube = join([open_source(str(tmp_path / "a.h5"))]).read(0, 4)
+    np.testing.assert_array_equal(cube.data[0], sun[2, ["171A", "Bz"]])
+    with pytest.raises(InputError, match="no frame from 2015-01-01 to its end"):
+        api.decompress(lat, tmp_path / "b.h5", start="2015-01-01")
+    with pytest.raises(InputError, match="has no 193A"):
+        api.decompress(lat, tmp_path / "b.h5", channels=["193A"])
+    with pytest.raises(OutputError, match="unknown layout"):
+        api.decompress(lat, tmp_path / "b.h5", layout="png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5"]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_target_is_replaced_by_force_alone_and_only_by_success(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slash: str
+) -> None:
+    out = f"{tmp_path / 'a.zarr'}{slash}"
+    api.decompress(lat, out, channels=["Bz"])
+    with pytest.raises(OutputError, match="exists"):
+        api.decompress(lat, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(api.Sun, "cube", lambda *_: (_ for _ in ()).throw(DamagedError("broken")))
+        with pytest.raises(DamagedError):
+            api.decompress(lat, out, force=True)
+    assert open_source(out).channels == ("Bz",)
+    api.decompress(lat, out, force=True)
+    assert open_source(out).channels == CHANNELS
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_what_lies_aside_from_an_earlier_run_is_not_destroyed(lat: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"old")
+    (tmp_path / "a.h5.new").write_bytes(b"half")
+    with pytest.raises(OutputError, match=r"a\.h5\.new: is in the way"):
+        api.decompress(lat, tmp_path / "a.h5", force=True)
+    assert (tmp_path / "a.h5").read_bytes() == b"old"
+    assert (tmp_path / "a.h5.new").read_bytes() == b"half"
+
+
+# --- evaluating ------------------------------------------------------------------------------------------
+
+
+def test_evaluation_is_that_of_the_pixels_and_of_the_statistics(
+    series: Series, lat: Path, sun: api.Sun, original: Cube
+) -> None:
+    report = api.evaluate(series, lat)
+    decoded = sun.read(0, FRAMES)
+    stats = sun.archive.stats
+    for c, name in enumerate(CHANNELS):
+        there = original.valid[:, c]
+        x, y = original.data[there, c].astype(float), decoded[there, c].astype(float)
+        known = np.isfinite(x)
+        error = np.where(known, np.abs(x - y), 0)
+        per_image = known.sum((1, 2))
+        paper = report.metrics["paper"][name]
+        assert paper["images"] == there.sum()
+        assert paper["rmse"] == pytest.approx(np.sqrt((error**2).sum((1, 2)) / per_image).mean())
+        assert paper["max_error"] == pytest.approx(error.max())
+        ppe10 = (known & (error < 0.1 * np.abs(x))).sum((1, 2)) / per_image
+        assert paper["ppe10"] == pytest.approx(ppe10.mean())
+        r = [np.corrcoef(a[k], b[k])[0, 1] for a, b, k in zip(x, y, known, strict=True)]
+        assert paper["r"] == pytest.approx(np.mean(r))
+        for key in ("rmse", "ppe10", "r"):
+            assert paper[key] == pytest.approx(float(np.nanmean(stats[f"err_{key}"][:, c])), rel=1e-5)
+        assert paper["max_error"] == pytest.approx(float(np.nanmax(stats["err_max"][:, c])), rel=1e-6)
+        assert paper["rmse_sigma"] > 0
+    pixels = original.valid.sum() * SIZE * SIZE
+    assert (report.frames, report.images, report.absent) == (FRAMES - 1, original.valid.sum(), 0)
+    assert report.bits_per_sample == pytest.approx(8 * sun.archive.block_bytes.sum() / pixels)
+    assert report.ratio == pytest.approx(4 * pixels / lat.stat().st_size)
+
+
+def test_evaluation_counts_what_only_one_side_has(lat: Path, original: Cube) -> None:
+    fewer = join([patchy()], stop="2014-01-01T01:00")
+    report = api.evaluate(fewer, lat)
+    assert report.images == original.valid[:5].sum()
+    assert report.absent == original.valid[5:].sum()
+    more = api.evaluate(series_of(patchy(14)), lat)
+    assert (more.images, more.absent) == (original.valid.sum(), 4 * 3)
+
+
+def test_sources_that_are_not_the_archives_are_refused(lat: Path, tmp_path: Path) -> None:
+    for other, reason in (
+        (join([Synthetic(frames=3, size=32, start=START)]), "name the archive's own source"),
+        (join([Synthetic(frames=3, size=48, start=START, channels=CHANNELS)]), "48×48"),
+        (join([Synthetic(frames=3, size=32, start="2001-01-01", channels=CHANNELS)]), "no image in common"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            api.evaluate(other, lat)
+
+
+def test_the_source_is_aligned_as_it_was(
+    original: Cube, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_sink(tmp_path / "a.h5", "hdf5", channels=CHANNELS, shape=(SIZE, SIZE)) as sink:
+        sink.write(original)
+    align = api.Alignment(every="24min", size=16, channels=("171A", "Bz"), start="2014-01-01T00:12")
+    api.compress(tmp_path / "a.h5", tmp_path / "a.lat", model=tiny_model, align=align)
+    report = api.evaluate(tmp_path / "a.h5", tmp_path / "a.lat")
+    # Frames 1, 3, 5, 7 and 9, of which 3 has no image; an image of 304 Å is not asked for.
+    assert (report.images, report.absent) == (8, 0)
+    for strange in ({"cadence": 5}, {"more": 1}, 7, {"size": "16"}, {"channels": "all", "missing": ["mask"]}):
+        with sunzip.open(tmp_path / "a.lat") as sun:
+            monkeypatch.setattr(sun.archive, "coding", {"align": strange})
+            with pytest.raises(DamagedError, match="alignment settings"):
+                api.source_of(sun, str(tmp_path / "a.h5"))
+
+
+def test_all_twelve_channels_and_rectangles(
+    tiny_model: Model, frames_of: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    data = frames_of(3, 12, 40, 24)
+    time = START + np.arange(3) * np.timedelta64(12, "m")
+    t_obs = np.repeat(time[:, None], 12, 1)
+    cube = Cube(
+        data, NAMES, time, t_obs, np.ones((3, 12), bool), [[{"K": i} for i in range(12)]] * 3, Scale.MEAN
+    )
+    with open_sink(tmp_path / "a.h5", "hdf5", channels=NAMES, shape=(40, 24)) as sink:
+        sink.write(cube)
+    api.compress(tmp_path / "a.h5", tmp_path / "a.lat", model=tiny_model)
+    with sunzip.open(tmp_path / "a.lat") as sun:
+        assert sun.shape == (3, 12, 40, 24)
+        assert np.isfinite(sun[:]).all()
+        assert sun.cube(0, 3).headers == cube.headers
+    assert api.evaluate(tmp_path / "a.h5", tmp_path / "a.lat").images == 36
