@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,13 @@ STRIDE, HYPER_STRIDE = 16, 4
 
 _MAX_WIDTH = 1024
 _WIDTHS = ("channels", "wide", "deep", "latents", "hyper", "hyper_wide")
+
+
+class Coded(NamedTuple):
+    """Symbols, int32, and of each the number of its table; arrays of one shape."""
+
+    symbols: npt.NDArray[np.int32]
+    tables: npt.NDArray[np.int64]
 
 
 class HyperpriorFamily(Family):
@@ -131,14 +138,19 @@ class HyperpriorFamily(Family):
         shape = (self.hyper, -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE))
         return np.broadcast_to(np.arange(self.hyper)[:, None, None], shape)
 
-    def encode(self, latents: Latents, quality: int) -> bytes:
-        """See `Family.encode`."""
+    def quantise(self, latents: Latents, quality: int) -> tuple[Coded, Coded]:
+        """Round one frame's latents: the hyper-latents, then the latents' distances from their means."""
         h, w = latents.main.shape[1:]
         side = symbols(latents.side)
         mean, index = self._predict(side, h, w, quality)
+        return Coded(side, self._side_index(h, w)), Coded(symbols(latents.main - mean), index)
+
+    def encode(self, latents: Latents, quality: int) -> bytes:
+        """See `Family.encode`."""
+        side, main = self.quantise(latents, quality)
         encoder = Encoder()
-        encoder.push(side, self._side_index(h, w), self.side_tables)
-        encoder.push(symbols(latents.main - mean), index, self.main_tables)
+        encoder.push(side.symbols, side.tables, self.side_tables)
+        encoder.push(main.symbols, main.tables, self.main_tables)
         return encoder.finish()
 
     def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:

@@ -223,7 +223,11 @@ class Tables:
 
     @classmethod
     def gaussian(
-        cls, scales: Sequence[float] | npt.NDArray[np.floating], *, escape: float = 2.0**-16
+        cls,
+        scales: Sequence[float] | npt.NDArray[np.floating],
+        *,
+        escape: float = 2.0**-16,
+        reach: int = 0,
     ) -> Tables:
         """Tables of zero-mean Gaussians integrated over the unit intervals around the integers.
 
@@ -236,6 +240,8 @@ class Tables:
             outside (4.3 standard deviations each side at 2**-16). Networks err in rare symbols far outside
             more often than a Gaussian would have it: at 2**-16 such a symbol costs some 24 bits, while all
             others together pay 1 bit per 45,000 symbols for the reserve.
+        reach
+            Least number of symbols on each side of zero, however narrow the Gaussian.
 
         Raises
         ------
@@ -248,7 +254,7 @@ class Tables:
         for scale in np.asarray(scales, np.float64).tolist():
             if not 0 < scale < MAX_LENGTH:
                 raise ValueError(f"no table for a Gaussian of scale {scale}")
-            half = math.ceil(-float(ndtri(escape / 2)) * scale - 0.5)
+            half = max(math.ceil(-float(ndtri(escape / 2)) * scale - 0.5), reach)
             distance = np.abs(np.arange(-half, half + 1, dtype=np.float64))
             # Differences in the lower tail keep their relative accuracy; in the upper one they cancel.
             rows.append(ndtr((0.5 - distance) / scale) - ndtr((-0.5 - distance) / scale))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
-from sunzip.codec.family import symbols
-from sunzip.entropy.tables import Tables
+from sunzip.codec.family import Float, symbols
+from sunzip.codec.hyperprior import HyperpriorFamily
+from sunzip.entropy.tables import PRECISION, Tables
 from sunzip.nn.hyperprior import Hyperprior, scale_table
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
@@ -60,7 +61,7 @@ def export_hyperprior(
     for prefix, part in (
         ("hyper_synthesis", network.export_hyper_synthesis().to_arrays()),
         ("side_tables", side.to_arrays()),
-        ("main_tables", Tables.gaussian(scale_table()).to_arrays()),
+        ("main_tables", Tables.gaussian(scale_table(), reach=2).to_arrays()),
     ):
         arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in part.items()}
     config = {
@@ -74,6 +75,64 @@ def export_hyperprior(
         "training": dict(notes),
     }
     return _model(config, arrays)
+
+
+def fit_tables(model: Model, batches: Iterable[tuple[Float, Float]], qualities: Sequence[int]) -> Model:
+    """Replace a hyperprior model's entropy tables by those that its symbols on training frames ask for.
+
+    The Gaussians that training assumes are a little off: real latents have heavier tails. A table's counts
+    are smoothed towards what it was, so that one that is rarely used stays as it is.
+
+    Parameters
+    ----------
+    model
+        What `export_hyperprior` returned.
+    batches
+        Stabilised images (N, 12, Y, X) and presence (N, 12), float32.
+    qualities
+        Each batch is coded at all of them.
+
+    Returns
+    -------
+    Model
+        With the same networks.
+    """
+    family = HyperpriorFamily(model)
+    fitted = (_Histogram(family.side_tables), _Histogram(family.main_tables))
+    for images, present in batches:
+        for quality in qualities:
+            for latents in family.analyse(images, present, quality):
+                for histogram, coded in zip(fitted, family.quantise(latents, quality), strict=True):
+                    histogram.add(coded.symbols.ravel(), coded.tables.ravel())
+    arrays = load(model.files[TENSORS])
+    for prefix, histogram in zip(("side_tables", "main_tables"), fitted, strict=True):
+        arrays |= {
+            f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()
+        }
+    return _model(model.config, arrays)
+
+
+class _Histogram:
+    """Counts the entries of tables, escapes included."""
+
+    #: What the old table weighs, in symbols.
+    _PRIOR = 300.0
+
+    def __init__(self, tables: Tables) -> None:
+        self._old = tables
+        self._counts = np.zeros(tables.frequencies.size, np.int64)
+
+    def add(self, found: npt.NDArray[np.int32], index: npt.NDArray[np.int64]) -> None:
+        entries, _ = self._old.entries(found, index)
+        self._counts += np.bincount(self._old.offsets[index] + entries, minlength=self._counts.size)
+
+    def tables(self) -> Tables:
+        rows = []
+        for begin, length in zip(self._old.offsets, self._old.length, strict=True):
+            cut = slice(begin, begin + length)
+            old = self._old.frequencies[cut] / 2.0**PRECISION
+            rows.append(self._counts[cut] + self._PRIOR * old)
+        return Tables.from_probabilities([r[:-1] for r in rows], self._old.lowest, [r[-1] for r in rows])
 
 
 def export_sigma_vae(

@@ -1,18 +1,20 @@
-"""Train the default model, hyperprior-12, on the synthetic Sun and the real frames before the dates below.
+"""Make the default model, hyperprior-12, from the synthetic Sun and the real frames before the dates below.
 
-Run as ``python scripts/train_default.py --real ../shared/data/real --out runs/default --minutes 65``; then
-``python scripts/export_default.py`` turns the run into ``models/hyperprior-12``.
+Run as ``python -m scripts.default_model train --real REAL --run runs/default --minutes 52``, then
+``python -m scripts.default_model export --real REAL --run runs/default --out models/hyperprior-12``;
+REAL is the folder with the real data.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.channels import NAMES
@@ -22,6 +24,7 @@ from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
 from sunzip.train.data import Example, Loader, examples, spread
+from sunzip.train.export import export_hyperprior, fit_tables, write
 from sunzip.train.loop import Recipe, principal_components, rate_distortion, train
 
 log = logging.getLogger("train")
@@ -53,30 +56,48 @@ def synthetic_bank(count: int, seed: int) -> list[Example]:
     return out
 
 
-@click.command()
-@click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--minutes", default=65.0)
-@click.option("--synthetic", "count", default=240)
-@click.option("--seed", default=0)
-def main(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
-    """Train and keep the averaged weights in OUT."""
-    out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", handlers=[logging.FileHandler(out / "log.txt")]
-    )
-    wrap_real(real, out / "inputs")
+#: Which share of the training samples comes from which group of examples.
+SHARES = {"2024": 0.3, "193A": 0.1, "171A": 0.05, "Bz": 0.07, "synthetic": 0.48}
+
+
+def training_banks(real: Path, run: Path, count: int, seed: int) -> dict[str, list[Example]]:
+    """Read the real frames that may be shown, and render `count` synthetic ones."""
+    wrap_real(real, run / "inputs")
     v2 = str(real / "sdomlv2_real.zarr")
     cut = {
         "2024": join([open_source(v2)], start="2024-01-01"),
         "193A": join([open_source(v2)], stop=HELD_OUT["193A 2017"]),
-        "171A": join([open_source(str(out / "inputs/aia171_hourly.h5"))], stop=HELD_OUT["171A hourly"]),
-        "Bz": join([open_source(str(out / "inputs/hmi_los.h5"))], stop=HELD_OUT["HMI line of sight"]),
+        "171A": join([open_source(str(run / "inputs/aia171_hourly.h5"))], stop=HELD_OUT["171A hourly"]),
+        "Bz": join([open_source(str(run / "inputs/hmi_los.h5"))], stop=HELD_OUT["HMI line of sight"]),
     }
     banks = {name: bank(series) for name, series in cut.items()}
-    banks["synthetic"] = synthetic_bank(count, seed)
+    return {**banks, "synthetic": synthetic_bank(count, seed)}
+
+
+def groups(banks: dict[str, list[Example]]) -> list[tuple[float, list[Example]]]:
+    """Return the banks as a loader takes them."""
+    return [(SHARES[name], bank) for name, bank in banks.items()]
+
+
+@click.group()
+def main() -> None:
+    """Make the default model."""
+
+
+@main.command("train")
+@click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--run", "out", type=click.Path(path_type=Path), required=True)
+@click.option("--minutes", default=52.0)
+@click.option("--synthetic", "count", default=240)
+@click.option("--seed", default=0)
+def train_command(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
+    """Train and keep the averaged weights in the run's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", handlers=[logging.FileHandler(out / "log.txt")]
+    )
+    banks = training_banks(real, out, count, seed)
     log.info("examples %s", {name: len(b) for name, b in banks.items()})
-    shares = {"2024": 0.3, "193A": 0.1, "171A": 0.05, "Bz": 0.07, "synthetic": 0.48}
 
     units = Stabiliser.for_channels(NAMES)
     width = spread([banks["2024"], banks["193A"], banks["synthetic"]], units)
@@ -85,7 +106,9 @@ def main(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
     log.info("spread %s", dict(zip(NAMES, width.round(2).tolist(), strict=True)))
 
     held = {
-        "193A": bank(join([open_source(v2)], start="2017-01-20", stop="2017-01-22"))[0],
+        "193A": bank(
+            join([open_source(str(real / "sdomlv2_real.zarr"))], start="2017-01-20", stop="2017-01-22")
+        )[0],
         "synthetic": synthetic_bank(1, 10_000 + seed)[0],
     }
 
@@ -114,17 +137,42 @@ def main(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
 
     torch.manual_seed(seed)
     model = Hyperprior()
-    groups = [(shares[k], banks[k]) for k in shares]
-    model.begin_as(
-        *principal_components(Loader(groups, stabiliser, batch=4, seed=seed + 1), model.shape["latents"], 120)
-    )
+    first = Loader(groups(banks), stabiliser, batch=4, seed=seed + 1)
+    model.begin_as(*principal_components(first, model.shape["latents"], 120))
     validate(model, -1)
-    loader = Loader(groups, stabiliser, batch=3, seed=seed)
+    loader = Loader(groups(banks), stabiliser, batch=3, seed=seed)
     recipe = Recipe(minutes=minutes, seed=seed)
     model = train(model, loader, recipe, validate=validate, save=save)
     save(model)
     validate(model, 0)
     log.info("done")
+
+
+@main.command("export")
+@click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--run", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--quality", default=50, help="The model's default quality.")
+@click.option("--batches", default=80, help="Batches of training views that the tables are fitted to.")
+def export_command(real: Path, run: Path, out: Path, quality: int, batches: int) -> None:
+    """Turn a run into a model: integers, half-precision weights, fitted tables."""
+    state = load_file(run / "average.safetensors")
+    stabiliser = Stabiliser(*(state.pop(f"stabiliser.{k}").numpy() for k in ("a", "b", "spread")))
+    network = Hyperprior()
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    lines = (run / "log.txt").read_text().splitlines()
+    notes = {
+        "recipe": next(line for line in lines if " recipe " in line).split(" recipe ", 1)[1],
+        "steps": max(int(line.split(" step ")[1].split(",")[0]) for line in lines if " step " in line),
+        "examples": next(line for line in lines if " examples " in line).split(" examples ", 1)[1],
+        "held_out": HELD_OUT,
+    }
+    model = export_hyperprior(network.eval(), stabiliser, out.name, default_quality=quality, notes=notes)
+    loader = Loader(groups(training_banks(real, run, 40, 20_000)), stabiliser, batch=3, seed=20_000)
+    views = ((images, masks) for images, masks, _ in islice(loader, batches))
+    model = fit_tables(model, views, qualities=range(0, 101, 20))
+    write(model, out)
+    click.echo(f"{out}: {model.nbytes} bytes, sha256 {model.sha256}")
 
 
 if __name__ == "__main__":
