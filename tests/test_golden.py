@@ -1,0 +1,68 @@
+"""An archive made once, which must decode for ever: the same latents to the bit, the same pixels nearly.
+
+Made by tests/golden/make.py. If a test here fails, the change that made it fail breaks users' archives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sunzip
+from sunzip.api import Sun
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def sun(nothing_registered: None) -> Iterator[Sun]:
+    with sunzip.open(GOLDEN / "archive-v1.lat") as sun:
+        yield sun
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    return json.loads((GOLDEN / "archive-v1.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def test_it_is_whole() -> None:
+    report = sunzip.verify(GOLDEN / "archive-v1.lat")
+    assert report.problems == []
+    assert report.model_embedded
+    assert sunzip.info(GOLDEN / "archive-v1.lat")["format"] == 1
+
+
+def test_latents_are_the_same_to_the_bit(sun: Sun, facts: dict[str, Any]) -> None:
+    latents = sun.latents[:]
+    assert list(latents.shape) == facts["latents_shape"]
+    np.testing.assert_array_equal(latents.ravel(), np.array(facts["latents"], np.float32))
+    assert sha256(latents.astype("<f4").tobytes()).hexdigest() == facts["latents_sha256"]
+    assert len(np.unique(latents)) > 20  # they are not all zero
+    assert sun.archive.model["sha256"] == facts["model"]
+
+
+def test_pixels_are_the_same_but_for_rounding(sun: Sun, facts: dict[str, Any]) -> None:
+    pixels = sun[:]
+    assert sha256(np.packbits(np.isnan(pixels)).tobytes()).hexdigest() == facts["missing_sha256"]
+    expected = np.array([np.nan if v is None else v for v in facts["pixels"]])
+    np.testing.assert_allclose(pixels[..., ::4, ::4].ravel(), expected, rtol=1e-3, atol=0.1)
+    assert np.nanstd(expected) > 10
+
+
+def test_times_and_keywords_are_the_same(sun: Sun, facts: dict[str, Any]) -> None:
+    cube = sun.cube(0, 3)
+    assert cube.time.astype(str).tolist() == facts["time"]
+    assert cube.t_obs.astype(str).tolist() == facts["t_obs"]
+    assert cube.valid.tolist() == facts["valid"]
+    assert [[dict(h) for h in row] for row in cube.headers] == facts["headers"]
+    assert sun.archive.frames_per_block == 2
+
+
+def test_it_stays_small() -> None:
+    assert sum((GOLDEN / f"archive-v1.{kind}").stat().st_size for kind in ("lat", "json")) < 300_000
