@@ -192,7 +192,12 @@ class Alignment:
 
 
 def open_series(
-    src: Sources, *, hmi: str | None = None, anon: bool = False, align: Alignment | None = None
+    src: Sources,
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    align: Alignment | None = None,
 ) -> Series:
     """Open one or several sources as aligned frames.
 
@@ -204,6 +209,8 @@ def open_series(
         The second store of SDOML v2.
     anon
         Ask S3 without credentials.
+    degradation
+        Folder with tables of AIA's degradation, for FITS files that do not state theirs.
     align
         How; by default onto a grid of 12 minutes.
 
@@ -215,7 +222,10 @@ def open_series(
     urls = [src] if isinstance(src, str | os.PathLike) else list(src)
     if not urls:
         raise InputError("no source named")
-    sources = [open_source(os.fspath(u), hmi=hmi if i == 0 else None, anon=anon) for i, u in enumerate(urls)]
+    sources = [
+        open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
+        for i, u in enumerate(urls)
+    ]
     return join(sources, **asdict(align or Alignment()))
 
 
@@ -225,6 +235,7 @@ def compress(
     *,
     hmi: str | None = None,
     anon: bool = False,
+    degradation: str | None = None,
     align: Alignment | None = None,
     model: str | Path | Model = weights.DEFAULT,
     quality: int | None = None,
@@ -243,7 +254,7 @@ def compress(
         As `open_series`, or a series that is open already.
     out
         The archive to write, customarily ``*.lat``. While it is written there is a folder ``<out>.partial``.
-    hmi, anon, align
+    hmi, anon, degradation, align
         As `open_series`.
     model
         A model, or its name, sha256 or folder.
@@ -273,7 +284,11 @@ def compress(
     """
     begin = clock.monotonic()
     codec = Codec(model if isinstance(model, Model) else weights.load(model), quality)
-    series = src if isinstance(src, Series) else open_series(src, hmi=hmi, anon=anon, align=align)
+    series = (
+        src
+        if isinstance(src, Series)
+        else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
+    )
     codec.family.check_size(*series.shape)
     if not 1 <= block <= FRAMES_PER_SHARD:
         raise InputError(f"blocks of {block} frames; they can have 1 to {FRAMES_PER_SHARD}")
@@ -284,7 +299,7 @@ def compress(
     pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
     coded = raw = done = 0
     with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer, _closing(pool):
-        written: _Task[None] | None = None
+        written: Task[None] | None = None
         try:
             todo = [s for s in range(writer.shards) if not writer.done(s)]
             stretches = [(s, a, b) for s in todo for a, b in _stretches(writer.frames_of(s), series, block)]
@@ -303,7 +318,7 @@ def compress(
                 if stop == writer.frames_of(shard).stop:
                     if written:
                         written.result()
-                    written = _Task(pool, _write, writer, shard, parts)
+                    written = Task(pool, _write, writer, shard, parts)
                     parts = []
             if written:
                 written.result()
@@ -394,7 +409,7 @@ def _stretches(frames: slice, series: Series, block: int) -> Iterator[tuple[int,
         yield begin, min(begin + step, frames.stop)
 
 
-class _Task(Generic[_T]):
+class Task(Generic[_T]):
     """Work that another thread does.
 
     Unlike a Future, it bears Ctrl-C while it is waited for: at the wrong moment that leaves a Future locked,
@@ -422,11 +437,11 @@ class _Task(Generic[_T]):
 
 def _ahead(pool: ThreadPoolExecutor, tasks: Sequence[_T], work: Callable[[_T], Cube]) -> Iterator[Cube]:
     """Do one task ahead of the one that is asked for, so that reading overlaps with coding."""
-    following: _Task[Cube] | None = None
+    following: Task[Cube] | None = None
     for n in range(len(tasks)):
-        now = following or _Task(pool, work, tasks[n])
+        now = following or Task(pool, work, tasks[n])
         cube = now.result()
-        following = _Task(pool, work, tasks[n + 1]) if n + 1 < len(tasks) else None
+        following = Task(pool, work, tasks[n + 1]) if n + 1 < len(tasks) else None
         yield cube
 
 
@@ -856,14 +871,14 @@ def decompress(
             pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
             step = max(1, _STRETCH_PIXELS // pixels)
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
-                written: _Task[None] | None = None
+                written: Task[None] | None = None
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))
                 for a in range(frames.start, frames.stop, step):
                     cube = sun.cube(a, min(a + step, frames.stop), names)
                     if written:
                         written.result()
-                    written = _Task(pool, sink.write, cube)
+                    written = Task(pool, sink.write, cube)
                     raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
                     if progress:
                         done = a + len(cube)
@@ -947,6 +962,7 @@ def evaluate(
     *,
     hmi: str | None = None,
     anon: bool = False,
+    degradation: str | None = None,
     model: str | Path | Model | None = None,
     progress: OnProgress | None = None,
 ) -> EvaluateReport:
@@ -961,7 +977,7 @@ def evaluate(
         If they have no image in common.
     """
     with open(path, model=model) as sun:
-        series = source_of(sun, src, hmi=hmi, anon=anon)
+        series = source_of(sun, src, hmi=hmi, anon=anon, degradation=degradation)
         both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
         gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
         images = frames = raw = 0
@@ -998,14 +1014,21 @@ def evaluate(
         )
 
 
-def source_of(sun: Sun, src: Sources | Series, *, hmi: str | None = None, anon: bool = False) -> Series:
+def source_of(
+    sun: Sun,
+    src: Sources | Series,
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+) -> Series:
     """Open an archive's source, aligned as it was when the archive was made.
 
     Parameters
     ----------
     sun
         The archive.
-    src, hmi, anon
+    src, hmi, anon, degradation
         As `open_series`.
 
     Raises
@@ -1030,7 +1053,7 @@ def source_of(sun: Sun, src: Sources | Series, *, hmi: str | None = None, anon: 
             if k != "channels"
         ):
             raise DamagedError(f"{path}: its alignment settings are not known to this sunzip")
-        series = open_series(src, hmi=hmi, anon=anon, align=align)
+        series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     if series.shape != sun.archive.shape or series.channels != sun.channels:
         mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))
         raise InputError(

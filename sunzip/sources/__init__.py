@@ -25,7 +25,9 @@ _LOOKED_FOR = (
 _MAX_FOLDERS = 10_000
 
 
-def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Source:
+def open_source(
+    url: str, *, hmi: str | None = None, anon: bool = False, degradation: str | None = None
+) -> Source:
     """Open a store of solar images, whatever its layout.
 
     Parameters
@@ -36,6 +38,8 @@ def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Sour
         The second store of SDOML v2, with Bx, By and Bz.
     anon
         Ask S3 without credentials.
+    degradation
+        Folder with tables of AIA's degradation, for FITS files whose header has no DEG_COR.
 
     Raises
     ------
@@ -45,6 +49,8 @@ def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Sour
     layout = "synthetic" if url.startswith("synthetic:") else _detect(url, anon)
     if hmi is not None and layout != "sdoml-v2":
         raise InputError(f"{url}: is of layout {layout}; a second store for HMI belongs to SDOML v2 only")
+    if degradation is not None and layout != "fits":
+        raise InputError(f"{url}: is of layout {layout}; only FITS files are corrected for degradation here")
     if layout == "synthetic":
         return _synthetic(url)
     if layout == "sdoml-v2":
@@ -61,7 +67,7 @@ def open_source(url: str, *, hmi: str | None = None, anon: bool = False) -> Sour
         return Hdf5(url, anon=anon)
     from sunzip.sources.fits import Fits
 
-    return Fits(url, anon=anon)
+    return Fits(url, degradation=degradation, anon=anon)
 
 
 def _detect(url: str, anon: bool) -> str:
