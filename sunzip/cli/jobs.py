@@ -36,6 +36,9 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progres
 force_option = click.option("--force", is_flag=True, help="Replace what an earlier run wrote there.")
 hmi_option = click.option("--hmi", metavar="URL", help="Second store of SDOML v2, with Bx By Bz.")
 anon_option = click.option("--anon", is_flag=True, help="Ask S3 without credentials.")
+degradation_option = click.option(
+    "--degradation", metavar="DIR", help="Tables of AIA's degradation, for FITS files that lack DEG_COR."
+)
 model_option = click.option("--model", metavar="NAME|DIR", help="Model to use; see `sunzip models list`.")
 
 
@@ -55,6 +58,7 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @click.argument("out")
 @hmi_option
 @anon_option
+@degradation_option
 @click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time grid, or `native`.")
 @click.option("--tolerance", metavar="SPAN", help="Farthest from the grid; default half a step.")
 @start_option
@@ -85,6 +89,7 @@ def compress(
     out: str,
     hmi: str | None,
     anon: bool,
+    degradation: str | None,
     cadence: str,
     tolerance: str | None,
     start: str | None,
@@ -130,6 +135,7 @@ def compress(
                 out,
                 hmi=hmi,
                 anon=anon,
+                degradation=degradation,
                 align=align,
                 model=model or weights.DEFAULT,
                 quality=quality,
@@ -285,6 +291,7 @@ def decompress(
 @click.argument("archive", metavar="IN.lat")
 @hmi_option
 @anon_option
+@degradation_option
 @model_option
 @json_option
 @quiet_option
@@ -293,6 +300,7 @@ def evaluate(
     archive: str,
     hmi: str | None,
     anon: bool,
+    degradation: str | None,
     model: str | None,
     as_json: bool,
     quiet: bool,
@@ -305,7 +313,9 @@ def evaluate(
     from sunzip import api
 
     with frames_bar(quiet, f"opening {archive}") as progress:
-        report = api.evaluate(src, archive, hmi=hmi, anon=anon, model=model, progress=progress)
+        report = api.evaluate(
+            src, archive, hmi=hmi, anon=anon, degradation=degradation, model=model, progress=progress
+        )
     result(as_json, report.as_dict(), _evaluated(report))
 
 
@@ -315,7 +325,7 @@ _MODES = {"paper": "all pixels, as the paper counts", "strict": "on the disk and
 def _evaluated(r: EvaluateReport) -> Iterator[str]:
     yield f"{r.archive} against {r.source}: {count(r.images, 'image')} in {count(r.frames, 'frame')}"
     if r.absent:
-        yield f"  {count(r.absent, 'image')} of the archive not found in the source"
+        yield f"  {count(r.absent, 'image')} that only one of them has"
     yield f"  {number(r.bits_per_sample)} bit/sample, ratio {number(r.ratio)} against float32"
     for mode, channels in r.metrics.items():
         yield ""
@@ -365,9 +375,11 @@ def synth(
     if not out.rstrip("/").lower().endswith(".zarr"):
         raise OutputError(f"{out}: a Zarr store is written; name it *.zarr")
     target.check(out, [], force=force, ours=target.is_store, what="Zarr store")
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
 
-    from sunzip.api import Progress, replacing
+    from sunzip.api import Progress, Task, replacing
     from sunzip.channels import NAMES
     from sunzip.cube import Cube, Scale
     from sunzip.sinks import open_sink
@@ -379,15 +391,24 @@ def synth(
     with frames_bar(quiet, "preparing the Sun") as progress, replacing(out, force) as path:
         if progress:
             progress(Progress(0, frames, 0, 0))
-        with open_sink(path, "sdoml-v2", channels=NAMES, shape=sun.shape) as sink:
+        # Written by another thread, as in decompress: of a write that Ctrl-C broke off, zarr's own threads
+        # would do the rest in the folder that is being removed.
+        sink = open_sink(path, "sdoml-v2", channels=NAMES, shape=sun.shape)
+        with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
+            written: Task[None] | None = None
             for row in range(frames):
                 one = slice(row, row + 1)
                 valid = np.ones((1, len(NAMES)), bool)
                 headers = [[sun.header(name, row) for name in NAMES]]
                 data = sun.frame(row)[None]
-                sink.write(Cube(data, NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN))
+                cube = Cube(data, NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN)
+                if written:
+                    written.result()
+                written = Task(pool, sink.write, cube)
                 if progress:
                     progress(Progress(row + 1, frames, (row + 1) * data.nbytes, 0))
+            if written:
+                written.result()
     seconds = clock.monotonic() - begin
     first, last = str(sun.time[0]), str(sun.time[-1])
     report = {

@@ -12,7 +12,15 @@ import click
 
 from sunzip.cli import target
 from sunzip.cli.accounts import Accounts
-from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
+from sunzip.cli.jobs import (
+    anon_option,
+    degradation_option,
+    force_option,
+    hmi_option,
+    json_option,
+    model_option,
+    quiet_option,
+)
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
 
@@ -153,6 +161,7 @@ def _verified(r: VerifyReport) -> Iterator[str]:
 @click.option("--source", metavar="SRC", help="Show original, decoded and difference.")
 @hmi_option
 @anon_option
+@degradation_option
 @model_option
 @force_option
 def show(
@@ -163,6 +172,7 @@ def show(
     source: str | None,
     hmi: str | None,
     anon: bool,
+    degradation: str | None,
     model: str | None,
     force: bool,
 ) -> None:
@@ -175,12 +185,13 @@ def show(
     target.check(out, [what, *others], force=force, ours=target.is_picture, what="PNG")
     from sunzip import quicklook
 
+    settings: dict[str, Any] = {"hmi": hmi, "anon": anon, "degradation": degradation}
     if _is_archive(what):
-        cubes = _decoded(what, time, frame, source, hmi, anon, model)
+        cubes = _decoded(what, time, frame, source, model, settings)
     elif source is not None:
         raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
     else:
-        cubes = _original(what, time, frame, hmi, anon)
+        cubes = _original(what, time, frame, settings)
     shown = next(iter(cubes.values()))
     title = f"{os.path.basename(what.rstrip('/')) or what}   {moment(str(shown.time[0]))} UTC"
     picture = io.BytesIO()
@@ -215,9 +226,8 @@ def _decoded(
     time: str | None,
     frame: int | None,
     source: str | None,
-    hmi: str | None,
-    anon: bool,
     model: str | None,
+    settings: Mapping[str, Any],
 ) -> dict[str, Cube]:
     from sunzip import api
     from sunzip.cube import Scale
@@ -227,7 +237,7 @@ def _decoded(
         decoded = sun.cube(n, n + 1).to_scale(Scale.MEAN)
         if source is None:
             return {"decoded": decoded}
-        series = api.source_of(sun, source, hmi=hmi, anon=anon)
+        series = api.source_of(sun, source, **settings)
         matches = (series.time == sun.time[n]).nonzero()[0]
         if not len(matches):
             raise InputError(
@@ -237,11 +247,11 @@ def _decoded(
         return {"original": series.read(m, m + 1).to_scale(Scale.MEAN), "decoded": decoded}
 
 
-def _original(url: str, time: str | None, frame: int | None, hmi: str | None, anon: bool) -> dict[str, Cube]:
+def _original(url: str, time: str | None, frame: int | None, settings: Mapping[str, Any]) -> dict[str, Cube]:
     from sunzip import api
     from sunzip.cube import Scale
 
-    series = api.open_series(url, hmi=hmi, anon=anon)
+    series = api.open_series(url, **settings)
     n = _number(url, series.time, time, frame)
     return {"original": series.read(n, n + 1).to_scale(Scale.MEAN)}
 

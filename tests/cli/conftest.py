@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from click.testing import CliRunner, Result
 from sunzip.cli import program
 
 Sunzip = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disks_that_hurry() -> Iterator[None]:
+    """Wait for no disk: what survives losing power is not tested here, and waiting would be half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

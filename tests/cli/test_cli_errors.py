@@ -140,6 +140,7 @@ def test_every_command_names_a_missing_source(sunzip, model, archive, tmp_path, 
         (["--every", "7min"], "not a multiple of the cadence"),
         (["--size", "100"], "cannot be averaged to 100×100"),
         (["--hmi", "gone.zarr"], "gone.zarr"),
+        (["--degradation", "gone"], "only FITS files are corrected for degradation"),
     ],
 )
 def test_an_option_that_cannot_be_met_says_how_to_write_it(sunzip, model, store, tmp_path, args, words):

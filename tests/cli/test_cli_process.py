@@ -112,6 +112,7 @@ def test_progress_is_for_terminals(tmp_path, quiet):
 
 # Shards of two frames, each read slowly, so that there is time to interrupt.
 SLOW = """
+import os
 import time
 from sunzip import api
 from sunzip.cli import main
@@ -125,6 +126,7 @@ def slow(self, start, stop):
 
 Series.read = slow
 api.FRAMES_PER_SHARD = 2
+os.fsync = lambda _: None
 main()
 """
 
