@@ -157,6 +157,9 @@ def test_blocks_of_any_length_hold_the_same_pixels(
             np.testing.assert_array_equal(other[:], sun[:])
             np.testing.assert_array_equal(other[3:8:2, "Bz"], sun[3:8:2, "Bz"])
             np.testing.assert_array_equal(other.latents[:], sun.latents[:])
+            # Steps that skip whole blocks.
+            np.testing.assert_array_equal(other[1::7], sun[1::7])
+            np.testing.assert_array_equal(other.latents[::9], sun.latents[::9])
             assert other.archive.stats["err_rmse"].tobytes() == sun.archive.stats["err_rmse"].tobytes()
     with pytest.raises(InputError, match="blocks of 8 frames; they can have 1 to 7"):
         api.compress(series, tmp_path / "8.lat", model=tiny_model, block=8)

@@ -20,7 +20,7 @@ from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
 from sunzip.train.data import Example, Loader, View, examples, spread, view
-from sunzip.train.export import export_hyperprior, export_sigma_vae, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.loop import Recipe, principal_components, rate_distortion, train
 
 UNITS = Stabiliser.for_channels(NAMES)
@@ -321,6 +321,36 @@ def test_exported_models_are_found_and_code(tmp_path: Path, frames_of: object) -
     y = codec.decode(codec.encode(x, ("171A", "Bz")), ("171A", "Bz"), (32, 32))
     assert np.isfinite(y).all()
     assert not [k for k in codec.model.arrays("network") if k.startswith(("hyper_synthesis", "prior", "log"))]
+
+
+def test_fitted_tables_code_such_frames_in_fewer_bytes_and_change_nothing_else(frames_of: object) -> None:
+    model = export_hyperprior(network(2).eval(), UNITS, "made", default_quality=50, notes={})
+    x = frames_of(6, 12, 64, 64)  # type: ignore[operator]
+    images, present = UNITS.forward(x), np.ones((6, 12), np.float32)
+    fitted = fit_tables(model, [(images[:3], present[:3]), (images[3:], present[3:])], [20, 50])
+    before, after = Codec(model), Codec(fitted)
+    sizes = [sum(map(len, codec.encode(x, NAMES))) for codec in (before, after)]
+    assert sizes[1] < 0.95 * sizes[0]
+    assert fitted.config == model.config
+    changed = [
+        k for k in ("network", "quality", "hyper_synthesis") if _differ(model.arrays(k), fitted.arrays(k))
+    ]
+    assert changed == []
+    latents = [codec.latents(codec.encode(x, NAMES), (64, 64)) for codec in (before, after)]
+    np.testing.assert_array_equal(*latents)
+    # Symbols that no training frame showed can still be coded.
+    strange = (1000 * np.random.default_rng(0).standard_normal((1, 12, 32, 32))).astype(np.float32)
+    np.testing.assert_array_equal(
+        after.latents(after.encode(strange, NAMES), (32, 32)),
+        before.latents(before.encode(strange, NAMES), (32, 32)),
+    )
+    # Tables that nothing was coded with stay as they were, but for rounding.
+    same, old = (m.arrays("main_tables") for m in (fit_tables(model, [], [50]), model))
+    np.testing.assert_allclose(same["frequencies"] / 2**24, old["frequencies"] / 2**24, atol=1e-4)
+
+
+def _differ(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() != b.keys() or any(not np.array_equal(a[k], b[k]) for k in a)
 
 
 def test_exported_transforms_are_the_networks_own_in_half_precision() -> None:
