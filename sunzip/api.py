@@ -659,10 +659,11 @@ class Sun:
         absent = [n for n in names if n not in self.channels]
         if absent:
             raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
-        shape, scale = self.archive.shape, self.scale
+        # The codec first: that its model is not at hand is no matter of certain frames.
+        codec, shape, scale = self.codec, self.archive.shape, self.scale
         return self._decode(
             range(start, stop, step),
-            lambda blocks, where: self.codec.decode(blocks, names, shape, scale, **where),
+            lambda blocks, where: codec.decode(blocks, names, shape, scale, **where),
             (len(names), *shape),
         )
 
@@ -685,8 +686,8 @@ class Sun:
         try:
             return decode(blocks, {"frames": inside, "frames_per_block": t})
         except (DamagedError, UnsupportedError) as error:
-            where = f"{self.archive.path}: frames {frames[0]} to {frames[-1]}"
-            raise type(error)(f"{where}: {error}") from None
+            which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {frames[0]} to {frames[-1]}"
+            raise type(error)(f"{self.archive.path}: {which}: {error}") from None
 
     def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords."""

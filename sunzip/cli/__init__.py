@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from sunzip.cli import jobs, looks
-from sunzip.cli.program import Program, run
+from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
 
@@ -68,9 +68,7 @@ Completion of commands and options, in bash (or zsh_source, fish_source):
 @click.pass_context
 def program(ctx: click.Context) -> None:
     """Compress images of the Sun with learned models, and get them back."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
+    need_command(ctx)
 
 
 for _command in (

@@ -22,6 +22,7 @@ from sunzip.cli.jobs import (
     quiet_option,
 )
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
+from sunzip.cli.program import need_command
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
 
 if TYPE_CHECKING:
@@ -268,9 +269,11 @@ def _number(path: str, times: npt.NDArray[np.datetime64], time: str | None, fram
     return wanted % len(times)
 
 
-@click.group()
-def models() -> None:
+@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.pass_context
+def models(ctx: click.Context) -> None:
     """Look after the models on this machine."""
+    need_command(ctx)
 
 
 @models.command("list")

@@ -56,6 +56,13 @@ class Program(click.Group):
         sys.exit(code)
 
 
+def need_command(ctx: click.Context) -> None:
+    """Print the help of a group that was called without a command, as a usage error."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
 def _take_debug(words: list[str]) -> bool:
     """Remove ``--debug`` from the arguments, wherever it stands: people add it to the end of what failed."""
     end = words.index("--") if "--" in words else len(words)

@@ -15,9 +15,11 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 
 import sunzip as sunzip_package
 from sunzip import api, errors, weights
+from sunzip.cli import program
 from sunzip.sources.series import Series
 
 
@@ -165,15 +167,13 @@ def test_usage_errors_are_one_line_too(sunzip, args, words):
     assert words in sunzip(*args, code=2).stderr
 
 
-def test_without_a_command_there_is_help():
-    from click.testing import CliRunner
-
-    from sunzip.cli import program
-
-    result = CliRunner().invoke(program, [])
+@pytest.mark.parametrize(("args", "words"), [([], "compress"), (["models"], "list")])
+def test_without_a_command_there_is_help(args, words):
+    result = CliRunner().invoke(program, args)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "compress" in result.stderr
+    assert result.stderr.startswith("Usage: sunzip")
+    assert words in result.stderr
 
 
 # --- targets -------------------------------------------------------------------------------------------
@@ -465,10 +465,6 @@ def test_every_error_is_one_line(sunzip, model, store, tmp_path, monkeypatch, er
 
 @pytest.mark.parametrize("args", [["--debug", "info"], ["info", "--debug"]])
 def test_debug_adds_the_traceback(tmp_path, args):
-    from click.testing import CliRunner
-
-    from sunzip.cli import program
-
     result = CliRunner().invoke(program, [*args, str(tmp_path / "gone.lat")])
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback (most recent call last)")
