@@ -79,6 +79,14 @@ def groups(banks: dict[str, list[Example]]) -> list[tuple[float, list[Example]]]
     return [(SHARES[name], bank) for name, bank in banks.items()]
 
 
+def load_run(run: Path, network: Hyperprior) -> Stabiliser:
+    """Put a run's averaged weights into a network and return the stabiliser that they were trained with."""
+    state = load_file(run / "average.safetensors")
+    stabiliser = Stabiliser(*(state.pop(f"stabiliser.{k}").numpy() for k in ("a", "b", "spread")))
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    return stabiliser
+
+
 @click.group()
 def main() -> None:
     """Make the default model."""
@@ -90,7 +98,11 @@ def main() -> None:
 @click.option("--minutes", default=52.0)
 @click.option("--synthetic", "count", default=240)
 @click.option("--seed", default=0)
-def train_command(real: Path, out: Path, minutes: float, count: int, seed: int) -> None:
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="A run to begin from.")
+@click.option("--regain", default=0.0, help="Shift of ln of all gains at the start, for another range of λ.")
+def train_command(
+    real: Path, out: Path, minutes: float, count: int, seed: int, start: Path | None, regain: float
+) -> None:
     """Train and keep the averaged weights in the run's folder."""
     out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
@@ -120,7 +132,7 @@ def train_command(real: Path, out: Path, minutes: float, count: int, seed: int) 
             mask = torch.from_numpy(example.present[None].astype(np.float32))
             for quality in (0, 25, 50, 75, 100):
                 with torch.inference_mode():
-                    bits, error = rate_distortion(
+                    bits, _, error = rate_distortion(
                         model, x, mask, torch.from_numpy(ok[None].astype(np.float32)), torch.tensor([quality])
                     )
                 log.info(
@@ -137,10 +149,16 @@ def train_command(real: Path, out: Path, minutes: float, count: int, seed: int) 
 
     torch.manual_seed(seed)
     model = Hyperprior()
-    first = Loader(groups(banks), stabiliser, batch=4, seed=seed + 1)
-    model.begin_as(*principal_components(first, model.shape["latents"], 120))
+    if start:
+        stabiliser = load_run(start, model)
+        with torch.no_grad():
+            model.log_gain += regain
+            model.log_inverse_gain -= regain
+    else:
+        first = Loader(groups(banks), stabiliser, batch=4, seed=seed + 1)
+        model.begin_as(*principal_components(first, model.shape["latents"], 120))
     validate(model, -1)
-    loader = Loader(groups(banks), stabiliser, batch=3, seed=seed)
+    loader = Loader(groups(banks), stabiliser, batch=4, seed=seed)
     recipe = Recipe(minutes=minutes, seed=seed)
     model = train(model, loader, recipe, validate=validate, save=save)
     save(model)
@@ -156,10 +174,8 @@ def train_command(real: Path, out: Path, minutes: float, count: int, seed: int) 
 @click.option("--batches", default=80, help="Batches of training views that the tables are fitted to.")
 def export_command(real: Path, run: Path, out: Path, quality: int, batches: int) -> None:
     """Turn a run into a model: integers, half-precision weights, fitted tables."""
-    state = load_file(run / "average.safetensors")
-    stabiliser = Stabiliser(*(state.pop(f"stabiliser.{k}").numpy() for k in ("a", "b", "spread")))
     network = Hyperprior()
-    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    stabiliser = load_run(run, network)
     lines = (run / "log.txt").read_text().splitlines()
     notes = {
         "recipe": next(line for line in lines if " recipe " in line).split(" recipe ", 1)[1],

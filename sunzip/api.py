@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -295,7 +296,8 @@ def compress(
     path = os.fspath(out)
     if dry_run:
         return _estimate(series, codec, path, block, embed_model, begin)
-    spec = _specification(series, codec, block, align or Alignment())
+    given = None if isinstance(src, Series) and align is None else align or Alignment()
+    spec = _specification(series, codec, block, given, degradation)
     pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
     coded = raw = done = 0
     with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer, _closing(pool):
@@ -342,13 +344,17 @@ class _Part:
     table: ShardTable
 
 
-def _specification(series: Series, codec: Codec, block: int, align: Alignment) -> ArchiveSpec:
+def _specification(
+    series: Series, codec: Codec, block: int, align: Alignment | None, degradation: str | None
+) -> ArchiveSpec:
     coding = {
         "quality": codec.quality,
         "frames_per_block": block,
         # So that what the latents would take as float32 can be told without the model.
         "latents_per_frame": int(np.prod(codec.family.latent_shape(*series.shape))),
-        "align": asdict(align),
+        # None if the frames came as a series that somebody else had aligned.
+        "align": asdict(align) if align else None,
+        "degradation": degradation,
     }
     identity = [series.fingerprint(), codec.model.sha256, json.dumps(coding, sort_keys=True)]
     return ArchiveSpec(
@@ -513,6 +519,7 @@ def _estimate(
             raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
     grow = len(series) / len(picks)
     coded = round(grow * sum(len(b) for p in parts for b in p.blocks))
+    overhead = _overhead(series, codec, picks, parts)
     stats = {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS}
     return CompressReport(
         path=path,
@@ -529,13 +536,27 @@ def _estimate(
         seconds=float(np.mean(spent)) * len(series),
         raw_bytes=round(grow * raw),
         source_bytes=series.stored_bytes,
-        archive_bytes=coded + (codec.model.nbytes if embed else 0),
+        archive_bytes=coded + overhead + (codec.model.nbytes if embed else 0),
         coded_bytes=coded,
         latent_bytes=_latent_bytes(codec, series.shape, len(series)),
         model_bytes=codec.model.nbytes,
         errors=_errors(series.channels, stats),
         alignment=series.report.as_dict(),
     )
+
+
+def _overhead(series: Series, codec: Codec, picks: Sequence[int], parts: list[_Part]) -> int:
+    """Estimate what a whole archive holds besides blocks, from one of the sample alone."""
+    spec = replace(_specification(series, codec, 1, None, None), time=series.time[picks])
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "sample.lat")
+        with ArchiveWriter.create(path, spec) as writer:
+            _write(writer, 0, parts)
+            writer.finish()
+        bytes_of = lat.summary(path)["parts"]
+    shards = -(-len(series) // FRAMES_PER_SHARD)
+    # Tables and keywords are packed shard by shard, and what frames have in common is stored once in each.
+    return int(bytes_of["structure"] + shards * (bytes_of["tables"] + bytes_of["keywords"]))
 
 
 class Sun:
@@ -1044,6 +1065,8 @@ def source_of(
         series = src
     else:
         settings = sun.archive.coding.get("align", {})
+        if settings is None:
+            raise InputError(f"{path}: was made from a series in memory; hold it against that series")
         try:
             align = Alignment(**{**settings, "channels": sun.channels})
         except TypeError:
@@ -1054,6 +1077,9 @@ def source_of(
             if k != "channels"
         ):
             raise DamagedError(f"{path}: its alignment settings are not known to this sunzip")
+        recorded = sun.archive.coding.get("degradation")
+        if degradation is None and isinstance(recorded, str):
+            degradation = recorded
         series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     if series.shape != sun.archive.shape or series.channels != sun.channels:
         mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))

@@ -126,6 +126,7 @@ def verify(archive: str, as_json: bool, quiet: bool) -> None:
         # So much is damaged that no list can be made; the answer has the same form.
         what = str(error).removeprefix(f"{archive}: ")
         report = VerifyReport(archive, [Problem("directory", what)], bytes=os.path.getsize(archive))
+    held = _model_of(archive) if report.ok else None
     data = {
         "path": report.path,
         "ok": report.ok,
@@ -134,20 +135,42 @@ def verify(archive: str, as_json: bool, quiet: bool) -> None:
         "blocks": report.blocks,
         "frames": report.frames,
         "model_embedded": report.model_embedded,
+        "model": held,
         "problems": [
             {"object": p.object, "what": p.what, "frames": p.frames, "time": p.time} for p in report.problems
         ],
     }
-    result(as_json, data, _verified(report))
+    result(as_json, data, _verified(report, held))
     if not report.ok:
         raise DamagedError(f"{archive}: {what}; fetch it again, or compress its source again")
 
 
-def _verified(r: VerifyReport) -> Iterator[str]:
-    if r.ok:
+def _model_of(archive: str) -> dict[str, Any]:
+    """Tell where the model is that decodes an archive, and that it is the one named, by its hash."""
+    from sunzip.archive import summary
+    from sunzip.errors import SunzipError
+    from sunzip.weights import load
+
+    named = summary(archive)["model"]
+    if named["embedded"]:
+        return {"name": named["name"], "sha256": named["sha256"], "where": "embedded"}
+    try:
+        load(named["sha256"])
+    except SunzipError:
+        return {"name": named["name"], "sha256": named["sha256"], "where": None}
+    return {"name": named["name"], "sha256": named["sha256"], "where": "installed"}
+
+
+def _verified(r: VerifyReport, held: Mapping[str, Any] | None) -> Iterator[str]:
+    if r.ok and held is not None:
         yield (
             f"{r.path} is whole: {count(r.objects, 'object')}, {count(r.blocks, 'block')}, "
             f"{count(r.frames, 'frame')}, {size(r.bytes)}"
+        )
+        yield f"  its model {held['name']} ({held['sha256'][:12]}…) is " + (
+            f"{held['where']}, of the right hash"
+            if held["where"]
+            else "not on this machine: it cannot be decoded here until the model is added"
         )
         return
     yield f"{r.path} is damaged"

@@ -41,7 +41,7 @@ class Recipe:
 
     minutes: float = 60.0
     rate: float = 8e-4
-    multiplier: tuple[float, float] = (0.12, 48.0)
+    multiplier: tuple[float, float] = (0.05, 12.0)
     decay: float = 0.999
     seed: int = 0
 
@@ -70,8 +70,12 @@ def principal_components(loader: Loader, count: int, batches: int) -> tuple[Tens
 
 def rate_distortion(
     model: Hyperprior, images: Tensor, masks: Tensor, finite: Tensor, quality: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return bits and squared error, each (N,) and summed; for the rate, noise stands in for rounding."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bits, what to descend on for their sake, and squared error; each (N,) and summed.
+
+    The scales are fitted to the symbols that will be coded. The latents cannot be, as rounding has no
+    gradient: for them uniform noise stands in for it, which overstates the bits where scales are small.
+    """
     y = model.analyse(images, masks)
     gain, inverse = model.gains(quality)
     y = y.float() * gain
@@ -81,11 +85,15 @@ def rate_distortion(
     z_hat = z + (torch.round(z) - z).detach()
     mean, scale = (t.float() for t in model.hyper_synthesise(z_hat, gain, *y.shape[-2:]))
     deviation = y - mean
-    y_bits = model.latent_bits(deviation + torch.rand_like(y) - 0.5, scale)
-    y_hat = mean + deviation + (torch.round(deviation) - deviation).detach()
+    symbols = torch.round(deviation).detach()
+    y_bits = model.latent_bits(symbols, scale)
+    noisy_bits = model.latent_bits(deviation + torch.rand_like(y) - 0.5, scale.detach())
+    y_hat = mean + deviation + (symbols - deviation).detach()
     x_hat = model.synthesise(y_hat * inverse, masks).float()
     error = (((x_hat - images) ** 2) * finite).sum((1, 2, 3))
-    return z_bits.sum((1, 2, 3)) + y_bits.sum((1, 2, 3)), error
+    bits = (z_bits.sum((1, 2, 3)) + y_bits.sum((1, 2, 3))).detach()
+    descend = z_bits.sum((1, 2, 3)) + y_bits.sum((1, 2, 3)) + noisy_bits.sum((1, 2, 3))
+    return bits, descend, error
 
 
 def train(
@@ -120,16 +128,18 @@ def train(
             break
         warm = min(1.0, (step + 1) / 200)
         for group in optimiser.param_groups:
-            group["lr"] = group["share"] * recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = (
+                group["share"] * recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            )
         images, masks, finite = (torch.from_numpy(a) for a in (images_, masks_, finite_))
         images = images.contiguous(memory_format=torch.channels_last)
         quality = torch.rand(len(images)) * QUALITY_MAX
         multiplier = torch.exp(low + (high - low) * quality / QUALITY_MAX)
         samples = images[0].numel()
         with torch.autocast("cpu", torch.bfloat16):
-            bits, error = rate_distortion(model, images, masks, finite, quality)
+            bits, descend, error = rate_distortion(model, images, masks, finite, quality)
         # Dividing by λ's root keeps the gradients of coarse and fine qualities of one size.
-        loss = ((bits + multiplier * error) / samples / multiplier.sqrt()).mean()
+        loss = ((descend + multiplier * error) / samples / multiplier.sqrt()).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower the learning rate")
         optimiser.zero_grad()
@@ -141,7 +151,7 @@ def train(
             for kept, now in zip(average.parameters(), model.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
         counted = finite.sum((1, 2, 3)).clamp_min(1)
-        shown.append((float((bits.detach() / counted).mean()), float((error.detach() / counted).mean())))
+        shown.append((float((bits / counted).mean()), float((error.detach() / counted).mean())))
         if step % 100 == 0:
             rate, distortion = np.mean(shown[-100:], axis=0)
             log.info(

@@ -183,7 +183,7 @@ def batch(missing: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_masked_channels_get_no_gradient() -> None:
     model = network()
     images, masks, finite = batch(5)
-    bits, error = rate_distortion(model, images, masks, finite, torch.tensor([50.0, 80.0]))
+    bits, _, error = rate_distortion(model, images, masks, finite, torch.tensor([50.0, 80.0]))
     assert bits.shape == error.shape == (2,)
     error.sum().backward()
     last = model.synthesis[-2].weight.grad  # before the pixel shuffle: 16 rows a channel
@@ -201,13 +201,13 @@ def test_missing_pixels_do_not_count() -> None:
     images, masks, finite = batch()
     finite[:, 2, :16] = 0
     torch.manual_seed(1)
-    _, error = rate_distortion(model, images, masks, finite, torch.tensor([50.0, 50.0]))
+    _, _, error = rate_distortion(model, images, masks, finite, torch.tensor([50.0, 50.0]))
     torch.manual_seed(1)
     everything = torch.ones_like(finite)
-    _, more = rate_distortion(model, images, masks, everything, torch.tensor([50.0, 50.0]))
+    _, _, more = rate_distortion(model, images, masks, everything, torch.tensor([50.0, 50.0]))
     assert (error < more).all()
     torch.manual_seed(1)
-    _, none = rate_distortion(model, images, masks, everything * 0, torch.tensor([50.0, 50.0]))
+    _, _, none = rate_distortion(model, images, masks, everything * 0, torch.tensor([50.0, 50.0]))
     assert (none == 0).all()
 
 
@@ -246,9 +246,9 @@ def test_the_estimated_rate_is_what_the_exported_codec_takes(quality: int) -> No
     whole = model.prior_bits(z).sum() + model.latent_bits((y - mean).round(), scale).sum()
     assert len(payload) > 500
     assert 8 * len(payload) == pytest.approx(whole.item(), rel=0.01)
-    # What training sees has noise in place of rounding.
+    # What training reports has noise in place of rounding in the hyper-latents alone.
     torch.manual_seed(quality)
-    seen, _ = rate_distortion(model, images, mask, torch.ones_like(images), at)
+    seen, _, _ = rate_distortion(model, images, mask, torch.ones_like(images), at)
     assert 8 * len(payload) == pytest.approx(seen.item(), rel=0.04)
 
 
