@@ -6,20 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sunzip.api import Alignment, Sun, compress, decompress, evaluate, open
+    from sunzip.api import Alignment, compress, decompress, evaluate
     from sunzip.archive import summary as info
     from sunzip.archive import verify
+    from sunzip.sun import Sun, open
 
 __version__ = "0.1.0"
 
 # Names are looked up when first used, so that `import sunzip` costs nothing and never loads torch.
 _HOMES = {
     "Alignment": ("sunzip.api", "Alignment"),
-    "Sun": ("sunzip.api", "Sun"),
+    "Sun": ("sunzip.sun", "Sun"),
     "compress": ("sunzip.api", "compress"),
     "decompress": ("sunzip.api", "decompress"),
     "evaluate": ("sunzip.api", "evaluate"),
-    "open": ("sunzip.api", "open"),
+    "open": ("sunzip.sun", "open"),
     "info": ("sunzip.archive", "summary"),
     "verify": ("sunzip.archive", "verify"),
 }

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import sunzip
-from sunzip.api import Sun
+from sunzip.sun import Sun
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -255,8 +255,9 @@ def _decoded(
 ) -> dict[str, Cube]:
     from sunzip import api
     from sunzip.cube import Scale
+    from sunzip.sun import open as open_sun
 
-    with api.open(path, model=model) as sun:
+    with open_sun(path, model=model) as sun:
         n = _number(path, sun.time, time, frame)
         decoded = sun.cube(n, n + 1).to_scale(Scale.MEAN)
         if source is None:

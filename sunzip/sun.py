@@ -1,0 +1,304 @@
+"""Archives as arrays: frames, channels and latents by number or time, decoded when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import weights
+from sunzip.archive import open_archive
+from sunzip.channels import canonical, channel
+from sunzip.codec import Codec, codec_for
+from sunzip.cube import Cube, Scale
+from sunzip.errors import (
+    DamagedError,
+    InputError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
+from sunzip.times import parse_date
+from sunzip.weights import Model
+
+
+class Sun:
+    """An open archive as arrays: decodes what is asked for and nothing else. Made by `open`.
+
+    Attributes
+    ----------
+    archive
+        The file: times, keywords, error statistics, raw blocks.
+
+    Examples
+    --------
+    >>> sun = open("out.lat")  # doctest: +SKIP
+    >>> sun["2014-01-01":"2014-02-01", "171A"].shape  # doctest: +SKIP
+    (3720, 512, 512)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], model: str | Path | Model | None = None) -> None:
+        self.archive = open_archive(path)
+        self._model = model
+        self._codec: Codec | None = None
+
+    def __repr__(self) -> str:
+        a = self.archive
+        return (
+            f"<Sun {a.path}: {len(a)} frames {a.time[0]} … {a.time[-1]}, "
+            f"{' '.join(a.channels)}, {a.shape[0]}×{a.shape[1]}, model {a.model['name']}>"
+        )
+
+    def __len__(self) -> int:
+        return len(self.archive)
+
+    def __reduce__(self) -> tuple[type[Sun], tuple[str, str | Path | Model | None]]:
+        # Another process opens the file and loads the network for itself.
+        return Sun, (self.archive.path, self._model)
+
+    def __enter__(self) -> Sun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.archive.close()
+
+    @property
+    def time(self) -> npt.NDArray[np.datetime64]:
+        """(T,) datetime64[ms], UTC: the nominal time of each frame."""
+        return self.archive.time
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The C channel names."""
+        return self.archive.channels
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, C, Y, X) of the whole cube."""
+        return (len(self), len(self.channels), *self.archive.shape)
+
+    @property
+    def scale(self) -> Scale:
+        """Whether AIA pixels are 2×2 means or sums."""
+        return Scale(self.archive.scale)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that decodes the archive: the model given to `open`, the embedded or an installed one.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is none; the message names it.
+        DamagedError
+            If the model given is not the one that coded the archive.
+        """
+        if self._codec is None:
+            wanted = str(self.archive.model["sha256"])
+            if self._model is not None:
+                model = self._model if isinstance(self._model, Model) else weights.load(self._model)
+            elif files := self.archive.embedded_model():
+                model = Model.from_files(files, self.archive.path)
+            else:
+                try:
+                    model = weights.load(wanted)
+                except ModelNotFoundError as error:
+                    name = self.archive.model["name"]
+                    raise ModelNotFoundError(
+                        f"{self.archive.path}: was coded with model {name}: {error}"
+                    ) from None
+            if model.sha256 != wanted:
+                raise DamagedError(
+                    f"{self.archive.path}: was coded with model {self.archive.model['name']} "
+                    f"({wanted[:12]}…), not with {model.name} ({model.sha256[:12]}…); name the right model"
+                )
+            weights.register(model)
+            # All archives of one model share its network.
+            self._codec = codec_for(wanted)
+        return self._codec
+
+    def read(
+        self, start: int, stop: int, channels: Iterable[str] | None = None, *, step: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Decode every `step`-th frame from `start` to `stop`, the latter not included.
+
+        Returns
+        -------
+        (T, C, Y, X) float32 in DN/s and G, NaN where missing.
+
+        Raises
+        ------
+        DamagedError
+            If a block is damaged; the message names the frames.
+        InputError
+            If the archive lacks a channel.
+        IndexError
+            If it lacks a frame.
+        """
+        names = self.channels if channels is None else canonical(channels)
+        absent = [n for n in names if n not in self.channels]
+        if absent:
+            raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
+        # The codec first: that its model is not at hand is no matter of certain frames.
+        codec, shape, scale = self.codec, self.archive.shape, self.scale
+        return self._decode(
+            range(start, stop, step),
+            lambda blocks, where: codec.decode(blocks, names, shape, scale, **where),
+            (len(names), *shape),
+        )
+
+    def _decode(
+        self,
+        frames: range,
+        decode: Callable[..., npt.NDArray[np.float32]],
+        shape: tuple[int, ...],
+    ) -> npt.NDArray[np.float32]:
+        """Have some frames decoded from the blocks that hold them; `shape` is that of one frame's result."""
+        if not 0 <= frames.start <= frames.stop <= len(self):
+            raise IndexError(f"frames {frames.start} to {frames.stop} of {len(self)}")
+        if not frames:
+            return np.empty((0, *shape), np.float32)
+        t = self.archive.frames_per_block
+        numbers = sorted({i // t for i in frames})
+        place = {number: n for n, number in enumerate(numbers)}
+        blocks = [self.archive.block(number) for number in numbers]
+        inside = [place[i // t] * t + i % t for i in frames]
+        try:
+            return decode(blocks, {"frames": inside, "frames_per_block": t})
+        except (DamagedError, UnsupportedError) as error:
+            which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {frames[0]} to {frames[-1]}"
+            raise type(error)(f"{self.archive.path}: {which}: {error}") from None
+
+    def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
+        """Decode frames `start` to `stop` with their times and keywords."""
+        names = self.channels if channels is None else canonical(channels)
+        data = self.read(start, stop, names)
+        table = self.archive.table(start, stop)
+        pick = [self.channels.index(n) for n in names]
+        return Cube(
+            data,
+            tuple(names),
+            self.time[start:stop].copy(),
+            table.t_obs[:, pick],
+            table.valid[:, pick],
+            [[row[i] for i in pick] for row in table.headers],
+            self.scale,
+        )
+
+    @property
+    def latents(self) -> _Latents:
+        """The dequantised latents, indexed by frame: entropy decoding alone, no network runs."""
+        return _Latents(self)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
+        """Decode by frame number, time or slice of either, and optionally by channel or list of channels.
+
+        A single time picks the frame nearest to it; a slice of times includes its start, not its stop.
+
+        Raises
+        ------
+        IndexError
+            If a frame number is outside, or the index is none of these.
+        InputError
+            If a text is neither a time nor a channel of the archive.
+        """
+        when, which = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
+        if isinstance(which, slice):
+            names: Sequence[str] = self.channels[which]
+        elif isinstance(which, str) or all(isinstance(n, str) for n in np.atleast_1d(which)):
+            names = [channel(n).name for n in ([which] if isinstance(which, str) else which)]
+        else:
+            raise IndexError(f"{which!r} is neither a channel, a list of channels nor a slice of them")
+        frames = self.frames(when)
+        if isinstance(frames, int):
+            data = self.read(frames, frames + 1, names)[0]
+        else:
+            data = self.read(frames.start, max(frames.start, frames.stop), names, step=frames.step)
+        order = [canonical(names).index(n) for n in names]
+        one = isinstance(which, str)
+        return data[..., order[0], :, :] if one else data[..., order, :, :]  # type: ignore[no-any-return]
+
+    def frames(self, when: int | str | np.datetime64 | datetime | slice) -> int | slice:
+        """Translate a frame number, a time, or a slice of either into frame numbers.
+
+        Raises
+        ------
+        IndexError
+            If a number is outside, or `when` is none of these.
+        InputError
+            If a text is no time.
+        """
+        if isinstance(when, slice):
+            step = 1 if when.step is None else when.step
+            if not isinstance(step, int | np.integer) or step < 1:
+                raise IndexError("steps of a slice of frames must be whole and positive")
+            ends = []
+            for value, default in ((when.start, 0), (when.stop, len(self))):
+                if value is None:
+                    ends.append(default)
+                elif isinstance(value, int | np.integer):
+                    ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
+                else:
+                    ends.append(int(np.searchsorted(self.time, _moment(value), side="left")))
+            return slice(ends[0], ends[1], int(step))
+        if isinstance(when, int | np.integer):
+            number = int(when) + (len(self) if when < 0 else 0)
+            if not 0 <= number < len(self):
+                raise IndexError(f"frame {when} of {len(self)}")
+            return number
+        if not isinstance(when, str | np.datetime64 | datetime):
+            raise IndexError(f"{type(when).__name__} is neither a frame number, a time nor a slice of them")
+        return int(np.argmin(np.abs(self.time - _moment(when))))
+
+
+class _Latents:
+    """Latents of an open archive by frame; see `Sun.latents`."""
+
+    def __init__(self, sun: Sun) -> None:
+        self._sun = sun
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, …) of all latents."""
+        return (len(self._sun), *self._sun.codec.family.latent_shape(*self._sun.archive.shape))
+
+    def __getitem__(self, when: Any) -> npt.NDArray[np.float32]:
+        frames = self._sun.frames(when)
+        rows = slice(frames, frames + 1, 1) if isinstance(frames, int) else frames
+        shape = self._sun.archive.shape
+        found = self._sun._decode(
+            range(rows.start, max(rows.start, rows.stop), rows.step),
+            lambda blocks, where: self._sun.codec.latents(blocks, shape, **where),
+            self.shape[1:],
+        )
+        return found[0] if isinstance(frames, int) else found
+
+
+def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:
+    return parse_date(value)
+
+
+def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = None) -> Sun:
+    """Open an archive as arrays.
+
+    Parameters
+    ----------
+    path
+        A ``.lat`` file.
+    model
+        What decodes it, if it is neither embedded nor installed.
+
+    Raises
+    ------
+    InputError, DamagedError, UnsupportedError
+        If the file cannot be used. The model is looked for when first needed.
+    """
+    return Sun(path, model)
