@@ -30,6 +30,10 @@ class Channel:
         SDOML v1 identifier in file names: ``"0171"``, ``"bz"``.
     cmap
         Name of the customary sunpy colour map.
+    exposure
+        Customary exposure time of AIA in s; None for HMI.
+    gain
+        DN per photon of AIA, as SolarSoft's ``aia_bp_estimate_error`` has it; None for HMI.
     """
 
     name: str
@@ -39,12 +43,29 @@ class Channel:
     unit: Literal["DN/s", "G"]
     v1_id: str
     cmap: str
+    exposure: float | None = None
+    gain: float | None = None
 
 
-_AIA = (94, 131, 171, 193, 211, 304, 335, 1600, 1700)
+#: Wavelength in Å: exposure in s, DN per photon.
+_AIA = {
+    94: (2.9, 2.128),
+    131: (2.9, 1.523),
+    171: (2.0, 1.168),
+    193: (2.0, 1.024),
+    211: (2.9, 0.946),
+    304: (2.9, 0.658),
+    335: (2.9, 0.596),
+    1600: (2.9, 0.125),
+    1700: (1.0, 0.118),
+}
+
+#: Read-out noise of AIA in DN per detector pixel, and detector pixels along a side of the full image.
+READ_NOISE_DN = 1.2
+DETECTOR_SIDE = 4096
 
 CHANNELS: tuple[Channel, ...] = (
-    *(Channel(f"{w}A", i, "AIA", w, "DN/s", f"{w:04d}", f"sdoaia{w}") for i, w in enumerate(_AIA)),
+    *(Channel(f"{w}A", i, "AIA", w, "DN/s", f"{w:04d}", f"sdoaia{w}", *_AIA[w]) for i, w in enumerate(_AIA)),
     *(Channel(f"B{c}", 9 + i, "HMI", 6173, "G", f"b{c}", "hmimag") for i, c in enumerate("xyz")),
 )
 

@@ -16,23 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import NAMES
+from sunzip.channels import DETECTOR_SIDE, NAMES, READ_NOISE_DN, channel
 
-#: DN per photon and exposure in s per AIA channel, as SolarSoft's ``aia_bp_estimate_error`` has the gains;
-#: the read noise is 1.2 DN and an SDOML pixel is the mean of 64 detector pixels.
-_AIA_GAIN_EXPOSURE = {
-    "94A": (2.128, 2.9),
-    "131A": (1.523, 2.9),
-    "171A": (1.168, 2.0),
-    "193A": (1.024, 2.0),
-    "211A": (0.946, 2.9),
-    "304A": (0.658, 2.9),
-    "335A": (0.596, 2.9),
-    "1600A": (0.125, 2.9),
-    "1700A": (0.118, 1.0),
-}
-_READ_NOISE_DN = 1.2
-_BINNED_PIXELS = 64
+#: An SDOML pixel of 512² is the mean of 64 detector pixels.
+_BINNED_PIXELS = (DETECTOR_SIDE // 512) ** 2
 
 #: Noise in G at zero field and the field in G at which its variance has doubled. The transverse
 #: components are about ten times as noisy as the line-of-sight one.
@@ -43,8 +30,11 @@ def _noise(name: str) -> tuple[float, float]:
     if name in _HMI_NOISE_KNEE:
         sigma, knee = _HMI_NOISE_KNEE[name]
         return sigma**2 / knee, knee
-    gain, exposure = _AIA_GAIN_EXPOSURE[name]
-    return gain / (exposure * _BINNED_PIXELS), _READ_NOISE_DN**2 / (gain * exposure)
+    known = channel(name)
+    assert known.gain is not None
+    assert known.exposure is not None
+    slope = known.gain / (known.exposure * _BINNED_PIXELS)
+    return slope, READ_NOISE_DN**2 / (known.gain * known.exposure)
 
 
 #: Per channel (a, b): noise variance of an SDOML v2 pixel is a·(|x| + b); DN/s or G.

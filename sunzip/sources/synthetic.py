@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES, canonical, channel
+from sunzip.channels import CHANNELS, DETECTOR_SIDE, NAMES, READ_NOISE_DN, canonical, channel
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
@@ -23,15 +23,6 @@ _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 
 #: AIA takes its channels one after another within 12 s: seconds after the nominal time.
 _OFFSET_MS = (1120, 8620, 350, 5840, 10620, 8120, 2630, 4120, 5710)
-
-#: Customary exposure times of AIA in s.
-_EXPOSURE = (2.901, 2.901, 2.0, 2.0, 2.901, 2.901, 2.901, 2.901, 1.0)
-
-#: DN per photon: (12398 eV Å / λ) / 3.65 eV per electron / 18 electrons per DN; about 1/18 · 2 in the UV.
-_GAIN = (2.0, 1.44, 1.1, 0.98, 0.89, 0.62, 0.56, 0.11, 0.11)
-
-#: Read-out noise in DN of a native (4096²) pixel.
-_READ_NOISE = 1.15
 
 #: Noise of Bx, By, Bz in G at 512²: what is left of HMI's 100 G and 10 G after binning.
 _FIELD_NOISE = (52.0, 52.0, 4.5)
@@ -103,12 +94,13 @@ def _check_size(size: int) -> None:
 def _add_noise(image: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
     """Add photon and read noise in place, as it is left in means over the native pixels of each pixel."""
     n = image.shape[-1]
-    binned = (4096 / n) ** 2
+    binned = (DETECTOR_SIDE / n) ** 2
     noise = rng.standard_normal(image.shape, dtype=np.float32)
-    for i, (exposure, gain) in enumerate(zip(_EXPOSURE, _GAIN, strict=True)):
-        variance = np.maximum(image[i], 0) * np.float32(gain / exposure / binned)
-        variance += np.float32(_READ_NOISE**2 / exposure**2 / binned)
-        image[i] += noise[i] * np.sqrt(variance)
+    for i, known in enumerate(CHANNELS):
+        if known.gain is not None and known.exposure is not None:
+            variance = np.maximum(image[i], 0) * np.float32(known.gain / known.exposure / binned)
+            variance += np.float32(READ_NOISE_DN**2 / known.exposure**2 / binned)
+            image[i] += noise[i] * np.sqrt(variance)
     disk = _sun._grid(n).disk
     for i, sigma in enumerate(_FIELD_NOISE, start=9):
         image[i] += noise[i] * np.float32(sigma * n / 512) * disk
@@ -201,7 +193,7 @@ class Synthetic(Source):
         if index < 9:
             whole, ms = str(when).split(".")
             out["T_OBS"] = f"{whole}.{ms[:2]}Z"
-            out["EXPTIME"] = _EXPOSURE[index]
+            out["EXPTIME"] = CHANNELS[index].exposure
             years = max(days / 365.25 - 10.33, 0.0)
             out["DEG_COR"] = round(_SENSITIVITY_2020[index] ** (years / 10), 6)
         else:
