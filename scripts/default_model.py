@@ -170,8 +170,8 @@ def train_command(
 @click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--run", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--quality", default=50, help="The model's default quality.")
-@click.option("--batches", default=80, help="Batches of training views that the tables are fitted to.")
+@click.option("--quality", default=60, help="The model's default quality.")
+@click.option("--batches", default=30, help="Batches of training views that the tables are fitted to.")
 def export_command(real: Path, run: Path, out: Path, quality: int, batches: int) -> None:
     """Turn a run into a model: integers, half-precision weights, fitted tables."""
     network = Hyperprior()
@@ -186,7 +186,7 @@ def export_command(real: Path, run: Path, out: Path, quality: int, batches: int)
     model = export_hyperprior(network.eval(), stabiliser, out.name, default_quality=quality, notes=notes)
     loader = Loader(groups(training_banks(real, run, 40, 20_000)), stabiliser, batch=3, seed=20_000)
     views = ((images, masks) for images, masks, _ in islice(loader, batches))
-    model = fit_tables(model, views, qualities=range(0, 101, 20))
+    model = fit_tables(model, views, range(3, 101, 7), bands=5)
     write(model, out)
     click.echo(f"{out}: {model.nbytes} bytes, sha256 {model.sha256}")
 

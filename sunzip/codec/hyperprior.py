@@ -15,15 +15,13 @@ from sunzip.codec.family import Family, Float, Latents, load_network, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
+from sunzip.nn import HYPER_STRIDE, SCALES, STRIDE
 from sunzip.nn.integer import ACTIVATION_BITS, IntegerNet
 from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
     from sunzip.nn.hyperprior import Hyperprior
-
-#: Pixels a latent stands for along each axis, and latents a hyper-latent stands for.
-STRIDE, HYPER_STRIDE = 16, 4
 
 _MAX_WIDTH = 1024
 _WIDTHS = ("channels", "wide", "deep", "latents", "hyper", "hyper_wide")
@@ -79,12 +77,18 @@ class HyperpriorFamily(Family):
         self._gain: Float = tables["gain"][:, :, None, None]
         self._inverse: Float = tables["inverse"][:, :, None, None]
         self._index_offset = tables["index_offset"].astype(np.int64)[:, :, None, None]
+        band = tables.get("band")
+        if band is None or band.dtype != np.int32 or band.shape != (101,) or band.min() < 0:
+            raise DamagedError(f"model {model.name}: quality.band is missing or of a wrong shape")
+        self._band: list[int] = band.tolist()
+        bands = max(self._band) + 1
         grows = math.prod(layer.shuffle for layer in self.hyper_synthesis.layers)
         if (
             self.hyper_synthesis.channels_in != self.hyper
             or self.hyper_synthesis.channels_out != 2 * self.latents
             or grows != HYPER_STRIDE
-            or len(self.side_tables) != self.hyper
+            or len(self.side_tables) != bands * self.hyper
+            or len(self.main_tables) != bands * SCALES
         ):
             raise DamagedError(f"model {model.name}: its entropy model does not fit its network")
 
@@ -132,18 +136,19 @@ class HyperpriorFamily(Family):
         mean = out[: self.latents].astype(np.float32) * np.float32(2.0**-ACTIVATION_BITS)
         out[self.latents :] += self._index_offset[quality]
         index = (out[self.latents :] + (1 << (ACTIVATION_BITS - 1))) >> ACTIVATION_BITS
-        return mean, np.clip(index, 0, len(self.main_tables) - 1)
+        return mean, np.clip(index, 0, SCALES - 1) + SCALES * self._band[quality]
 
-    def _side_index(self, h: int, w: int) -> npt.NDArray[np.int64]:
+    def _side_index(self, h: int, w: int, quality: int) -> npt.NDArray[np.int64]:
         shape = (self.hyper, -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE))
-        return np.broadcast_to(np.arange(self.hyper)[:, None, None], shape)
+        first = self.hyper * self._band[quality]
+        return np.broadcast_to(np.arange(first, first + self.hyper)[:, None, None], shape)
 
     def quantise(self, latents: Latents, quality: int) -> tuple[Coded, Coded]:
         """Round one frame's latents: the hyper-latents, then the latents' distances from their means."""
         h, w = latents.main.shape[1:]
         side = symbols(latents.side)
         mean, index = self._predict(side, h, w, quality)
-        return Coded(side, self._side_index(h, w)), Coded(symbols(latents.main - mean), index)
+        return Coded(side, self._side_index(h, w, quality)), Coded(symbols(latents.main - mean), index)
 
     def encode(self, latents: Latents, quality: int) -> bytes:
         """See `Family.encode`."""
@@ -157,7 +162,7 @@ class HyperpriorFamily(Family):
         """See `Family.decode`."""
         h, w = self._grid(height, width)
         decoder = Decoder(payload)
-        side_index = self._side_index(h, w)
+        side_index = self._side_index(h, w, quality)
         side = decoder.pop(side_index, self.side_tables).reshape(side_index.shape)
         mean, index = self._predict(side, h, w, quality)
         deviation = decoder.pop(index, self.main_tables).reshape(index.shape)

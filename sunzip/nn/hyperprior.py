@@ -16,21 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sunzip.nn import HYPER_STRIDE, SCALES, STRIDE
 from sunzip.nn.integer import ACTIVATION_BITS, IntegerNet, quantise_layer
 
-#: Image sizes are padded to a multiple of this; one latent position covers 16×16 pixels.
-STRIDE = 16
-#: Latents are padded to a multiple of this; one hyper-latent position covers 4×4 latent positions.
-HYPER_STRIDE = 4
-
-#: Standard deviations that the scale tables are made for: SCALES geometric steps over this range.
-SCALES = 64
+#: The standard deviations are SCALES geometric steps over this range, in units of the quantiser step.
 SCALE_RANGE = (0.06, 256.0)
 _LOG_STEP = math.log(SCALE_RANGE[1] / SCALE_RANGE[0]) / (SCALES - 1)
 
-#: The quality knob runs from 0 to 100; gains are learned at these anchors and interpolated between them.
+#: Training draws qualities from 0 to 100; gains are learned at these anchors and interpolated between them.
 QUALITY_MAX = 100
 _ANCHORS = 6
+
+#: The user's knob, also 0 to 100, reaches this much further: training spends no time where rounding hardly
+#: matters any more, but finer steps follow from the gains alone.
+REACH = 1.3
 
 #: Natural logarithms of the gains at quality 0 and 100 that training begins with.
 LOG_GAINS = (-2.1, 0.9)
@@ -251,10 +250,11 @@ class Hyperprior(nn.Module):
         Returns
         -------
         dict
-            (QUALITY_MAX + 1, M) each: ``gain`` and ``inverse`` float32; ``index_offset`` int32, how far the
+            (101, M) each: ``gain`` and ``inverse`` float32; ``index_offset`` int32, how far the
             gain moves the scale indexes, in the unit of the integer network's outputs.
         """
-        gain, inverse = (g[:, :, 0, 0].contiguous() for g in self.gains(torch.arange(QUALITY_MAX + 1)))
+        knob = torch.arange(101) * REACH
+        gain, inverse = (g[:, :, 0, 0].contiguous() for g in self.gains(knob))
         offset = torch.round(torch.log(gain) / _LOG_STEP * 2**ACTIVATION_BITS).int()
         return {"gain": gain, "inverse": inverse, "index_offset": offset}
 

@@ -58,6 +58,7 @@ def export_hyperprior(
         if not key.startswith(_TRAINING_ONLY):
             arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy().astype(np.float16))
     arrays |= {f"quality.{k}": v.numpy() for k, v in network.export_gains().items()}
+    arrays["quality.band"] = np.zeros(101, np.int32)
     for prefix, part in (
         ("hyper_synthesis", network.export_hyper_synthesis().to_arrays()),
         ("side_tables", side.to_arrays()),
@@ -77,11 +78,14 @@ def export_hyperprior(
     return _model(config, arrays)
 
 
-def fit_tables(model: Model, batches: Iterable[tuple[Float, Float]], qualities: Sequence[int]) -> Model:
+def fit_tables(
+    model: Model, batches: Iterable[tuple[Float, Float]], qualities: Sequence[int], *, bands: int
+) -> Model:
     """Replace a hyperprior model's entropy tables by those that its symbols on training frames ask for.
 
-    The Gaussians that training assumes are a little off: real latents have heavier tails. A table's counts
-    are smoothed towards what it was, so that one that is rarely used stays as it is.
+    The Gaussians that training assumes are a little off: real latents have heavier tails, and by how much
+    depends on the quality, whose range is cut into bands with tables of their own. A table's counts are
+    smoothed towards what it was, so that one that is rarely used stays as it is.
 
     Parameters
     ----------
@@ -90,21 +94,34 @@ def fit_tables(model: Model, batches: Iterable[tuple[Float, Float]], qualities: 
     batches
         Stabilised images (N, 12, Y, X) and presence (N, 12), float32.
     qualities
-        Each batch is coded at all of them.
+        Each batch is coded at all of them; there should be some in each band.
+    bands
+        How many sets of tables there will be.
 
     Returns
     -------
     Model
         With the same networks.
+
+    Raises
+    ------
+    ValueError
+        If the model's tables were fitted before.
     """
-    family = HyperpriorFamily(model)
+    if model.arrays("quality")["band"].any():
+        raise ValueError("the model's tables have been fitted already")
+    arrays = dict(load(model.files[TENSORS]))
+    arrays["quality.band"] = (np.arange(101) * bands // 101).astype(np.int32)
+    for prefix in ("side_tables", "main_tables"):
+        for part in ("frequencies", "lowest", "length"):
+            arrays[f"{prefix}.{part}"] = np.tile(arrays[f"{prefix}.{part}"], bands)
+    family = HyperpriorFamily(_model(model.config, arrays))
     fitted = (_Histogram(family.side_tables), _Histogram(family.main_tables))
     for images, present in batches:
         for quality in qualities:
             for latents in family.analyse(images, present, quality):
                 for histogram, coded in zip(fitted, family.quantise(latents, quality), strict=True):
                     histogram.add(coded.symbols.ravel(), coded.tables.ravel())
-    arrays = load(model.files[TENSORS])
     for prefix, histogram in zip(("side_tables", "main_tables"), fitted, strict=True):
         arrays |= {
             f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sunzip.nn.hyperprior import QUALITY_MAX, STRIDE, Hyperprior
+from sunzip.nn import STRIDE
+from sunzip.nn.hyperprior import QUALITY_MAX, Hyperprior
 from sunzip.train.data import Loader
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sunzip.entropy.tables import PRECISION, Tables
-from sunzip.nn.hyperprior import QUALITY_MAX, SCALE_RANGE, SCALES, Hyperprior, scale_table
+from sunzip.nn.hyperprior import QUALITY_MAX, REACH, SCALE_RANGE, SCALES, Hyperprior, scale_table
 from sunzip.nn.integer import ACTIVATION_BITS
 
 
@@ -73,11 +73,11 @@ def test_gains_go_through_their_anchors_and_are_geometric_between(network: Hyper
 
 def test_tables_of_gains_are_those_that_training_used(network: Hyperprior) -> None:
     tables = {name: table.numpy() for name, table in network.export_gains().items()}
-    assert {t.shape for t in tables.values()} == {(QUALITY_MAX + 1, 6)}
+    assert {t.shape for t in tables.values()} == {(101, 6)}
     z = torch.randn(1, 4, 1, 1, generator=torch.Generator().manual_seed(4))
     _, unmoved = network.hyper_synthesise(z, ONE, 4, 4)
     for quality in (0, 37, 100):
-        gain, inverse = network.gains(torch.tensor([quality]))
+        gain, inverse = network.gains(torch.tensor([REACH * quality]))
         np.testing.assert_allclose(tables["gain"][quality], gain[0, :, 0, 0], rtol=1e-6)
         np.testing.assert_allclose(tables["inverse"][quality], inverse[0, :, 0, 0], rtol=1e-6)
         _, moved = network.hyper_synthesise(z, gain, 4, 4)
