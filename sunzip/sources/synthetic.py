@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import math
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
 from sunzip.sources.base import Source
-from sunzip.times import t_obs_keyword, tai_to_utc
+from sunzip.times import parse_duration, t_obs_keyword, tai_to_utc
 
 _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 
@@ -150,7 +149,7 @@ class Synthetic(Source):
         self.shape = (size, size)
         self.counts: Counter[str] = Counter()
         self.seed = int(seed)
-        self.time = _milliseconds(start) + np.arange(frames) * _parse_cadence(cadence)
+        self.time = _milliseconds(start) + np.arange(frames) * parse_duration(cadence, name="cadence")
         self._lock = threading.Lock()
         self._last: tuple[int, npt.NDArray[np.float32]] | None = None
 
@@ -241,16 +240,3 @@ def _observed(index: int, nominal: npt.NDArray[np.datetime64]) -> npt.NDArray[np
     tai: npt.NDArray[np.datetime64] = nominal.astype("M8[s]").astype("M8[ms]")
     tai += np.timedelta64(4_000, "ms")
     return tai_to_utc(tai)
-
-
-def _parse_cadence(text: str) -> np.timedelta64:
-    """Turn ``"12min"`` into milliseconds."""
-    digits = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}.get(text.strip()[len(digits) :].strip())
-    try:
-        value = float(digits)
-    except ValueError:
-        value = math.nan
-    if unit is None or not value * (unit or 0) >= 1 or value * unit > 1e9:
-        raise InputError(f"cadence {text!r} is not a time step; write it as 12min, 6h or 1d")
-    return np.timedelta64(round(value * unit * 1000), "ms")
