@@ -86,6 +86,7 @@ def channels(result: dict[str, Any]) -> str:
         for row in result["rows"]
         if row["seen_in_training"] is not None
         for name, m in row["metrics"]["paper"].items()
+        if m["images"]
     ]
     head = ["input", "seen in training", "channel", "r", "ppe50", "ppe10", "RMSE", "RMSE in noise σ"]
     return f"{_table(head, rows)}\n\n{_source(result)}"

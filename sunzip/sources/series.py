@@ -264,7 +264,7 @@ def join(
         no start is given. It must be a multiple of the cadence. Without cadence the first frame of each
         such span is kept.
     channels
-        What to read, in any spelling; by default all that the sources hold.
+        What to read, in any spelling; by default all of which an image is selected.
     missing
         ``"mask"`` keeps frames that lack channels, ``"drop"`` leaves them out.
     size
@@ -345,6 +345,11 @@ def join(
     t_obs = np.full(cells, np.datetime64("NaT"), "datetime64[ms]")
     row[place], source[place] = used.row, used.source
     t_obs[place] = used.time.astype("datetime64[ms]")
+    if channels is None:
+        # A channel without an image in the selection would only be an empty plane in every frame.
+        kept = np.flatnonzero((source >= 0).any(axis=0))
+        wanted = tuple(wanted[j] for j in kept)
+        row, source, t_obs = (np.ascontiguousarray(a[:, kept]) for a in (row, source, t_obs))
     report = AlignmentReport(
         frames=cells[0],
         frames_dropped=len(time) - cells[0],
