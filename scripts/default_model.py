@@ -170,7 +170,7 @@ def train_command(
 @click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--run", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--quality", default=60, help="The model's default quality.")
+@click.option("--quality", default=56, help="The model's default quality.")
 @click.option("--batches", default=30, help="Batches of training views that the tables are fitted to.")
 def export_command(real: Path, run: Path, out: Path, quality: int, batches: int) -> None:
     """Turn a run into a model: integers, half-precision weights, fitted tables."""

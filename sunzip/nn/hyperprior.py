@@ -29,7 +29,7 @@ _ANCHORS = 6
 
 #: The user's knob, also 0 to 100, reaches this much further: training spends no time where rounding hardly
 #: matters any more, but finer steps follow from the gains alone.
-REACH = 1.3
+REACH = 1.4
 
 #: Natural logarithms of the gains at quality 0 and 100 that training begins with.
 LOG_GAINS = (-2.1, 0.9)
