@@ -293,7 +293,7 @@ def compress(
         raise InputError(f"blocks of {block} frames; they can have 1 to {FRAMES_PER_SHARD}")
     path = os.fspath(out)
     if dry_run:
-        return _estimate(series, codec, path, block, embed_model, begin)
+        return _estimate(series, codec, path, embed_model)
     given = None if isinstance(src, Series) and align is None else align or Alignment()
     spec = _specification(series, codec, block, given, degradation)
     pool = ThreadPoolExecutor(2, thread_name_prefix="sunzip")
@@ -490,7 +490,8 @@ def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: flo
         quality=codec.quality,
         seconds=seconds,
         raw_bytes=int(valid.sum()) * done.shape[0] * done.shape[1] * 4,
-        source_bytes=series.stored_bytes,
+        # As found at the beginning: listing a large remote store once more would take minutes.
+        source_bytes=done.source["stored_bytes"],
         archive_bytes=size,
         coded_bytes=int(done.block_bytes.sum()),
         latent_bytes=_latent_bytes(codec, done.shape, int(valid.any(1).sum())),
@@ -500,9 +501,7 @@ def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: flo
     )
 
 
-def _estimate(
-    series: Series, codec: Codec, path: str, block: int, embed: bool, begin: float
-) -> CompressReport:
+def _estimate(series: Series, codec: Codec, path: str, embed: bool) -> CompressReport:
     # The network is loaded and warmed up by the first frame; only the others are timed.
     picks = sorted({int(i) for i in np.linspace(0, len(series) - 1, _SAMPLE)})
     parts, spent = [], []

@@ -23,6 +23,9 @@ from sunzip.weights import Model
 if TYPE_CHECKING:
     from sunzip.nn.hyperprior import Hyperprior
 
+#: What of the network only training uses and no model has: integers and tables take its place.
+TRAINING_ONLY = ("hyper_synthesis.", "prior_", "log_")
+
 _MAX_WIDTH = 1024
 _WIDTHS = ("channels", "wide", "deep", "latents", "hyper", "hyper_wide")
 
@@ -109,9 +112,7 @@ class HyperpriorFamily(Family):
         """The float transforms, in evaluation mode."""
         from sunzip.nn.hyperprior import Hyperprior
 
-        # What only training uses is not shipped: its place is taken by integers and tables.
-        unused = ("hyper_synthesis.", "prior_", "log_")
-        return load_network(lambda: Hyperprior(**self.widths), self.model, unused)
+        return load_network(lambda: Hyperprior(**self.widths), self.model, TRAINING_ONLY)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is (M, h, w), side the hyper-latents (hyper, ⌈h/4⌉, ⌈w/4⌉)."""

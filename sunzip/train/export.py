@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from sunzip.codec.family import Float, symbols
-from sunzip.codec.hyperprior import HyperpriorFamily
+from sunzip.codec.hyperprior import TRAINING_ONLY, HyperpriorFamily
 from sunzip.entropy.tables import PRECISION, Tables
 from sunzip.nn.hyperprior import Hyperprior, scale_table
 from sunzip.nn.sigma_vae import SigmaVAE
@@ -21,9 +21,6 @@ from sunzip.weights import CONFIG, CONFIG_VERSION, TENSORS, Model
 
 #: Hyper-latents are tabulated this far from 0; what lies outside is escaped.
 _SIDE_LIMIT = 128
-
-#: What only training needs: decoding has integers and tables in its place.
-_TRAINING_ONLY = ("hyper_synthesis.", "prior_", "log_")
 
 
 def export_hyperprior(
@@ -55,7 +52,7 @@ def export_hyperprior(
     )
     arrays: dict[str, npt.NDArray[Any]] = {}
     for key, value in network.state_dict().items():
-        if not key.startswith(_TRAINING_ONLY):
+        if not key.startswith(TRAINING_ONLY):
             arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy().astype(np.float16))
     arrays |= {f"quality.{k}": v.numpy() for k, v in network.export_gains().items()}
     arrays["quality.band"] = np.zeros(101, np.int32)
