@@ -25,10 +25,15 @@ _HOMES = {
     "verify": ("sunzip.archive", "verify"),
 }
 
+# What sunzip is inside other tools: `sunzip.zarr.SunzipCodec` works after `import sunzip` alone.
+_INSIDE = ("numcodecs", "torch", "xarray", "zarr")
+
 __all__ = ["Alignment", "Sun", "__version__", "compress", "decompress", "evaluate", "info", "open", "verify"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _INSIDE:
+        return import_module(f"sunzip.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'sunzip' has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -108,7 +108,7 @@ def zarr_codec() -> str:
     """Make zarr know the codec, which an installed package does by its entry point."""
     from zarr.registry import register_codec
 
-    from sunzip.plugins.zarr import NAME, SunzipCodec
+    from sunzip.zarr import NAME, SunzipCodec
 
     register_codec(NAME, SunzipCodec)
     return NAME

@@ -15,7 +15,7 @@ from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
-from sunzip.plugins.zarr import SunzipCodec
+from sunzip.zarr import SunzipCodec
 from sunzip.weights import Model
 
 Frames = Callable[..., np.ndarray]

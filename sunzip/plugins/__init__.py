@@ -1,1 +1,0 @@
-"""sunzip inside other programs."""
