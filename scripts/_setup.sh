@@ -1,7 +1,9 @@
 # Makes .venv with sunzip and its extras, for the scripts that source this, so that each is all the set-up there is.
 # shellcheck shell=bash
 #
-# After `set_up EXTRA` in the repository root, commands are in .venv/bin. $PYTHON chooses the interpreter.
+# After `set_up EXTRA` in the repository root, commands are in $venv/bin. $PYTHON chooses the interpreter.
+
+venv=.venv
 
 # Print the first interpreter that runs, is new enough and can make environments.
 find_python() {
@@ -19,32 +21,34 @@ find_python() {
     return 1
 }
 
-# Install the package in editable form with an extra, unless .venv has just that already.
+# Install the package in editable form with an extra, unless $venv has just that already. Further arguments are
+# requirements that narrow the versions of its dependencies.
 set_up() {
-    local extra=$1 stamp=.venv/sunzip-set-up python known='' wanted
-    wanted=$(cksum pyproject.toml constraints.txt)
+    local extra=$1 stamp=$venv/sunzip-set-up python known='' wanted
+    shift
+    wanted=$(cksum pyproject.toml constraints.txt)" $*"
     if [[ -f $stamp ]]; then
         known=$(<"$stamp")
     fi
     # An environment does not survive a move of the checkout, nor a change of its interpreter.
-    if [[ -n $known && $known != "$PWD"$'\n'* ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1 ||
+    if [[ -n $known && $known != "$PWD"$'\n'* ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
         ! same_version; then
         python=$(find_python)
-        echo "making .venv with $("$python" --version)"
-        "$python" -m venv --clear .venv
+        echo "making $venv with $("$python" --version)"
+        "$python" -m venv --clear "$venv"
         known=''
     fi
     # `dev` includes what the other extra brings.
     if [[ $known == "$PWD"$'\n'"$wanted"$'\n'"$extra" || $known == "$PWD"$'\n'"$wanted"$'\ndev' ]]; then
         return
     fi
-    echo "installing sunzip-codec[$extra] into .venv; the first time this takes some minutes"
-    .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extra]"
+    echo "installing sunzip-codec[$extra] into $venv; the first time this takes some minutes"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extra]" "$@"
     printf '%s\n' "$PWD" "$wanted" "$extra" >"$stamp"
 }
 
 # Tell whether .venv has the version of $PYTHON, if that is given.
 same_version() {
     local version='import sys; print(sys.version_info[:3])'
-    [[ -z ${PYTHON:-} || $("$PYTHON" -c "$version" 2>/dev/null) == "$(.venv/bin/python -c "$version")" ]]
+    [[ -z ${PYTHON:-} || $("$PYTHON" -c "$version" 2>/dev/null) == "$("$venv/bin/python" -c "$version")" ]]
 }
