@@ -80,13 +80,20 @@ class Stabiliser:
 
     def inverse(self, y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Undo `forward`: (..., C, Y, X) float32 to DN/s or G."""
-        b, gain = self._shape(self.b), self._shape(np.sqrt(self.a) / 2 * self.spread)
+        gain, root, b = self.inverse_terms()
         x = np.abs(y)
         x *= gain
-        x += np.sqrt(b)
+        x += root
         np.square(x, out=x)
         x -= b
         return np.copysign(x, y, out=x)
+
+    def inverse_terms(
+        self,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return g, r and b of x = sign(y)·((|y|·g + r)² − b), each (C, 1, 1) float32."""
+        b = self._shape(self.b)
+        return self._shape(np.sqrt(self.a) / 2 * self.spread), np.sqrt(b), b
 
     @staticmethod
     def _shape(v: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

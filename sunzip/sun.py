@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,11 @@ from sunzip.errors import (
 )
 from sunzip.times import parse_date
 from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    import torch
+
+_T = TypeVar("_T")
 
 
 class Sun:
@@ -143,29 +148,70 @@ class Sun:
         IndexError
             If it lacks a frame.
         """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"frames {start} to {stop} of {len(self)}")
+        return self.take(range(start, stop, step), channels)
+
+    def take(self, frames: Sequence[int], channels: Iterable[str] | None = None) -> npt.NDArray[np.float32]:
+        """Decode frames by their numbers, in any order; blocks between them are not read.
+
+        Returns
+        -------
+        (T, C, Y, X) float32 in DN/s and G, NaN where missing.
+
+        Raises
+        ------
+        DamagedError, InputError, IndexError
+            As `read`.
+        """
+        names = self._held(channels)
+        # The codec first: that its model is not at hand is no matter of certain frames.
+        codec, shape, scale = self.codec, self.archive.shape, self.scale
+        return self._decode(frames, lambda blocks, where: codec.decode(blocks, names, shape, scale, **where))
+
+    def tensor(
+        self,
+        frames: Sequence[int],
+        channels: Iterable[str] | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        normalised: bool = False,
+    ) -> torch.Tensor:
+        """Decode frames by their numbers into a torch tensor, together and on a device.
+
+        The pixels are those of `take` to float rounding: see `sunzip.codec.Codec.decode_tensor`, which also
+        explains `normalised`.
+
+        Returns
+        -------
+        (T, C, Y, X) float32 on `device`, NaN where missing.
+
+        Raises
+        ------
+        DamagedError, InputError, IndexError
+            As `read`.
+        """
+        names = self._held(channels)
+        codec, shape, scale = self.codec, self.archive.shape, self.scale
+        return self._decode(
+            frames,
+            lambda blocks, where: codec.decode_tensor(
+                blocks, names, shape, scale, device=device, normalised=normalised, **where
+            ),
+        )
+
+    def _held(self, channels: Iterable[str] | None) -> tuple[str, ...]:
+        """Return channels, None being all, in canonical order; the archive must hold them."""
         names = self.channels if channels is None else canonical(channels)
         absent = [n for n in names if n not in self.channels]
         if absent:
             raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
-        # The codec first: that its model is not at hand is no matter of certain frames.
-        codec, shape, scale = self.codec, self.archive.shape, self.scale
-        return self._decode(
-            range(start, stop, step),
-            lambda blocks, where: codec.decode(blocks, names, shape, scale, **where),
-            (len(names), *shape),
-        )
+        return names
 
-    def _decode(
-        self,
-        frames: range,
-        decode: Callable[..., npt.NDArray[np.float32]],
-        shape: tuple[int, ...],
-    ) -> npt.NDArray[np.float32]:
-        """Have some frames decoded from the blocks that hold them; `shape` is that of one frame's result."""
-        if not 0 <= frames.start <= frames.stop <= len(self):
-            raise IndexError(f"frames {frames.start} to {frames.stop} of {len(self)}")
-        if not frames:
-            return np.empty((0, *shape), np.float32)
+    def _decode(self, frames: Sequence[int], decode: Callable[..., _T]) -> _T:
+        """Have some frames decoded from the blocks that hold them."""
+        if len(frames) and not 0 <= min(frames) <= max(frames) < len(self):
+            raise IndexError(f"frames {min(frames)} to {max(frames)} of {len(self)}")
         t = self.archive.frames_per_block
         numbers = sorted({i // t for i in frames})
         place = {number: n for n, number in enumerate(numbers)}
@@ -272,14 +318,14 @@ class _Latents:
 
     def __getitem__(self, when: Any) -> npt.NDArray[np.float32]:
         frames = self._sun.frames(when)
-        rows = slice(frames, frames + 1, 1) if isinstance(frames, int) else frames
-        shape = self._sun.archive.shape
-        found = self._sun._decode(
-            range(rows.start, max(rows.start, rows.stop), rows.step),
-            lambda blocks, where: self._sun.codec.latents(blocks, shape, **where),
-            self.shape[1:],
-        )
-        return found[0] if isinstance(frames, int) else found
+        if isinstance(frames, int):
+            return self.take([frames])[0]  # type: ignore[no-any-return]
+        return self.take(range(frames.start, max(frames.start, frames.stop), frames.step))
+
+    def take(self, frames: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the latents of frames by their numbers, in any order: (T, …) float32."""
+        codec, shape = self._sun.codec, self._sun.archive.shape
+        return self._sun._decode(frames, lambda blocks, where: codec.latents(blocks, shape, **where))
 
 
 def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:

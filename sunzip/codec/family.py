@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +16,17 @@ from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
     Network = TypeVar("Network", bound=nn.Module)
 
 Float = npt.NDArray[np.float32]
 
 _SYMBOL_LIMIT = float(2**30)
+
+#: Of each network, its copies on accelerators: loaded once for the whole process, like the network itself.
+_copies: WeakKeyDictionary[nn.Module, dict[torch.device, nn.Module]] = WeakKeyDictionary()
 
 
 class Latents(NamedTuple):
@@ -100,9 +106,16 @@ class Family(ABC):
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """Return what `decode` would give if quantisation were free: the paper's float32 means."""
 
-    @abstractmethod
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images."""
+        import torch
+
+        images = self.synthesise_tensor(torch.from_numpy(latents), torch.from_numpy(present), height, width)
+        return images.contiguous().numpy()
+
+    @abstractmethod
+    def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
+        """Do as `synthesise` with tensors, on the device on which they are."""
 
 
 def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
@@ -110,6 +123,16 @@ def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=_SYMBOL_LIMIT, neginf=-_SYMBOL_LIMIT)
     whole: npt.NDArray[np.int32] = np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)
     return whole
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """Return a network on a device: itself on the CPU, elsewhere a copy that stays there."""
+    if device.type == "cpu":
+        return network
+    copies = _copies.setdefault(network, {})
+    if device not in copies:
+        copies[device] = deepcopy(network).to(device)
+    return copies[device]  # type: ignore[return-value]
 
 
 def load_network(build: Callable[[], Network], model: Model, unused: tuple[str, ...] = ()) -> Network:

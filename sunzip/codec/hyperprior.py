@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, load_network, symbols
+from sunzip.codec.family import Family, Float, Latents, load_network, placed, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -21,6 +21,8 @@ from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sunzip.nn.hyperprior import Hyperprior
 
 #: What of the network only training uses and no model has: integers and tables take its place.
@@ -176,11 +178,11 @@ class HyperpriorFamily(Family):
         found: Float = latents.main * self._inverse[quality]
         return found
 
-    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """See `Family.synthesise`."""
+    def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
+        """See `Family.synthesise_tensor`."""
         import torch
 
         with torch.inference_mode():
-            y = torch.from_numpy(latents).contiguous(memory_format=torch.channels_last)
-            x = self.network.synthesise(y, torch.from_numpy(present))
-        return x[..., :height, :width].contiguous().numpy()
+            y = latents.contiguous(memory_format=torch.channels_last)
+            x = placed(self.network, latents.device).synthesise(y, present)
+        return x[..., :height, :width]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, load_network, symbols
+from sunzip.codec.family import Family, Float, Latents, load_network, placed, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -17,6 +17,8 @@ from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sunzip.nn.sigma_vae import Sigma, SigmaVAE
 
 _SIZE = 128
@@ -103,9 +105,9 @@ class SigmaVaeFamily(Family):
         """See `Family.unquantised`."""
         return latents.main * self.steps
 
-    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """See `Family.synthesise`."""
+    def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
+        """See `Family.synthesise_tensor`."""
         import torch
 
         with torch.inference_mode():
-            return self.network.decode(torch.from_numpy(latents)).contiguous().numpy()
+            return placed(self.network, latents.device).decode(latents)
