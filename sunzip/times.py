@@ -91,7 +91,7 @@ def parse_t_obs(values: Iterable[object]) -> Times:
     ms = ((day - 1) * 24 + hour) * _MS["h"] + minute * _MS["min"] + second * _MS["s"]
     ms += (nanos + 500_000) // 1_000_000
     times = start.astype("datetime64[ms]") + np.where(good, ms, 0).astype("timedelta64[ms]")
-    times[~good] = np.datetime64("NaT")
+    times[~good] = np.datetime64("NaT", "ms")
     tai &= good
     if tai.any():
         times[tai] = tai_to_utc(times[tai])

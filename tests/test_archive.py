@@ -68,7 +68,7 @@ def shard_of(spec: ArchiveSpec, frames: slice) -> tuple[list[bytes], ShardTable]
     index = np.arange(frames.start, frames.stop)[:, None] * c + np.arange(c)
     valid = index % 5 != 4
     t_obs = np.where(
-        valid, spec.time[frames, None] + (index * 7 % 1000).astype("m8[ms]"), np.datetime64("NaT")
+        valid, spec.time[frames, None] + (index * 7 % 1000).astype("m8[ms]"), np.datetime64("NaT", "ms")
     )
 
     def header(i: int, j: int) -> dict:
@@ -532,14 +532,12 @@ def objects_of(path: Path) -> dict[str, bytes]:
 
 def pack(path: Path, objects: dict[str, bytes], manifest: dict | None = None) -> None:
     """Pack objects as sunzip would, with a manifest that vouches for them: what a hostile writer can do."""
-    from io import BytesIO
-
     from sunzip.archive._layout import Grid, digest
 
     with path.open("wb") as f:
         packer = _zip.Packer(f)
         for name in sorted(objects.keys() - {"manifest.json"}):
-            packer.add(name, BytesIO(objects[name]), len(objects[name]))
+            packer.add(name, objects[name])
         tree = json.loads(objects["manifest.json"]) | {"objects": len(packer.members)}
         try:
             grid = Grid.read(json.loads(objects["zarr.json"])["attributes"]["sunzip"], "")
@@ -547,7 +545,7 @@ def pack(path: Path, objects: dict[str, bytes], manifest: dict | None = None) ->
         except (SunzipError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
             tree["rest"] = digest(packer.sha256)
         data = json.dumps(tree | (manifest or {})).encode()
-        packer.add("manifest.json", BytesIO(data), len(data))
+        packer.add("manifest.json", data)
         packer.close(_zip.COMMENT + packer.sha256["manifest.json"])
 
 

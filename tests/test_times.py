@@ -104,7 +104,7 @@ def test_tai_agrees_with_astropy_around_leap_seconds():
     expected = np.array([t for t, leap in zip(utc, inside, strict=True) if not leap], "datetime64[ms]")
     np.testing.assert_array_equal(ours[~inside], expected)
     np.testing.assert_array_equal(utc_to_tai(ours[~inside]), tai[~inside])
-    assert (np.diff(ours[:15]) >= np.timedelta64(0)).all()
+    assert (np.diff(ours[:15]) >= np.timedelta64(0, "ms")).all()
 
 
 def test_needs_no_network_and_leaves_astropys_configuration(monkeypatch):
@@ -150,7 +150,7 @@ def test_durations(text, ms):
     "text",
     ["", "12", "min", "12 m", "12mins", "-1h", "0s", "1h30min", "١h", "nan h", "1e3s", "0.0005s",
      "9" * 30 + "h",
-     np.timedelta64("NaT"), np.timedelta64(5), np.timedelta64(1, "M"), dt.timedelta(0),
+     np.timedelta64("NaT", "ms"), np.timedelta64(1, "M"), dt.timedelta(0),
      dt.timedelta(microseconds=5)],
 )  # fmt: skip
 def test_no_durations(text):
@@ -171,7 +171,18 @@ def test_dates(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "today", "NaT", "14", "2014-13", "2014-02-30", "1.1.2014", np.datetime64("NaT"), "20140101"],
+    [
+        "",
+        "now",
+        "today",
+        "NaT",
+        "14",
+        "2014-13",
+        "2014-02-30",
+        "1.1.2014",
+        np.datetime64("NaT", "ms"),
+        "20140101",
+    ],
 )
 def test_no_dates(text):
     with pytest.raises(InputError, match=r"^start .* is not a date; write 2014-01-31"):

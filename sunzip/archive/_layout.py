@@ -118,7 +118,7 @@ class ArchiveSpec:
             time.ndim != 1
             or not len(time)
             or np.isnat(time).any()
-            or not (np.diff(time) > np.timedelta64(0)).all()
+            or not (np.diff(time) > np.timedelta64(0, "ms")).all()
         ):
             raise ValueError("time must be a non-empty, strictly increasing series")
         object.__setattr__(self, "time", time.astype("datetime64[ms]"))
@@ -487,7 +487,7 @@ def read_time(raw: bytes, where: str) -> npt.NDArray[np.datetime64]:
         If times do not increase.
     """
     time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
-    if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0)).all():
+    if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0, "ms")).all():
         raise DamagedError(f"{where}: times do not increase")
     return time
 

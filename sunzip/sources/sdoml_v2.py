@@ -242,7 +242,7 @@ class SdomlV2(Source):
                 self.counts["keyword value None"] += column[:n].count(None)
         stated = attributes.get("T_OBS", [])
         stated = stated[:n] if isinstance(stated, list) else [stated] * min(n, 1)
-        times = np.full(n, np.datetime64("NaT"), "datetime64[ms]")
+        times = np.full(n, np.datetime64("NaT", "ms"), "datetime64[ms]")
         times[: len(stated)] = parse_t_obs(stated)
         missing = n - len(stated) + stated.count(None)
         self.counts["T_OBS missing"] += missing

@@ -198,7 +198,7 @@ class Series:
                     valid[t, j] = True
                     factor = source.shape[0] // self.shape[0]
                     headers[t][j] = resized_header(source.header(name, row), factor)
-        t_obs[~valid] = np.datetime64("NaT")
+        t_obs[~valid] = np.datetime64("NaT", "ms")
         return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
 
     def _read_image(
@@ -342,7 +342,7 @@ def join(
         raise InputError(_why_empty(sources, wanted, timed.time, missing if len(time) else None))
     row = np.full(cells, -1, np.int32)
     source = np.full(cells, -1, np.int16)
-    t_obs = np.full(cells, np.datetime64("NaT"), "datetime64[ms]")
+    t_obs = np.full(cells, np.datetime64("NaT", "ms"), "datetime64[ms]")
     row[place], source[place] = used.row, used.source
     t_obs[place] = used.time.astype("datetime64[ms]")
     if channels is None:

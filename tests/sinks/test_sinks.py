@@ -34,7 +34,7 @@ def make_cube(headers=None, *, frames=4, start="2011-12-31T23:24", seed=0, scale
     valid = np.ones((frames, 3), bool)
     valid[0, 0] = valid[2, 1] = valid[2, 2] = False
     data[~valid] = np.nan
-    t_obs[~valid] = np.datetime64("NaT")
+    t_obs[~valid] = np.datetime64("NaT", "ms")
     heads = [[{} for _ in CHANNELS] for _ in range(frames)]
     for i, header in enumerate(headers or []):
         heads[i % frames][i % 3] = header if valid[i % frames, i % 3] else {}
@@ -150,7 +150,7 @@ def test_scale_converts_exactly(tmp_path, layout, scale):
 
 
 def cube_minutes(cube, c):
-    return np.where(cube.valid[:, c], cube.time, np.datetime64("NaT")).astype("M8[m]")
+    return np.where(cube.valid[:, c], cube.time, np.datetime64("NaT", "ms")).astype("M8[m]")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -233,7 +233,7 @@ def test_v2_writes_a_time_where_the_header_has_none(tmp_path, t_obs):
 @pytest.mark.parametrize("layout", ["sdoml-v2", "hdf5", "fits"])
 def test_an_image_without_t_obs_has_its_frames_time(tmp_path, layout):
     cube = make_cube()
-    cube.t_obs[:] = np.datetime64("NaT")
+    cube.t_obs[:] = np.datetime64("NaT", "ms")
     write(tmp_path / "out", layout, cube)
     np.testing.assert_array_equal(read(tmp_path / "out", layout).times("171A"), cube.time[cube.valid[:, 1]])
 

@@ -37,7 +37,7 @@ class Memory(Source):
         self.channels = tuple(n for n in NAMES if n in times)
         self.all_times = {
             c: np.array(
-                [np.datetime64("NaT") if t is None else ORIGIN + np.timedelta64(t, "ms") for t in ts],
+                [np.datetime64("NaT", "ms") if t is None else ORIGIN + np.timedelta64(t, "ms") for t in ts],
                 "datetime64[ms]",
             )
             for c, ts in times.items()
