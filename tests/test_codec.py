@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Latents, symbols
+from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block, pack_gaps
@@ -70,8 +71,8 @@ def test_latents_are_the_encoders_own_dequantised(codec: Codec, frames_of: Frame
     blocks = codec.encode(x, NAMES)
     decoded = codec.latents(blocks, (64, 96))
     assert decoded.shape == (3, 8, 4, 6)
-    missing = np.zeros(x.shape, bool)
-    images = codec._analyse(x, missing, ~missing.all((2, 3)), range(12), Scale.MEAN)
+    missing, present = np.zeros(x.shape[1:], bool), np.ones(12, bool)
+    images = side_by_side(lambda frame: codec._analyse(frame, missing, present, range(12), Scale.MEAN), x)
     for found, latents in zip(decoded, images, strict=True):
         # The same by another road: quantise about the means that the exact network predicts.
         mean, index = family._predict(symbols(latents.side), 4, 6, codec.quality)

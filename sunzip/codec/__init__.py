@@ -383,7 +383,7 @@ class Codec:
 
         def fill(t: int) -> None:
             images = self.family.synthesise(latents(t)[None], masks[t : t + 1].astype(np.float32), *shape)[0]
-            places = np.flatnonzero(shown[t])
+            places = np.flatnonzero(shown[t]).tolist()
             channels = [indexes[c] for c in places]
             with np.errstate(over="ignore", invalid="ignore"):
                 physical = self.family.stabiliser.subset(channels).inverse(images[channels])

@@ -1,0 +1,116 @@
+"""Lanes: threads that code frames side by side, each on one core, so that bytes do not depend on how many.
+
+Inside PyTorch two threads sum in another order than one, which moves a latent over a rounding edge now and
+then. Networks therefore run in lanes alone, where PyTorch may use one thread. Frames are independent, so that
+several lanes are also faster than one network on all cores.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+_Item = TypeVar("_Item")
+
+
+class Task(Generic[_T]):
+    """Work that another thread does.
+
+    Unlike a Future, it bears Ctrl-C while it is waited for: at the wrong moment that leaves a Future locked,
+    and the thread that wants to set its result waits for ever.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[..., _T], *args: Any) -> None:
+        self._box: SimpleQueue[tuple[_T, None] | tuple[None, BaseException]] = SimpleQueue()
+        pool.submit(self._run, work, args)
+
+    def _run(self, work: Callable[..., _T], args: tuple[Any, ...]) -> None:
+        try:
+            self._box.put((work(*args), None))
+        except BaseException as error:
+            self._box.put((None, error))
+
+    def result(self) -> _T:
+        """Wait for the work to be done, and return or raise what came of it; as often as asked."""
+        found = self._box.get()
+        self._box.put(found)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]
+
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_here = threading.local()
+
+
+def count() -> int:
+    """Return how many frames are coded at a time: as many as PyTorch may use threads when first asked.
+
+    That is the number of cores, unless ``OMP_NUM_THREADS`` or ``torch.set_num_threads`` said less.
+    """
+    return _lanes()._max_workers
+
+
+def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterator[_T]:
+    """Yield ``work(item)`` of every item in order; the lanes do all of it, even of a single item.
+
+    Called in a lane, the work is done there and then. If it fails, or the iterator is closed, items that were
+    not begun are left.
+    """
+    if getattr(_here, "is_lane", False):
+        yield from map(work, items)
+        return
+    left = threading.Event()
+
+    def unless_left(item: _Item) -> list[_T]:
+        return [] if left.is_set() else [work(item)]
+
+    pool = _lanes()
+    tasks = deque(Task(pool, unless_left, item) for item in items)
+    try:
+        while tasks:
+            yield tasks.popleft().result()[0]
+    finally:
+        left.set()
+
+
+def _lanes() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            import torch
+
+            lanes = torch.get_num_threads()
+            _pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(),))
+        return _pool
+
+
+def _begin_lane(one_at_a_time: threading.Lock) -> None:
+    import torch
+
+    _here.is_lane = True
+    with one_at_a_time:
+        others = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # That also set what threads to come will use. A thread that only sets it back leaves the rest of the
+        # process, which may train a network meanwhile, as it was.
+        back = threading.Thread(target=torch.set_num_threads, args=(others,))
+        back.start()
+        back.join()
+
+
+def _forget() -> None:
+    # Threads do not survive a fork.
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_forget)
