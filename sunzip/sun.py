@@ -46,9 +46,12 @@ class Sun:
     (3720, 512, 512)
     """
 
-    def __init__(self, path: str | os.PathLike[str], model: str | Path | Model | None = None) -> None:
-        self.archive = open_archive(path)
+    def __init__(
+        self, path: str | os.PathLike[str], model: str | Path | Model | None = None, anon: bool = False
+    ) -> None:
+        self.archive = open_archive(path, anon=anon)
         self._model = model
+        self._anon = anon
         self._codec: Codec | None = None
 
     def __repr__(self) -> str:
@@ -61,9 +64,9 @@ class Sun:
     def __len__(self) -> int:
         return len(self.archive)
 
-    def __reduce__(self) -> tuple[type[Sun], tuple[str, str | Path | Model | None]]:
+    def __reduce__(self) -> tuple[type[Sun], tuple[str, str | Path | Model | None, bool]]:
         # Another process opens the file and loads the network for itself.
-        return Sun, (self.archive.path, self._model)
+        return Sun, (self.archive.path, self._model, self._anon)
 
     def __enter__(self) -> Sun:
         return self
@@ -164,7 +167,7 @@ class Sun:
         DamagedError, InputError, IndexError
             As `read`.
         """
-        names = self._held(channels)
+        names = self.held(channels)
         # The codec first: that its model is not at hand is no matter of certain frames.
         codec, shape, scale = self.codec, self.archive.shape, self.scale
         return self._decode(frames, lambda blocks, where: codec.decode(blocks, names, shape, scale, **where))
@@ -191,7 +194,7 @@ class Sun:
         DamagedError, InputError, IndexError
             As `read`.
         """
-        names = self._held(channels)
+        names = self.held(channels)
         codec, shape, scale = self.codec, self.archive.shape, self.scale
         return self._decode(
             frames,
@@ -200,8 +203,14 @@ class Sun:
             ),
         )
 
-    def _held(self, channels: Iterable[str] | None) -> tuple[str, ...]:
-        """Return channels, None being all, in canonical order; the archive must hold them."""
+    def held(self, channels: Iterable[str] | None) -> tuple[str, ...]:
+        """Return channels in canonical order, None being all.
+
+        Raises
+        ------
+        InputError
+            If the archive lacks one of them, or there is none of its name.
+        """
         names = self.channels if channels is None else canonical(channels)
         absent = [n for n in names if n not in self.channels]
         if absent:
@@ -215,7 +224,7 @@ class Sun:
         t = self.archive.frames_per_block
         numbers = sorted({i // t for i in frames})
         place = {number: n for n, number in enumerate(numbers)}
-        blocks = [self.archive.block(number) for number in numbers]
+        blocks = self.archive.read_blocks(numbers)
         inside = [place[i // t] * t + i % t for i in frames]
         try:
             return decode(blocks, {"frames": inside, "frames_per_block": t})
@@ -332,19 +341,21 @@ def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:
     return parse_date(value)
 
 
-def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = None) -> Sun:
+def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = None, anon: bool = False) -> Sun:
     """Open an archive as arrays.
 
     Parameters
     ----------
     path
-        A ``.lat`` file.
+        A ``.lat`` file, a local path or an fsspec URL such as ``s3://…``.
     model
         What decodes it, if it is neither embedded nor installed.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
 
     Raises
     ------
     InputError, DamagedError, UnsupportedError
         If the file cannot be used. The model is looked for when first needed.
     """
-    return Sun(path, model)
+    return Sun(path, model, anon)
