@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import numpy as np
@@ -28,6 +29,10 @@ _START = struct.Struct("<BBI")
 _CRC = slice(6, 10)
 _GAPS = 1 << 12  # of the u16 with T − 1
 _LONG = 15 << 16  # payload lengths from here on take a u32
+
+#: Mask, payload and gap map of one coded frame, and those of a frame without any channel.
+Entry = tuple[int, bytes, bytes]
+EMPTY: Entry = (0, b"", b"")
 
 
 def _damaged(what: str) -> NoReturn:
@@ -151,6 +156,22 @@ class Block:
                 raise ValueError(f"mask {mask:#x} names channels that do not exist")
             if mask == 0 and (payload or gap):
                 raise ValueError("a frame without channels has no payload and no gap map")
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Mask, payload and gap map of each frame."""
+        return tuple(zip(self.masks, self.payloads, self.gaps, strict=True))
+
+    def with_entries(self, entries: Sequence[Entry]) -> Block:
+        """Return a block of the same model, shape and quality that holds these frames.
+
+        Raises
+        ------
+        InputError, ValueError
+            As the constructor; ValueError also if there is no frame.
+        """
+        masks, payloads, gaps = zip(*entries, strict=True)
+        return replace(self, masks=masks, payloads=payloads, gaps=gaps)
 
     def pack(self) -> bytes:
         """Return the block's bytes.

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from zarr.abc.codec import ArrayBytesCodec
+from zarr.abc.codec import (
+    ArrayBytesCodec,
+    ArrayBytesCodecPartialDecodeMixin,
+    ArrayBytesCodecPartialEncodeMixin,
+)
+from zarr.abc.store import ByteGetter, ByteSetter
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
+from zarr.core.indexing import SelectorTuple
 
-from sunzip.channels import canonical
-from sunzip.codec import Codec, codec_for
-from sunzip.cube import Scale
-from sunzip.errors import InputError, UnsupportedError
-from sunzip.frame import MAX_FRAMES, MAX_SIDE
-
-NAME = "sunzip"
-_KEYS = {"version", "model", "channels", "scale", "quality"}
+from sunzip.codec.chunks import NAME, ChunkCodec, Decoded, Write
+from sunzip.errors import InputError
 
 
-@dataclass(frozen=True)
-class SunzipCodec(ArrayBytesCodec):
+class SunzipCodec(
+    ChunkCodec, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin, ArrayBytesCodecPartialEncodeMixin
+):
     """Codes chunks of shape (time, channel, y, x), float32, each as one block.
 
     Give it as ``serializer=`` and pass ``compressors=None``; inside sharding, inner chunks of one frame make
-    reading and appending one frame cost one frame.
+    reading and appending one frame cost one frame. Arrays of one channel may also be (time, y, x) or (y, x).
+
+    Reading decodes only the frames asked for. Writing whole frames into a chunk leaves the bytes of all
+    others as they are; writing part of a frame that holds something is refused, as it would lose a second
+    time.
 
     Parameters
     ----------
     model
-        sha256 of the model; `sunzip.weights.load("hyperprior-12").sha256` tells it.
+        Name, folder or sha256 of a model. Kept is the sha256, and metadata may name nothing else.
     channels
-        Names along the channel axis, in canonical order.
+        Names along the channel axis, in canonical order; all 12 by default.
     scale
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality
@@ -45,28 +48,17 @@ class SunzipCodec(ArrayBytesCodec):
     ------
     InputError
         If a value is none of these.
+    ModelNotFoundError
+        If there is no model of that name or in that folder; a sha256 is looked for when a chunk is coded.
+
+    Examples
+    --------
+    >>> codec = SunzipCodec(channels=["171A", "193A"], quality=60)
+    >>> codec.to_dict()["configuration"]["channels"]
+    ['171A', '193A']
     """
 
-    model: str
-    channels: tuple[str, ...]
-    scale: str = "mean"
-    quality: int | None = None
-    is_fixed_size: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(name, str) for name in self.channels):
-            raise InputError(f"codec {NAME}: channels must be a list of names")
-        names = canonical(self.channels)
-        if tuple(self.channels) != names:
-            raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
-        object.__setattr__(self, "channels", names)
-        # Anything but a hash would be looked for as a folder, wherever metadata of strangers point.
-        if not isinstance(self.model, str) or not re.fullmatch("[0-9a-f]{64}", self.model):
-            raise InputError(f"codec {NAME}: model must be a sha256 of 64 hexadecimal digits")
-        if self.scale not in tuple(Scale):
-            raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
-        if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
-            raise InputError(f"codec {NAME}: quality is {self.quality!r}, it must be 0 to 100")
+    is_fixed_size = False
 
     @classmethod
     def from_dict(cls, data: dict[str, JSON]) -> Self:
@@ -79,31 +71,11 @@ class SunzipCodec(ArrayBytesCodec):
         InputError
             If it misses a key or a value cannot be.
         """
-        configuration = data.get("configuration")
-        if not isinstance(configuration, dict) or not {"version", "model", "channels"} <= set(configuration):
-            raise InputError(f"codec {NAME}: its configuration needs version, model and channels")
-        unknown = set(configuration) - _KEYS
-        if configuration["version"] != 1 or unknown:
-            raise UnsupportedError(
-                f"codec {NAME}: this sunzip reads version 1 of its configuration, with "
-                f"{', '.join(sorted(_KEYS))}; update sunzip"
-            )
-        values: dict[str, Any] = {k: v for k, v in configuration.items() if k != "version"}
-        if not isinstance(values["channels"], list | tuple):
-            raise InputError(f"codec {NAME}: channels must be a list of names")
-        return cls(**{**values, "channels": tuple(values["channels"])})
+        return cls.from_configuration(data.get("configuration"))
 
     def to_dict(self) -> dict[str, JSON]:
         """Return the Zarr metadata."""
-        configuration: dict[str, JSON] = {
-            "version": 1,
-            "model": self.model,
-            "channels": list(self.channels),
-            "scale": self.scale,
-        }
-        if self.quality is not None:
-            configuration["quality"] = self.quality
-        return {"name": NAME, "configuration": configuration}
+        return {"name": NAME, "configuration": self.configuration()}
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """Refuse arrays that are not (time, channel, y, x) float32 with all channels in one chunk.
@@ -113,13 +85,14 @@ class SunzipCodec(ArrayBytesCodec):
         InputError
             If so.
         """
-        chunks = getattr(chunk_grid, "chunk_shape", shape)
+        chunks = getattr(chunk_grid, "chunk_shape", None)
+        if chunks is None:
+            raise InputError(f"codec {NAME}: all chunks must be of one shape")
         self._check("array", dtype, tuple(shape))
         self._check("chunk", dtype, tuple(chunks))
-        if tuple(chunks)[2:] != tuple(shape)[2:]:
-            raise InputError(f"codec {NAME}: a chunk must hold whole images of {tuple(shape)[2:]}")
-        if not 1 <= chunks[0] <= MAX_FRAMES:
-            raise InputError(f"codec {NAME}: a chunk holds 1 to {MAX_FRAMES} frames, not {chunks[0]}")
+        if tuple(chunks)[-2:] != tuple(shape)[-2:]:
+            raise InputError(f"codec {NAME}: a chunk must hold whole images of {tuple(shape)[-2:]}")
+        self.check_chunk(tuple(chunks))
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Refuse what cannot be coded; of the chunks inside sharding nothing else sees the shape.
@@ -133,41 +106,75 @@ class SunzipCodec(ArrayBytesCodec):
         return self
 
     def _check(self, what: str, dtype: Any, shape: tuple[int, ...]) -> None:
-        native = np.dtype(dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype)
-        if native != np.float32:
-            raise InputError(f"codec {NAME}: codes float32, not {native}")
-        if len(shape) != 4 or shape[1] != len(self.channels):
-            raise InputError(
-                f"codec {NAME}: {what} has shape {shape}, it must be (time, {len(self.channels)}, y, x)"
-            )
-        if max(shape[2:]) > MAX_SIDE:
-            raise InputError(f"codec {NAME}: {what} has shape {shape}; images go up to {MAX_SIDE} a side")
+        self.check(what, dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype, shape)
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
         """Not known before coding."""
         raise NotImplementedError
 
-    def _codec(self) -> Codec:
-        # The network lives in a process-wide cache, never on this object, which is pickled.
-        return codec_for(self.model, self.quality)
+    # Zarr's pipelines either await the methods `_single` or, from 3.4 on, may call those named `_sync`.
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        data = self._codec().decode(
-            [chunk_bytes.to_bytes()],
-            self.channels,
-            (chunk_spec.shape[2], chunk_spec.shape[3]),
-            Scale(self.scale),
-            frames_per_block=chunk_spec.shape[0],
-        )
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(data)
+        pixels = self.decode_chunk(chunk_bytes.to_bytes(), chunk_spec.shape)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.view(Decoded))
 
     def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
-        data = np.ascontiguousarray(chunk_array.as_numpy_array(), np.float32)
-        blocks = self._codec().encode(data, self.channels, Scale(self.scale), frames_per_block=len(data))
-        return chunk_spec.prototype.buffer.from_bytes(blocks[0])
+        pixels = chunk_array.as_numpy_array()
+        return chunk_spec.prototype.buffer.from_bytes(self.encode_chunk(pixels))
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
         return await asyncio.to_thread(self._encode_sync, chunk_array, chunk_spec)
+
+    # Parts of chunks: reading ...
+
+    def _select(self, stored: Buffer | None, selection: SelectorTuple, spec: ArraySpec) -> NDBuffer | None:
+        if stored is None:
+            return None
+        pixels = self.decode_chunk(stored.to_bytes(), spec.shape, selection)
+        return spec.prototype.nd_buffer.from_numpy_array(pixels)
+
+    def _decode_partial_sync(
+        self, byte_getter: Any, selection: SelectorTuple, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        return self._select(byte_getter.get_sync(prototype=chunk_spec.prototype), selection, chunk_spec)
+
+    async def _decode_partial_single(
+        self, byte_getter: ByteGetter, selection: SelectorTuple, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        stored = await byte_getter.get(prototype=chunk_spec.prototype)
+        return await asyncio.to_thread(self._select, stored, selection, chunk_spec)
+
+    # ... and writing.
+
+    def _plan(self, value: NDBuffer, selection: SelectorTuple, spec: ArraySpec) -> Write:
+        return self.plan(selection, np.asarray(value.as_numpy_array()), spec.shape, spec.fill_value)
+
+    def _merge(self, write: Write, stored: Buffer | None, spec: ArraySpec) -> Buffer | None:
+        block = None if stored is None else stored.to_bytes()
+        merged = self.merge(write, block, spec.shape, spec.fill_value, spec.config.write_empty_chunks)
+        return None if merged is None else spec.prototype.buffer.from_bytes(merged)
+
+    def _encode_partial_sync(
+        self, byte_setter: Any, value: NDBuffer, selection: SelectorTuple, chunk_spec: ArraySpec
+    ) -> None:
+        write = self._plan(value, selection, chunk_spec)
+        stored = None if write.complete else byte_setter.get_sync(prototype=chunk_spec.prototype)
+        merged = self._merge(write, stored, chunk_spec)
+        if merged is None:
+            byte_setter.delete_sync()
+        else:
+            byte_setter.set_sync(merged)
+
+    async def _encode_partial_single(
+        self, byte_setter: ByteSetter, chunk_array: NDBuffer, selection: SelectorTuple, chunk_spec: ArraySpec
+    ) -> None:
+        write = await asyncio.to_thread(self._plan, chunk_array, selection, chunk_spec)
+        stored = None if write.complete else await byte_setter.get(prototype=chunk_spec.prototype)
+        merged = await asyncio.to_thread(self._merge, write, stored, chunk_spec)
+        if merged is None:
+            await byte_setter.delete()
+        else:
+            await byte_setter.set(merged)

@@ -1,0 +1,416 @@
+"""Chunks of arrays: what the Zarr and the numcodecs codec are beneath their interfaces.
+
+Configuration and its checks, chunks to blocks and back, parts of chunks, and the threads networks run in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock, Thread
+from typing import Any, ParamSpec, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import weights
+from sunzip.channels import NAMES, canonical
+from sunzip.codec import Codec, codec_for
+from sunzip.codec.family import Float
+from sunzip.cube import Scale
+from sunzip.errors import InputError, UnsupportedError
+from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block
+
+#: The codec in Zarr's and numcodecs' registries, and the version of its configuration.
+NAME, VERSION = "sunzip", 1
+
+_KEYS = {"version", "model", "channels", "scale", "quality"}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Decoded(np.ndarray[Any, Any]):
+    """Pixels of a whole chunk as they were decoded; NumPy keeps the class in copies and views.
+
+    Where a caller cannot write parts of chunks, it decodes a chunk, changes some of it and codes all of it.
+    By its class such a chunk is told from new measurements: coded again it would lose a second time.
+    """
+
+
+@dataclass(frozen=True)
+class Write:
+    """What a write puts into a chunk.
+
+    Attributes
+    ----------
+    frames
+        Numbers of the frames that it touches, rising.
+    data
+        (len(frames), C, Y, X) float32; the fill value where nothing is written.
+    written
+        Of the same shape, bool.
+    complete
+        Whether nothing of what the chunk held is left.
+    """
+
+    frames: list[int]
+    data: Float
+    written: npt.NDArray[np.bool_]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class ChunkCodec:
+    """Codes chunks of shape (time, channel, y, x), float32, each as one block.
+
+    With one channel, chunks may also be (time, y, x) or (y, x).
+
+    Parameters
+    ----------
+    model
+        Name, folder or sha256 of a model. Kept is the sha256.
+    channels
+        Names along the channel axis, in canonical order.
+    scale
+        ``"mean"`` or ``"sum"``: how AIA pixels were binned.
+    quality
+        0 to 100; None is the model's default.
+
+    Raises
+    ------
+    InputError
+        If a value is none of these.
+    ModelNotFoundError
+        If there is no model of that name or in that folder; a sha256 is looked for when a chunk is coded.
+    """
+
+    model: str = weights.DEFAULT
+    channels: tuple[str, ...] = NAMES
+    scale: str = "mean"
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channels, str) or not all(isinstance(name, str) for name in self.channels):
+            raise InputError(f"codec {NAME}: channels must be a list of names")
+        names = canonical(self.channels)
+        if tuple(self.channels) != names:
+            raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
+        object.__setattr__(self, "channels", names)
+        if self.scale not in tuple(Scale):
+            raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
+        object.__setattr__(self, "scale", str(self.scale))
+        if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
+            raise InputError(f"codec {NAME}: quality is {self.quality!r}, it must be 0 to 100")
+        if not _is_sha256(self.model):
+            model = weights.load(self.model)
+            # By its hash alone a folder would not be found again.
+            weights.register(model)
+            object.__setattr__(self, "model", model.sha256)
+
+    @classmethod
+    def from_configuration(cls, configuration: object) -> Self:
+        """Build the codec from what `configuration` gave, read from metadata that anyone may have written.
+
+        Raises
+        ------
+        UnsupportedError
+            If it has an unknown version or key.
+        InputError
+            If it misses a key or a value cannot be.
+        """
+        if not isinstance(configuration, dict) or not {"version", "model", "channels"} <= set(configuration):
+            raise InputError(f"codec {NAME}: its configuration needs version, model and channels")
+        unknown = set(configuration) - _KEYS
+        version = configuration["version"]
+        if type(version) is not int or version != VERSION or unknown:
+            raise UnsupportedError(
+                f"codec {NAME}: this sunzip reads version {VERSION} of its configuration, with "
+                f"{', '.join(sorted(_KEYS))}; update sunzip"
+            )
+        values: dict[str, Any] = {k: v for k, v in configuration.items() if k != "version"}
+        if not isinstance(values["channels"], list | tuple):
+            raise InputError(f"codec {NAME}: channels must be a list of names")
+        # Anything but a hash would be looked for as a folder, wherever metadata of strangers point.
+        if not _is_sha256(values["model"]):
+            raise InputError(f"codec {NAME}: model must be a sha256 of 64 hexadecimal digits")
+        if values.get("quality", 0) is None:
+            raise InputError(f"codec {NAME}: quality is null, it must be 0 to 100 or absent")
+        return cls(**{**values, "channels": tuple(values["channels"])})
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what tells the codec apart, as JSON has it."""
+        found: dict[str, Any] = {
+            "version": VERSION,
+            "model": self.model,
+            "channels": list(self.channels),
+            "scale": self.scale,
+        }
+        if self.quality is not None:
+            found["quality"] = self.quality
+        return found
+
+    def check(self, what: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+        """Refuse what is not float32 of a shape that can be coded.
+
+        Raises
+        ------
+        InputError
+            If so; the message begins with what it is.
+        """
+        if np.dtype(dtype) != np.float32:
+            raise InputError(f"codec {NAME}: codes float32, not {np.dtype(dtype)}")
+        count = len(self.channels)
+        if not (len(shape) == 4 and shape[1] == count) and not (len(shape) in (2, 3) and count == 1):
+            like = f"(time, {count}, y, x)" + (", (time, y, x) or (y, x)" if count == 1 else "")
+            raise InputError(f"codec {NAME}: {what} has shape {shape}, it must be {like}")
+        if max(shape[-2:]) > MAX_SIDE:
+            raise InputError(f"codec {NAME}: {what} has shape {shape}; images go up to {MAX_SIDE} a side")
+
+    def check_chunk(self, shape: tuple[int, ...]) -> None:
+        """Refuse a chunk of more frames than a block holds.
+
+        Raises
+        ------
+        InputError
+            If so.
+        """
+        frames = self._shape(shape)[0]
+        if not 1 <= frames <= MAX_FRAMES:
+            raise InputError(f"codec {NAME}: a chunk holds 1 to {MAX_FRAMES} frames, not {frames}")
+
+    def _shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """Return a chunk's shape as (time, channel, y, x)."""
+        return (shape[0] if len(shape) > 2 else 1, len(self.channels), shape[-2], shape[-1])
+
+    def _codec(self) -> Codec:
+        # The network lives in a process-wide cache, never on this object, which is pickled.
+        return codec_for(self.model, self.quality)
+
+    def encode_chunk(self, pixels: npt.NDArray[Any]) -> bytes:
+        """Code a chunk as one block.
+
+        Raises
+        ------
+        InputError
+            If it cannot be coded, or part of it comes out of this codec already.
+        """
+        if isinstance(pixels, Decoded):
+            raise InputError(
+                f"codec {NAME}: some of these pixels were decoded from the chunk that they are to replace; coded "
+                "again they would lose a second time: write whole chunks, or use Zarr format 3 without other "
+                "filters and compressors"
+            )
+        self.check("chunk", pixels.dtype, pixels.shape)
+        self.check_chunk(pixels.shape)
+        return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
+
+    def _encode(self, data: Float) -> bytes:
+        codec = self._codec()
+        [block] = _run(codec.encode, data, self.channels, Scale(self.scale), frames_per_block=len(data))
+        return block
+
+    def decode_chunk(self, block: bytes, shape: tuple[int, ...], selection: Any = ()) -> Float:
+        """Decode the selected part of a chunk; each frame that it touches takes one run of the network.
+
+        Parameters
+        ----------
+        block
+            The chunk's bytes.
+        shape
+            Of the whole chunk.
+        selection
+            What NumPy would be given to select from the chunk: slices (of positive step), integers, arrays.
+
+        Raises
+        ------
+        DamagedError
+            If the block is damaged or not of that shape and model.
+        """
+        frames, _, height, width = self._shape(shape)
+        kept, local = _narrow(selection, shape, len(shape) - 2)
+        times = kept[0] if len(shape) > 2 else [0]
+        names = [self.channels[c] for c in kept[1]] if len(shape) > 3 else self.channels
+        if not times or not names:
+            nothing: Float = np.empty(shape, np.float32)[selection]
+            return nothing
+        pixels: Float = _run(
+            self._codec().decode,
+            [block],
+            names,
+            (height, width),
+            Scale(self.scale),
+            frames=times,
+            frames_per_block=frames,
+        )
+        selected: Float = pixels.reshape(*map(len, kept), height, width)[local]
+        return selected
+
+    def plan(
+        self, selection: Any, value: npt.NDArray[Any], shape: tuple[int, ...], fill_value: float
+    ) -> Write:
+        """Lay out what a write puts into a chunk, before anything of the chunk is read.
+
+        Parameters
+        ----------
+        selection
+            As in `decode_chunk`.
+        value
+            As many pixels as it selects, or one.
+        shape
+            Of the whole chunk.
+        fill_value
+            Of the array.
+        """
+        frames, channels, height, width = self._shape(shape)
+        kept, local = _narrow(selection, shape, min(len(shape) - 2, 1))
+        times = kept[0] if len(shape) > 2 else [0]
+        part = (len(times), *shape[1:]) if len(shape) > 2 else shape
+        data = np.full(part, fill_value, np.float32)
+        written = np.zeros(part, np.bool_)
+        written[local] = True
+        # Zarr drops axes of the value that the selection, made of arrays, still has.
+        data[local] = value if value.ndim == 0 else value.reshape(data[local].shape)
+        complete = len(times) == frames and bool(written.all())
+        four = (len(times), channels, height, width)
+        return Write(times, data.reshape(four), written.reshape(four), complete)
+
+    def merge(
+        self, write: Write, stored: bytes | None, shape: tuple[int, ...], fill_value: float, keep_empty: bool
+    ) -> bytes | None:
+        """Put written frames into a chunk; all others keep their bytes and are not coded again.
+
+        Parameters
+        ----------
+        write
+            What `plan` made.
+        stored
+            The chunk's bytes; None if there are none, or none of what they hold is left.
+        shape
+            Of the whole chunk.
+        fill_value
+            Of the array; what an absent chunk holds.
+        keep_empty
+            Whether a chunk that holds nothing but the fill value has bytes.
+
+        Returns
+        -------
+        The chunk's bytes, or None if it is not to be stored.
+
+        Raises
+        ------
+        InputError
+            If part of a frame is written that already holds something, or the chunk was coded at another
+            quality.
+        DamagedError
+            If the stored block is damaged or not of that shape and model.
+        """
+        frames, _, height, width = self._shape(shape)
+        codec = self._codec()
+        empty = np.isnan(fill_value)
+        entries, others = [EMPTY] * frames, sorted(set(range(frames)) - set(write.frames))
+        if stored is not None:
+            # Decoding no frame checks that the block is one of this codec and shape.
+            codec.decode([stored], self.channels, (height, width), frames=(), frames_per_block=frames)
+            block = Block.unpack(stored)
+            entries = list(block.entries)
+            if block.quality != codec.quality and any(entries[t][0] for t in others):
+                raise InputError(
+                    f"codec {NAME}: frames of this chunk were coded at quality {block.quality}, the codec "
+                    f"has {codec.quality}: write the whole chunk or use quality={block.quality}"
+                )
+            for t, written in zip(write.frames, write.written, strict=True):
+                if entries[t][0] and not written.all():
+                    raise InputError(
+                        f"codec {NAME}: part of a frame is written that holds pixels already; to code these "
+                        "again would lose a second time: write all channels of whole frames"
+                    )
+            write.data[~write.written] = np.nan  # as an empty frame is read
+        unchanged = np.isnan(write.data) if empty else write.data == np.float32(fill_value)
+        rest = stored is None or (empty and not any(entries[t][0] for t in others))
+        if rest and not keep_empty and unchanged.all():
+            return None
+        coded = Block.unpack(self._encode(write.data))
+        for t, entry in zip(write.frames, coded.entries, strict=True):
+            entries[t] = entry
+        if stored is None and others and not empty:
+            filled = np.full((1, *write.data.shape[1:]), fill_value, np.float32)
+            [entry] = Block.unpack(self._encode(filled)).entries
+            for t in others:
+                entries[t] = entry
+        return coded.with_entries(entries).pack()
+
+
+def _is_sha256(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def _narrow(selection: Any, shape: tuple[int, ...], axes: int) -> tuple[list[list[int]], tuple[Any, ...]]:
+    """Return what a selection touches of each of the first axes, rising, and the selection among that."""
+    selectors = [*(selection if isinstance(selection, tuple) else (selection,))]
+    selectors += [slice(None)] * (len(shape) - len(selectors))
+    kept = []
+    for axis in range(axes):
+        places = np.arange(shape[axis])[selectors[axis]]
+        found = np.unique(places)
+        kept.append(found.tolist())
+        if isinstance(selectors[axis], slice):
+            selectors[axis] = slice(None)
+        else:
+            selectors[axis] = np.searchsorted(found, places)
+    return kept, tuple(selectors)
+
+
+# --- threads ---------------------------------------------------------------------------------------------
+
+
+def _workers() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_LOCK = Lock()
+
+
+def _one_thread() -> None:
+    """Let torch use one thread inside this one, and what it did inside all others."""
+    import torch
+
+    with _LOCK:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # The call also sets what threads start with that have not used torch yet; a thread that ends at once
+        # sets that back.
+        back = Thread(target=torch.set_num_threads, args=(usual,))
+        back.start()
+        back.join()
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_workers(), "sunzip", _one_thread)
+
+
+_POOL = _pool()
+
+
+def _after_fork() -> None:
+    # The threads of the parent do not exist in the child.
+    global _POOL, _LOCK
+    _POOL, _LOCK = _pool(), Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _run(function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run a network in one of a few threads with one torch thread each, as many as there are processors.
+
+    Callers ask for many chunks at once. Side by side these take half the time that they take one after the
+    other with all processors working on each, and whatever the machine, a chunk's pixels are then the same.
+    """
+    return _POOL.submit(function, *args, **kwargs).result()
