@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,28 @@ _T_OBS = re.compile(r"\d{4}([-.])\d\d\1\d\d[T_ ]\d\d:\d\d:\d\d")
 
 
 class SdomlV2Sink(Sink):
-    """Writes an SDOML v2 store; holds at most one chunk of images per channel."""
+    """Writes an SDOML v2 store; holds at most one chunk of images per channel.
+
+    Parameters
+    ----------
+    path, channels, shape
+        As `Sink`.
+    attributes
+        JSON that the root group gets: what has to be said of the store as a whole.
+    """
 
     layout = "sdoml-v2"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int]
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channels: Sequence[str],
+        shape: tuple[int, int],
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         self._year: str | None = None
+        self._attributes = attributes
         self._arrays: dict[str, _Rows] = {}
         super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
 
@@ -43,6 +57,8 @@ class SdomlV2Sink(Sink):
         import zarr
 
         self._root = zarr.open_group(self._partial, mode="w", zarr_format=2)
+        if self._attributes:
+            self._root.attrs.put(dict(self._attributes))
 
     def _write(self, cube: Cube) -> None:
         for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):

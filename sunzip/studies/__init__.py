@@ -1,0 +1,1 @@
+"""Studies: what models and archives are good for beyond storing frames."""

@@ -1,0 +1,717 @@
+"""Images of Suns that never were, drawn from a model's latent space, and how far they are from real ones."""
+
+from __future__ import annotations
+
+import io
+import os
+import time as clock
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import weights
+from sunzip.api import Alignment, OnProgress, Progress, open_series, replacing
+from sunzip.channels import NAMES, channel
+from sunzip.codec import Codec, codec_for
+from sunzip.cube import Cube, Header, Scale
+from sunzip.errors import InputError, OutputError
+from sunzip.normalize import Stabiliser
+from sunzip.sinks.sdoml_v2 import SdomlV2Sink
+from sunzip.sun import Sun
+from sunzip.sun import open as open_sun
+from sunzip.times import parse_date, t_obs_keyword
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Density = Literal["prior", "posterior"]
+Float = npt.NDArray[np.float32]
+_Double = npt.NDArray[np.float64]
+
+#: Samples have no time, but a store wants one of each: from here on, ten years before SDO, they are numbered.
+FIRST_TIME = np.datetime64("2000-01-01T00:00:00.000", "ms")
+_STEP = np.timedelta64(12, "m")
+
+#: More pages than this make a picture that no viewer opens.
+MAX_PAGES = 24
+
+#: A density of fewer frames than this says nothing.
+MIN_FRAMES = 16
+
+# Latents that are held at a time: 256 MB.
+_MAX_NUMBERS = 1 << 26
+# Variance of the latents that the density keeps, and the numbers of Gaussians that are tried.
+_KEPT = 0.99
+_COMPONENTS = (1, 2, 4, 8, 16)
+
+# Frames of either kind that realism is measured on, and pixels along a side that histograms take of them.
+_MAX_COMPARED = 256
+_SAMPLED_SIDE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateReport:
+    """What `generate` wrote.
+
+    Attributes
+    ----------
+    path, count, channels, shape
+        The target, and the frames in it.
+    model, model_sha256
+        What decoded them.
+    kind
+        ``"prior"``, ``"posterior"`` or ``"between"``.
+    seed
+        Of the samples; None between two dates, where nothing is drawn.
+    density
+        What was fitted for ``"posterior"``: ``frames`` of the archive, ``dimensions`` and the share of the
+        variance ``kept`` in them, Gaussian ``components``.
+    first, last
+        Times under which a store holds the frames.
+    realism
+        See `Comparison.result`; None if nothing was compared.
+    seconds
+        Wall time.
+    """
+
+    path: str
+    count: int
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    model: str
+    model_sha256: str
+    kind: str
+    seed: int | None
+    density: dict[str, Any] | None
+    first: str
+    last: str
+    realism: dict[str, Any] | None
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+def generate(
+    out: str | os.PathLike[str],
+    *,
+    model: str | Path | Model | None = None,
+    count: int = 1,
+    seed: int = 0,
+    density: Density = "prior",
+    latents: str | os.PathLike[str] | None = None,
+    between: tuple[str, str] | None = None,
+    compare: str | os.PathLike[str] | None = None,
+    hmi: str | None = None,
+    anon: bool = False,
+    force: bool = False,
+    progress: OnProgress | None = None,
+) -> GenerateReport:
+    """Draw latents, decode them to physical units, and write the images; say how real they look.
+
+    Parameters
+    ----------
+    out
+        ``*.png``, a page with a panel per channel for each frame, or ``*.zarr``, a store in the layout of
+        SDOML v2 whose attributes and keywords say that nothing in it was observed.
+    model
+        Needed unless `latents` is given, whose model is used then.
+    count
+        Frames; between two dates both ends count.
+    seed
+        Of the draws. The frame of a number is the same however many are drawn.
+    density
+        ``"prior"``: z ~ N(0, I), which only a σ-VAE has. ``"posterior"``: a mixture of Gaussians, fitted to
+        the latents of an archive.
+    latents
+        The archive.
+    between
+        Two times: instead of drawing, go in a straight line from the latents of the archive's frame
+        nearest to the one to those of the frame nearest to the other.
+    compare
+        Archive (``*.lat``) or source of frames that training did not see, to measure realism against.
+    hmi, anon
+        Of that source, as in `sunzip.api.open_series`.
+    force
+        Replace what is at `out`.
+    progress
+        Called at the beginning and after each frame.
+
+    Raises
+    ------
+    InputError
+        If the arguments do not go together, the model has no prior, the archive has too few frames or an
+        optional package is missing.
+    OutputError, DamagedError, ModelNotFoundError
+        See `sunzip.errors`.
+
+    References
+    ----------
+    Figure 3 and section 3.2 of Brown et al., "Learning the solar latent space".
+    """
+    begin = clock.monotonic()
+    path = os.fspath(out).rstrip("/")
+    form = path.lower().rpartition(".")[2]
+    if form not in ("png", "zarr"):
+        raise OutputError(f"{path}: a picture or a store is written; name it *.png or *.zarr")
+    if count < 1 or (between is not None and count < 2):
+        raise InputError(f"{count} frames; there must be at least {1 if between is None else 2}")
+    if form == "png" and count > MAX_PAGES:
+        raise InputError(f"{path}: {count} frames are too many for a picture; write a *.zarr")
+    if latents is None:
+        if between is not None or density == "posterior":
+            what = "interpolation" if between is not None else "the posterior"
+            raise InputError(f"{what} needs the latents of an archive; name one")
+        if model is None:
+            raise InputError("no model named, nor an archive that names one")
+        plan = _Plan.of_prior(_codec_of(model), count, seed)
+    else:
+        with open_sun(latents, model=model) as sun:
+            if between is not None:
+                plan = _Plan.between(sun, between, count)
+            elif density == "posterior":
+                plan = _Plan.of_posterior(sun, count, seed)
+            else:
+                plan = _Plan.of_prior(sun.codec, count, seed)
+                plan.known = _latents(sun)
+    comparison = None if compare is None else Comparison(plan, compare, hmi=hmi, anon=anon)
+    with replacing(path, force) as target:
+        sink = _Pages(target, plan) if form == "png" else _Store(target, plan)
+        with sink:
+            if progress:
+                progress(Progress(0, count, 0, 0))
+            for i in range(count):
+                frame = plan.decode(i)
+                sink.write(i, frame)
+                if comparison:
+                    comparison.add(i, frame)
+                if progress:
+                    progress(Progress(i + 1, count, (i + 1) * frame.nbytes, 0))
+    return GenerateReport(
+        path=path,
+        count=count,
+        channels=plan.channels,
+        shape=plan.shape,
+        model=plan.codec.model.name,
+        model_sha256=plan.codec.model.sha256,
+        kind=plan.kind,
+        seed=plan.seed,
+        density=plan.density,
+        first=str(plan.time[0]),
+        last=str(plan.time[-1]),
+        realism=comparison.result() if comparison else None,
+        seconds=clock.monotonic() - begin,
+    )
+
+
+def _codec_of(model: str | Path | Model) -> Codec:
+    found = model if isinstance(model, Model) else weights.load(model)
+    weights.register(found)
+    return codec_for(found.sha256)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The latents of all frames to come, and what to do with them.
+
+    Attributes
+    ----------
+    codec, channels, shape
+        How they are decoded.
+    kind, seed, density
+        See `GenerateReport`.
+    z
+        (count, …) float32 latents.
+    time
+        (count,) datetime64[ms].
+    known
+        (N, …) latents of the archive's frames; None without one.
+    """
+
+    codec: Codec
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    kind: str
+    seed: int | None
+    density: dict[str, Any] | None
+    z: Float
+    time: npt.NDArray[np.datetime64]
+    known: Float | None = None
+
+    @classmethod
+    def of_prior(cls, codec: Codec, count: int, seed: int) -> _Plan:
+        if codec.model.family != "sigma-vae":
+            raise InputError(
+                f"model {codec.model.name} has no prior of whole frames, as only σ-VAEs have; "
+                "draw from the posterior of an archive's latents"
+            )
+        from sunzip.nn.sigma_vae import SIZE
+
+        shape = codec.family.latent_shape(SIZE, SIZE)
+        z = np.stack([_rng(seed, i).standard_normal(shape, np.float32) for i in range(count)])
+        return cls(codec, NAMES, (SIZE, SIZE), "prior", seed, None, z, _numbered(count))
+
+    @classmethod
+    def of_posterior(cls, sun: Sun, count: int, seed: int) -> _Plan:
+        known = _latents(sun)
+        if len(known) < MIN_FRAMES:
+            raise InputError(
+                f"{sun.archive.path}: {len(known)} frames hold all of its channels; "
+                f"a density needs at least {MIN_FRAMES}"
+            )
+        mixture = Mixture.fit(known.reshape(len(known), -1))
+        z = np.stack([mixture.sample(_rng(seed, i)) for i in range(count)]).reshape(count, *known.shape[1:])
+        found = {
+            "frames": len(known),
+            "dimensions": len(mixture.axes),
+            "kept": mixture.kept,
+            "components": len(mixture.weights),
+        }
+        shape = sun.archive.shape
+        return cls(sun.codec, sun.channels, shape, "posterior", seed, found, z, _numbered(count), known)
+
+    @classmethod
+    def between(cls, sun: Sun, times: tuple[str, str], count: int) -> _Plan:
+        first, last = (sun.frames(parse_date(t, name="time")) for t in times)
+        assert isinstance(first, int)
+        assert isinstance(last, int)
+        if first == last:
+            raise InputError(
+                f"{sun.archive.path}: {times[0]} and {times[1]} are nearest to the same frame, "
+                f"{sun.time[first]}; name two dates of the archive"
+            )
+        ends = np.stack([sun.latents[first], sun.latents[last]])
+        if not np.isfinite(ends).all():
+            raise InputError(f"{sun.archive.path}: a frame to interpolate from is empty; name another date")
+        along = np.linspace(0, 1, count)
+        way = along.astype(np.float32).reshape(-1, *[1] * (ends.ndim - 1))
+        span = (sun.time[last] - sun.time[first]).astype("m8[ms]").astype(np.int64)
+        time = sun.time[first] + np.rint(along * span).astype(np.int64).astype("m8[ms]")
+        z = ends[0] * (1 - way) + ends[1] * way
+        # A store goes forward in time, whichever way the line does.
+        order = np.argsort(time, kind="stable")
+        return cls(
+            sun.codec, sun.channels, sun.archive.shape, "between", None, None, z[order], time[order],
+            _latents(sun),
+        )  # fmt: skip
+
+    def decode(self, i: int) -> Float:
+        """Return frame `i`: (C, Y, X) in DN/s (2×2 means) and G."""
+        family, indexes = self.codec.family, [NAMES.index(n) for n in self.channels]
+        present = np.zeros((1, len(NAMES)), np.float32)
+        present[:, indexes] = 1
+        images = family.synthesise(self.z[i : i + 1], present, *self.shape)[0, indexes]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.nan_to_num(family.stabiliser.subset(indexes).inverse(images))
+
+    def describe(self, i: int) -> str:
+        """Say in one line what frame `i` is."""
+        how = {
+            "prior": f"drawn from N(0, I), seed {self.seed}",
+            "posterior": f"drawn from a density of an archive's latents, seed {self.seed}",
+            "between": f"between two dates, as of {self.time[i]}",
+        }[self.kind]
+        return f"generated by {self.codec.model.name}, {how}, {i + 1} of {len(self.z)}"
+
+
+def _rng(seed: int, i: int) -> np.random.Generator:
+    """Return the generator of one frame's draws, so that a frame does not depend on how many there are."""
+    return np.random.default_rng([seed, i])
+
+
+def _numbered(count: int) -> npt.NDArray[np.datetime64]:
+    return FIRST_TIME + np.arange(count) * _STEP
+
+
+def _latents(sun: Sun) -> Float:
+    """Return (N, …) latents of the frames that hold all channels of an archive, thinned if too many."""
+    whole = np.flatnonzero(sun.archive.valid.all(1))
+    room = max(MIN_FRAMES, _MAX_NUMBERS // int(np.prod(sun.latents.shape[1:])))
+    return np.stack([sun.latents[int(i)] for i in _thinned(whole, room)] or [np.zeros(0, np.float32)])
+
+
+def _thinned(numbers: npt.NDArray[np.intp], room: int) -> npt.NDArray[np.intp]:
+    """Return at most `room` of some numbers, evenly spaced."""
+    if len(numbers) <= room:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, room).round().astype(np.intp)]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A mixture of Gaussians over the principal axes of latents.
+
+    Attributes
+    ----------
+    mean
+        (D,) of the latents.
+    axes
+        (K, D): principal axes, each as long as the standard deviation along it.
+    kept
+        Share of the variance along these axes.
+    weights
+        (M,) of the Gaussians.
+    centres, widths
+        (M, K): their means and standard deviations, in units of the axes.
+    """
+
+    mean: _Double
+    axes: _Double
+    kept: float
+    weights: _Double
+    centres: _Double
+    widths: _Double
+
+    @classmethod
+    def fit(cls, latents: Float) -> Mixture:
+        """Fit to (N, D) latents: the axes that hold 99 % of the variance, as many Gaussians as BIC wants.
+
+        Raises
+        ------
+        InputError
+            If scikit-learn is not installed, or all latents are the same.
+        """
+        try:
+            from sklearn.decomposition import PCA
+            from sklearn.mixture import GaussianMixture
+        except ImportError:
+            raise InputError("a density needs scikit-learn: pip install '.[features]'") from None
+
+        if not np.ptp(latents, axis=0).any():
+            raise InputError("all frames of the archive have the same latents; there is nothing to fit")
+        pca = PCA(_KEPT, svd_solver="full", whiten=True)
+        points = pca.fit_transform(latents.astype(np.float64))
+        tried = [
+            # The first axes are uncorrelated by construction; within a Gaussian they are taken to be.
+            GaussianMixture(k, covariance_type="diag", reg_covar=1e-3, random_state=0).fit(points)
+            for k in _COMPONENTS
+            if k * MIN_FRAMES <= len(points)
+        ]
+        best = min(tried, key=lambda mixture: float(mixture.bic(points)))
+        return cls(
+            mean=pca.mean_,
+            axes=pca.components_ * np.sqrt(pca.explained_variance_)[:, None],
+            kept=float(pca.explained_variance_ratio_.sum()),
+            weights=best.weights_,
+            centres=best.means_,
+            widths=np.sqrt(best.covariances_),
+        )
+
+    def sample(self, rng: np.random.Generator) -> Float:
+        """Draw one point: (D,) float32."""
+        which = rng.choice(len(self.weights), p=self.weights)
+        point = self.centres[which] + self.widths[which] * rng.standard_normal(len(self.axes))
+        drawn: Float = (self.mean + point @ self.axes).astype(np.float32)
+        return drawn
+
+
+class _Store:
+    """The frames as a store in the layout of SDOML v2, each image saying that it was made up."""
+
+    def __init__(self, path: str, plan: _Plan) -> None:
+        self._plan = plan
+        model = plan.codec.model
+        self._sink = SdomlV2Sink(
+            path,
+            channels=plan.channels,
+            shape=plan.shape,
+            attributes={
+                "generated": True,
+                "description": "Images generated by sunzip; none of them is an observation, and times only "
+                "number them" + (" between two real frames" if plan.kind == "between" else ""),
+                "model": model.name,
+                "model_sha256": model.sha256,
+                "kind": plan.kind,
+                "seed": plan.seed,
+            },
+        )
+
+    def __enter__(self) -> _Store:
+        self._sink.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._sink.__exit__(*error)
+
+    def write(self, i: int, frame: Float) -> None:
+        """Append frame `i`."""
+        time = self._plan.time[i : i + 1]
+        observed = np.repeat(time[:, None], len(frame), axis=1)
+        headers = [[self._header(name, i) for name in self._plan.channels]]
+        valid = np.ones(observed.shape, bool)
+        self._sink.write(Cube(frame[None], self._plan.channels, time, observed, valid, headers, Scale.MEAN))
+
+    def _header(self, name: str, i: int) -> Header:
+        what = channel(name)
+        header: dict[str, str | int | float | bool | None] = {
+            "T_OBS": t_obs_keyword(self._plan.time[i], what.instrument),
+            # What tells instruments apart by these must not take it for one of theirs.
+            "TELESCOP": "none: generated",
+            "ORIGIN": "sunzip generate",
+            "COMMENT": f"not an observation: {self._plan.describe(i)}",
+            "WAVELNTH": what.wavelength,
+            "WAVEUNIT": "angstrom",
+            "PIXLUNIT": "DN/s" if what.instrument == "AIA" else "Gauss",
+        }
+        y, x = self._plan.shape
+        if x == y:
+            pixel = 4.8 * 512 / x
+            for axis, kind in ((1, "HPLN-TAN"), (2, "HPLT-TAN")):
+                header |= {
+                    f"CTYPE{axis}": kind,
+                    f"CUNIT{axis}": "arcsec",
+                    f"CDELT{axis}": pixel,
+                    f"CRPIX{axis}": (x + 1) / 2,
+                    f"CRVAL{axis}": 0.0,
+                }
+            header |= {"RSUN_OBS": 976.0, "R_SUN": 976 / pixel}
+        return header
+
+
+class _Pages:
+    """The frames as one PNG: a page of panels each, one below the other."""
+
+    def __init__(self, path: str, plan: _Plan) -> None:
+        self._path = path
+        self._plan = plan
+        self._pages: list[Image] = []
+
+    def __enter__(self) -> _Pages:
+        return self
+
+    def write(self, i: int, frame: Float) -> None:
+        """Draw frame `i`."""
+        from sunzip import quicklook
+
+        page = io.BytesIO()
+        quicklook.render({"not an observation": frame}, self._plan.channels, self._plan.describe(i), page)
+        from PIL import Image
+
+        self._pages.append(Image.open(page).convert("RGB"))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        width, height = self._pages[0].size
+        whole = Image.new("RGB", (width, height * len(self._pages)))
+        for i, page in enumerate(self._pages):
+            whole.paste(page, (0, i * height))
+        note = PngInfo()
+        note.add_text("Description", f"not an observation: {self._plan.describe(0)}")
+        note.add_text("Software", "sunzip generate")
+        aside = f"{self._path}.partial"
+        try:
+            whole.save(aside, format="png", pnginfo=note)
+            os.replace(aside, self._path)
+        except OSError as error:
+            Path(aside).unlink(missing_ok=True)
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from None
+
+
+class Looks:
+    """What frames look like, in numbers: values, spectra and correlations of channels, in units of noise.
+
+    Parameters
+    ----------
+    channels
+        Of the frames.
+    shape
+        (Y, X) of the frames.
+    """
+
+    def __init__(self, channels: Sequence[str], shape: tuple[int, int]) -> None:
+        self._stabiliser = Stabiliser.for_channels(channels)
+        self._stride = max(1, min(shape) // _SAMPLED_SIDE)
+        self._window = np.outer(*(np.hanning(n) for n in shape))
+        frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+        # From structures of a quarter of the image to those of four pixels, in bins of equal ratio.
+        edges = np.geomspace(4 / min(shape), 0.25, 13) if min(shape) > 16 else np.zeros(1)
+        self._bin = np.digitize(frequency, edges)
+        self._frequency = frequency
+        self._bins = [b for b in range(1, len(edges)) if (self._bin == b).any()]
+        self.values: list[Float] = []
+        self._powers: list[_Double] = []
+        self._correlations: list[_Double] = []
+
+    def add(self, frame: Float) -> None:
+        """Add (C, Y, X) in DN/s (2×2 means) and G; NaN counts as 0."""
+        y = self._stabiliser.forward(np.nan_to_num(frame))
+        self.values.append(y[:, :: self._stride, :: self._stride].reshape(len(y), -1))
+        flat = y.reshape(len(y), -1).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self._correlations.append(np.corrcoef(flat).reshape(len(y), len(y)))
+        spectrum = np.abs(np.fft.rfft2((y - y.mean((1, 2), keepdims=True)) * self._window)) ** 2
+        self._powers.append(np.array([[s[self._bin == b].mean() for b in self._bins] for s in spectrum]))
+
+    def slopes(self) -> list[float | None]:
+        """Return per channel the exponent of the mean power spectrum; None where there is no spectrum."""
+        power = np.mean(self._powers, axis=0)
+        if len(self._bins) < 2:
+            return [None] * len(power)
+        x = np.log([self._frequency[self._bin == b].mean() for b in self._bins])
+        return [float(np.polyfit(x, np.log(p), 1)[0]) if (p > 0).all() else None for p in power]
+
+    def correlation(self) -> _Double:
+        """Return the (C, C) correlation of the channels' pixels, averaged over frames; NaN where constant."""
+        known = np.isfinite(self._correlations)
+        total = np.where(known, self._correlations, 0).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            mean: _Double = total / known.sum(axis=0)
+        return mean
+
+
+def distance(ours: Looks, theirs: Looks) -> tuple[list[float], float | None]:
+    """Tell how far two sets of frames are apart.
+
+    Returns
+    -------
+    values
+        Per channel the Wasserstein distance of the distributions of pixel values, in units of noise: by how
+        much pixels have to change on average until the histograms agree.
+    correlation
+        Root mean square of the differences between their correlations of channels; None if there are none.
+    """
+    from scipy.stats import wasserstein_distance
+
+    values = [
+        float(wasserstein_distance(np.concatenate(a), np.concatenate(b)))
+        for a, b in zip(zip(*ours.values, strict=True), zip(*theirs.values, strict=True), strict=True)
+    ]
+    difference = (ours.correlation() - theirs.correlation())[np.triu_indices(len(values), 1)]
+    known = difference[np.isfinite(difference)]
+    return values, float(np.sqrt(np.mean(known**2))) if known.size else None
+
+
+class Comparison:
+    """Generated frames held against held-out ones.
+
+    Parameters
+    ----------
+    plan
+        What is generated.
+    path
+        Archive or source of the held-out frames.
+    hmi, anon
+        As in `sunzip.api.open_series`.
+
+    Raises
+    ------
+    InputError
+        If the frames have another size or lack channels, or there are fewer than two.
+    """
+
+    def __init__(
+        self, plan: _Plan, path: str | os.PathLike[str], *, hmi: str | None = None, anon: bool = False
+    ) -> None:
+        self._plan = plan
+        self._path = os.fspath(path)
+        self._ours = Looks(plan.channels, plan.shape)
+        held = list(self._held_out(hmi, anon))
+        if len(held) < 2:
+            raise InputError(
+                f"{self._path}: {len(held)} frames hold {' '.join(plan.channels)}; two are needed"
+            )
+        self._latents = np.stack([z for _, z in held])
+        self._looks = Looks(plan.channels, plan.shape)
+        # Halves in time: neighbours are too much alike to tell how different Suns are.
+        halves = Looks(plan.channels, plan.shape), Looks(plan.channels, plan.shape)
+        for n, (frame, _) in enumerate(held):
+            self._looks.add(frame)
+            halves[2 * n // len(held)].add(frame)
+        self._among, self._among_correlation = distance(*halves)
+
+    def _held_out(self, hmi: str | None, anon: bool) -> Iterator[tuple[Float, Float]]:
+        """Yield frames and their latents."""
+        codec, names, shape = self._plan.codec, self._plan.channels, self._plan.shape
+
+        def coded(frame: Float) -> Float:
+            found: Float = codec.latents(codec.encode(frame[None], names), shape)[0]
+            return found
+
+        if self._path.lower().endswith(".lat"):
+            with open_sun(self._path) as sun:
+                if sun.archive.shape != shape:
+                    raise InputError(_other_size(self._path, sun.archive.shape, shape))
+                lacking = [n for n in names if n not in sun.channels]
+                if lacking:
+                    raise InputError(f"{self._path}: has no {lacking[0]}, which is generated")
+                same = sun.archive.model["sha256"] == codec.model.sha256
+                columns = [sun.channels.index(n) for n in names]
+                whole = np.flatnonzero(sun.archive.valid[:, columns].all(1))
+                for i in map(int, _thinned(whole, _MAX_COMPARED)):
+                    frame = sun.cube(i, i + 1, names).to_scale(Scale.MEAN).data[0]
+                    yield frame, sun.latents[i] if same else coded(frame)
+            return
+        size = shape[0] if shape[0] == shape[1] else None
+        align = Alignment(channels=names, missing="drop", size=size)
+        series = open_series(self._path, hmi=hmi, anon=anon, align=align)
+        if series.shape != shape:
+            raise InputError(_other_size(self._path, series.shape, shape))
+        for i in map(int, _thinned(np.arange(len(series)), _MAX_COMPARED)):
+            cube = series.read(i, i + 1).to_scale(Scale.MEAN)
+            if cube.valid.all():
+                yield cube.data[0], coded(cube.data[0])
+
+    def add(self, i: int, frame: Float) -> None:
+        """Add generated frame `i`; beyond the first 256 they are not looked at."""
+        if i < _MAX_COMPARED:
+            self._ours.add(frame)
+
+    def result(self) -> dict[str, Any]:
+        """Return how real the frames look.
+
+        Returns
+        -------
+        realism
+            ``held_out`` (the path), ``frames`` and ``held_out_frames`` (how many were looked at);
+            ``channels``: by name ``values`` (see `distance`) and ``slope`` (exponent of the power spectrum);
+            ``correlation`` (see `distance`); ``nearest``: median distance to the nearest latents of the
+            archive that the model was trained on, None without one. Beside each stands the same
+            ``…_held_out``: of the held-out frames, or between their first and second half.
+        """
+        values, correlation = distance(self._ours, self._looks)
+        rows = zip(
+            self._plan.channels, values, self._among, self._ours.slopes(), self._looks.slopes(), strict=True
+        )
+        known = self._plan.known
+        return {
+            "held_out": self._path,
+            "frames": len(self._ours.values),
+            "held_out_frames": len(self._looks.values),
+            "channels": {
+                name: {"values": v, "values_held_out": w, "slope": s, "slope_held_out": t}
+                for name, v, w, s, t in rows
+            },
+            "correlation": correlation,
+            "correlation_held_out": self._among_correlation,
+            "nearest": None if known is None else _nearest(self._plan.z[:_MAX_COMPARED], known),
+            "nearest_held_out": None if known is None else _nearest(self._latents, known),
+        }
+
+
+def _other_size(path: str, theirs: tuple[int, int], ours: tuple[int, int]) -> str:
+    there, here = ("×".join(map(str, shape)) for shape in (theirs, ours))
+    return f"{path}: has frames of {there} pixels, those that are generated have {here}"
+
+
+def _nearest(points: Float, known: Float) -> float | None:
+    """Return the median over points of the distance to the nearest known one."""
+    from scipy.spatial.distance import cdist
+
+    if not known.size or known.shape[1:] != points.shape[1:]:
+        return None
+    flat = points.reshape(len(points), -1)
+    near = np.full(len(flat), np.inf)
+    for begin in range(0, len(known), 1024):
+        some = known[begin : begin + 1024].reshape(-1, flat.shape[1])
+        near = np.minimum(near, cdist(flat, some).min(axis=1))
+    return float(np.median(near))
