@@ -1,17 +1,13 @@
 """Chunks of arrays: what the Zarr and the numcodecs codec are beneath their interfaces.
 
-Configuration and its checks, chunks to blocks and back, parts of chunks, and the threads networks run in.
+Configuration and its checks, chunks to blocks and back, parts of chunks.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock, Thread
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +24,6 @@ from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block
 NAME, VERSION = "sunzip", 1
 
 _KEYS = {"version", "model", "channels", "scale", "quality"}
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 class Decoded(np.ndarray[Any, Any]):
@@ -200,17 +193,16 @@ class ChunkCodec:
         """
         if isinstance(pixels, Decoded):
             raise InputError(
-                f"codec {NAME}: some of these pixels were decoded from the chunk that they are to replace; coded "
-                "again they would lose a second time: write whole chunks, or use Zarr format 3 without other "
-                "filters and compressors"
+                f"codec {NAME}: some of these pixels were decoded from the chunk that they are to replace; "
+                "coded again they would lose a second time: write whole chunks, or use Zarr format 3 without "
+                "other filters and compressors"
             )
         self.check("chunk", pixels.dtype, pixels.shape)
         self.check_chunk(pixels.shape)
         return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
 
     def _encode(self, data: Float) -> bytes:
-        codec = self._codec()
-        [block] = _run(codec.encode, data, self.channels, Scale(self.scale), frames_per_block=len(data))
+        [block] = self._codec().encode(data, self.channels, Scale(self.scale), frames_per_block=len(data))
         return block
 
     def decode_chunk(self, block: bytes, shape: tuple[int, ...], selection: Any = ()) -> Float:
@@ -237,8 +229,7 @@ class ChunkCodec:
         if not times or not names:
             nothing: Float = np.empty(shape, np.float32)[selection]
             return nothing
-        pixels: Float = _run(
-            self._codec().decode,
+        pixels = self._codec().decode(
             [block],
             names,
             (height, width),
@@ -362,55 +353,3 @@ def _narrow(selection: Any, shape: tuple[int, ...], axes: int) -> tuple[list[lis
         else:
             selectors[axis] = np.searchsorted(found, places)
     return kept, tuple(selectors)
-
-
-# --- threads ---------------------------------------------------------------------------------------------
-
-
-def _workers() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-_LOCK = Lock()
-
-
-def _one_thread() -> None:
-    """Let torch use one thread inside this one, and what it did inside all others."""
-    import torch
-
-    with _LOCK:
-        usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        # The call also sets what threads start with that have not used torch yet; a thread that ends at once
-        # sets that back.
-        back = Thread(target=torch.set_num_threads, args=(usual,))
-        back.start()
-        back.join()
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_workers(), "sunzip", _one_thread)
-
-
-_POOL = _pool()
-
-
-def _after_fork() -> None:
-    # The threads of the parent do not exist in the child.
-    global _POOL, _LOCK
-    _POOL, _LOCK = _pool(), Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _run(function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Run a network in one of a few threads with one torch thread each, as many as there are processors.
-
-    Callers ask for many chunks at once. Side by side these take half the time that they take one after the
-    other with all processors working on each, and whatever the machine, a chunk's pixels are then the same.
-    """
-    return _POOL.submit(function, *args, **kwargs).result()
