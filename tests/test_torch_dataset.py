@@ -99,6 +99,7 @@ def test_tensors_of_the_paper_s_model_are_the_decoded_pixels(sigma_model: Model,
 
 
 def test_a_batch_is_one_run_of_the_network(lat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sunzip.codec.lanes_here", lambda: 1)
     frames = LatDataset(lat)
     family = frames._sun.codec.family
     runs = []

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sunzip.channels import CHANNELS, NAMES, canonical
 from sunzip.codec.family import Family, Float, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
+from sunzip.codec.lanes import count as lanes_here
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.cube import Scale
@@ -308,11 +309,12 @@ class Codec:
         place = torch.device(device)
         out = torch.full((len(entries), len(indexes), *shape), torch.nan, device=place)
         shown = np.flatnonzero(masks[:, indexes].any(1))
-        pixels = _PIXELS_CPU if place.type == "cpu" else _PIXELS_ELSEWHERE
-        together = max(1, pixels // (shape[0] * shape[1]))
-        for begin in range(0, len(shown), together):
-            rows = shown[begin : begin + together]
-            # An accelerator works on a batch while the next one is entropy-decoded here.
+        on_cpu = place.type == "cpu"
+        together = max(1, (_PIXELS_CPU if on_cpu else _PIXELS_ELSEWHERE) // (shape[0] * shape[1]))
+        if on_cpu:
+            together = min(together, -(-len(shown) // lanes_here()) or 1)
+
+        def run(rows: npt.NDArray[np.intp]) -> None:
             latents = np.stack([self.family.decode(entries[t][2], *shape, entries[t][0]) for t in rows])
             with torch.inference_mode():
                 present = torch.from_numpy(masks[rows]).to(place)
@@ -325,6 +327,11 @@ class Codec:
                 out[torch.from_numpy(rows).to(place)] = torch.where(
                     present[:, indexes, None, None], images, torch.nan
                 )
+
+        batches = [shown[begin : begin + together] for begin in range(0, len(shown), together)]
+        # An accelerator works on a batch while the next one is entropy-decoded here.
+        for _ in side_by_side(run, batches) if on_cpu else map(run, batches):
+            pass
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][torch.from_numpy(hole).to(place)] = torch.nan
         return out
