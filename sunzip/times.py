@@ -87,7 +87,8 @@ def parse_t_obs(values: Iterable[object]) -> Times:
 
     months = np.where(good, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
     start = months.astype("datetime64[D]")
-    good &= (day >= 1) & (day <= ((months + 1).astype("datetime64[D]") - start).astype(np.int64))
+    following = (months + np.timedelta64(1, "M")).astype("datetime64[D]")
+    good &= (day >= 1) & (day <= (following - start).astype(np.int64))
     ms = ((day - 1) * 24 + hour) * _MS["h"] + minute * _MS["min"] + second * _MS["s"]
     ms += (nanos + 500_000) // 1_000_000
     times = start.astype("datetime64[ms]") + np.where(good, ms, 0).astype("timedelta64[ms]")
