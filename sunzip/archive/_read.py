@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -120,14 +121,27 @@ def checked(reader: Reader, key: str) -> bytes:
     DamagedError
         If it is missing or damaged.
     """
-    data = reader.read(key)
-    if zlib.crc32(data) != reader.members[key].crc:
-        raise DamagedError(f"{reader.path}: {key} is damaged")
-    return data
+    return checked_many(reader, [key])[0]
 
 
-def open_archive(path: str | os.PathLike[str]) -> Archive:
+def checked_many(reader: Reader, keys: Sequence[str]) -> list[bytes]:
+    """Read several objects together, each as `checked`."""
+    found = reader.read_many((key, 0, None) for key in keys)
+    for key, data in zip(keys, found, strict=True):
+        if zlib.crc32(data) != reader.members[key].crc:
+            raise DamagedError(f"{reader.path}: {key} is damaged")
+    return found
+
+
+def open_archive(path: str | os.PathLike[str], *, anon: bool = False) -> Archive:
     """Open a finished archive for reading.
+
+    Parameters
+    ----------
+    path
+        A local path or an fsspec URL. Of a remote archive the end is fetched, and then what is asked for.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
 
     Raises
     ------
@@ -144,11 +158,16 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     >>> with open_archive("sun.lat") as archive:  # doctest: +SKIP
     ...     archive.time[0], len(archive.block(0))
     """
-    return Archive(os.fspath(path))
+    return Archive(os.fspath(path), anon)
 
 
-def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
+def summary(path: str | os.PathLike[str], *, anon: bool = False) -> dict[str, Any]:
     """Tell what an archive is, from its directory, manifest and root only: no array is read.
+
+    Parameters
+    ----------
+    path, anon
+        As `open_archive`.
 
     Returns
     -------
@@ -164,10 +183,10 @@ def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
     InputError, DamagedError, UnsupportedError
         As `open_archive`.
     """
-    with open_archive(path) as archive:
+    with open_archive(path, anon=anon) as archive:
         attributes = archive._attributes
         where = f"{archive.path}: zarr.json"
-        size = archive._reader.size
+        size = archive.size
         match attributes.get("summary"):
             case {"time": [str(first), str(last)], "images": dict(images), "bytes": dict(parts)}:
                 pass
@@ -200,7 +219,9 @@ class Archive:
     Attributes
     ----------
     path
-        The file.
+        The file, a path or URL.
+    size
+        Its bytes.
     channels
         The C names in canonical order.
     shape
@@ -215,9 +236,11 @@ class Archive:
         As in `ArchiveSpec`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, anon: bool = False) -> None:
         self.path = path
-        self._reader = Reader(path)
+        self._anon = anon
+        self._reader = Reader(path, anon)
+        self.size = self._reader.size
         try:
             manifest = Manifest.read(self._reader)
             attributes, self._grid = read_root(self._reader, manifest)
@@ -243,8 +266,9 @@ class Archive:
         self.coding: Mapping[str, Any] = attributes["coding"]
         self.fingerprint: str = attributes["fingerprint"]
         self._attributes = attributes
-        self._index = lru_cache(None)(self._read_index)
-        self._table_chunk = lru_cache(_CACHED_CHUNKS)(self._read_table_chunk)
+        # Plain dictionaries, which bear threads without a lock: a fork could find a lock taken for ever.
+        self._indexes: dict[int, npt.NDArray[np.int64]] = {}
+        self._chunks: dict[tuple[str, int], npt.NDArray[Any]] = {}
         self._shard_headers = lru_cache(_CACHED_HEADERS)(self._read_headers)
 
     def __repr__(self) -> str:
@@ -260,8 +284,8 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Archive], tuple[str]]:
-        return Archive, (self.path,)
+    def __reduce__(self) -> tuple[type[Archive], tuple[str, bool]]:
+        return Archive, (self.path, self._anon)
 
     def close(self) -> None:
         """Close the file."""
@@ -307,7 +331,35 @@ class Archive:
     @property
     def block_bytes(self) -> npt.NDArray[np.int64]:
         """(blocks,) int64: the size of each coded block."""
-        return np.concatenate([self._index(s)[:, 1] for s in range(self.shards)])
+        size = 4 * self._grid.blocks_per_shard
+        keys = [f"bytes/c/{shard}" for shard in range(self.shards)]
+        raw = [
+            layout.unzstd(data, f"{self.path}: {key}", size)
+            for key, data in zip(keys, checked_many(self._reader, keys), strict=True)
+        ]
+        return np.frombuffer(b"".join(raw), "<u4")[: self.blocks].astype(np.int64)
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return frames `start` to `stop` of ``t_obs``, ``valid`` or another table, reading no other shards.
+
+        Raises
+        ------
+        IndexError
+            If the archive lacks a frame.
+        """
+        if not 0 <= start <= stop <= self.frames:
+            raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        rows = self._rows(name, start, stop)
+        return rows.view("datetime64[ms]") if name == "t_obs" else rows
+
+    def axis(self, name: str) -> npt.NDArray[np.float64]:
+        """Return where pixels lie along ``"x"`` or ``"y"``, in arcsec from the centre of a disk of 976″."""
+        key, size = f"{name}/c/0", dict(zip("yx", self.shape, strict=True))[name]
+        return np.frombuffer(self._chunk(key, 8 * size), "<f8").astype(np.float64)
+
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Return the ``zarr.json`` of every array by its name, as the root says that they are."""
+        return layout.array_metadata(self._grid, self._attributes)
 
     def headers(self, frame: int) -> list[dict[str, Any]]:
         """Return the FITS keywords of one frame, per channel; empty where there is no image."""
@@ -320,6 +372,8 @@ class Archive:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
         if not 0 <= start <= stop <= self.frames:
             raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        n = self._grid.frames_per_shard
+        self._table_chunks(("t_obs", "valid", *layout.STATS), range(start // n, -(-stop // n)))
         headers: list[list[Header]] = [list(self.headers(i)) for i in range(start, stop)]
         return ShardTable(
             self._rows("t_obs", start, stop).view("datetime64[ms]"),
@@ -336,11 +390,27 @@ class Archive:
         DamagedError
             If the shard's index is damaged. The block's own checksum is left to whoever decodes it.
         """
-        if not 0 <= number < self.blocks:
-            raise IndexError(f"block {number} of {self.blocks}")
-        shard, entry = divmod(number, self._grid.blocks_per_shard)
-        start, size = self._index(shard)[entry]
-        return self._reader.read(self._grid.shard_objects(shard)[-1], int(start), int(size))
+        return self.read_blocks([number])[0]
+
+    def read_blocks(self, numbers: Sequence[int]) -> list[bytes]:
+        """Read coded blocks together: from an object store, neighbours with one request.
+
+        Raises
+        ------
+        DamagedError
+            As `block`.
+        """
+        wrong = [n for n in numbers if not 0 <= n < self.blocks]
+        if wrong:
+            raise IndexError(f"block {wrong[0]} of {self.blocks}")
+        per_shard = self._grid.blocks_per_shard
+        self._read_indexes({n // per_shard for n in numbers})
+        wanted: list[tuple[str, int, int | None]] = []
+        for number in numbers:
+            shard, entry = divmod(number, per_shard)
+            start, size = self._indexes[shard][entry]
+            wanted.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
+        return self._reader.read_many(wanted)
 
     def embedded_model(self) -> dict[str, bytes] | None:
         """Return the files of the model that the archive holds, by name; None if it holds none.
@@ -351,7 +421,8 @@ class Archive:
             If a file is damaged.
         """
         keys = [k for k in self._reader.members if k.startswith("model/")]
-        return {k.removeprefix("model/"): checked(self._reader, k) for k in keys} or None
+        files = checked_many(self._reader, keys)
+        return {k.removeprefix("model/"): f for k, f in zip(keys, files, strict=True)} or None
 
     def store(self) -> Store:
         """Return the archive as a read-only Zarr store, for zarr and xarray.
@@ -382,25 +453,42 @@ class Archive:
     def _chunk(self, key: str, size: int | None) -> bytes:
         return layout.unzstd(checked(self._reader, key), f"{self.path}: {key}", size)
 
-    def _read_index(self, shard: int) -> npt.NDArray[np.int64]:
-        key = self._grid.shard_objects(shard)[-1]
-        size, tail = self._reader.members[key].size, self._grid.index_size
-        raw = self._reader.read(key, max(size - tail, 0), tail)
-        return layout.read_shard_index(raw, len(self._grid.blocks_of(shard)), size, f"{self.path}: {key}")
+    def _read_indexes(self, shards: Iterable[int]) -> None:
+        """Read the indexes of shards that are not at hand."""
+        new = sorted(s for s in shards if s not in self._indexes)
+        keys = [self._grid.shard_objects(s)[-1] for s in new]
+        sizes, tail = [self._reader.members[k].size for k in keys], self._grid.index_size
+        raw = self._reader.read_many((k, max(n - tail, 0), tail) for k, n in zip(keys, sizes, strict=True))
+        for shard, key, size, data in zip(new, keys, sizes, raw, strict=True):
+            blocks = len(self._grid.blocks_of(shard))
+            self._indexes[shard] = layout.read_shard_index(data, blocks, size, f"{self.path}: {key}")
 
     def _rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start` to `stop` of one of the tables."""
         n = self._grid.frames_per_shard
         parts = [np.empty((0, len(self.channels)), layout.TABLES[name][0])]
-        for shard in range(start // n, -(-stop // n)):
-            first = shard * n
-            parts.append(self._table_chunk(name, shard)[max(start - first, 0) : stop - first])
+        for shard, chunk in self._table_chunks([name], range(start // n, -(-stop // n))).items():
+            first = shard[1] * n
+            parts.append(chunk[max(start - first, 0) : stop - first])
         return np.concatenate(parts)
 
-    def _read_table_chunk(self, name: str, shard: int) -> npt.NDArray[Any]:
-        key, shape = f"{name}/c/{shard}/0", (self._grid.frames_per_shard, len(self.channels))
-        raw = self._chunk(key, layout.table_size(name, shape))
-        return layout.read_table(name, raw, shape, f"{self.path}: {key}")
+    def _table_chunks(
+        self, names: Sequence[str], shards: Iterable[int]
+    ) -> dict[tuple[str, int], npt.NDArray[Any]]:
+        """Return chunks of tables by name and shard; those that are not at hand are read together."""
+        wanted = [(name, shard) for name in names for shard in shards]
+        out = {w: self._chunks[w] for w in wanted if w in self._chunks}
+        new = [w for w in wanted if w not in out]
+        keys = [f"{name}/c/{shard}/0" for name, shard in new]
+        shape = (self._grid.frames_per_shard, len(self.channels))
+        for which, key, data in zip(new, keys, checked_many(self._reader, keys), strict=True):
+            where = f"{self.path}: {key}"
+            raw = layout.unzstd(data, where, layout.table_size(which[0], shape))
+            out[which] = self._chunks[which] = layout.read_table(which[0], raw, shape, where)
+        with suppress(StopIteration, RuntimeError):  # another thread makes room at the same time
+            while len(self._chunks) > _CACHED_CHUNKS:
+                self._chunks.pop(next(iter(self._chunks)), None)
+        return {w: out[w] for w in wanted}
 
     def _read_headers(self, shard: int) -> list[list[dict[str, Any]]]:
         key = f"keywords/c/{shard}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -25,6 +25,9 @@ from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.frame import Block
 
 _T = TypeVar("_T")
+
+_PIECE = 1 << 23  # bytes fetched at a time
+_HELD = 1 << 26  # bytes of a shard that is fetched as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +92,21 @@ class VerifyReport:
 
 
 def verify(
-    path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], object] | None = None,
+    *,
+    anon: bool = False,
 ) -> VerifyReport:
     """Check every byte of an archive.
 
     Parameters
     ----------
     path
-        The archive.
+        The archive, a local path or an fsspec URL; of a remote one the coded blocks are fetched twice.
     progress
         Called now and then with the bytes checked so far and in all.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
 
     Returns
     -------
@@ -114,11 +122,31 @@ def verify(
     UnsupportedError
         If the format is newer than this program.
     """
-    reader = Reader(os.fspath(path))
+    reader = Reader(os.fspath(path), anon)
     try:
         return _Verifier(reader, progress or (lambda *_: None)).run()
     finally:
         reader.close()
+
+
+class _Stream:
+    """The file from its beginning, fetched in large pieces: an object store takes time for each request."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._end = 0
+        self._held = memoryview(b"")
+
+    def next(self, size: int) -> Iterator[memoryview]:
+        """Yield the next bytes, so many in all."""
+        while size:
+            if not self._held:
+                piece = min(_PIECE, self._reader.size - self._end)
+                self._held = memoryview(self._reader.pread(self._end, piece))
+                self._end += piece
+            part, self._held = self._held[: min(size, CHUNK)], self._held[min(size, CHUNK) :]
+            size -= len(part)
+            yield part
 
 
 class _Verifier:
@@ -131,6 +159,7 @@ class _Verifier:
         self.time: npt.NDArray[np.datetime64] | None = None
         self.damaged: set[str] = set()
         self.sha256: dict[str, str] = {}
+        self.held: dict[str, bytes] = {}
 
     def run(self) -> VerifyReport:
         manifest = self.manifest()
@@ -200,18 +229,33 @@ class _Verifier:
         return layout.read_time(self.chunk("time/c/0", 8 * self.grid.frames), "time/c/0")
 
     def chunk(self, key: str, size: int | None) -> bytes:
-        return layout.unzstd(self.reader.read(key), f"{self.reader.path}: {key}", size)
+        return layout.unzstd(self.read(key), f"{self.reader.path}: {key}", size)
+
+    def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+        """Read an object or a range of it, as the reader does, or take it from the shard that is held."""
+        held = self.held.get(key)
+        if held is None or start + (size or 0) > len(held):
+            return self.reader.read(key, start, size)
+        return held[start:] if size is None else held[start : start + size]
+
+    def hold(self, keys: Iterable[str]) -> None:
+        """Fetch objects together that will be looked at one by one, unless they are too large."""
+        self.held = {}
+        members = {key: self.reader.members[key] for key in keys if key in self.reader.members}
+        if sum(m.size for m in members.values()) <= _HELD:
+            found = self.reader.read_many((key, 0, None) for key in members)
+            self.held = dict(zip(members, found, strict=True))
 
     def all_bytes(self) -> None:
         """Compare every object, and the header before it, with the zip's directory."""
         done = 0
+        file = _Stream(self.reader)
         for key, member in self.reader.members.items():
             header = local_header(member)
-            if self.reader.pread(member.header, len(header)) != header:
+            if b"".join(file.next(len(header))) != header:
                 self.problem(key, "the zip header before it is damaged")
             crc, digest = 0, sha256()
-            for start in range(0, member.size, CHUNK):
-                data = self.reader.pread(member.start + start, min(CHUNK, member.size - start))
+            for data in file.next(member.size):
                 crc = zlib.crc32(data, crc)
                 digest.update(data)
                 done += len(data)
@@ -254,6 +298,7 @@ class _Verifier:
 
     def shard(self, grid: Grid, shard: int) -> None:
         """Decode the tables of a shard and look at each of its blocks."""
+        self.hold(grid.shard_objects(shard))
         frames = grid.frames_of(shard)
         tables: dict[str, npt.NDArray[Any]] = {}
         for name in layout.TABLES:
@@ -278,7 +323,7 @@ class _Verifier:
         before = len(self.report.problems)
         numbers, tail = grid.blocks_of(shard), grid.index_size
         try:
-            raw = self.reader.read(key, max(member.size - tail, 0), tail)
+            raw = self.read(key, max(member.size - tail, 0), tail)
             index = layout.read_shard_index(raw, len(numbers), member.size, key)
         except DamagedError as e:
             self.problem(key, e)
@@ -288,7 +333,7 @@ class _Verifier:
             frames = slice(first, min(first + grid.frames_per_block, grid.frames))
             rows = None if valid is None else valid[first - numbers.start * grid.frames_per_block :]
             try:
-                self.block(grid, self.reader.read(key, int(start), int(size)), rows)
+                self.block(grid, self.read(key, int(start), int(size)), rows)
             except (DamagedError, UnsupportedError) as e:
                 self.problem(key, f"block {number}: {str(e).removeprefix('block: ')}", frames)
             self.report.blocks += 1

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
+from sunzip.archive._place import place_of
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
 from sunzip.errors import DamagedError, OutputError, UnsupportedError
 
-_PACK = ".pack"
-
 
 class ArchiveWriter:
-    """An archive that is being written into the folder ``<path>.partial``.
+    """An archive that is being written into the folder ``<path>.partial``, on disk or in an object store.
 
-    Each shard is written once, by any thread or process: shards share no object. Left without `finish` or
+    Each shard is written once, by any thread, process or machine that the writer is pickled to: shards share
+    no object. Left without `finish` or
     `abort`, by an error or by losing power, the folder stays, and `create` with ``resume=True`` continues it.
 
     Attributes
@@ -41,11 +39,10 @@ class ArchiveWriter:
     """
 
     def __init__(self, path: str, spec: ArchiveSpec) -> None:
-        # Called by `create`, and again where a worker process unpickles the writer.
         self.path = path
         self.spec = spec
         self._grid = Grid.read(spec.attributes(), path)
-        self._partial = f"{path}.partial"
+        self._place = place_of(path)
         self._force = False
 
     @classmethod
@@ -57,7 +54,8 @@ class ArchiveWriter:
         Parameters
         ----------
         path
-            Where the finished archive will be; nothing is written there before `finish`.
+            Where the finished archive will be, a path or an fsspec URL; nothing is written there before
+            `finish`.
         spec
             What it will hold.
         force
@@ -73,27 +71,21 @@ class ArchiveWriter:
         path = os.fspath(path)
         writer = cls(path, spec)
         writer._force = force
-        partial = writer._partial
-        if os.path.isdir(path):
-            raise OutputError(f"{path}: is a directory; name a file")
-        writer._refuse_existing()
-        parent = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(parent):
-            raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
+        place = writer._place
         with _os_errors(path):
-            try:
-                os.mkdir(partial)
-            except FileExistsError:
+            place.check()
+            writer._refuse_existing()
+            if not place.begin():
                 if writer._continue(resume, force):
                     return writer
-                shutil.rmtree(partial)
-                os.mkdir(partial)
-            for name, tree in layout.array_metadata(writer._grid, spec.attributes()).items():
-                writer._put(f"{name}/zarr.json", layout.to_bytes(tree))
-            for name, chunk in layout.coordinates(writer._grid, spec.time).items():
-                writer._put(f"{name}/c/0", layout.zstd(chunk))
+                place.clear()
+                place.begin()
+            metadata = layout.array_metadata(writer._grid, spec.attributes()).items()
+            chunks = layout.coordinates(writer._grid, spec.time).items()
+            place.put({f"{name}/zarr.json": layout.to_bytes(tree) for name, tree in metadata})
+            place.put({f"{name}/c/0": layout.zstd(chunk) for name, chunk in chunks})
             # Last: its presence says that the folder can be continued.
-            writer._put("zarr.json", layout.to_bytes(layout.root_metadata(spec.attributes())))
+            place.put({"zarr.json": layout.to_bytes(layout.root_metadata(spec.attributes()))})
         return writer
 
     def __enter__(self) -> ArchiveWriter:
@@ -114,11 +106,16 @@ class ArchiveWriter:
     def done(self, shard: int) -> bool:
         """Whether a shard was written completely."""
         self._grid.frames_of(shard)
-        try:
-            self._index(shard)
-        except (DamagedError, OSError):
-            return False
-        return all(os.path.exists(self._file(key)) for key in self._grid.shard_objects(shard))
+        return not self._left([shard])
+
+    def left(self) -> list[int]:
+        """Return the shards that are not written completely, in order."""
+        return self._left(range(self.shards))
+
+    def begun(self) -> bytes | None:
+        """Return the root's metadata in the folder, None if it is not there: two processes can compare it."""
+        with _os_errors(self.path):
+            return self._place.get("zarr.json")
 
     def write_shard(self, shard: int, blocks: Sequence[bytes], table: ShardTable) -> None:
         """Store the blocks of one shard and what is known of their images.
@@ -161,9 +158,10 @@ class ArchiveWriter:
         text = encode(grid.channels, table.headers, values["t_obs"][: expected[0]])
         chunks["keywords"] = layout.zstd(layout.texts([text.decode()]))
         chunks["cube"] = b"".join(blocks) + layout.shard_index(sizes, grid.blocks_per_shard)
+        *others, last = grid.shard_objects(shard)
         with _os_errors(self.path):
-            for key in grid.shard_objects(shard):
-                self._put(key, chunks[key.partition("/")[0]])
+            self._place.put({key: chunks[key.partition("/")[0]] for key in others})
+            self._place.put({last: chunks["cube"]})
 
     def finish(self, embed: Mapping[str, bytes] | None = None) -> int:
         """Pack the archive, put it in place and remove the folder.
@@ -184,7 +182,7 @@ class ArchiveWriter:
         OutputError
             If shards are missing, the target has come to exist meanwhile, or it cannot be written.
         """
-        left = [s for s in range(self.shards) if not self.done(s)]
+        left = self.left()
         if left:
             raise OutputError(
                 f"{self.path}: {len(left)} of {self.shards} shards are not written; use --resume"
@@ -195,46 +193,34 @@ class ArchiveWriter:
         if model and model_sha256(model) != self.spec.model["sha256"]:
             raise ValueError("the embedded model is not the one that the specification names")
         self._refuse_existing()
-        pack = os.path.join(self._partial, _PACK)
         with _os_errors(self.path):
-            try:
-                with open(pack, "wb") as f:
-                    size = self._pack(f, model)
-                    f.flush()
-                    os.fsync(f.fileno())
-                os.replace(pack, self.path)
-            except BaseException:
-                # On a full disk it would be in the way of what the user does next.
-                with contextlib.suppress(OSError):
-                    os.unlink(pack)
-                raise
-            _sync_folder(os.path.dirname(os.path.abspath(self.path)))
-            shutil.rmtree(self._partial)
+            sizes = self._place.sizes(self._grid.objects())
+            with self._place.packing(sum(sizes.values()) + sum(map(len, model.values()))) as file:
+                size = self._pack(file, sizes, model)
+            self._place.clear()
         return size
 
     def abort(self) -> None:
         """Give the archive up: remove the folder."""
         with _os_errors(self.path):
-            shutil.rmtree(self._partial)
+            self._place.clear()
 
     def _refuse_existing(self) -> None:
-        if os.path.lexists(self.path) and not self._force:
+        if not self._force and self._place.exists():
             raise OutputError(f"{self.path}: exists; remove it or use --force")
 
     def _continue(self, resume: bool, force: bool) -> bool:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
-        where = self._partial
-        if not os.path.isdir(where) or os.path.islink(where):
-            raise OutputError(f"{where}: is in the way; remove it")
-        root = os.path.join(where, "zarr.json")
-        if not os.path.exists(root):
+        where = f"{self.path}.partial"
+        names = self._place.names()
+        if "zarr.json" not in names:
             # Nothing of worth is in a folder that was never begun, but it may not be ours.
-            if not set(os.listdir(where)) <= set(layout.ARRAYS):
+            if not names <= set(layout.ARRAYS):
                 raise OutputError(f"{where}: is in the way and not of sunzip; remove it")
             return False
+        root = f"{where}/zarr.json"
         try:
-            with open(root, "rb") as f:
-                attributes: Any = load(f.read(), root)["attributes"]["sunzip"]
+            attributes: Any = load(self._place.get("zarr.json") or b"", root)["attributes"]["sunzip"]
             grid = Grid.read(attributes, root)
         except (DamagedError, UnsupportedError, KeyError, TypeError) as e:
             raise OutputError(f"{where}: is in the way and not one that can be continued; remove it") from e
@@ -254,55 +240,52 @@ class ArchiveWriter:
         return True
 
     def _same_time(self) -> bool:
-        try:
-            with open(self._file("time/c/0"), "rb") as f:
-                return f.read() == layout.zstd(layout.coordinates(self._grid, self.spec.time)["time"])
-        except FileNotFoundError:
-            return False
+        time = layout.coordinates(self._grid, self.spec.time)["time"]
+        return self._place.get("time/c/0") == layout.zstd(time)
 
-    def _file(self, key: str) -> str:
-        return os.path.join(self._partial, *key.split("/"))
+    def _left(self, shards: Sequence[int]) -> list[int]:
+        """Return those of some shards of which objects are missing or cut short."""
+        objects = {shard: self._grid.shard_objects(shard) for shard in shards}
+        least = self._grid.index_size
+        with _os_errors(self.path):
+            # What is written last is looked for first: of a shard that is not done it mostly is not there.
+            sizes = self._place.sizes(keys[-1] for keys in objects.values())
+            some = [shard for shard, keys in objects.items() if sizes.get(keys[-1], 0) >= least]
+            sizes |= self._place.sizes(key for shard in some for key in objects[shard][:-1])
+            there = {shard: objects[shard][-1] for shard in some if all(k in sizes for k in objects[shard])}
+            tails = self._place.tails({key: sizes[key] for key in there.values()}, least)
+        done = set()
+        for (shard, key), tail in zip(there.items(), tails, strict=True):
+            with contextlib.suppress(DamagedError):
+                layout.read_shard_index(tail, len(self._grid.blocks_of(shard)), sizes[key], key)
+                done.add(shard)
+        return [shard for shard in shards if shard not in done]
 
-    def _put(self, key: str, data: bytes) -> None:
-        """Write an object so that at any moment it is there whole or not at all."""
-        file = self._file(key)
-        folder = os.path.dirname(file)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{uuid.uuid4().hex}")
-        try:
-            with open(temporary, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-
-    def _index(self, shard: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        key = self._grid.shard_objects(shard)[-1]
-        with open(self._file(key), "rb") as f:
-            size = f.seek(0, os.SEEK_END)
-            if size < self._grid.index_size:
-                raise DamagedError(f"{self.path}: {key} is too short")
-            f.seek(size - self._grid.index_size)
-            return layout.read_shard_index(
-                f.read(), len(self._grid.blocks_of(shard)), size, f"{self.path}: {key}"
-            )
-
-    def _pack(self, file: BinaryIO, model: Mapping[str, bytes]) -> int:
-        sizes = {key: os.stat(self._file(key)).st_size for key in self._grid.objects()}
-        sizes |= {key: len(data) for key, data in model.items()}
-        root = layout.to_bytes(layout.root_metadata(self._attributes(sizes)))
+    def _pack(self, file: BinaryIO, sizes: Mapping[str, int], model: Mapping[str, bytes]) -> int:
+        """Write the zip in one pass; the root, which needs something of every shard, sorts last."""
+        total = {key: sizes[key] for key in sorted(sizes) if key != "zarr.json"}
+        contents = self._place.contents(total)
         packer = Packer(file)
-        for key in sorted(sizes):
-            if key == "zarr.json" or key in model:
-                data = root if key == "zarr.json" else model[key]
-                packer.add(key, BytesIO(data), len(data))
-            else:
-                with open(self._file(key), "rb") as f:
-                    packer.add(key, f, sizes[key])
+        images = np.zeros(len(self.spec.channels), np.int64)
+        block_bytes = 0
+        for key in sorted([*total, *model]):
+            if key in model:
+                packer.add(key, model[key])
+                continue
+            data = next(contents)
+            packer.add(key, data)
+            where = f"{self.path}: {key}"
+            match key.split("/"):
+                case ["cube", "c", shard, *_]:
+                    blocks = len(self._grid.blocks_of(int(shard)))
+                    tail = data[len(data) - self._grid.index_size :]
+                    block_bytes += int(layout.read_shard_index(tail, blocks, len(data), where)[:, 1].sum())
+                case ["valid", "c", *_]:
+                    valid = layout.unzstd(data, where, self._grid.frames_per_shard * len(images))
+                    images += np.frombuffer(valid, bool).reshape(-1, len(images)).sum(axis=0)
+        total |= {key: len(data) for key, data in model.items()}
+        root = layout.root_metadata(self._attributes(total, images, block_bytes))
+        packer.add("zarr.json", layout.to_bytes(root))
         shards, rest = self._grid.digests(packer.sha256)
         manifest = dump(
             {
@@ -314,20 +297,13 @@ class ArchiveWriter:
                 "rest": rest,
             }
         )
-        packer.add(MANIFEST, BytesIO(manifest), len(manifest))
+        packer.add(MANIFEST, manifest)
         return packer.close(COMMENT + packer.sha256[MANIFEST])
 
-    def _attributes(self, sizes: Mapping[str, int]) -> dict[str, Any]:
-        """Return the root's attributes with the summary, which needs every shard."""
-        grid, c = self._grid, len(self.spec.channels)
-        images = np.zeros(c, np.int64)
-        block_bytes = 0
-        for shard in range(grid.shards):
-            block_bytes += int(self._index(shard)[:, 1].sum())
-            key = f"valid/c/{shard}/0"
-            with open(self._file(key), "rb") as f:
-                valid = layout.unzstd(f.read(), f"{self.path}: {key}", grid.frames_per_shard * c)
-            images += np.frombuffer(valid, bool).reshape(-1, c).sum(axis=0)
+    def _attributes(
+        self, sizes: Mapping[str, int], images: npt.NDArray[np.int64], block_bytes: int
+    ) -> dict[str, Any]:
+        """Return the root's attributes with the summary."""
         cubes = sum(size for key, size in sizes.items() if key.startswith("cube/c/"))
         parts = layout.parts(sizes)
         parts["tables"] += cubes - block_bytes
@@ -335,7 +311,7 @@ class ArchiveWriter:
         return self.spec.attributes() | {
             "summary": {
                 "time": [f"{time[0]}Z", f"{time[-1]}Z"],
-                "images": dict(zip(grid.channels, images.tolist(), strict=True)),
+                "images": dict(zip(self._grid.channels, images.tolist(), strict=True)),
                 "bytes": {"blocks": block_bytes, **parts},
             }
         }
@@ -364,12 +340,3 @@ def _os_errors(path: str) -> Iterator[None]:
         yield
     except OSError as e:
         raise OutputError(f"{path}: cannot be written: {e.strerror or e}") from e
-
-
-def _sync_folder(folder: str) -> None:
-    # A rename survives losing power only once the folder itself is on the disk.
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

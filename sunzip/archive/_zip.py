@@ -6,7 +6,6 @@ take these from the directory, write the directory again, and compare.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import zlib
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO
 
+from sunzip.archive._place import open_bytes
 from sunzip.errors import DamagedError, InputError
 
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
@@ -35,7 +35,9 @@ MAX_MEMBERS = 1 << 20
 _MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
-CHUNK = 1 << 20  # bytes copied or hashed at a time
+CHUNK = 1 << 20  # bytes hashed at a time
+
+_LAST = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,10 @@ def directory(members: Iterable[Member], end: int, comment: str) -> Iterator[byt
 
 
 class Packer:
-    """Writes objects one after the other, each once and in the order given, then the directory."""
+    """Writes objects one after the other, each once and in the order given, then the directory.
+
+    It never goes back in the file, as an upload cannot.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -103,48 +108,34 @@ class Packer:
         self.members: list[Member] = []
         self.sha256: dict[str, str] = {}
 
-    def add(self, name: str, source: BinaryIO, size: int) -> None:
-        """Copy an object of exactly `size` bytes; the header before it is written when its CRC is known.
-
-        Raises
-        ------
-        OSError
-            If the source ends early or the disk is full.
-        """
+    def add(self, name: str, data: bytes) -> None:
+        """Write an object with the header before it."""
         assert is_name(name), name
-        header = self._end
-        self._file.write(local_header(Member(name, size, 0, header)))
-        crc, digest, left = 0, sha256(), size
-        while left:
-            data = source.read(min(CHUNK, left))
-            if not data:
-                raise OSError(f"{name} became shorter while it was packed")
-            crc = zlib.crc32(data, crc)
-            digest.update(data)
-            self._file.write(data)
-            left -= len(data)
-        member = Member(name, size, crc, header)
-        self._end = self._file.tell()
-        self._file.seek(header)
+        member = Member(name, len(data), zlib.crc32(data), self._end)
         self._file.write(local_header(member))
-        self._file.seek(self._end)
+        self._file.write(data)
+        self._end = member.start + member.size
         self.members.append(member)
-        self.sha256[name] = digest.hexdigest()
+        self.sha256[name] = sha256(data).hexdigest()
 
     def close(self, comment: str) -> int:
         """Write the directory; return the size of the zip in bytes."""
+        size = self._end
         for part in directory(self.members, self._end, comment):
             self._file.write(part)
-        return self._file.tell()
+            size += len(part)
+        return size
 
 
 class Reader:
-    """A file that is read at offsets: safe among threads and after a fork, as no position is shared.
+    """The objects of an archive file, read at random; safe among threads and after a fork.
 
     Parameters
     ----------
     path
-        The archive file.
+        The archive file, a path or an fsspec URL.
+    anon
+        Ask S3 or Google Cloud Storage without credentials.
 
     Raises
     ------
@@ -154,19 +145,11 @@ class Reader:
         If the zip's directory is missing or not of the canonical form.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, anon: bool = False) -> None:
         self.path = path
+        self._file = open_bytes(path, anon)
+        self.size = self._file.size
         try:
-            if os.path.isdir(path):
-                raise InputError(f"{path}: is a directory, not a finished archive")
-            self._fd = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            hint = "; it is unfinished, continue with --resume" if os.path.isdir(f"{path}.partial") else ""
-            raise InputError(f"{path}: no such file{hint}") from None
-        except OSError as e:
-            raise InputError(f"{path}: cannot be read: {e.strerror}") from e
-        try:
-            self.size = os.fstat(self._fd).st_size
             self.members, self.manifest_sha256 = self._directory()
         except BaseException:
             self.close()
@@ -174,9 +157,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
 
     def pread(self, start: int, size: int) -> bytes:
         """Read `size` bytes from offset `start` of the file.
@@ -184,22 +165,11 @@ class Reader:
         Raises
         ------
         InputError
-            If the operating system cannot read them.
+            If they cannot be read.
         DamagedError
             If the file has become shorter.
         """
-        parts = []
-        try:
-            while size:
-                part = os.pread(self._fd, min(size, 1 << 30), start)
-                if not part:
-                    raise DamagedError(f"{self.path}: ends at byte {start}, sooner than when it was opened")
-                parts.append(part)
-                start += len(part)
-                size -= len(part)
-        except OSError as e:
-            raise InputError(f"{self.path}: cannot be read: {e.strerror}") from e
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._file.read([(start, size)])[0]
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """Read an object or a range of it.
@@ -209,13 +179,26 @@ class Reader:
         DamagedError
             If there is no such object or it is shorter than the range.
         """
-        member = self.members.get(name)
-        if member is None:
-            raise DamagedError(f"{self.path}: {name} is missing")
-        size = member.size - start if size is None else size
-        if not 0 <= start <= start + size <= member.size:
-            raise DamagedError(f"{self.path}: {name} has {member.size} bytes, too few")
-        return self.pread(member.start + start, size)
+        return self.read_many([(name, start, size)])[0]
+
+    def read_many(self, wanted: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
+        """Read several objects or ranges of them together: name, start, and size if not all of the rest.
+
+        Raises
+        ------
+        DamagedError
+            As `read`.
+        """
+        ranges = []
+        for name, start, size in wanted:
+            member = self.members.get(name)
+            if member is None:
+                raise DamagedError(f"{self.path}: {name} is missing")
+            size = member.size - start if size is None else size
+            if not 0 <= start <= start + size <= member.size:
+                raise DamagedError(f"{self.path}: {name} has {member.size} bytes, too few")
+            ranges.append((member.start + start, size))
+        return self._file.read(ranges)
 
     def _directory(self) -> tuple[dict[str, Member], str]:
         end_size = _END.size + _COMMENT_SIZE
@@ -244,6 +227,8 @@ class Reader:
             *_, count, length, end = _END64.unpack(self.pread(position, _END64.size))
         if end + length != position or count > MAX_MEMBERS or length > count * (_ENTRY.size + _MAX_NAME + 28):
             raise wrong
+        # Before the directory stand the manifest, a checksum long for each shard, and the root's metadata.
+        self._file.hold(max(0, end - _LAST - 8 * count))
         raw = self.pread(end, self.size - end)
         members = self._entries(raw, count, length)
         if members is None or b"".join(directory(members.values(), end, comment)) != raw:

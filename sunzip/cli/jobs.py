@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time as clock
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -35,7 +34,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 force_option = click.option("--force", is_flag=True, help="Replace what an earlier run wrote there.")
 hmi_option = click.option("--hmi", metavar="URL", help="Second store of SDOML v2, with Bx By Bz.")
-anon_option = click.option("--anon", is_flag=True, help="Ask S3 without credentials.")
+anon_option = click.option("--anon", is_flag=True, help="Read from S3 without credentials.")
 degradation_option = click.option(
     "--degradation", metavar="DIR", help="Tables of AIA's degradation, for FITS files that lack DEG_COR."
 )
@@ -113,8 +112,9 @@ def compress(
     SRC is an SDOML v2 Zarr store, a folder of SDOML v1 npz files, a folder of FITS files, an HDF5 file, any
     fsspec URL of these (s3://…), or synthetic:frames=64,size=512,seed=0. Several are joined in time.
 
-    OUT is the archive, customarily *.lat. While it grows there is a folder OUT.partial; after Ctrl-C, an
-    error or a crash, the same command with --resume continues it and ends with the same bytes.
+    OUT is the archive, customarily *.lat, on disk or at an fsspec URL. While it grows there is a folder
+    OUT.partial; after Ctrl-C, an error or a crash, the same command with --resume continues it and ends with
+    the same bytes.
     """
     if not dry_run:
         target.check(
@@ -123,8 +123,10 @@ def compress(
             force=force,
             ours=target.is_archive,
             what="archive of sunzip",
+            remote=True,
         )
     from sunzip import api, weights
+    from sunzip.archive import unfinished
 
     left = f"{out}.partial"
     align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
@@ -148,7 +150,7 @@ def compress(
             )
     except (KeyboardInterrupt, InputError, OutputError) as error:
         # Errors that speak of the unfinished archive say already what to do with it.
-        if dry_run or not os.path.isdir(left) or left in str(error):
+        if dry_run or left in str(error) or not unfinished(out):
             raise
         hint = f"what is done is in {left}, and the same command with --resume continues it"
         if isinstance(error, KeyboardInterrupt):
@@ -236,6 +238,7 @@ def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @start_option
 @stop_option
 @channels_option
+@anon_option
 @model_option
 @force_option
 @json_option
@@ -247,6 +250,7 @@ def decompress(
     start: str | None,
     stop: str | None,
     channels: tuple[str, ...] | None,
+    anon: bool,
     model: str | None,
     force: bool,
     as_json: bool,
@@ -254,8 +258,9 @@ def decompress(
 ) -> None:
     """Decode an archive into files that other programs read.
 
-    OUT is one HDF5 file, an SDOML v2 Zarr store, a tree of SDOML v1 npz files, or a folder of FITS files that
-    sunpy opens as maps. It has its name only once it is complete.
+    IN.lat is a path or an fsspec URL (s3://…). OUT is one HDF5 file, an SDOML v2 Zarr store, a tree of SDOML
+    v1 npz files, or a folder of FITS files that sunpy opens as maps.
+    It has its name only once it is complete.
     """
     target.check(out, [archive], force=force, ours=target.is_cubes, what="result of sunzip decompress")
     from sunzip import api
@@ -269,6 +274,7 @@ def decompress(
             stop=stop,
             channels=channels,
             model=model,
+            anon=anon,
             force=force,
             progress=progress,
         )

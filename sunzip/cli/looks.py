@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Tell what an archive holds and costs.")
 @click.argument("archive", metavar="IN.lat")
+@anon_option
 @json_option
-def info(archive: str, as_json: bool) -> None:
+def info(archive: str, anon: bool, as_json: bool) -> None:
     """Tell what an archive holds and what it costs, without decoding anything."""
     from sunzip.archive import summary
 
-    found = summary(archive)
+    found = summary(archive, anon=anon)
     costs = _accounts(found)
     result(as_json, found | {"costs": costs.as_dict()}, _info(found, costs))
 
@@ -111,22 +112,23 @@ def _images(a: Mapping[str, Any]) -> str:
 
 @click.command(short_help="Check every byte of an archive.")
 @click.argument("archive", metavar="IN.lat")
+@anon_option
 @json_option
 @quiet_option
-def verify(archive: str, as_json: bool, quiet: bool) -> None:
+def verify(archive: str, anon: bool, as_json: bool, quiet: bool) -> None:
     """Check every byte of an archive; exit code 0 if it is whole, 3 if it is damaged."""
     from sunzip.archive import Problem, VerifyReport
     from sunzip.archive import verify as check
 
     try:
         with bytes_bar(quiet) as progress:
-            report = check(archive, progress)
+            report = check(archive, progress, anon=anon)
         what = f"is damaged in {count(len(report.problems), 'place')}; what is not named is whole"
     except DamagedError as error:
         # So much is damaged that no list can be made; the answer has the same form.
         what = str(error).removeprefix(f"{archive}: ")
-        report = VerifyReport(archive, [Problem("directory", what)], bytes=os.path.getsize(archive))
-    held = _model_of(archive) if report.ok else None
+        report = VerifyReport(archive, [Problem("directory", what)], bytes=_size(archive))
+    held = _model_of(archive, anon) if report.ok else None
     data = {
         "path": report.path,
         "ok": report.ok,
@@ -145,13 +147,18 @@ def verify(archive: str, as_json: bool, quiet: bool) -> None:
         raise DamagedError(f"{archive}: {what}; fetch it again, or compress its source again")
 
 
-def _model_of(archive: str) -> dict[str, Any]:
+def _size(archive: str) -> int:
+    """Return the bytes of an archive that does not open; 0 for a remote one."""
+    return os.path.getsize(archive) if os.path.exists(archive) else 0
+
+
+def _model_of(archive: str, anon: bool) -> dict[str, Any]:
     """Tell where the model is that decodes an archive, and that it is the one named, by its hash."""
     from sunzip.archive import summary
     from sunzip.errors import SunzipError
     from sunzip.weights import load
 
-    named = summary(archive)["model"]
+    named = summary(archive, anon=anon)["model"]
     if named["embedded"]:
         return {"name": named["name"], "sha256": named["sha256"], "where": "embedded"}
     try:
@@ -257,7 +264,7 @@ def _decoded(
     from sunzip.cube import Scale
     from sunzip.sun import open as open_sun
 
-    with open_sun(path, model=model) as sun:
+    with open_sun(path, model=model, anon=settings["anon"]) as sun:
         n = _number(path, sun.time, time, frame)
         decoded = sun.cube(n, n + 1).to_scale(Scale.MEAN)
         if source is None:

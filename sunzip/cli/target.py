@@ -12,7 +12,15 @@ _LEAVES = (".fits", ".npz")
 _ZARR = (".zgroup", ".zattrs", ".zarray")
 
 
-def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str], bool], what: str) -> None:
+def check(
+    out: str,
+    sources: Sequence[str],
+    *,
+    force: bool,
+    ours: Callable[[str], bool],
+    what: str,
+    remote: bool = False,
+) -> None:
     """Refuse a target that cannot be, before anything is read.
 
     Parameters
@@ -27,6 +35,8 @@ def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str]
         Tells whether what exists is of the kind that will be written; `force` replaces nothing else.
     what
         What will be written, for the message.
+    remote
+        Whether it can be written to an fsspec URL.
 
     Raises
     ------
@@ -34,7 +44,10 @@ def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str]
         If the target cannot be written, or would cost what was not meant.
     """
     if "://" in out:
-        raise OutputError(f"{out}: results are written to local paths; write here, then copy it there")
+        if not remote:
+            raise OutputError(f"{out}: only archives are written to URLs; write here, then copy it there")
+        _check_url(out, sources, force)
+        return
     if out in ("", "-"):
         raise OutputError(f"{out or 'an empty name'}: results cannot be written to a pipe; name a file")
     here = os.path.realpath(out)
@@ -56,6 +69,21 @@ def check(out: str, sources: Sequence[str], *, force: bool, ours: Callable[[str]
             raise OutputError(
                 f"{out}: is no {what}, so --force does not replace it; remove it or choose another name"
             )
+
+
+def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
+    """Refuse a URL that cannot be that of a new archive."""
+    from sunzip.archive import exists
+
+    if out in sources:
+        raise OutputError(f"{out}: is the source itself; name another target")
+    if not exists(out):
+        return
+    if not force:
+        raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
+    # By its name alone: reading it may not be allowed where writing is.
+    if not out.lower().endswith(".lat"):
+        raise OutputError(f"{out}: --force replaces only what is named *.lat there; choose another name")
 
 
 def is_archive(path: str) -> bool:

@@ -25,29 +25,16 @@ class Storage:
     """
 
     def __init__(self, url: str, anon: bool = False) -> None:
-        from fsspec.core import split_protocol, url_to_fs
-
-        # An archive inside a store (zip::s3://…) takes its options per protocol.
-        links = [split_protocol(link)[0] or link for link in url.split("::")] if "://" in url else []
-        secrets: dict[str, dict[str, Any]] = {
-            p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
-            for p in links
-            if anon and p in ("s3", "s3a", "gs", "gcs")
-        }
-        options: dict[str, Any] = secrets if len(links) > 1 else next(iter(secrets.values()), {})
         self.url = url
+        self.fs, root = connect(url, anon)
+        self.local = "file" in (self.fs.protocol, *self.fs.protocol)
+        self.root = root.rstrip("/") or root
         try:
-            self.fs, root = url_to_fs(url, **options)
-            self.local = "file" in (self.fs.protocol, *self.fs.protocol)
-            self.root = str(root).rstrip("/") or str(root)
-            if not self.fs.exists(self.root):
-                raise InputError(f"{url}: nothing is there; check the path")
-        except InputError:
-            raise
-        except ImportError as error:
-            raise InputError(f"{url}: this kind of store needs a further package: {_line(error)}") from error
+            there = self.fs.exists(self.root)
         except Exception as error:  # each protocol's client raises its own kinds
-            raise InputError(f"{url}: cannot be opened: {_line(error)}") from error
+            raise InputError(f"{url}: cannot be opened: {reason(error)}") from error
+        if not there:
+            raise InputError(f"{url}: nothing is there; check the path")
 
     def isdir(self, path: str = "") -> bool:
         """Tell whether the path below the root is a folder."""
@@ -75,7 +62,7 @@ class Storage:
         try:
             entries = self.fs.ls(self.at(path), detail=True)
         except Exception as error:
-            raise InputError(f"{self.name(path)}: cannot be listed: {_line(error)}") from error
+            raise InputError(f"{self.name(path)}: cannot be listed: {reason(error)}") from error
         own = self.at(path).rstrip("/")
         found = {
             e["name"].rstrip("/").rsplit("/", 1)[-1]: (e["type"] == "directory", e.get("size"))
@@ -109,10 +96,64 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError, KeyError):
             return None
         except Exception as error:
-            raise InputError(f"{self.name(path)}: cannot be read: {_line(error)}") from error
+            raise InputError(f"{self.name(path)}: cannot be read: {reason(error)}") from error
         if len(data) > limit:
             raise InputError(f"{self.name(path)}: is longer than the {limit} bytes that such a file may have")
         return data
+
+
+def connect(url: str, anon: bool = False) -> tuple[Any, str]:
+    """Return the file system behind a URL and its own name for what the URL names.
+
+    Parameters
+    ----------
+    url, anon
+        As for `Storage`. Endpoint, credentials and all else come from where each client looks for them:
+        for S3 the environment (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …) and fsspec's own configuration.
+
+    Raises
+    ------
+    InputError
+        If the protocol is unknown or its package is not installed.
+    """
+    from fsspec.core import split_protocol, url_to_fs
+
+    # An archive inside a store (zip::s3://…) takes its options per protocol.
+    links = [split_protocol(link)[0] or link for link in url.split("::")] if "://" in url else []
+    secrets: dict[str, dict[str, Any]] = {
+        p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
+        for p in links
+        if anon and p in ("s3", "s3a", "gs", "gcs")
+    }
+    options: dict[str, Any] = secrets if len(links) > 1 else next(iter(secrets.values()), {})
+    try:
+        fs, path = url_to_fs(url, **options)
+    except ImportError as error:
+        extra = "; in the checkout: pip install '.[s3]'" if {"s3", "s3a"} & set(links) else ""
+        raise InputError(
+            f"{url}: this kind of store needs a further package: {_line(error)}{extra}"
+        ) from error
+    except Exception as error:
+        raise InputError(f"{url}: cannot be opened: {reason(error)}") from error
+    return fs, str(path)
+
+
+def reason(error: BaseException) -> str:
+    """Say what a store's client means by an error, and what to do, in one line."""
+    line = _line(error)
+    kind = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        if "bucket does not exist" in line:
+            return "the bucket does not exist; check its name, and AWS_ENDPOINT_URL if it is set"
+        return "nothing is there; check the path"
+    if isinstance(error, PermissionError):
+        return f"access is denied ({line}); check the credentials, or ask without them (--anon, anon=True)"
+    # Known by name: botocore need not be installed.
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return f"{line}; set AWS_ACCESS_KEY_ID and the like, or ask without credentials (--anon, anon=True)"
+    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"):
+        return f"{line.rstrip('.')}; check the network, and AWS_ENDPOINT_URL if it is set"
+    return line
 
 
 def _line(error: BaseException) -> str:

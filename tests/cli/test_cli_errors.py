@@ -244,7 +244,7 @@ def test_a_source_is_never_the_target(sunzip, model, store, archive, tmp_path):
     [
         ("gone/a.lat", "gone does not exist; create it first"),
         ("file/a.lat", "file is no folder"),
-        ("s3://bucket/a.lat", "write here, then copy it there"),
+        ("s3://bucket/a/", "is a folder; name an object in it"),
         ("-", "name a file"),
         ("", "name a file"),
         ("/proc/a.lat", "/proc/a.lat: cannot be written: "),
@@ -472,7 +472,7 @@ def test_debug_adds_the_traceback(tmp_path, args):
 
 
 def test_a_source_that_fails_late_leaves_what_is_done(sunzip, model, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "FRAMES_PER_SHARD", 2)
+    monkeypatch.setattr(api._compress, "FRAMES_PER_SHARD", 2)
     out = tmp_path / "a.lat"
     args = ["compress", store, out, "--model", model]
     read = Series.read

@@ -184,7 +184,7 @@ def test_anonymous_access_is_asked_for_where_it_has_a_meaning(monkeypatch, url, 
         raise PermissionError("Access Denied\nby the test")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
-    with pytest.raises(InputError, match=r"x(\.zip)?: cannot be opened: Access Denied$"):
+    with pytest.raises(InputError, match=r"x(\.zip)?: cannot be opened: access is denied .Access Denied.; "):
         open_source(url, anon=anon)
     assert asked == [(url, options)]
 
@@ -212,7 +212,7 @@ def test_absent_chunk_is_missing_and_counted_once(store):
     for _ in range(2):
         assert np.isnan(source.read("171A", 16)).all()
         np.testing.assert_array_equal(source.read("171A", 0), image(1))
-    assert source.counts["chunk absent"] == 1
+    assert len(source.absent) == 1
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])

@@ -1,0 +1,523 @@
+"""Where archives lie, on a local disk or behind an fsspec URL: bytes at offsets, and objects put whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol
+
+from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
+from sunzip.sources.storage import connect, reason
+
+Range = tuple[int, int]  # offset and size
+
+#: Ranges that lie nearer to each other are read as one: a request costs as much time as about so many bytes.
+_GAP = 1 << 16
+
+#: The end of a remote archive that is read when it is opened. Of 10,000 frames it holds the zip's directory,
+#: the manifest, the root's metadata and the times.
+_TAIL = 1 << 18
+
+#: What is fetched at once while a remote archive is packed.
+_BATCH_OBJECTS = 64
+_BATCH_BYTES = 1 << 25
+
+#: So many objects are looked up one by one; for more of them the folder is listed.
+_FEW = 12
+
+#: Parts of an upload. S3 takes 10,000 of them, of 5 MiB to 5 GiB each.
+_PART = 1 << 25
+_MOST_PARTS = 9000
+
+#: File systems that a process inherited from the one that forked it. Their connections must neither be used
+#: nor, when nobody holds them any more, be closed: the parent uses them.
+_INHERITED: list[Any] = []
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL of something other than the local disk."""
+    return "://" in path and not path.startswith("file://")
+
+
+class Bytes(Protocol):
+    """A file that is read at offsets: safe among threads and after a fork, as no position is shared."""
+
+    size: int
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read several ranges, those beyond the end excepted: these are damage."""
+
+    def hold(self, start: int) -> None:
+        """Get ready to be asked for anything from an offset to the end."""
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+
+
+def open_bytes(path: str, anon: bool) -> Bytes:
+    """Open a file, wherever it is.
+
+    Raises
+    ------
+    InputError
+        If it is absent, unreadable or a folder.
+    """
+    return _RemoteFile(path, anon) if is_remote(path) else _LocalFile(path)
+
+
+class _LocalFile:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        file = path.removeprefix("file://")
+        try:
+            if os.path.isdir(file):
+                raise InputError(f"{path}: is a directory, not a finished archive")
+            self._fd = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file{_hint(path)}") from None
+        except OSError as e:
+            raise InputError(f"{path}: cannot be read: {e.strerror}") from e
+        try:
+            self.size = os.fstat(self._fd).st_size
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        return [self._read(start, size) for start, size in ranges]
+
+    def hold(self, start: int) -> None:
+        """Do nothing: the operating system keeps what was read."""
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _read(self, start: int, size: int) -> bytes:
+        parts = []
+        try:
+            while size:
+                part = os.pread(self._fd, min(size, 1 << 30), start)
+                if not part:
+                    raise DamagedError(f"{self._path}: ends at byte {start}, sooner than when it was opened")
+                parts.append(part)
+                start += len(part)
+                size -= len(part)
+        except OSError as e:
+            raise InputError(f"{self._path}: cannot be read: {e.strerror}") from e
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Connection:
+    """The file system behind a URL, connected anew in each process: it survives neither fork nor pickling.
+
+    Attributes
+    ----------
+    url
+        As given.
+    """
+
+    def __init__(self, url: str, anon: bool = False) -> None:
+        self.url = url
+        self._anon = anon
+        self._of: tuple[int, Any, str] | None = None
+        self.connect()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_anon": self._anon, "_of": None}
+
+    def connect(self) -> tuple[Any, str]:
+        """Return the file system and its own name for the URL.
+
+        Raises
+        ------
+        InputError
+            If there is no such kind of store, or its package is not installed.
+        """
+        of = self._of
+        if of is None or of[0] != os.getpid():
+            if of is not None:
+                _INHERITED.append(of)
+            fs, path = connect(self.url, self._anon)
+            self._of = of = os.getpid(), fs, path
+        return of[1], of[2]
+
+
+class _RemoteFile:
+    def __init__(self, url: str, anon: bool) -> None:
+        self._url = url
+        self._at = _Connection(url, anon)
+        fs, path = self._at.connect()
+        try:
+            # Whoever listed the folder a while ago may remember another size.
+            fs.invalidate_cache(path)
+            found = fs.info(path)
+        except FileNotFoundError as e:
+            raise InputError(f"{url}: {reason(e)}{_hint(url)}") from e
+        except Exception as e:  # each protocol's client raises its own kinds
+            raise InputError(f"{url}: cannot be read: {reason(e)}") from e
+        if found["type"] == "directory":
+            raise InputError(f"{url}: is a folder, not a finished archive")
+        if not isinstance(found.get("size"), int):
+            raise InputError(f"{url}: its size is unknown, so it cannot be read at random; fetch it first")
+        self.size: int = found["size"]
+        self._held = (self.size, b"")
+        self.hold(max(0, self.size - _TAIL))
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        first, held = self._held
+        joined = _join([r for r in ranges if r[0] < first])
+        begins, parts = [start for start, _ in joined], self._fetch(joined)
+        out = []
+        for start, size in ranges:
+            begin, data = first, held
+            if start < first:
+                n = bisect_right(begins, start) - 1
+                begin, data = begins[n], parts[n]
+            out.append(data[start - begin : start - begin + size])
+            if len(out[-1]) != size:
+                raise DamagedError(f"{self._url}: ends at byte {self.size}, too soon")
+        return out
+
+    def hold(self, start: int) -> None:
+        first, held = self._held
+        if start < first:
+            self._held = (start, self._fetch([(start, first - start)])[0] + held)
+
+    def close(self) -> None:
+        self._held = (self.size, b"")
+
+    def _fetch(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges at the same time, a request for each."""
+        if not ranges:
+            return []
+        fs, path = self._at.connect()
+        starts, ends = [a for a, _ in ranges], [a + n for a, n in ranges]
+        try:
+            found: list[bytes] = fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
+        except Exception as e:
+            raise InputError(f"{self._url}: cannot be read: {reason(e)}") from e
+        if [len(data) for data in found] != [n for _, n in ranges]:
+            raise DamagedError(f"{self._url}: has become shorter since it was opened; open it again")
+        return found
+
+
+def _join(ranges: Iterable[Range]) -> list[Range]:
+    """Return ranges that cover those given, with those that lie near each other joined."""
+    out: list[Range] = []
+    for start, size in sorted(ranges):
+        if out and start <= sum(out[-1]) + _GAP:
+            first, length = out[-1]
+            out[-1] = (first, max(length, start + size - first))
+        else:
+            out.append((start, size))
+    return out
+
+
+def _hint(path: str) -> str:
+    return "; it is unfinished, continue with --resume" if unfinished(path) else ""
+
+
+def unfinished(path: str) -> bool:
+    """Whether an archive of this name was begun and can be continued."""
+    if not is_remote(path):
+        return os.path.isdir(f"{path.removeprefix('file://')}.partial")
+    try:
+        fs, root = connect(f"{path}.partial/zarr.json")
+        return bool(fs.exists(root))
+    except Exception:  # it is only asked for the sake of a hint
+        return False
+
+
+class Place(Protocol):
+    """The name of an archive that is being written, and the folder of objects beside it, `<name>.partial`.
+
+    What fails raises OSError or OutputError.
+    """
+
+    def check(self) -> None:
+        """Refuse a name that no archive can have."""
+
+    def exists(self) -> bool:
+        """Whether there is something of that name."""
+
+    def begin(self) -> bool:
+        """Make the folder; False if there is one already."""
+
+    def names(self) -> set[str]:
+        """Return the names directly below the folder, for which a link or a file in its place is none."""
+
+    def clear(self) -> None:
+        """Remove the folder."""
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        """Write objects so that at any moment each is there whole or not at all."""
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None if there is none."""
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those objects that are there."""
+
+    def contents(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        """Yield objects, whose sizes are known, in the order of the mapping."""
+
+    def tails(self, sizes: Mapping[str, int], length: int) -> list[bytes]:
+        """Return the last bytes of objects that have as many."""
+
+    def packing(self, size: int) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Yield a file of about this size, which takes the name once all went well."""
+
+
+def place_of(path: str) -> Place:
+    """Return the place of an archive that is to be written.
+
+    Raises
+    ------
+    OutputError
+        If there is no such kind of store, or its package is not installed.
+    """
+    return _RemotePlace(path) if is_remote(path) else _LocalPlace(path.removeprefix("file://"))
+
+
+def exists(path: str) -> bool:
+    """Whether there is something where an archive is to be written.
+
+    Raises
+    ------
+    OutputError
+        If no archive can be there.
+    """
+    place = place_of(path)
+    place.check()
+    return place.exists()
+
+
+class _LocalPlace:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.partial = f"{path}.partial"
+
+    def check(self) -> None:
+        if os.path.isdir(self.path):
+            raise OutputError(f"{self.path}: is a directory; name a file")
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def begin(self) -> bool:
+        parent = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(parent):
+            raise OutputError(f"{self.path}: the folder {parent} does not exist; create it first")
+        try:
+            os.mkdir(self.partial)
+        except FileExistsError:
+            return False
+        return True
+
+    def names(self) -> set[str]:
+        if not os.path.isdir(self.partial) or os.path.islink(self.partial):
+            raise OutputError(f"{self.partial}: is in the way; remove it")
+        return set(os.listdir(self.partial))
+
+    def clear(self) -> None:
+        shutil.rmtree(self.partial)
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        for key, data in objects.items():
+            file = self._file(key)
+            folder = os.path.dirname(file)
+            os.makedirs(folder, exist_ok=True)
+            temporary = os.path.join(folder, f".{uuid.uuid4().hex}")
+            with _removed_on_error(temporary):
+                with open(temporary, "wb") as f:
+                    f.write(data)
+                    f.flush()
+                    os.fsync(f.fileno())
+                os.replace(temporary, file)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with open(self._file(key), "rb") as f:
+                return f.read()
+        except FileNotFoundError:
+            return None
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        found = {}
+        for key in keys:
+            with contextlib.suppress(OSError):
+                found[key] = os.stat(self._file(key)).st_size
+        return found
+
+    def contents(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        for key in sizes:
+            with open(self._file(key), "rb") as f:
+                yield f.read()
+
+    def tails(self, sizes: Mapping[str, int], length: int) -> list[bytes]:
+        out = []
+        for key, size in sizes.items():
+            with open(self._file(key), "rb") as f:
+                f.seek(size - length)
+                out.append(f.read())
+        return out
+
+    @contextlib.contextmanager
+    def packing(self, size: int) -> Iterator[BinaryIO]:
+        pack = os.path.join(self.partial, ".pack")
+        # On a full disk it would be in the way of what the user does next.
+        with _removed_on_error(pack):
+            with open(pack, "wb") as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(pack, self.path)
+        _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+
+    def _file(self, key: str) -> str:
+        return os.path.join(self.partial, *key.split("/"))
+
+
+class _RemotePlace:
+    """In an object store: objects appear whole, folders are what their names begin with."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        if "::" in url:
+            raise OutputError(f"{url}: archives cannot be written into other files; write it beside them")
+        try:
+            self._at = _Connection(url)
+        except InputError as e:
+            raise OutputError(str(e)) from e
+
+    def check(self) -> None:
+        _, path = self._at.connect()
+        if self.url.endswith("/") or not path.strip("/"):
+            raise OutputError(f"{self.url}: is a folder; name an object in it")
+
+    def exists(self) -> bool:
+        with self._errors() as (fs, path):
+            fs.invalidate_cache(path)
+            return bool(fs.exists(path))
+
+    def begin(self) -> bool:
+        return not self._found()
+
+    def names(self) -> set[str]:
+        return {key.partition("/")[0] for key in self._found()}
+
+    def clear(self) -> None:
+        with self._errors() as (fs, path), contextlib.suppress(FileNotFoundError):
+            fs.invalidate_cache(f"{path}.partial")
+            fs.rm(f"{path}.partial", recursive=True)
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        with self._errors() as (fs, path):
+            fs.pipe({f"{path}.partial/{key}": data for key, data in objects.items()})
+
+    def get(self, key: str) -> bytes | None:
+        with self._errors() as (fs, path):
+            try:
+                data: bytes = fs.cat_file(f"{path}.partial/{key}")
+            except FileNotFoundError:
+                return None
+            return data
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        wanted = list(keys)
+        if len(wanted) > _FEW:
+            found = self._found()
+            return {key: found[key] for key in wanted if key in found}
+        out = {}
+        with self._errors() as (fs, path):
+            for key in wanted:
+                fs.invalidate_cache(f"{path}.partial/{key}")
+                with contextlib.suppress(FileNotFoundError):
+                    out[key] = int(fs.info(f"{path}.partial/{key}")["size"])
+        return out
+
+    def contents(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        batch: dict[str, Range] = {}
+        taken = 0
+        for key, size in sizes.items():
+            if len(batch) == _BATCH_OBJECTS or taken + size > _BATCH_BYTES:
+                yield from self._read(batch)
+                batch, taken = {}, 0
+            batch[key] = (0, size)
+            taken += size
+        yield from self._read(batch)
+
+    def tails(self, sizes: Mapping[str, int], length: int) -> list[bytes]:
+        return self._read({key: (size - length, length) for key, size in sizes.items()})
+
+    @contextlib.contextmanager
+    def packing(self, size: int) -> Iterator[BinaryIO]:
+        with self._errors() as (fs, path):
+            part = max(_PART, size // _MOST_PARTS)
+            file: Any = fs.open(path, "wb", autocommit=False, block_size=part)
+            try:
+                yield file
+                file.close()
+                file.commit()
+            except BaseException:
+                # Parts that nobody completes or gives up are kept, and paid for.
+                with contextlib.suppress(Exception):
+                    file.discard()
+                with contextlib.suppress(Exception):
+                    file.closed = True  # or it would upload the rest when it is forgotten
+                raise
+
+    def _read(self, ranges: Mapping[str, Range]) -> list[bytes]:
+        if not ranges:
+            return []
+        with self._errors() as (fs, path):
+            paths = [f"{path}.partial/{key}" for key in ranges]
+            starts, ends = [a for a, _ in ranges.values()], [a + n for a, n in ranges.values()]
+            data: list[bytes] = fs.cat_ranges(paths, starts, ends, on_error="raise")
+            return data
+
+    def _found(self) -> dict[str, int]:
+        """Return all objects in the folder and their sizes."""
+        with self._errors() as (fs, path):
+            fs.invalidate_cache(f"{path}.partial")
+            try:
+                found = fs.find(f"{path}.partial", detail=True)
+            except FileNotFoundError:
+                return {}
+            prefix = len(f"{path}.partial/")
+            return {name[prefix:]: int(entry["size"]) for name, entry in found.items()}
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[tuple[Any, str]]:
+        """Yield the file system and the target's name in it; name what goes wrong."""
+        try:
+            yield self._at.connect()
+        except SunzipError:
+            raise
+        except Exception as e:  # each protocol's client raises its own kinds
+            raise OutputError(f"{self.url}: cannot be written: {reason(e)}") from e
+
+
+@contextlib.contextmanager
+def _removed_on_error(file: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+        raise
+
+
+def _sync_folder(folder: str) -> None:
+    # A rename survives losing power only once the folder itself is on the disk.
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
