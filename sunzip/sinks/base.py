@@ -18,8 +18,8 @@ from sunzip.cube import Cube, Scale
 from sunzip.errors import OutputError
 
 
-class Sink(ABC):
-    """A target being written: cubes go in, in time order; it has its final name only after `close`.
+class Target(ABC):
+    """A file or folder being written, which has its final name only after `close`.
 
     Until then everything is at ``<path>.partial`` (with a number appended if that is in use), so that a
     run that breaks leaves nothing that looks finished. Used as a context manager, an exception aborts.
@@ -28,12 +28,6 @@ class Sink(ABC):
     ----------
     path
         Target that does not exist yet, in a folder that does.
-    channels
-        The channels that every cube will have; any spelling, put into canonical order.
-    shape
-        (Y, X) of every image.
-    scale
-        What AIA pixels mean, in the layouts that can say so; the others convert to their own.
 
     Raises
     ------
@@ -41,17 +35,11 @@ class Sink(ABC):
         If the target exists, its folder does not, or nothing can be written there.
     """
 
-    layout: ClassVar[str]
-    #: Whether the target is one file; the other layouts make a folder.
+    #: Whether the target is one file; the others are folders.
     _is_file: ClassVar[bool] = False
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int], scale: Scale
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.channels = canonical(channels)
-        self.shape = shape
-        self.scale = scale
         self._open = False
         self._refuse_existing()
         if not self.path.parent.is_dir():
@@ -65,26 +53,6 @@ class Sink(ABC):
         except BaseException:
             self.abort()
             raise
-
-    def write(self, cube: Cube) -> None:
-        """Append the frames of a cube, later than all before.
-
-        Raises
-        ------
-        OutputError
-            If the bytes cannot be written.
-        ValueError
-            If the cube has other channels or another image size than the sink was opened for.
-        """
-        if not self._open:
-            raise ValueError(f"{self.path}: write after close or abort")
-        if cube.channels != self.channels or cube.data.shape[2:] != self.shape:
-            raise ValueError(
-                f"{self.path}: opened for {self.channels} {self.shape}, "
-                f"given {cube.channels} {cube.data.shape[2:]}"
-            )
-        with self._one_line():
-            self._write(cube.to_scale(self.scale))
 
     def close(self) -> None:
         """Finish, and give the target its name; does nothing the second time.
@@ -134,14 +102,10 @@ class Sink(ABC):
         """Prepare `_partial`, which exists and is empty."""
 
     @abstractmethod
-    def _write(self, cube: Cube) -> None:
-        """Append a cube that is in the sink's scale already."""
-
-    @abstractmethod
     def _finish(self) -> None:
         """Write what is still held, and let go of every handle."""
 
-    def _discard(self) -> None:  # noqa: B027 (most sinks hold nothing between two calls)
+    def _discard(self) -> None:  # noqa: B027 (most targets hold nothing between two calls)
         """Let go of every handle, without an error, before `_partial` is removed."""
 
     def _refuse_existing(self) -> None:
@@ -171,6 +135,61 @@ class Sink(ABC):
         except OSError as error:
             reason = " ".join((error.strerror or str(error)).split())
             raise OutputError(f"{self.path}: cannot be written: {reason}") from error
+
+
+class Sink(Target):
+    """A target of one of the layouts of cubes, which go in in time order.
+
+    Parameters
+    ----------
+    path
+        As `Target`.
+    channels
+        The channels that every cube will have; any spelling, put into canonical order.
+    shape
+        (Y, X) of every image.
+    scale
+        What AIA pixels mean, in the layouts that can say so; the others convert to their own.
+
+    Raises
+    ------
+    OutputError
+        As `Target`.
+    """
+
+    layout: ClassVar[str]
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int], scale: Scale
+    ) -> None:
+        self.channels = canonical(channels)
+        self.shape = shape
+        self.scale = scale
+        super().__init__(path)
+
+    def write(self, cube: Cube) -> None:
+        """Append the frames of a cube, later than all before.
+
+        Raises
+        ------
+        OutputError
+            If the bytes cannot be written.
+        ValueError
+            If the cube has other channels or another image size than the sink was opened for.
+        """
+        if not self._open:
+            raise ValueError(f"{self.path}: write after close or abort")
+        if cube.channels != self.channels or cube.data.shape[2:] != self.shape:
+            raise ValueError(
+                f"{self.path}: opened for {self.channels} {self.shape}, "
+                f"given {cube.channels} {cube.data.shape[2:]}"
+            )
+        with self._one_line():
+            self._write(cube.to_scale(self.scale))
+
+    @abstractmethod
+    def _write(self, cube: Cube) -> None:
+        """Append a cube that is in the sink's scale already."""
 
 
 def taken_at(cube: Cube, t: int, c: int) -> np.datetime64:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import io
 import json
-from contextlib import suppress
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from sunzip.cube import Cube
-from sunzip.sinks.base import Sink
+from sunzip.sinks.base import Sink, Target
 
 
-class Hdf5Sink(Sink):
-    """Writes one HDF5 file, growing along time."""
+class Hdf5Target(Target):
+    """One HDF5 file being written, on a disk that may be full."""
 
-    layout = "hdf5"
     _is_file: ClassVar[bool] = True
     _stream: _Stream | None = None
     _file: Any = None
@@ -30,9 +31,49 @@ class Hdf5Sink(Sink):
     def _begin(self) -> None:
         import h5py
 
-        c, (y, x) = len(self.channels), self.shape
         self._stream = _Stream(self._partial)
-        self._file = file = h5py.File(self._stream, "w")
+        self._file = h5py.File(self._stream, "w")
+        self._lay_out(self._file)
+
+    @abstractmethod
+    def _lay_out(self, file: Any) -> None:
+        """Make the attributes and datasets of a new h5py file."""
+
+    @contextmanager
+    def _checked(self) -> Iterator[Any]:
+        """Yield the h5py file to write to."""
+        assert self._stream is not None
+        try:
+            yield self._file
+        except (OSError, RuntimeError):
+            # HDF5 may stumble over what the stream could not keep, and that is then the reason.
+            self._stream.check()
+            raise
+        self._stream.check()
+
+    def _finish(self) -> None:
+        assert self._stream is not None
+        self._file.close()
+        self._stream.close()
+        self._stream.check()
+
+    def _discard(self) -> None:
+        with suppress(OSError, RuntimeError):
+            if self._file is not None:
+                self._file.close()
+        if self._stream is not None:
+            self._stream.close()
+
+
+class Hdf5Sink(Hdf5Target, Sink):
+    """Writes one HDF5 file, growing along time."""
+
+    layout = "hdf5"
+
+    def _lay_out(self, file: Any) -> None:
+        import h5py
+
+        c, (y, x) = len(self.channels), self.shape
         file.attrs["sunzip_layout"] = "cube-1"
         file.attrs["scale"] = self.scale.value
         file.create_dataset(
@@ -67,17 +108,10 @@ class Hdf5Sink(Sink):
                 dim.label = label
 
     def _write(self, cube: Cube) -> None:
-        assert self._stream is not None
-        try:
-            self._append(cube)
-        except (OSError, RuntimeError):
-            # HDF5 may stumble over what the stream could not keep, and that is then the reason.
-            self._stream.check()
-            raise
-        self._stream.check()
+        with self._checked() as file:
+            self._append(cube, file)
 
-    def _append(self, cube: Cube) -> None:
-        file = self._file
+    def _append(self, cube: Cube, file: Any) -> None:
         start = file["time"].shape[0]
         stop = start + len(cube)
         for name in ("cube", "time", "t_obs", "valid", "keywords"):
@@ -92,19 +126,6 @@ class Hdf5Sink(Sink):
             ]
             for c in np.flatnonzero(cube.valid[t]):
                 file["cube"][start + t, c] = cube.data[t, c]
-
-    def _finish(self) -> None:
-        assert self._stream is not None
-        self._file.close()
-        self._stream.close()
-        self._stream.check()
-
-    def _discard(self) -> None:
-        with suppress(OSError, RuntimeError):
-            if self._file is not None:
-                self._file.close()
-        if self._stream is not None:
-            self._stream.close()
 
 
 class _Stream(io.RawIOBase):
