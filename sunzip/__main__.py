@@ -2,4 +2,6 @@
 
 from sunzip.cli import main
 
-main()
+# Processes that are spawned import this module again.
+if __name__ == "__main__":
+    main()

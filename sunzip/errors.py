@@ -39,3 +39,7 @@ class BoundNotMetError(SunzipError):
     """A promised error bound does not hold. This is a defect of sunzip and must be reported."""
 
     exit_code = 5
+
+
+class DivergedError(SunzipError):
+    """A training went astray: its loss is no number any more or has left all it had learned."""

@@ -122,7 +122,10 @@ class SigmaVAE(nn.Module):
             wanted = f"(N, {len(CHANNELS)}, {SIZE}, {SIZE})"
             raise InputError(f"frames must have shape {wanted} for the σ-VAE, not {tuple(x.shape)}")
         features = self.analysis(x)
-        return self.mean(features), self.log_variance(features)
+        # In float32 even under autocast: half the digits are coarser than narrow posteriors are wide.
+        with torch.autocast(x.device.type, enabled=False):
+            features = features.float()
+            return self.mean(features), self.log_variance(features)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return normalised frames (N, 12, 128, 128) of latents (N, B).
@@ -206,7 +209,8 @@ def elbo(
         ``"scalar"`` is the paper's; ``"per-channel"`` has a σ for each channel; ``"optimal"`` sets
         σ² to the batch's MSE, where Eq. 2 has its minimum; ``"beta"`` is Eq. 1.
     mask
-        (N, C) bool, which channels are present; all if absent. The others neither cost nor get gradient.
+        (N, C) bool, which channels are present, or (N, C, Y, X) bool, which pixels are; all if absent. The
+        others neither cost nor get gradient.
     beta
         Factor of KL in mode ``"beta"``.
 
@@ -220,16 +224,17 @@ def elbo(
     Eq. 1 and 2 of Brown et al.; Rybkin, Daniilidis and Levine, "Simple and effective VAE training
     with calibrated decoders", for the optimal σ and the soft clip.
     """
-    n, c, y, w = x.shape
+    n, c = x.shape[:2]
     if x_hat.shape != x.shape:
         raise InputError(f"frames have shape {tuple(x.shape)}, decoded ones {tuple(x_hat.shape)}")
     present = torch.ones(n, c, dtype=torch.bool, device=x.device) if mask is None else mask
-    if present.shape != (n, c):
-        raise InputError(f"mask must have shape {(n, c)}, not {tuple(present.shape)}")
+    if present.shape not in ((n, c), x.shape):
+        raise InputError(f"mask must have shape {(n, c)} or {tuple(x.shape)}, not {tuple(present.shape)}")
+    pixels = present if present.ndim == 4 else present[:, :, None, None]
     # `where` rather than a product: 0 times the NaN of a missing channel would be NaN.
-    error = torch.where(present[:, :, None, None], x - x_hat, 0.0)
+    error = torch.where(pixels, x - x_hat, 0.0)
     squares = error.square().sum((2, 3))
-    size = present * (y * w)
+    size = pixels.expand_as(x).sum((2, 3))
     mse = squares.sum(1) / size.sum(1).clamp(min=1)
     kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
 

@@ -153,6 +153,12 @@ class Synthetic(Source):
         self._lock = threading.Lock()
         self._last: tuple[int, npt.NDArray[np.float32]] | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_last")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _last=None)
+
     def frame(self, row: int) -> npt.NDArray[np.float32]:
         """Render the whole frame of one row: (12, Y, X) float32, all channels whatever `channels` says.
 

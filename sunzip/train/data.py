@@ -1,44 +1,30 @@
-"""Training examples: random views of frames from any aligned series, some of their channels taken away."""
+"""Batches for training: frames or views of them, varied as the Sun itself varies, made ahead of use."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import NAMES, channel
-from sunzip.cube import Cube, Scale
+from sunzip.channels import NAMES
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
+from sunzip.train.frames import Example, Frames, Half
 
 Float = npt.NDArray[np.float32]
-_Batch = tuple[Float, Float, Float]
+Mask = npt.NDArray[np.bool_]
+_Batch = TypeVar("_Batch")
 
+_BX, _BY = NAMES.index("Bx"), NAMES.index("By")
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One frame in memory: (C, Y, X) float16 in DN/s (2×2 means) or G, NaN where missing."""
-
-    pixels: npt.NDArray[np.float16]
-    present: npt.NDArray[np.bool_]
-
-
-def examples(cube: Cube) -> Iterator[Example]:
-    """Yield a cube's frames over all 12 channels; half precision holds SDO's range to 1 part in 2000."""
-    indexes = [channel(name).index for name in cube.channels]
-    data = cube.to_scale(Scale.MEAN).data
-    for frame, valid in zip(data, cube.valid, strict=True):
-        pixels = np.full((len(NAMES), *frame.shape[1:]), np.nan, np.float16)
-        # Stores hold a few flare pixels beyond float16; they saturate, as the detector does.
-        pixels[indexes] = np.clip(frame, -60000, 60000)
-        present = np.zeros(len(NAMES), bool)
-        present[indexes] = valid
-        yield Example(pixels, present)
+#: Batches that are made ahead, and threads that make them.
+_AHEAD, _THREADS = 6, 3
 
 
 def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
@@ -68,9 +54,35 @@ def spread(banks: Sequence[Sequence[Example]], stabiliser: Stabiliser) -> Float:
     total = np.where(known, per_bank, 0).sum(axis=0)
     if not (total > 0).all():
         lacking = " ".join(np.array(NAMES)[~(total > 0)])
-        raise InputError(f"the examples show nothing of {lacking}; add frames that hold all channels")
+        raise InputError(f"the frames to train on show nothing of {lacking}; add some that hold all channels")
     width: Float = (total / known.sum(axis=0)).astype(np.float32)
     return width
+
+
+def turned(pixels: npt.NDArray[np.floating], quarters: int, mirror: bool) -> npt.NDArray[np.floating]:
+    """Turn an image clockwise by quarters and then mirror it north to south, the field's components with it.
+
+    Parameters
+    ----------
+    pixels
+        (12, Y, X), row 0 south, column 0 east.
+    quarters
+        0 to 3.
+    mirror
+        Whether to mirror.
+    """
+    out = np.rot90(pixels, quarters, (1, 2)).copy()
+    # A vector (x, y) that is turned clockwise becomes (y, -x).
+    if quarters % 2:
+        out[[_BX, _BY]] = out[[_BY, _BX]]
+    if quarters in (2, 3):
+        out[_BX] *= -1
+    if quarters in (1, 2):
+        out[_BY] *= -1
+    if mirror:
+        out = out[:, ::-1]
+        out[_BY] *= -1
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +97,47 @@ class View:
         Standard deviation of ln of a random gain per channel: exposure, degradation, activity.
     drop
         Share of examples that lose a random number of their channels.
+    augment
+        Whether squares are turned and mirrored and fields reversed; without, neither `gain_jitter` nor
+        `drop` count.
     """
 
     crop: int = 192
     gain_jitter: float = 0.3
     drop: float = 0.35
+    augment: bool = True
 
 
-def view(
-    example: Example, how: View, shrink: int, rng: np.random.Generator
-) -> tuple[Float, npt.NDArray[np.bool_]]:
+def view(example: Example, how: View, shrink: int, rng: np.random.Generator) -> tuple[Float, Mask]:
     """Cut one random view; returns (C, crop, crop) float32 in physical units and (C,) presence."""
     side = how.crop * shrink
     pixels = example.pixels
     if min(pixels.shape[1:]) < side:
         shrink, side = 1, how.crop
     oy, ox = (int(rng.integers(0, n - side + 1)) for n in pixels.shape[1:])
-    cut = pixels[:, oy : oy + side, ox : ox + side].astype(np.float32)
+    cut: npt.NDArray[np.floating] = pixels[:, oy : oy + side, ox : ox + side].astype(np.float32)
     if shrink > 1:
         cut = cut.reshape(len(cut), how.crop, shrink, how.crop, shrink).mean((2, 4))
     present = example.present.copy()
-    cut = np.rot90(cut, int(rng.integers(4)), (1, 2))
-    if rng.random() < 0.5:
-        cut = cut[:, ::-1]
-    gain = np.exp(rng.normal(0, how.gain_jitter, (len(cut), 1, 1))).astype(np.float32)
-    # A mirrored Sun is still a Sun, and so is one with every field reversed.
-    if rng.random() < 0.5:
-        gain[9:] *= -1
-    cut = cut * gain
-    if present.sum() > 1 and rng.random() < how.drop:
-        keep = rng.permutation(np.flatnonzero(present))[: int(rng.integers(1, present.sum()))]
-        present = np.zeros_like(present)
-        present[keep] = True
-    return np.ascontiguousarray(cut), present
+    if how.augment:
+        cut = turned(cut, int(rng.integers(4)), bool(rng.random() < 0.5))
+        gain = np.exp(rng.normal(0, how.gain_jitter, (len(cut), 1, 1))).astype(np.float32)
+        # A Sun with every field reversed is still a Sun: it is so in the next cycle.
+        if rng.random() < 0.5:
+            gain[_BX:] *= -1
+        cut = cut * gain
+        if present.sum() > 1 and rng.random() < how.drop:
+            keep = rng.permutation(np.flatnonzero(present))[: int(rng.integers(1, present.sum()))]
+            present = np.zeros_like(present)
+            present[keep] = True
+    return np.ascontiguousarray(cut, np.float32), present
 
 
-class Loader:
-    """Endless batches, made in a background thread while the network runs; each iteration begins anew.
+class Views:
+    """Batches of random views of groups of examples: what the hyperprior learns from.
+
+    Called with the number of a step, of a rank and of ranks, it gives images (N, C, Y, X), presence (N, C)
+    and the pixels that count (N, C, Y, X), all float32 and functions of its arguments and the seed alone.
 
     Parameters
     ----------
@@ -132,7 +148,9 @@ class Loader:
     batch
         Samples a batch at crop 192; smaller crops give more samples of about as many pixels.
     seed
-        Batches are a function of it alone.
+        Which batches.
+    augment
+        Whether views are varied, see `View`.
 
     Raises
     ------
@@ -147,11 +165,13 @@ class Loader:
         *,
         batch: int,
         seed: int,
+        augment: bool = True,
     ) -> None:
-        side = View().crop
+        self._views = View(augment=augment), View(crop=128, augment=augment)
+        side = self._views[0].crop
         used = [(share, bank) for share, bank in banks if share > 0 and bank]
         if not any(min(e.pixels.shape[1:]) >= side for _, bank in used for e in bank):
-            raise InputError(f"no example has {side}×{side} pixels to cut from; give larger images")
+            raise InputError(f"no frame has {side}×{side} pixels to cut from; give larger images")
         self.banks = [bank for _, bank in used]
         shares = np.array([share for share, _ in used])
         self.shares = shares / shares.sum()
@@ -159,14 +179,16 @@ class Loader:
         self.batch = batch
         self.seed = seed
 
-    def _sample(self, rng: np.random.Generator) -> _Batch:
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Float, Float, Float]:
+        """Return the batch of a step, as the class says."""
+        rng = np.random.default_rng([self.seed, step, rank])
         # One batch in six looks at the Sun from further away: 128² archives and small images.
         small = rng.random() < 1 / 6
-        how = View(crop=128) if small else View()
+        how = self._views[small]
         count = self.batch * 2 if small else self.batch
         images: list[Float] = []
-        masks: list[npt.NDArray[np.bool_]] = []
-        finite: list[npt.NDArray[np.bool_]] = []
+        masks: list[Mask] = []
+        finite: list[Mask] = []
         while len(images) < count:
             bank = self.banks[rng.choice(len(self.banks), p=self.shares)]
             example = bank[int(rng.integers(len(bank)))]
@@ -181,32 +203,64 @@ class Loader:
             finite.append(ok)
         return np.stack(images), np.stack(masks).astype(np.float32), np.stack(finite).astype(np.float32)
 
-    def __iter__(self) -> Iterator[_Batch]:
-        """Yield images (N, C, Y, X), presence (N, C) and the pixels that count (N, C, Y, X), all float32."""
-        ready: queue.Queue[_Batch | Exception] = queue.Queue(4)
-        stop = threading.Event()
 
-        def fill() -> None:
-            rng = np.random.default_rng(self.seed)
-            while not stop.is_set():
-                try:
-                    ready.put(self._sample(rng))
-                except Exception as error:
-                    # Unheard, it would leave the training waiting for ever.
-                    ready.put(error)
-                    return
+class WholeFrames:
+    """Batches of whole frames, each once an epoch in random order: what the σ-VAE learns from.
 
-        thread = threading.Thread(target=fill, daemon=True)
-        thread.start()
-        try:
-            while True:
-                batch = ready.get()
-                if isinstance(batch, Exception):
-                    raise batch
-                yield batch
-        finally:
-            stop.set()
-            # It may be waiting for room.
-            while thread.is_alive():
-                with suppress(queue.Empty):
-                    ready.get(timeout=0.05)
+    Called with the number of a step, of a rank and of ranks, it gives pixels (N, 12, Y, X) float16 in
+    physical units and presence (N, 12) bool, functions of its arguments and the seed alone.
+
+    Parameters
+    ----------
+    frames
+        The frames; memory maps will do.
+    batch
+        Samples a batch of one rank.
+    seed
+        Which order, and which mirrors.
+    augment
+        Whether frames are mirrored north to south and east to west, the field's components with them, and
+        fields reversed. The centre of the disk stays where it is.
+    """
+
+    def __init__(self, frames: Frames, *, batch: int, seed: int, augment: bool) -> None:
+        self.frames, self.batch, self.seed, self.augment = frames, batch, seed, augment
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Half, Mask]:
+        """Return the batch of a step, as the class says."""
+        rng = np.random.default_rng([self.seed, step, rank])
+        begin = (step * world + rank) * self.batch
+        pixels = np.empty((self.batch, len(NAMES), *self.frames.side), np.float16)
+        present = np.empty((self.batch, len(NAMES)), bool)
+        for i in range(self.batch):
+            epoch, place = divmod(begin + i, len(self.frames))
+            example = self.frames[int(_order(self.seed, epoch, len(self.frames))[place])]
+            pixels[i], present[i] = example.pixels, example.present
+            if self.augment:
+                half_turn, mirror, reverse = rng.random(3) < 0.5
+                if half_turn or mirror:
+                    pixels[i] = turned(pixels[i], 2 * int(half_turn), bool(mirror))
+                if reverse:
+                    pixels[i, _BX:] *= -1
+        return pixels, present
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    # Words of 0 at the end of a seed change nothing; the 1 keeps this apart from the batches' own numbers.
+    return np.random.default_rng([seed, epoch, 0, 1]).permutation(count)
+
+
+def ahead(make: Callable[[int], _Batch], first: int) -> Generator[_Batch]:
+    """Yield ``make(first)``, ``make(first + 1)``, … for ever, made by threads while the network runs."""
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="batches")
+    try:
+        waiting: deque[Future[_Batch]] = deque(pool.submit(make, first + i) for i in range(_AHEAD))
+        step = first + _AHEAD
+        while True:
+            batch = waiting.popleft().result()
+            waiting.append(pool.submit(make, step))
+            step += 1
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

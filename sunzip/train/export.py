@@ -176,6 +176,11 @@ def export_sigma_vae(
         deviations adds about k²/12 times what sampling the posterior costs.
     notes
         JSON kept in the configuration under ``training``.
+
+    Returns
+    -------
+    Model
+        With matrices and filters in half precision; what batchnorm keeps stays in float32.
     """
     steps = (coarseness * np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0))).astype(
         np.float32
@@ -186,7 +191,8 @@ def export_sigma_vae(
     tables = Tables.from_counts(counts, lowest)
     # `ascontiguousarray` would make one dimension of none, and a scalar σ unreadable.
     arrays: dict[str, npt.NDArray[Any]] = {
-        f"network.{k}": v.numpy().copy(order="C") for k, v in network.state_dict().items()
+        f"network.{k}": v.numpy().astype(np.float16 if v.ndim > 1 else v.numpy().dtype, order="C")
+        for k, v in network.state_dict().items()
     }
     arrays["steps.step"] = steps
     arrays |= {f"tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}

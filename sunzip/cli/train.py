@@ -1,0 +1,249 @@
+"""The command `train`: models from frames."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from sunzip.cli.jobs import (
+    anon_option,
+    channels_option,
+    degradation_option,
+    hmi_option,
+    json_option,
+    quiet_option,
+    start_option,
+    stop_option,
+)
+from sunzip.cli.output import count, duration, fields, number, result, shows_progress, size, table
+from sunzip.cli.program import Interrupted
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from sunzip.train.loop import Advance
+    from sunzip.train.run import Stage, TrainReport
+
+_BAR = "{percentage:3.0f}% |{bar}| {postfix}"
+
+
+@click.command(short_help="Train a model on images of the Sun.")
+@click.argument("src", nargs=-1, required=True)
+@click.option(
+    "--model", required=True, metavar="NAME", help="sigma-vae-256, -512, -1024, -2048 or hyperprior."
+)
+@click.option("--out", required=True, metavar="DIR", help="Folder of the model; its name is the model's.")
+@hmi_option
+@anon_option
+@degradation_option
+@click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time grid, or `native`.")
+@click.option("--tolerance", metavar="SPAN", help="Farthest from the grid; default half a step.")
+@start_option
+@stop_option
+@click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
+@channels_option
+@click.option("--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels.")
+@click.option(
+    "--missing",
+    type=click.Choice(["mask", "drop"]),
+    default="mask",
+    show_default=True,
+    help="Keep or drop frames that lack a channel.",
+)
+@click.option(
+    "--hold-out",
+    metavar="RULE",
+    multiple=True,
+    help="Frames never learned from: 2014-03..2014-06 or months=1,3; repeatable; default the last tenth.",
+)
+@click.option("--fit-all", is_flag=True, help="Learn from all frames and measure on them, as the paper does.")
+@click.option(
+    "--sigma",
+    type=click.Choice(["scalar", "optimal", "per-channel"]),
+    help="σ of the σ-VAE's loss; default scalar, the paper's.",
+)
+@click.option("--beta", type=click.FloatRange(0, min_open=True), help="The β-VAE's loss instead (Eq. 1).")
+@click.option("--steps", type=click.IntRange(1), help="End after so many steps.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="End after so many passes.")
+@click.option(
+    "--time-limit",
+    metavar="MINUTES",
+    type=click.FloatRange(0, min_open=True),
+    help="End after so many minutes of training.",
+)
+@click.option("--batch", type=click.IntRange(2), help="Samples of a step of each process; default 32 or 4.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3 or 8e-4."
+)
+@click.option(
+    "--augment/--no-augment", default=True, show_default=True, help="Vary frames as the Sun itself varies."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
+@click.option("--cache", metavar="DIR", help="Keep decoded frames there, for other trainings.")
+@click.option(
+    "--checkpoint",
+    metavar="MINUTES",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    help="Time between checkpoints.",
+)
+@click.option("--force", is_flag=True, help="Begin anew where an earlier training was.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@json_option
+@quiet_option
+def train(
+    src: tuple[str, ...],
+    model: str,
+    out: str,
+    hmi: str | None,
+    anon: bool,
+    degradation: str | None,
+    cadence: str,
+    tolerance: str | None,
+    start: str | None,
+    stop: str | None,
+    every: str | None,
+    channels: tuple[str, ...] | None,
+    side: int | None,
+    missing: Literal["mask", "drop"],
+    hold_out: tuple[str, ...],
+    fit_all: bool,
+    sigma: Literal["scalar", "optimal", "per-channel"] | None,
+    beta: float | None,
+    steps: int | None,
+    epochs: float | None,
+    time_limit: float | None,
+    batch: int | None,
+    rate: float | None,
+    augment: bool,
+    seed: int,
+    precision: Literal["auto", "fp32", "bf16"],
+    device: str,
+    cache: str | None,
+    checkpoint: float,
+    force: bool,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a model on images of the Sun, and write a folder that --model takes elsewhere.
+
+    SRC is what `sunzip compress` takes. Frames are read once, and kept as half-precision numbers. Training
+    ends at the first of --steps, --epochs and --time-limit, one of which is needed; then quantisation steps
+    and entropy tables are fitted and the model is measured on the frames held out.
+
+    Checkpoints, log and pictures are in DIR/training; after Ctrl-C or a crash, the same command with --resume
+    goes on. Several GPUs: torchrun --nproc-per-node N -m sunzip train …
+    """
+    from sunzip.api import Alignment
+    from sunzip.train.run import train as run
+
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        with _bar(quiet or not first) as progress:
+            report = run(
+                src,
+                out,
+                model=model,
+                sigma=sigma,
+                beta=beta,
+                hmi=hmi,
+                anon=anon,
+                degradation=degradation,
+                align=Alignment(cadence, tolerance, start, stop, every, channels, missing, side),
+                hold_out=hold_out,
+                fit_all=fit_all,
+                steps=steps,
+                epochs=epochs,
+                minutes=time_limit,
+                batch=batch,
+                rate=rate,
+                augment=augment,
+                seed=seed,
+                precision=precision,
+                device=device,
+                cache=cache,
+                save_minutes=checkpoint,
+                resume=resume,
+                force=force,
+                command=shlex.join(["sunzip", *sys.argv[1:]]),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if not os.path.isdir(out):
+            raise
+        raise Interrupted(
+            f"interrupted; what is done is in {out}, and the same command with --resume continues it"
+        ) from None
+    if report:
+        result(as_json, report.as_dict(), _trained(report))
+
+
+def _trained(r: TrainReport) -> Iterator[str]:
+    m = r.measured
+    yield f"{r.path} holds {r.model}, {size(r.model_bytes)}, sha256 {r.sha256[:12]}…"
+    rows = [
+        ("learned from", count(r.train_frames, "frame")),
+        ("training", f"{count(r.steps, 'step')}, {duration(r.seconds)}, {r.notes['precision']}"),
+        ("measured on", f"{count(m['frames'], 'frame')}, {m['first']} to {m['last']} UTC"),
+        ("coded", f"{number(m['bits_per_latent'])} bit/latent, {number(m['bits_per_sample'])} bit/sample"),
+        ("worst change", f"{number(100 * m['worst_change'][0])} %, {m['worst_change'][1]}"),
+    ]
+    if "active_units" in r.notes:
+        rows.append(("active latents", count(r.notes["active_units"])))
+    yield from fields(rows)
+    yield ""
+    yield from table(
+        ["channel", "r", "ppe50", "ppe10", "RMSE", "unit", "r uncoded"],
+        [
+            [
+                name,
+                *(number(row[k]) for k in ("r", "ppe50", "ppe10", "rmse")),
+                row["unit"],
+                number(m["metrics"]["float32"]["paper"][name]["r"]),
+            ]
+            for name, row in m["metrics"]["coded"]["paper"].items()
+        ],
+        indent="    ",
+    )
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[Stage | Advance], object] | None]:
+    """Show how training goes on, on stderr; yields None if nobody looks."""
+    if not shows_progress(quiet):
+        yield None
+        return
+    from tqdm import tqdm
+
+    from sunzip.train.run import Stage
+
+    bar: tqdm[Any] = tqdm(total=1000, leave=False, dynamic_ncols=True, bar_format=_BAR)
+
+    def update(now: Stage | Advance) -> None:
+        if isinstance(now, Stage):
+            share, text = now.done / max(now.total, 1), f"{now.what}: {now.done:,} of {now.total:,}"
+        else:
+            of = f"/{now.steps:,}" if now.steps else ""
+            parts = [f"step {now.step:,}{of}", f"{number(now.frames_per_second)} frames/s"]
+            parts += [f"{name} {number(value)}" for name, value in now.values.items() if name != "gradient"]
+            if now.worst:
+                parts.append(f"lowest r {now.worst[1]:.3f} ({now.worst[0]})")
+            share, text = now.progress, ", ".join(parts)
+        bar.set_postfix_str(text, refresh=False)
+        bar.n = round(1000 * min(share, 1))
+        bar.refresh()
+
+    try:
+        yield update
+    finally:
+        bar.close()

@@ -1,0 +1,114 @@
+"""Checkpoints: the whole state of a training in one safetensors file, so that nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sunzip.errors import DamagedError, OutputError
+
+_STATE = "sunzip"
+
+
+def save(
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write a checkpoint aside and rename it, so that there is always a whole one.
+
+    Parameters
+    ----------
+    path
+        The file.
+    network, average, optimiser
+        What is trained, its moving average, and what trains it.
+    state
+        JSON: everything else that decides how the training goes on.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser.{key}.{name}"] = value
+    aside = path.with_name(f"{path.name}.new")
+    try:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside, {_STATE: json.dumps(state)}
+        )
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OutputError(f"{path}: the checkpoint cannot be written: {why}") from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the JSON of a checkpoint.
+
+    Raises
+    ------
+    DamagedError
+        If the file is no checkpoint.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})[_STATE])
+        if not isinstance(state, dict):
+            raise ValueError
+    except (SafetensorError, OSError, ValueError, KeyError):
+        raise DamagedError(f"{path}: is no checkpoint of sunzip train; begin anew with --force") from None
+    return state
+
+
+def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's tensors where they belong.
+
+    Raises
+    ------
+    DamagedError
+        If they are not those of the network.
+    """
+    targets: dict[str, Tensor] = {f"network.{k}": v for k, v in network.state_dict().items()}
+    targets |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    parameters = dict(network.named_parameters())
+    try:
+        with torch.no_grad(), safe_open(path, "pt") as file:
+            stored = set(file.keys())
+            if lacking := targets.keys() - stored:
+                raise ValueError(min(lacking))
+            for name, target in targets.items():
+                target.copy_(_of_shape(file.get_tensor(name), target))
+            for name in stored - targets.keys():
+                _, key, parameter_name = name.split(".", 2)
+                parameter = parameters[parameter_name]
+                value = file.get_tensor(name)
+                if value.ndim:
+                    # In the parameter's own order of memory, as the optimiser would have made it.
+                    value = torch.empty_like(parameter).copy_(_of_shape(value, parameter))
+                optimiser.state[parameter][key] = value
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedError(
+            f"{path}: the checkpoint does not fit the network ({error}); begin anew with --force"
+        ) from None
+
+
+def _of_shape(value: Tensor, like: Tensor) -> Tensor:
+    if value.shape != like.shape:
+        raise ValueError(f"a tensor of shape {tuple(value.shape)} for one of {tuple(like.shape)}")
+    return value

@@ -1,0 +1,84 @@
+"""The record of a training: reports as JSON lines and for TensorBoard, and pictures of held-out frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import NAMES
+from sunzip.errors import InputError, OutputError
+
+LOG, PICTURES = "log.jsonl", "pictures"
+
+
+class Journal:
+    """Writes into a folder. TensorBoard's files come too if tensorboard is installed (``[train]``).
+
+    Parameters
+    ----------
+    folder
+        Of the training.
+    step
+        Reports of later steps, left by a run that was broken off, are taken out.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        self._log = folder / LOG
+        kept = []
+        if step and self._log.exists():
+            lines = self._log.read_text().splitlines(keepends=True)
+            # The last line may be half a one.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self._log.write_text("".join(kept))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._board: Any = None
+        else:
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def report(self, step: int, values: dict[str, Any]) -> None:
+        """Add a report: numbers, or numbers by name."""
+        try:
+            with self._log.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self._log}: {error.strerror or error}") from None
+        if self._board:
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    for name, number in value.items():
+                        if number is not None:
+                            self._board.add_scalar(f"{key}/{name}", number, step)
+                else:
+                    self._board.add_scalar(key, value, step)
+
+    def picture(
+        self,
+        step: int,
+        original: npt.NDArray[np.float32],
+        reconstruction: npt.NDArray[np.float32],
+        time: np.datetime64,
+    ) -> None:
+        """Draw a frame (12, Y, X), what became of it and the difference; nothing without ``[plot]``."""
+        from sunzip.quicklook import render
+
+        folder = self._folder / PICTURES
+        folder.mkdir(exist_ok=True)
+        rows = {"original": original, "reconstruction": reconstruction}
+        title = f"step {step}, held out {np.datetime_as_string(time, 'm')} UTC"
+        try:
+            render(rows, NAMES, title, folder / f"step-{step:07d}.png")
+        except InputError:
+            # The package for pictures is not installed: the numbers tell the same.
+            folder.rmdir()
+
+    def close(self) -> None:
+        """Write out what is left."""
+        if self._board:
+            self._board.close()

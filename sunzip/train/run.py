@@ -1,0 +1,474 @@
+"""From sources to a model's folder: what `sunzip train` does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from sunzip.api import Alignment, Sources, open_series
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.errors import InputError, OutputError
+from sunzip.nn.hyperprior import Hyperprior
+from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
+from sunzip.normalize import Stabiliser
+from sunzip.train import checkpoint
+from sunzip.train.card import card, versions
+from sunzip.train.data import Views, WholeFrames, spread
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
+from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
+from sunzip.train.frames import Frames, cached, held_out
+from sunzip.train.journal import LOG, PICTURES, Journal
+from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
+from sunzip.train.measure import (
+    Measured,
+    active_units,
+    coarsest,
+    correlations,
+    measure,
+    pixels_of,
+    posteriors,
+)
+from sunzip.weights import Model
+
+#: What can be trained.
+MODELS = (*(f"sigma-vae-{b}" for b in BOTTLENECKS), "hyperprior")
+
+#: Where a training keeps its state, beside the model.
+TRAINING = "training"
+
+#: Frames that the spread of channels, entropy tables and final metrics are taken from, evenly spread.
+_SPREAD_FRAMES, _TABLE_FRAMES, _MEASURED_FRAMES = 256, 2048, 128
+
+#: Pixels of held-out frames that are looked at by the way, per channel.
+_LOOK_PIXELS = 1 << 18
+
+#: Batches that the hyperprior's linear transforms begin with, and that its tables are fitted to, at these
+#: qualities and in so many bands.
+_COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7), 5
+
+#: How much less errors of the transverse field count in the hyperprior, as a factor of their spread: they are
+#: mostly noise.
+_TRANSVERSE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far a part of the work before or after training has come."""
+
+    what: str
+    done: int
+    total: int
+
+
+Progress = Callable[[Stage | Advance], object]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a training came to.
+
+    Attributes
+    ----------
+    path, model, sha256
+        The folder, the kind of model, and its identity.
+    model_bytes
+        Of the model's files.
+    steps, seconds
+        Of training.
+    train_frames
+        Frames that were learned from.
+    notes
+        As the configuration keeps them.
+    measured
+        See `sunzip.train.measure.Measured`.
+    """
+
+    path: str
+    model: str
+    sha256: str
+    model_bytes: int
+    steps: int
+    seconds: float
+    train_frames: int
+    notes: dict[str, Any]
+    measured: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+def train(
+    src: Sources,
+    out: str | os.PathLike[str],
+    *,
+    model: str,
+    sigma: Literal["scalar", "optimal", "per-channel"] | None = None,
+    beta: float | None = None,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    align: Alignment | None = None,
+    hold_out: Sequence[str] = (),
+    fit_all: bool = False,
+    steps: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    augment: bool = True,
+    seed: int = 0,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+    save_minutes: float = 10.0,
+    resume: bool = False,
+    force: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> TrainReport | None:
+    """Train a model and write its folder.
+
+    Parameters
+    ----------
+    src, hmi, anon, degradation, align
+        As in `sunzip.api.open_series`.
+    out
+        The model's folder. What training itself needs is in its folder ``training``.
+    model
+        One of `MODELS`.
+    sigma
+        How the σ-VAE's loss sets σ; ``"scalar"``, the paper's, if absent.
+    beta
+        Eq. 1 of the paper with this factor of the KL divergence, in place of any σ.
+    hold_out
+        Rules for the frames that are never learned from, see `sunzip.train.frames.held_out`.
+    fit_all
+        Learn from all frames, and measure on them, as the paper does.
+    steps, epochs, minutes
+        When to end: whichever is first; at least one.
+    batch, rate
+        Samples of a step (of each process), and peak learning rate; by default the model's.
+    augment
+        Whether frames are varied as the Sun itself varies, see `sunzip.train.data`.
+    seed
+        Of everything random.
+    precision, device
+        ``"auto"`` takes what is faster, and a GPU if there is one.
+    cache
+        Folder for the frames as they are learned from; by default in ``training``.
+    save_minutes
+        Between checkpoints.
+    resume
+        Go on from the last checkpoint.
+    force
+        Replace what an earlier training wrote.
+    command
+        For the card.
+    progress
+        Called as the work goes on.
+
+    Returns
+    -------
+    TrainReport
+        None in all processes but the first.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense or a source cannot be used.
+    OutputError
+        If the target cannot be written, or exists.
+    DivergedError
+        If training diverged.
+    """
+    mode = _mode(model, sigma, beta)
+    if steps is None and epochs is None and minutes is None:
+        raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
+    if fit_all and hold_out:
+        raise InputError("--fit-all learns from all frames, --hold-out from some; give one of them")
+    out, name = Path(out), Path(out).resolve().name
+    folder = out / TRAINING
+    series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
+    _check_side(model, series.shape)
+    held = held_out(series.time, hold_out) if not fit_all else np.zeros(len(series), bool)
+    if held.all() or not (held.any() or fit_all):
+        raise InputError(f"{len(series)} frames cannot be split by date; give more, or use --fit-all")
+    tell = progress or (lambda _: None)
+    with Place.found(device) as place:
+        if place.leads:
+            _claim(out, folder, resume=resume, force=force)
+            cached(
+                series,
+                Path(cache or folder),
+                progress=lambda done, total: tell(Stage("reading frames", done, total)),
+            )
+        place.wait()
+        frames = cached(series, Path(cache or folder))
+        learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
+        stabiliser = _stabiliser(model, learned)
+        size = batch or (4 if model == "hyperprior" else 32)
+        torch.manual_seed(seed)
+        family: Family
+        if mode is None:
+            views = Views([(1.0, learned)], stabiliser, batch=size, seed=seed, augment=augment)
+            family = HyperpriorFamily(views)
+        else:
+            whole = WholeFrames(learned, batch=size, seed=seed, augment=augment)
+            bottleneck = int(model.rpartition("-")[2])
+            family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0)
+        per_epoch = len(learned) / (size * place.world)
+        ends = [n for n in (steps, epochs and max(1, round(epochs * per_epoch))) if n]
+        recipe = Recipe(
+            steps=min(ends) if ends else None,
+            minutes=minutes,
+            batch=size,
+            rate=rate or (8e-4 if model == "hyperprior" else 1e-3),
+            seed=seed,
+        )
+        old = folder / CHECKPOINT
+        begun = resume and old.exists()
+        half = precision == "bf16"
+        if precision == "auto" and begun:
+            half = checkpoint.read_state(old).get("settings", {}).get("precision") == "bf16"
+        elif precision == "auto":
+            tell(Stage("trying precisions", 0, 1))
+            half = bool(
+                place.agree([float(bf16_is_faster(family, place.device, family.batches(0, 0, 1)))])[0]
+            )
+        if isinstance(family, HyperpriorFamily) and not begun:
+            tell(Stage("principal components", 0, 1))
+            latents = family.network.shape["latents"]
+            family.network.begin_as(*principal_components(family.views, latents, _COMPONENT_BATCHES))
+        settings = {
+            "model": model,
+            "mode": mode,
+            "beta": beta,
+            "frames": series.fingerprint()[:16],
+            "train_frames": len(learned),
+            "hold_out": ["all"] if fit_all else list(hold_out),
+            "recipe": asdict(recipe),
+            "augment": augment,
+            "precision": "bf16" if half else "fp32",
+            "processes": place.world,
+        }
+        outcome = fit(
+            family,
+            recipe,
+            place,
+            folder,
+            settings=settings,
+            half=half,
+            resume=resume,
+            save_minutes=save_minutes,
+            look=_look(family, measured_on),
+            progress=tell,
+        )
+        report = None
+        if place.leads:
+            notes: dict[str, Any] = {
+                "model": model,
+                "command": command,
+                "data": {
+                    "sources": list(series.urls),
+                    "first": str(series.time[0]),
+                    "last": str(series.time[-1]),
+                    "size": list(series.shape),
+                    "train_frames": len(learned),
+                    "held_out_frames": int(held.sum()),
+                    "held_out": _told(fit_all, hold_out, series.time, held),
+                    "fit_all": fit_all,
+                },
+                "recipe": asdict(recipe),
+                "augment": augment,
+                "precision": settings["precision"],
+                "device": _named(place),
+                "steps": outcome.steps,
+                "seconds": round(outcome.seconds, 1),
+                "versions": versions(),
+            }
+            if mode is not None:
+                notes["loss"] = {"sigma": mode} if mode != "beta" else {"beta": beta}
+            judged = measured_on.spread_out(_MEASURED_FRAMES)
+            if isinstance(outcome.network, SigmaVAE):
+                made = finish_sigma_vae(outcome.network, stabiliser, learned, judged, name, notes, tell)
+            else:
+                assert isinstance(outcome.network, Hyperprior)
+                assert isinstance(family, HyperpriorFamily)
+                made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
+            measured = measure(Codec(made), judged, lambda n, of: tell(Stage("measuring", n, of)))
+            save_model(made, measured, out)
+            report = TrainReport(
+                os.fspath(out),
+                model,
+                made.sha256,
+                made.nbytes,
+                outcome.steps,
+                outcome.seconds,
+                len(learned),
+                dict(made.config["training"]),
+                measured.as_dict(),
+            )
+        place.wait()
+    return report
+
+
+def finish_sigma_vae(
+    network: SigmaVAE,
+    stabiliser: Stabiliser,
+    learned: Frames,
+    judged: Frames,
+    name: str,
+    notes: dict[str, Any],
+    tell: Progress,
+) -> Model:
+    """Make a model of a trained σ-VAE: steps from held-out frames, tables from those it learned from."""
+    with torch.no_grad():
+        # As the file will hold them, so that all that follows is of the model itself.
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(parameter.half().float())
+    means, log_variances = posteriors(
+        network,
+        stabiliser,
+        learned.spread_out(_TABLE_FRAMES),
+        lambda n, of: tell(Stage("entropy tables", n, of)),
+    )
+    deviations = np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0)).astype(np.float32)
+    coarseness = coarsest(
+        network, stabiliser, judged, deviations, lambda n, of: tell(Stage("quantisation steps", n, of))
+    )
+    notes = notes | {"active_units": active_units(means), "coarseness": coarseness}
+    return export_sigma_vae(
+        network.cpu(), stabiliser, means, log_variances, name, coarseness=coarseness, notes=notes
+    )
+
+
+def finish_hyperprior(
+    network: Hyperprior, views: Views, name: str, notes: dict[str, Any], tell: Progress
+) -> Model:
+    """Make a model of a trained hyperprior: an integer network, half precision, tables fitted to views."""
+    plain = export_hyperprior(
+        network.cpu(), views.stabiliser, name, default_quality=HyperpriorFamily.SHOWN, notes=notes
+    )
+
+    def shown() -> Any:
+        for n in range(_TABLE_BATCHES):
+            tell(Stage("entropy tables", n, _TABLE_BATCHES))
+            images, masks, _ = views(n)
+            yield images, masks
+
+    return fit_tables(plain, shown(), _QUALITIES, bands=_BANDS)
+
+
+def save_model(model: Model, measured: Measured, out: Path) -> None:
+    """Write a model's folder with its card.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        write(model, out)
+        (out / "README.md").write_text(card(model, model.config["training"], measured))
+    except OSError as error:
+        raise OutputError(f"{out}: the model cannot be written: {error.strerror or error}") from None
+
+
+def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:
+    """Return how the loss sets σ; None for the hyperprior, which has none."""
+    if model not in MODELS:
+        raise InputError(f"there is no model {model!r} to train; there are {', '.join(MODELS)}")
+    if model == "hyperprior":
+        if sigma or beta is not None:
+            raise InputError("--sigma and --beta belong to the σ-VAE; the hyperprior has neither")
+        return None
+    if beta is not None:
+        if sigma:
+            raise InputError(
+                "--beta is the loss without σ (Eq. 1), --sigma the one with it; give one of them"
+            )
+        return "beta"
+    if sigma not in (None, "scalar", "optimal", "per-channel"):
+        raise InputError(f"sigma must be scalar, optimal or per-channel, not {sigma!r}")
+    return sigma or "scalar"  # type: ignore[return-value]
+
+
+def _check_side(model: str, side: tuple[int, int]) -> None:
+    if model != "hyperprior" and side != (SIZE, SIZE):
+        raise InputError(
+            f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {side[0]}×{side[1]}; add --size {SIZE}"
+        )
+
+
+def _stabiliser(model: str, frames: Frames) -> Stabiliser:
+    """Return the transform that gives every channel of the frames the standard deviation 1."""
+    units = Stabiliser.for_channels(NAMES)
+    width = spread([frames.spread_out(_SPREAD_FRAMES)], units)
+    if model == "hyperprior":
+        width[[NAMES.index("Bx"), NAMES.index("By")]] *= _TRANSVERSE
+    return Stabiliser(units.a, units.b, width)
+
+
+def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
+    """Make the target's folders, or refuse one that exists and was not meant."""
+    if out.exists() and not resume:
+        ours = out.is_dir() and (folder.is_dir() or not any(out.iterdir()))
+        if not ours:
+            raise OutputError(f"{out}: exists and is no folder of an earlier training; choose another name")
+        if any(out.iterdir()) and not force:
+            raise OutputError(f"{out}: exists; use --resume to go on, --force to begin anew, or another name")
+        for left in (CHECKPOINT, LOG):
+            (folder / left).unlink(missing_ok=True)
+        for left in (PICTURES, "tensorboard"):
+            shutil.rmtree(folder / left, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made: {error.strerror or error}") from None
+
+
+def _look(family: Family, frames: Frames) -> Callable[[nn.Module, int, Journal], dict[str, float | None]]:
+    """Return what looks at held-out frames by the way."""
+    y, x = frames.side
+    few = frames.spread_out(max(2, _LOOK_PIXELS // (y * x)))
+
+    def look(network: nn.Module, step: int, journal: Journal) -> dict[str, float | None]:
+        pixels, present = pixels_of(few, slice(None))
+        shown = np.concatenate(
+            [
+                family.reconstruct(network, pixels[i : i + 4], present[i : i + 4])
+                for i in range(0, len(few), 4)
+            ]
+        )
+        shown[np.isnan(pixels)] = np.nan
+        middle = len(few) // 2
+        journal.picture(step, pixels[middle], shown[middle], few.time[middle])
+        return correlations((pixels, shown))
+
+    return look
+
+
+def _told(fit_all: bool, rules: Sequence[str], time: Any, held: Any) -> str:
+    """Say in words which frames are held out."""
+    if fit_all:
+        return "none"
+    if rules:
+        return ", ".join(rules)
+    return f"from {time[held][0]}, the last tenth"
+
+
+def _named(place: Place) -> str:
+    if place.device.type == "cuda":
+        return f"{place.world} × {torch.cuda.get_device_name(place.device)}"
+    return f"CPU, {place.world} × {torch.get_num_threads()} threads"
