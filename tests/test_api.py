@@ -16,7 +16,7 @@ import pytest
 
 import sunzip
 from sunzip import api
-from sunzip.archive import verify
+from sunzip.archive import ArchiveWriter, verify
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.cube import Cube, Scale
@@ -96,8 +96,9 @@ def sun(lat: Path, tiny_model: Model) -> api.Sun:
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, frames: int = 4, pixels: int = 2 * 3 * SIZE * SIZE) -> None:
     """Shards of a few frames, read and written two frames at a time."""
-    monkeypatch.setattr(api, "FRAMES_PER_SHARD", frames)
-    monkeypatch.setattr(api, "_STRETCH_PIXELS", pixels)
+    monkeypatch.setattr(api._compress, "FRAMES_PER_SHARD", frames)
+    monkeypatch.setattr(api._shards, "_STRETCH_PIXELS", pixels)
+    monkeypatch.setattr(api._shards, "count", lambda: 1)
 
 
 # --- compressing -----------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_a_crash_while_writing_is_resumed_to_the_same_bytes(
 ) -> None:
     small_shards(monkeypatch)
     api.compress(series, tmp_path / "whole.lat", model=tiny_model)
-    write_shard = api.ArchiveWriter.write_shard
+    write_shard = ArchiveWriter.write_shard
 
     def full(self: object, shard: int, *rest: object) -> None:
         if shard == 1:
@@ -222,7 +223,7 @@ def test_a_crash_while_writing_is_resumed_to_the_same_bytes(
         write_shard(self, shard, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(api.ArchiveWriter, "write_shard", full)
+        patch.setattr(ArchiveWriter, "write_shard", full)
         with pytest.raises(OutputError, match="No space"):
             api.compress(series, tmp_path / "a.lat", model=tiny_model)
     assert not (tmp_path / "a.lat").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Set
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ class Source(ABC):
     counts
         What was found odd and handled while indexing, by a short name that the report prints:
         ``"keyword list too short"``, ``"T_OBS missing"`` …
+    absent
+        Parts of the store that reading found not to be there; the report prints how many. A set, so that what
+        several processes found in one store can be joined.
     """
 
     url: str
@@ -37,6 +41,7 @@ class Source(ABC):
     channels: tuple[str, ...]
     shape: tuple[int, int]
     counts: Counter[str]
+    absent: Set[tuple[str, int, int]] = frozenset()
 
     @abstractmethod
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:

@@ -98,7 +98,7 @@ class SdomlV2(Source):
 
         self._times: dict[str, npt.NDArray[np.datetime64]] = {}
         self._starts: dict[str, npt.NDArray[np.int64]] = {}
-        self._absent: set[tuple[str, int, int]] = set()
+        self.absent: set[tuple[str, int, int]] = set()
         for name in self.channels:
             arrays = self._arrays[name]
             self._starts[name] = np.cumsum([0, *(a.shape[0] for a in arrays)])
@@ -106,12 +106,11 @@ class SdomlV2(Source):
         self._start_reading()
 
     def _start_reading(self) -> None:
-        self._counting = threading.Lock()
         self._cached = {name: _Cached(threading.Lock()) for name in self.channels}
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker takes over the index, which is slow to make, and begins with empty caches of its own.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_counting", "_cached")}
+        return {k: v for k, v in self.__dict__.items() if k != "_cached"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -133,9 +132,7 @@ class SdomlV2(Source):
                 cached.frames = self._frames(array, chunk)
                 cached.chunk_of = (part, chunk)
                 if cached.frames is None:
-                    with self._counting:
-                        self._absent.add((channel, part, chunk))
-                        self.counts["chunk absent"] = len(self._absent)
+                    self.absent.add((channel, part, chunk))
             if cached.frames is None:
                 return np.full(self.shape, np.nan, np.float32)
             with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,24 @@ class AlignmentReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, fit for JSON."""
         return asdict(self)
+
+
+class Notes(NamedTuple):
+    """What reading some frames showed, as another process can take it over; see `Series.notes`.
+
+    Attributes
+    ----------
+    start
+        The first of the frames.
+    seen
+        (T, C) uint8: what was odd about each image.
+    absent
+        Of each source, `Source.absent`.
+    """
+
+    start: int
+    seen: npt.NDArray[np.uint8]
+    absent: tuple[frozenset[tuple[str, int, int]], ...]
 
 
 class Series:
@@ -138,11 +156,25 @@ class Series:
         odd: Counter[str] = Counter()
         for source in self._sources:
             odd.update(source.counts)
+            odd["chunk absent"] += len(source.absent)
         with self._lock:
             odd["all-NaN frame"] += int(np.count_nonzero(self._seen & _EMPTY))
             odd["image with infinite pixels"] += int(np.count_nonzero(self._seen & _INFINITE))
         values = {**asdict(self._report), "odd": dict(+odd)}
         return AlignmentReport(**values)
+
+    def notes(self, start: int, stop: int) -> Notes:
+        """Return what reading frames ``start`` to ``stop`` showed, for `note` in another process."""
+        with self._lock:
+            seen = self._seen[start:stop].copy()
+        return Notes(start, seen, tuple(frozenset(s.absent) for s in self._sources))
+
+    def note(self, notes: Notes) -> None:
+        """Take over what reading showed in another process, so that `report` tells it."""
+        with self._lock:
+            self._seen[notes.start : notes.start + len(notes.seen)] |= notes.seen
+            for source, found in zip(self._sources, notes.absent, strict=True):
+                source.absent |= found
 
     @property
     def stored_bytes(self) -> int | None:

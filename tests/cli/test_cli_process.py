@@ -125,7 +125,7 @@ def slow(self, start, stop):
     return read(self, start, stop)
 
 Series.read = slow
-api.FRAMES_PER_SHARD = 2
+api._compress.FRAMES_PER_SHARD = 2
 os.fsync = lambda _: None
 main()
 """
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_bytes(sunzip, m
     done = len(list((partial / "cube" / "c").iterdir()))
     assert 1 <= done < 4
 
-    monkeypatch.setattr(api, "FRAMES_PER_SHARD", 2)
+    monkeypatch.setattr(api._compress, "FRAMES_PER_SHARD", 2)
     monkeypatch.chdir(tmp_path)
     assert "is unfinished, continue with --resume" in sunzip("info", out, code=1).stderr
     sunzip(*args, "--resume")

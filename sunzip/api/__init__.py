@@ -1,0 +1,28 @@
+"""The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
+
+from sunzip.api._compress import compress
+from sunzip.api._decompress import decompress, replacing
+from sunzip.api._evaluate import evaluate
+from sunzip.api._reports import CompressReport, DecompressReport, EvaluateReport, OnProgress, Progress
+from sunzip.api._series import Alignment, Sources, open_series, source_of
+from sunzip.codec.lanes import Task
+from sunzip.sun import Sun, open
+
+__all__ = [
+    "Alignment",
+    "CompressReport",
+    "DecompressReport",
+    "EvaluateReport",
+    "OnProgress",
+    "Progress",
+    "Sources",
+    "Sun",
+    "Task",
+    "compress",
+    "decompress",
+    "evaluate",
+    "open",
+    "open_series",
+    "replacing",
+    "source_of",
+]

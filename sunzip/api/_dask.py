@@ -1,0 +1,184 @@
+"""Dask workers that code shards, on this machine or on a cluster: the code of one process, and its bytes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sunzip import __version__, weights
+from sunzip.api._shards import Coded, Plan, code_shards
+from sunzip.codec import codec_for
+from sunzip.errors import InputError, OutputError, SunzipError
+from sunzip.sources.series import Notes
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: How long a scheduler may take to answer.
+_PATIENCE = "15s"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What workers are sent once: the plan, the model and what the archive in the making looks like.
+
+    Attributes
+    ----------
+    plan
+        What is to be coded.
+    model
+        Complete, as the worker's machine need not have it.
+    quality
+        The codec's.
+    begun
+        `ArchiveWriter.begun` where the archive was begun: a worker that finds something else there looks at
+        another disk.
+    version
+        Of sunzip: another one may give other bytes.
+    """
+
+    plan: Plan
+    model: Model
+    quality: int
+    begun: bytes | None
+    version: str
+
+
+@contextmanager
+def local_client(workers: int) -> Iterator[Client]:
+    """Start worker processes on this machine, each with one lane, and stop them at the end.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed.
+    """
+    client, cluster_of = _distributed()
+    # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited. What
+    # Dask would print of workers that end is either in order or said by the job's own error.
+    with (
+        cluster_of(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL + 1,
+        ) as cluster,
+        client(cluster, set_as_default=False) as made,
+    ):
+        yield made
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Connect to a scheduler by its address (``tcp://host:8786``) or its scheduler file.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed or no scheduler answers.
+    """
+    client, _ = _distributed()
+    where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
+    try:
+        made = client(**where, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{address}: no Dask scheduler answers there ({reason}); start one with `dask scheduler`"
+        ) from error
+    with made:
+        yield made
+
+
+def _distributed() -> tuple[Any, Any]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise InputError(
+            "workers need Dask, which is not installed; in a checkout of sunzip: pip install '.[dask]'"
+        ) from None
+    return Client, LocalCluster
+
+
+def code_shards_on(
+    client: Client, plan: Plan, model: Model, quality: int, shards: Sequence[int]
+) -> Generator[Coded, None, None]:
+    """Have workers code and write shards, telling after each shard. See `code_shards`.
+
+    Raises
+    ------
+    OutputError
+        If workers cannot see the archive in the making, or die of a shard again and again.
+    InputError, DamagedError
+        As `code_shards`, whichever worker it happens to; the other shards are given up.
+    """
+    import dask
+    from distributed import as_completed
+
+    errand = Errand(plan, model, quality, plan.writer.begun(), __version__)
+    job = f"sunzip-{uuid.uuid4().hex}"
+    # Pickled here and unpickled by a task: where a worker dies with the only copy, the scheduler makes a new
+    # one, which it cannot do for scattered data. It is large on purpose.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+        sent = client.submit(pickle.loads, pickle.dumps(errand, protocol=5), key=f"{job}-errand", pure=False)
+        begun = [client.submit(_code, sent, s, key=f"{job}-{s}", pure=False, priority=-i)
+                 for i, s in enumerate(shards)]  # fmt: skip
+    try:
+        for future in as_completed(begun, loop=client.loop):  # type: ignore[no-untyped-call]
+            coded, notes = _result(future, plan)
+            plan.series.note(notes)
+            future.release()
+            yield coded
+    finally:
+        # A scheduler that is gone has nothing left to cancel.
+        with suppress(Exception):
+            client.cancel([sent, *begun], force=True)  # type: ignore[no-untyped-call]
+
+
+def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
+    """Code one shard in a worker. What goes wrong is a result, or Dask would print and wrap it."""
+    plan, writer = errand.plan, errand.plan.writer
+    try:
+        if errand.version != __version__:
+            raise InputError(
+                f"a Dask worker has sunzip {__version__}, not {errand.version}; install the same everywhere"
+            )
+        if writer.begun() != errand.begun:
+            import socket
+
+            raise OutputError(
+                f"{writer.path}.partial: a Dask worker on {socket.gethostname()} does not see it; write to a "
+                "file system that all workers share, or to an object store (s3://…)"
+            )
+        weights.register(errand.model)
+        codec = codec_for(errand.model.sha256, errand.quality)
+        total = [sum(column) for column in zip(*code_shards(plan, codec, [shard]), strict=True)]
+        frames = writer.frames_of(shard)
+        return Coded(*total), plan.series.notes(frames.start, frames.stop)
+    except SunzipError as error:
+        return error
+
+
+def _result(future: Any, plan: Plan) -> tuple[Coded, Notes]:
+    from distributed import KilledWorker
+
+    path = plan.writer.path
+    if future.status not in ("finished", "error"):
+        raise OutputError(f"{path}: the Dask scheduler gave the work up or is gone")
+    try:
+        found = future.result()
+    except KilledWorker as error:
+        raise OutputError(f"{path}: one worker after another died; give them more memory") from error
+    except ModuleNotFoundError as error:
+        raise InputError(f"a Dask worker lacks {error.name}; install the same sunzip everywhere") from error
+    if isinstance(found, SunzipError):
+        raise found
+    return found  # type: ignore[no-any-return]

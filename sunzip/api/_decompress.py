@@ -1,0 +1,147 @@
+"""Archives into sinks, and the replacing of what a job wrote before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time as clock
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sunzip.api._reports import DecompressReport, OnProgress, Progress
+from sunzip.api._shards import frames_at_a_time
+from sunzip.channels import canonical
+from sunzip.codec.lanes import Task
+from sunzip.errors import InputError, OutputError
+from sunzip.sinks import open_sink
+from sunzip.sun import open
+from sunzip.weights import Model
+
+
+def decompress(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    start: str | None = None,
+    stop: str | None = None,
+    channels: Iterable[str] | None = None,
+    model: str | Path | Model | None = None,
+    anon: bool = False,
+    force: bool = False,
+    progress: OnProgress | None = None,
+) -> DecompressReport:
+    """Decode an archive into files that other programs read.
+
+    Parameters
+    ----------
+    path
+        The archive, a local path or an fsspec URL.
+    out
+        What to write; it appears under its name only when it is complete.
+    layout
+        ``"sdoml-v2"``, ``"sdoml-v1"``, ``"hdf5"`` or ``"fits"``; by default what `out` looks like: ``.zarr``,
+        ``.h5`` or ``.hdf5``, otherwise the layout that the archive was made from.
+    start, stop
+        Times, start included, stop not.
+    channels
+        By default all.
+    model, anon
+        As `open`.
+    force
+        Replace what is at `out`.
+    progress
+        Called at the beginning and after each stretch of frames.
+
+    Raises
+    ------
+    InputError, OutputError, DamagedError, ModelNotFoundError
+        See `sunzip.errors`.
+    """
+    begin = clock.monotonic()
+    with open(path, model=model, anon=anon) as sun:
+        names = sun.channels if channels is None else canonical(channels)
+        frames = sun.frames(slice(start, stop))
+        assert isinstance(frames, slice)
+        if frames.start >= frames.stop:
+            raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
+        form = layout or _layout_of(os.fspath(out), sun.archive.source)
+        raw = images = 0
+        sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
+        with replacing(os.fspath(out), force) as target:
+            sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
+            step = frames_at_a_time(len(names), sun.archive.shape)
+            with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
+                written: Task[None] | None = None
+                if progress:
+                    progress(Progress(0, frames.stop - frames.start, 0, 0))
+                for a in range(frames.start, frames.stop, step):
+                    cube = sun.cube(a, min(a + step, frames.stop), names)
+                    if written:
+                        written.result()
+                    written = Task(pool, sink.write, cube)
+                    raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
+                    if progress:
+                        done = a + len(cube)
+                        coded = int(sizes[frames.start // t : -(-done // t)].sum())
+                        progress(Progress(done - frames.start, frames.stop - frames.start, raw, coded))
+                if written:
+                    written.result()
+        return DecompressReport(
+            path=os.fspath(out),
+            layout=form,
+            frames=frames.stop - frames.start,
+            images=images,
+            channels=tuple(names),
+            shape=sun.archive.shape,
+            seconds=clock.monotonic() - begin,
+            raw_bytes=raw,
+        )
+
+
+def _layout_of(out: str, source: Any) -> str:
+    name = out.rstrip("/").lower()
+    if name.endswith(".zarr"):
+        return "sdoml-v2"
+    if name.endswith((".h5", ".hdf5")):
+        return "hdf5"
+    layouts = source.get("layouts")
+    first = layouts[0] if isinstance(layouts, list) and layouts else None
+    return first if first in ("sdoml-v1", "fits") else "sdoml-v2"
+
+
+@contextmanager
+def replacing(path: str, force: bool) -> Iterator[str]:
+    """Yield the path to write to; with `force` that is aside, and takes the old one's place at the end.
+
+    Raises
+    ------
+    OutputError
+        If what an earlier run left aside is in the way.
+    """
+    # With a trailing slash what lies aside would lie inside.
+    path = path.rstrip("/") or path
+    if not force or not os.path.lexists(path):
+        yield path
+        return
+    aside, old = f"{path}.new", f"{path}.old"
+    for name in (aside, old):
+        if os.path.lexists(name):
+            raise OutputError(f"{name}: is in the way; remove it")
+    yield aside
+    try:
+        os.rename(path, old)
+        try:
+            os.rename(aside, path)
+        except OSError:
+            os.rename(old, path)
+            raise
+        if os.path.isdir(old) and not os.path.islink(old):
+            shutil.rmtree(old)
+        else:
+            os.remove(old)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be replaced: {error.strerror}; look for {aside}") from None

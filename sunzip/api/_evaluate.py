@@ -1,0 +1,96 @@
+"""What was lost: an archive held against its source."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.api._reports import EvaluateReport, OnProgress, Progress
+from sunzip.api._series import Sources, source_of
+from sunzip.cube import Scale
+from sunzip.errors import InputError
+from sunzip.metrics import Accumulator
+from sunzip.normalize import NOISE, Stabiliser
+from sunzip.sources.series import Series
+from sunzip.sun import open
+from sunzip.weights import Model
+
+
+@dataclass(slots=True)
+class _Stabilise:
+    """Units of noise for the metrics; a class, so that an accumulator can be pickled."""
+
+    made: dict[str, Stabiliser] = field(
+        default_factory=lambda: {name: Stabiliser.for_channels([name]) for name in NOISE}
+    )
+
+    def __call__(self, values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+        stable = self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1))
+        return stable.reshape(-1).astype(np.float64)
+
+
+def evaluate(
+    src: Sources | Series,
+    path: str | os.PathLike[str],
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    model: str | Path | Model | None = None,
+    progress: OnProgress | None = None,
+) -> EvaluateReport:
+    """Hold an archive against its source, pixel by pixel, after decoding.
+
+    ``anon`` is for both.
+    The source is aligned as it was when the archive was made. Images count where both have the image with
+    the same time of observation.
+
+    Raises
+    ------
+    InputError
+        If they have no image in common.
+    """
+    with open(path, model=model, anon=anon) as sun:
+        series = source_of(sun, src, hmi=hmi, anon=anon, degradation=degradation)
+        both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
+        gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
+        images = frames = raw = 0
+        known = int(sun.archive.valid.sum())
+        elsewhere = np.delete(series.t_obs, ours, axis=0)
+        offered = int(np.count_nonzero(~np.isnat(elsewhere)))
+        if progress:
+            progress(Progress(0, len(both), 0, 0))
+        for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            original = series.read(int(a), int(a) + 1).to_scale(Scale.MEAN)
+            decoded = sun.cube(int(b), int(b) + 1).to_scale(Scale.MEAN)
+            same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
+            gather.add(original.data, decoded.data, same)
+            images, frames = images + int(same.sum()), frames + bool(same.any())
+            offered += int(original.valid.sum())
+            raw += original.nbytes
+            if progress:
+                progress(Progress(n + 1, len(both), raw, 0))
+        if not images:
+            raise InputError(
+                f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"
+            )
+        pixels = known * sun.archive.shape[0] * sun.archive.shape[1]
+        return EvaluateReport(
+            source=", ".join(series.urls),
+            archive=os.fspath(path),
+            frames=frames,
+            images=images,
+            absent=known + offered - 2 * images,
+            metrics=gather.as_dict(),
+            bits_per_sample=8 * float(sun.archive.block_bytes.sum()) / pixels,
+            ratio=4 * pixels / sun.archive.size,
+        )
+
+
+def _on_disk(shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    # A rectangle has no nominal disk: strict metrics then count all pixels.
+    return None if shape[0] == shape[1] else np.ones(shape, bool)

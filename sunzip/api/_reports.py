@@ -1,0 +1,130 @@
+"""What the jobs tell: how far they are, and at the end what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come: frames done of all, their bytes as float32, and their coded bytes."""
+
+    done: int
+    total: int
+    raw_bytes: int
+    coded_bytes: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CompressReport:
+    """What `compress` did, or with ``dry_run`` would do.
+
+    Attributes
+    ----------
+    path
+        The archive.
+    dry_run
+        Whether sizes and times are estimates from a sample and nothing was written.
+    frames, images, channels, shape, first, last
+        What it holds: nominal times of the first and last frame, images summed over channels.
+    model, model_sha256, quality
+        What coded it.
+    seconds
+        Wall time.
+    raw_bytes
+        Its images as float32.
+    source_bytes
+        Bytes that they occupy in the source; None if unknown.
+    archive_bytes
+        Size of the file.
+    coded_bytes
+        The coded blocks alone.
+    latent_bytes
+        The same latents as float32, the paper's way of storing them.
+    model_bytes
+        The model's files, encoder and decoder: what a receiver needs once.
+    errors
+        Per channel, means over images of the error statistics measured at encoding.
+    alignment
+        What became of every image of the sources.
+    """
+
+    path: str
+    dry_run: bool
+    frames: int
+    images: int
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    first: str
+    last: str
+    model: str
+    model_sha256: str
+    quality: int
+    seconds: float
+    raw_bytes: int
+    source_bytes: int | None
+    archive_bytes: int
+    coded_bytes: int
+    latent_bytes: int
+    model_bytes: int
+    errors: dict[str, dict[str, float | None]]
+    alignment: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DecompressReport:
+    """What `decompress` wrote."""
+
+    path: str
+    layout: str
+    frames: int
+    images: int
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    seconds: float
+    raw_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReport:
+    """What was lost, measured by holding an archive against its source.
+
+    Attributes
+    ----------
+    frames, images
+        Frames and images that are in both.
+    absent
+        Images that only one of them has.
+    metrics
+        By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`.
+    bits_per_sample
+        Coded bits per pixel of an image that is there.
+    ratio
+        Bytes as float32 over bytes of the archive file.
+    """
+
+    source: str
+    archive: str
+    frames: int
+    images: int
+    absent: int
+    metrics: dict[str, Any]
+    bits_per_sample: float
+    ratio: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)

@@ -1,0 +1,121 @@
+"""Sources as aligned frames: opened as a user names them, or as an archive was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from sunzip.errors import DamagedError, InputError
+from sunzip.sources import open_source
+from sunzip.sources.series import Series, join
+from sunzip.sun import Sun
+
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How images are brought onto one time axis: the arguments of `sunzip.sources.series.join`."""
+
+    cadence: str | None = "12min"
+    tolerance: str | None = None
+    start: str | None = None
+    stop: str | None = None
+    every: str | None = None
+    channels: tuple[str, ...] | None = None
+    missing: Literal["mask", "drop"] = "mask"
+    size: int | None = None
+
+
+def open_series(
+    src: Sources,
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    align: Alignment | None = None,
+) -> Series:
+    """Open one or several sources as aligned frames.
+
+    Parameters
+    ----------
+    src
+        Paths, fsspec URLs or ``synthetic:…``; several are joined in time.
+    hmi
+        The second store of SDOML v2.
+    anon
+        Ask S3 without credentials.
+    degradation
+        Folder with tables of AIA's degradation, for FITS files that do not state theirs.
+    align
+        How; by default onto a grid of 12 minutes.
+
+    Raises
+    ------
+    InputError
+        If a source cannot be used or no image is left.
+    """
+    urls = [src] if isinstance(src, str | os.PathLike) else list(src)
+    if not urls:
+        raise InputError("no source named")
+    sources = [
+        open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
+        for i, u in enumerate(urls)
+    ]
+    return join(sources, **asdict(align or Alignment()))
+
+
+def source_of(
+    sun: Sun,
+    src: Sources | Series,
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+) -> Series:
+    """Open an archive's source, aligned as it was when the archive was made.
+
+    Parameters
+    ----------
+    sun
+        The archive.
+    src, hmi, anon, degradation
+        As `open_series`.
+
+    Raises
+    ------
+    InputError
+        If the source has other channels or another image size than the archive.
+    DamagedError
+        If the archive does not say how its source was aligned.
+    """
+    path = sun.archive.path
+    if isinstance(src, Series):
+        series = src
+    else:
+        settings = sun.archive.coding.get("align", {})
+        if settings is None:
+            raise InputError(f"{path}: was made from a series in memory; hold it against that series")
+        try:
+            align = Alignment(**{**settings, "channels": sun.channels})
+        except TypeError:
+            align = None
+        if align is None or not all(
+            v is None or type(v) is (int if k == "size" else str)
+            for k, v in asdict(align).items()
+            if k != "channels"
+        ):
+            raise DamagedError(f"{path}: its alignment settings are not known to this sunzip")
+        recorded = sun.archive.coding.get("degradation")
+        if degradation is None and isinstance(recorded, str):
+            degradation = recorded
+        series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
+    if series.shape != sun.archive.shape or series.channels != sun.channels:
+        mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))
+        raise InputError(
+            f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {path} has "
+            f"{' '.join(sun.channels)} at {theirs}; name the archive's own source"
+        )
+    return series

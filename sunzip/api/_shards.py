@@ -1,0 +1,181 @@
+"""Shards of an archive, coded and written: the work that one process does alone or many share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from sunzip import archive as lat
+from sunzip.archive import ArchiveWriter, ShardTable
+from sunzip.codec import Codec
+from sunzip.codec.lanes import Task, count, side_by_side
+from sunzip.cube import Cube
+from sunzip.errors import DamagedError, InputError, SunzipError
+from sunzip.metrics import image_metrics
+from sunzip.sources.series import Series
+
+#: float32 pixels held at a time: frames are read, coded and written in stretches of this many.
+_STRETCH_PIXELS = 1 << 24
+
+_T = TypeVar("_T")
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be coded into which archive, fit to be sent to another process.
+
+    Attributes
+    ----------
+    series
+        The frames.
+    writer
+        The archive.
+    block
+        Frames coded together.
+    """
+
+    series: Series
+    writer: ArchiveWriter
+    block: int
+
+
+class Coded(NamedTuple):
+    """A few frames done: how many, their bytes as float32, and their coded bytes."""
+
+    frames: int
+    raw_bytes: int
+    coded_bytes: int
+
+
+@dataclass(slots=True)
+class Part:
+    """A stretch of coded frames and what is known of their images."""
+
+    blocks: list[bytes]
+    table: ShardTable
+
+
+def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Coded, None, None]:
+    """Code and write shards, telling after each stretch of frames; reading, coding and writing overlap.
+
+    A shard is written, or under way, when its last stretch is told; all are written when the iterator ends.
+
+    Raises
+    ------
+    InputError, DamagedError, OutputError
+        If a frame cannot be read, coded or written; shards that are coded already are written nevertheless.
+    """
+    writer, series = plan.writer, plan.series
+    stretches = [
+        (shard, *ends) for shard in shards for ends in _stretches(writer.frames_of(shard), series, plan.block)
+    ]
+    # One thread reads, two have frames coded, so that lanes do not wait for the end of a stretch, one writes.
+    with _pool(4) as pool:
+        written: Task[None] | None = None
+        parts: list[Part] = []
+        cubes = _one_ahead(pool, stretches, lambda s: series.read(s[1], s[2]))
+        try:
+            coded = _two_at_a_time(pool, cubes, lambda cube: encode(codec, cube, plan.block))
+            for (shard, start, stop), (raw_bytes, part) in zip(stretches, coded, strict=True):
+                parts.append(part)
+                yield Coded(stop - start, raw_bytes, sum(map(len, part.blocks)))
+                if stop == writer.frames_of(shard).stop:
+                    if written:
+                        written.result()
+                    written = Task(pool, write, writer, shard, parts)
+                    parts = []
+            if written:
+                written.result()
+        except (InputError, DamagedError):
+            if written:
+                with suppress(SunzipError):
+                    written.result()
+            raise
+
+
+def encode(codec: Codec, cube: Cube, block: int) -> tuple[int, Part]:
+    """Code a stretch of frames, decode it again, and measure what was lost; the first number is raw bytes."""
+    blocks = codec.encode(cube.data, cube.channels, cube.scale, frames_per_block=block)
+    decoded = codec.decode(blocks, cube.channels, cube.data.shape[2:], cube.scale, frames=range(len(cube)))
+    found = list(side_by_side(lambda t: image_metrics(cube.data[t], decoded[t]), range(len(cube))))
+    stats = {
+        "err_rmse": np.stack([m.rmse for m in found]),
+        "err_max": np.stack([m.max_error for m in found]),
+        "err_ppe10": np.stack([m.ppe10 for m in found]),
+        "err_r": np.stack([m.r for m in found]),
+    }
+    shown = {k: np.where(cube.valid, v, np.nan).astype(np.float32) for k, v in stats.items()}
+    return cube.nbytes, Part(blocks, ShardTable(cube.t_obs, cube.valid, cube.headers, shown))
+
+
+def write(writer: ArchiveWriter, shard: int, parts: Sequence[Part]) -> None:
+    """Write a shard from all its stretches."""
+    table = ShardTable(
+        np.concatenate([p.table.t_obs for p in parts]),
+        np.concatenate([p.table.valid for p in parts]),
+        [row for p in parts for row in p.table.headers],
+        {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS},
+    )
+    writer.write_shard(shard, [b for p in parts for b in p.blocks], table)
+
+
+def frames_at_a_time(channels: int, shape: tuple[int, int]) -> int:
+    """Return how many frames are held at a time: as memory allows, but enough for all lanes."""
+    fit = _STRETCH_PIXELS // (channels * shape[0] * shape[1])
+    return max(fit // count(), 1) * count()
+
+
+def _stretches(frames: slice, series: Series, block: int) -> Iterator[tuple[int, int]]:
+    """Split frames into stretches of whole blocks."""
+    step = max(1, frames_at_a_time(len(series.channels), series.shape) // block) * block
+    for begin in range(frames.start, frames.stop, step):
+        yield begin, min(begin + step, frames.stop)
+
+
+def _one_ahead(pool: ThreadPoolExecutor, items: Sequence[_Item], work: Callable[[_Item], _T]) -> Iterator[_T]:
+    """Do one item ahead of the one that is asked for, and never two at the same time."""
+    following: Task[_T] | None = None
+    for n in range(len(items)):
+        now = following or Task(pool, work, items[n])
+        done = now.result()
+        following = Task(pool, work, items[n + 1]) if n + 1 < len(items) else None
+        yield done
+
+
+def _two_at_a_time(
+    pool: ThreadPoolExecutor, items: Iterable[_Item], work: Callable[[_Item], _T]
+) -> Iterator[_T]:
+    """Work at two items at the same time; results come in order, and before what goes wrong after them."""
+    begun: deque[Task[_T]] = deque()
+    source = iter(items)
+    failed: SunzipError | None = None
+    while True:
+        try:
+            begun.append(Task(pool, work, next(source)))
+        except StopIteration:
+            break
+        except SunzipError as error:
+            failed = error
+            break
+        if len(begun) == 2:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+    if failed:
+        raise failed
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="sunzip")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
