@@ -412,6 +412,23 @@ class Archive:
             wanted.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
         return self._reader.read_many(wanted)
 
+    def extent(self, number: int) -> tuple[int, int]:
+        """Return where in the file a coded block begins, and its bytes.
+
+        They are what tools need that refer to parts of files, as kerchunk does.
+
+        Raises
+        ------
+        DamagedError
+            As `block`.
+        """
+        if not 0 <= number < self.blocks:
+            raise IndexError(f"block {number} of {self.blocks}")
+        shard, entry = divmod(number, self._grid.blocks_per_shard)
+        self._read_indexes({shard})
+        start, size = self._indexes[shard][entry]
+        return self._reader.members[self._grid.shard_objects(shard)[-1]].start + int(start), int(size)
+
     def embedded_model(self) -> dict[str, bytes] | None:
         """Return the files of the model that the archive holds, by name; None if it holds none.
 
