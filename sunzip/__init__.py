@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sunzip.api import Alignment, compress, decompress, evaluate
     from sunzip.archive import summary as info
     from sunzip.archive import verify
+    from sunzip.features import export_features
     from sunzip.sun import Sun, open
 
 __version__ = "0.1.0"
@@ -20,15 +21,27 @@ _HOMES = {
     "compress": ("sunzip.api", "compress"),
     "decompress": ("sunzip.api", "decompress"),
     "evaluate": ("sunzip.api", "evaluate"),
+    "export_features": ("sunzip.features", "export_features"),
     "open": ("sunzip.sun", "open"),
     "info": ("sunzip.archive", "summary"),
     "verify": ("sunzip.archive", "verify"),
 }
 
 # What sunzip is inside other tools: `sunzip.zarr.SunzipCodec` works after `import sunzip` alone.
-_INSIDE = ("numcodecs", "torch", "xarray", "zarr")
+_INSIDE = ("features", "numcodecs", "torch", "xarray", "zarr")
 
-__all__ = ["Alignment", "Sun", "__version__", "compress", "decompress", "evaluate", "info", "open", "verify"]
+__all__ = [
+    "Alignment",
+    "Sun",
+    "__version__",
+    "compress",
+    "decompress",
+    "evaluate",
+    "export_features",
+    "info",
+    "open",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

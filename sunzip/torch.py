@@ -31,7 +31,7 @@ class LatDataset(Dataset[torch.Tensor]):
     Parameters
     ----------
     path
-        The archive.
+        The archive; a path or fsspec URL.
     channels
         Their order is that of the items; None is all that the archive holds.
     latents
@@ -51,6 +51,8 @@ class LatDataset(Dataset[torch.Tensor]):
         Where frames are decoded and items are. Workers have the CPU only.
     model
         What decodes the archive, if it is neither embedded nor installed.
+    anon
+        Ask S3 without credentials.
 
     Attributes
     ----------
@@ -86,6 +88,7 @@ class LatDataset(Dataset[torch.Tensor]):
         stop: int | str | np.datetime64 | datetime | None = None,
         device: str | torch.device = "cpu",
         model: str | Path | Model | None = None,
+        anon: bool = False,
     ) -> None:
         if latents and (normalised or channels is not None):
             raise InputError("latents are of all channels together and have no units: name none of them")
@@ -94,7 +97,7 @@ class LatDataset(Dataset[torch.Tensor]):
         self.normalised = normalised
         self.fill = fill
         self.transform = transform
-        self._sun = sun = open(path, model=model)
+        self._sun = sun = open(path, model=model, anon=anon)
         # So that a model that is not at hand is told here, and not by workers.
         self._stabiliser = sun.codec.family.stabiliser
         self.channels = sun.channels if channels is None else tuple(channel(n).name for n in channels)

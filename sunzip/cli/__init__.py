@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import generate, jobs, looks, train
+from sunzip.cli import features, generate, jobs, looks, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -80,6 +80,7 @@ for _command in (
     looks.show,
     looks.models,
     jobs.synth,
+    features.features,
     train.train,
     generate.generate,
 ):

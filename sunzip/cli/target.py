@@ -110,6 +110,13 @@ def is_cubes(path: str) -> bool:
     return all(name.endswith(_LEAVES) for _, _, files in os.walk(path, onerror=_raise) for name in files)
 
 
+def is_features(path: str) -> bool:
+    """Whether a file or folder is of a format that `sunzip features` writes."""
+    if os.path.isdir(path):
+        return {"zarr.json", "features"} <= set(os.listdir(path))
+    return any(_begins(path, magic) for magic in (b"\x89HDF\r\n\x1a\n", b"PAR1", b"time,f0"))
+
+
 def is_store(path: str) -> bool:
     """Whether a folder is a Zarr store, or empty."""
     return os.path.isdir(path) and (not (names := os.listdir(path)) or any(n in names for n in _ZARR))
