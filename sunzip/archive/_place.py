@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.sources.storage import connect, reason
+from sunzip.sources.storage import Connection, reason
 
 Range = tuple[int, int]  # offset and size
 
@@ -32,10 +32,6 @@ _FEW = 12
 #: Parts of an upload. S3 takes 10,000 of them, of 5 MiB to 5 GiB each.
 _PART = 1 << 25
 _MOST_PARTS = 9000
-
-#: File systems that a process inherited from the one that forked it. Their connections must neither be used
-#: nor, when nobody holds them any more, be closed: the parent uses them.
-_INHERITED: list[Any] = []
 
 
 def is_remote(path: str) -> bool:
@@ -113,46 +109,11 @@ class _LocalFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class _Connection:
-    """The file system behind a URL, connected anew in each process: it survives neither fork nor pickling.
-
-    Attributes
-    ----------
-    url
-        As given.
-    """
-
-    def __init__(self, url: str, anon: bool = False) -> None:
-        self.url = url
-        self._anon = anon
-        self._of: tuple[int, Any, str] | None = None
-        self.connect()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_anon": self._anon, "_of": None}
-
-    def connect(self) -> tuple[Any, str]:
-        """Return the file system and its own name for the URL.
-
-        Raises
-        ------
-        InputError
-            If there is no such kind of store, or its package is not installed.
-        """
-        of = self._of
-        if of is None or of[0] != os.getpid():
-            if of is not None:
-                _INHERITED.append(of)
-            fs, path = connect(self.url, self._anon)
-            self._of = of = os.getpid(), fs, path
-        return of[1], of[2]
-
-
 class _RemoteFile:
     def __init__(self, url: str, anon: bool) -> None:
         self._url = url
-        self._at = _Connection(url, anon)
-        fs, path = self._at.connect()
+        self._at = Connection(url, anon)
+        fs, path = self._at.open()
         try:
             # Whoever listed the folder a while ago may remember another size.
             fs.invalidate_cache(path)
@@ -171,15 +132,15 @@ class _RemoteFile:
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         first, held = self._held
-        joined = _join([r for r in ranges if r[0] < first])
+        joined = _join((start, size) for start, size in ranges if start < first and size)
         begins, parts = [start for start, _ in joined], self._fetch(joined)
         out = []
         for start, size in ranges:
             begin, data = first, held
-            if start < first:
+            if start < first and size:
                 n = bisect_right(begins, start) - 1
                 begin, data = begins[n], parts[n]
-            out.append(data[start - begin : start - begin + size])
+            out.append(data[start - begin : start - begin + size] if size else b"")
             if len(out[-1]) != size:
                 raise DamagedError(f"{self._url}: ends at byte {self.size}, too soon")
         return out
@@ -196,15 +157,27 @@ class _RemoteFile:
         """Read ranges at the same time, a request for each."""
         if not ranges:
             return []
-        fs, path = self._at.connect()
+        fs, path = self._at.open()
         starts, ends = [a for a, _ in ranges], [a + n for a, n in ranges]
         try:
             found: list[bytes] = fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
         except Exception as e:
+            self._check_size()
             raise InputError(f"{self._url}: cannot be read: {reason(e)}") from e
         if [len(data) for data in found] != [n for _, n in ranges]:
-            raise DamagedError(f"{self._url}: has become shorter since it was opened; open it again")
+            self._check_size()
+            raise DamagedError(f"{self._url}: the store gives fewer bytes than were asked for")
         return found
+
+    def _check_size(self) -> None:
+        """Tell if what cannot be read was replaced meanwhile."""
+        fs, path = self._at.open()
+        size = self.size
+        with contextlib.suppress(Exception):  # then what was wrong first is told
+            fs.invalidate_cache(path)
+            size = fs.info(path)["size"]
+        if size != self.size:
+            raise DamagedError(f"{self._url}: was replaced since it was opened; open it again")
 
 
 def _join(ranges: Iterable[Range]) -> list[Range]:
@@ -228,7 +201,7 @@ def unfinished(path: str) -> bool:
     if not is_remote(path):
         return os.path.isdir(f"{path.removeprefix('file://')}.partial")
     try:
-        fs, root = connect(f"{path}.partial/zarr.json")
+        fs, root = Connection(f"{path}.partial/zarr.json").open()
         return bool(fs.exists(root))
     except Exception:  # it is only asked for the sake of a hint
         return False
@@ -392,12 +365,12 @@ class _RemotePlace:
         if "::" in url:
             raise OutputError(f"{url}: archives cannot be written into other files; write it beside them")
         try:
-            self._at = _Connection(url)
+            self._at = Connection(url)
         except InputError as e:
             raise OutputError(str(e)) from e
 
     def check(self) -> None:
-        _, path = self._at.connect()
+        _, path = self._at.open()
         if self.url.endswith("/") or not path.strip("/"):
             raise OutputError(f"{self.url}: is a folder; name an object in it")
 
@@ -497,7 +470,7 @@ class _RemotePlace:
     def _errors(self) -> Iterator[tuple[Any, str]]:
         """Yield the file system and the target's name in it; name what goes wrong."""
         try:
-            yield self._at.connect()
+            yield self._at.open()
         except SunzipError:
             raise
         except Exception as e:  # each protocol's client raises its own kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from zarr.abc.store import (
     SuffixByteRequest,
 )
 
+from sunzip.archive._place import is_remote
 from sunzip.archive._zip import MANIFEST
 
 if TYPE_CHECKING:
@@ -32,10 +34,10 @@ class ArchiveStore(Store):
     def __init__(self, archive: Archive) -> None:
         super().__init__(read_only=True)
         self._archive = archive
+        self._remote = is_remote(archive.path)
         # What is no part of the hierarchy would only make zarr warn.
         members = archive._reader.members.items()
         self._members = {k: m for k, m in members if k != MANIFEST and not k.startswith("model/")}
-        self._is_open = True
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ArchiveStore) and other._archive.path == self._archive.path
@@ -50,6 +52,12 @@ class ArchiveStore(Store):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read an object or a range of it; None if there is no such object."""
+        if self._remote:
+            # Where it takes a while, others must not wait for it.
+            return await asyncio.to_thread(self._read, key, prototype, byte_range)
+        return self._read(key, prototype, byte_range)
+
+    def _read(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         member = self._members.get(key)
         if member is None:
             return None
@@ -61,14 +69,19 @@ class ArchiveStore(Store):
                 start = byte_range.offset
             case SuffixByteRequest():
                 start = stop - byte_range.suffix
+            case None:
+                pass
+            case _:
+                raise ValueError(f"Unexpected byte_range, got {byte_range}.")
         start = min(max(start, 0), stop)
         return prototype.buffer.from_bytes(self._archive._reader.read(key, start, stop - start))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Read several ranges."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+        """Read several ranges at the same time."""
+        reads = [self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+        return list(await asyncio.gather(*reads))
 
     async def exists(self, key: str) -> bool:
         """Whether there is such an object."""

@@ -281,6 +281,7 @@ class _Verifier:
 
     def metadata(self, grid: Grid) -> None:
         """Compare each zarr.json and each coordinate with what the root's attributes demand."""
+        self.hold([f"{name}/zarr.json" for name in layout.ARRAYS] + [f"{n}/c/0" for n in layout.COORDINATES])
         for name, tree in layout.array_metadata(grid, self.attributes).items():
             key = f"{name}/zarr.json"
             if (found := self.attempt(key, partial(self.json, key))) is not None and found != tree:
@@ -294,7 +295,7 @@ class _Verifier:
                 self.problem(key, "is not the coordinate that the archive must have")
 
     def json(self, key: str) -> dict[str, Any]:
-        return load(self.reader.read(key), key)
+        return load(self.read(key), key)
 
     def shard(self, grid: Grid, shard: int) -> None:
         """Decode the tables of a shard and look at each of its blocks."""

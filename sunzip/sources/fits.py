@@ -48,6 +48,9 @@ _MAX_SIDE = 16384
 #: The most that a gzipped file may unpack to: four images of 4096² in float64.
 _MAX_UNPACKED = 2**29
 
+#: How a remote file is fetched: the header by itself, then the pixels.
+_AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
+
 _NAME = re.compile(r".*\.(fits|fts|fit|fz)(\.gz)?", re.IGNORECASE)
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
@@ -224,11 +227,11 @@ class Fits(Source):
         with _ASTROPY, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with self._storage.fs.open(path, "rb") as raw:
+                with self._storage.fs.open(path, "rb", **_AHEAD) as raw:
                     file, size = raw, int(self._storage.fs.size(path) or 0)
                     if raw.read(2) == b"\x1f\x8b":
                         raw.seek(0)
-                        unpacked = _unpack(raw)
+                        unpacked = _unpack(io.BytesIO(raw.read(min(size, _MAX_UNPACKED))))
                         file, size = io.BytesIO(unpacked), len(unpacked)
                     file.seek(0)
                     # Astropy would unpack zip and others into a temporary file, of whatever size.

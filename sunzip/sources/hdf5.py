@@ -31,6 +31,9 @@ _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 _MAX_KEYWORDS = 2**24
 
+#: How a remote file is fetched and kept: HDF5 goes to and fro in it.
+_BLOCKS = {"block_size": 2**20, "cache_type": "blockcache", "cache_options": {"maxblocks": 64}}
+
 
 class Hdf5(Source):
     """Images in one HDF5 file, local or behind an fsspec URL.
@@ -114,7 +117,7 @@ class Hdf5(Source):
 
         if self._handle is None or self._handle[0] != os.getpid():
             if "://" in self.url:
-                file = h5py.File(self._storage.fs.open(self._storage.root, "rb"), "r")
+                file = h5py.File(self._storage.fs.open(self._storage.root, "rb", **_BLOCKS), "r")
             else:
                 file = h5py.File(self._storage.root, "r")
             self._handle = (os.getpid(), file)

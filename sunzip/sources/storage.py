@@ -26,15 +26,21 @@ class Storage:
 
     def __init__(self, url: str, anon: bool = False) -> None:
         self.url = url
-        self.fs, root = connect(url, anon)
-        self.local = "file" in (self.fs.protocol, *self.fs.protocol)
+        self._at = Connection(url, anon)
+        fs, root = self._at.open()
+        self.local = "file" in (fs.protocol, *fs.protocol)
         self.root = root.rstrip("/") or root
         try:
-            there = self.fs.exists(self.root)
+            there = fs.exists(self.root)
         except Exception as error:  # each protocol's client raises its own kinds
             raise InputError(f"{url}: cannot be opened: {reason(error)}") from error
         if not there:
             raise InputError(f"{url}: nothing is there; check the path")
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system."""
+        return self._at.open()[0]
 
     def isdir(self, path: str = "") -> bool:
         """Tell whether the path below the root is a folder."""
@@ -102,20 +108,48 @@ class Storage:
         return data
 
 
-def connect(url: str, anon: bool = False) -> tuple[Any, str]:
-    """Return the file system behind a URL and its own name for what the URL names.
+class Connection:
+    """The file system behind a URL, opened anew in each process: it survives neither fork nor pickling.
+
+    Endpoint, credentials and all else come from where each client looks for them: for S3 the environment
+    (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …) and fsspec's own configuration.
 
     Parameters
     ----------
     url, anon
-        As for `Storage`. Endpoint, credentials and all else come from where each client looks for them:
-        for S3 the environment (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …) and fsspec's own configuration.
+        As for `Storage`.
 
     Raises
     ------
     InputError
         If the protocol is unknown or its package is not installed.
     """
+
+    def __init__(self, url: str, anon: bool = False) -> None:
+        self.url = url
+        self._anon = anon
+        self._of: tuple[int, Any, str] | None = None
+        self.open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_anon": self._anon, "_of": None}
+
+    def open(self) -> tuple[Any, str]:
+        """Return the file system and its own name for the URL."""
+        of = self._of
+        if of is None or of[0] != os.getpid():
+            if of is not None:
+                _INHERITED.append(of)
+            self._of = of = os.getpid(), *_connect(self.url, self._anon)
+        return of[1], of[2]
+
+
+#: File systems that a process inherited from the one that forked it. Their connections must neither be used
+#: nor, when nobody holds them any more, be closed: the parent uses them.
+_INHERITED: list[Any] = []
+
+
+def _connect(url: str, anon: bool) -> tuple[Any, str]:
     from fsspec.core import split_protocol, url_to_fs
 
     # An archive inside a store (zip::s3://…) takes its options per protocol.
