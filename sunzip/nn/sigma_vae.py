@@ -123,7 +123,8 @@ class SigmaVAE(nn.Module):
             raise InputError(f"frames must have shape {wanted} for the σ-VAE, not {tuple(x.shape)}")
         features = self.analysis(x)
         # In float32 even under autocast: half the digits are coarser than narrow posteriors are wide.
-        with torch.autocast(x.device.type, enabled=False):
+        kind = "cpu" if x.is_meta else x.device.type  # no autocast knows what is of no device
+        with torch.autocast(kind, enabled=False):
             features = features.float()
             return self.mean(features), self.log_variance(features)
 

@@ -106,7 +106,7 @@ class SigmaVaeFamily(Family):
         self.beta = beta
 
     def groups(self) -> list[dict[str, Any]]:
-        """σ learns ten times as fast: it is one number, and lags behind the error otherwise."""
+        """σ learns thirty times as fast: it is a number or twelve, and lags behind the error otherwise."""
         sigma = self.network.log_sigma
         other = [p for p in self.network.parameters() if p is not sigma]
         # Decay is for what multiplies; batchnorm and biases have their own scale.
@@ -114,7 +114,7 @@ class SigmaVaeFamily(Family):
             {"params": [p for p in other if p.ndim > 1], "share": 1.0, "weight_decay": 0.01},
             {"params": [p for p in other if p.ndim <= 1], "share": 1.0},
         ]
-        return [*groups, {"params": [sigma], "share": 10.0}] if sigma.requires_grad else groups
+        return [*groups, {"params": [sigma], "share": 30.0}] if sigma.requires_grad else groups
 
     def _prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Stabilise a batch where it lies: frames with 0 for what is missing, and what is not."""

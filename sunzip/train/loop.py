@@ -34,8 +34,9 @@ _REPORT = 10
 _LOOKS = (10, 30, 100, 300)
 _LOOK_EVERY = 1000
 
-#: Steps over which the learning rate rises to its peak, and the share of the peak that is left in the end.
-_WARM_UP = 200
+#: Steps over which the learning rate rises to its peak, or share of the run if that is sooner; and the share
+#: of the peak that is left in the end.
+_WARM_UP, _WARM_UP_SHARE = 200, 0.05
 _LAST_RATE = 0.02
 
 #: The squared error, smoothed over about 50 steps, may exceed the lowest so far by these factors before
@@ -436,7 +437,9 @@ def _share(recipe: Recipe, step: int, elapsed: float) -> float:
 def _rate(step: int, share: float) -> float:
     """Return the learning rate over its peak."""
     cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return min(1.0, (step + 1) / _WARM_UP) * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+    return min(1.0, max((step + 1) / _WARM_UP, share / _WARM_UP_SHARE)) * (
+        _LAST_RATE + (1 - _LAST_RATE) * cosine
+    )
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

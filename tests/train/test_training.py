@@ -1,4 +1,4 @@
-"""Training: seeded examples, gradients where pixels count, and a rate that the exported model keeps."""
+"""What is learned from and exported: seeded views, gradients where pixels count, rates that models keep."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from sunzip.frame import Block
 from sunzip.nn.hyperprior import REACH, Hyperprior
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
-from sunzip.train.data import Example, Loader, View, examples, spread, view
+from sunzip.train.data import View, Views, WholeFrames, ahead, spread, turned, view
 from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
-from sunzip.train.loop import Recipe, principal_components, rate_distortion, train
+from sunzip.train.families import SigmaVaeFamily, principal_components, rate_distortion
+from sunzip.train.frames import Example, Frames, examples
 
 UNITS = Stabiliser.for_channels(NAMES)
 
@@ -105,10 +106,12 @@ def test_views_cut_shrink_and_scale_but_invent_nothing() -> None:
     for seed in range(8):
         cut, present = view(e, plain, 2, np.random.default_rng(seed))
         assert present.all()
-        turned = [np.rot90(m, k, (1, 2)) for m in (means, means[:, ::-1]) for k in range(4)]
-        sign = np.ones((12, 1, 1))
-        sign[9:] = np.sign(cut[9].mean())  # a field may be reversed, as a whole
-        assert any(np.allclose(cut, t * sign, rtol=1e-5) for t in turned)
+        # A field may be reversed, as a whole.
+        signs = (np.ones((12, 1, 1)), np.where(np.arange(12) < 9, 1, -1)[:, None, None])
+        turns = [turned(means, k, mirror) * sign for k in range(4) for mirror in (0, 1) for sign in signs]
+        assert any(np.allclose(cut, t, rtol=1e-5) for t in turns)
+        same, _ = view(e, View(crop=64, augment=False), 1, np.random.default_rng(seed))
+        np.testing.assert_array_equal(same, pixels)
     # An image that is too small to be shrunk is cut as it is.
     assert view(e, View(crop=64), 4, np.random.default_rng(0))[0].shape == (12, 64, 64)
 
@@ -123,24 +126,40 @@ def test_views_drop_channels_but_never_all_or_absent_ones() -> None:
     assert np.flatnonzero(alone).tolist() == [3]
 
 
-def loader(seed: int = 0, **more: object) -> Loader:
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirror", [False, True])
+def test_turned_fields_point_where_the_turned_sun_says(quarters: int, mirror: bool) -> None:
+    y, x = np.mgrid[-2:3, -2:3].astype(np.float32)
+    sun = np.zeros((12, 5, 5), np.float32)
+    sun[0], sun[11] = x + 10 * y, x
+    radial, swirl = sun.copy(), sun.copy()
+    radial[9:11], swirl[9:11] = (x, y), (-y, x)
+    for field, sign in ((radial, 1), (swirl, -1 if mirror else 1)):
+        before = field.copy()
+        out = turned(field, quarters, mirror)
+        np.testing.assert_array_equal(field, before)
+        # However it is turned, what pointed away from the centre does so, and a mirrored swirl is reversed.
+        np.testing.assert_array_equal(out[9:11], sign * before[9:11])
+        expected = np.rot90(before, quarters, (1, 2))
+        np.testing.assert_array_equal(out[[0, 11]], (expected[:, ::-1] if mirror else expected)[[0, 11]])
+
+
+def views(seed: int = 0) -> Views:
     banks = [(0.7, [example(0), example(1, present=(2, 3))]), (0.3, [example(2, side=200)]), (0.0, [])]
-    return Loader(banks, UNITS, batch=1, seed=seed, **more)
+    return Views(banks, UNITS, batch=1, seed=seed)
 
 
-def test_batches_are_functions_of_the_seed() -> None:
-    runs = [list(itertools.islice(loader(seed), 6)) for seed in (0, 0, 1)]
-    for one, two in zip(runs[0], runs[1], strict=True):
-        for a, b in zip(one, two, strict=True):
+def test_batches_of_views_are_functions_of_seed_step_and_rank() -> None:
+    for step in range(4):
+        for a, b in zip(views()(step), views()(step), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not all(np.array_equal(a[0], b[0]) for a, b in zip(runs[0], runs[2], strict=True))
-    one = loader()
-    again = [next(iter(one))[0] for _ in range(2)]
-    np.testing.assert_array_equal(*again)
+    others = [views()(0, 1, 2), views()(1), views(1)(0)]
+    assert not any(np.array_equal(views()(0)[0], other[0]) for other in others)
 
 
-def test_batches_show_what_counts() -> None:
-    for images, masks, finite in itertools.islice(loader(3), 4):
+def test_batches_of_views_show_what_counts() -> None:
+    for step in range(4):
+        images, masks, finite = views(3)(step)
         assert images.shape == finite.shape
         assert images.shape[:2] == masks.shape
         assert images.dtype == masks.dtype == finite.dtype == np.float32
@@ -149,24 +168,52 @@ def test_batches_show_what_counts() -> None:
         assert (finite <= masks[:, :, None, None]).all()
 
 
-def test_loaders_end_with_their_use() -> None:
+@pytest.mark.parametrize("banks", [[], [(1.0, [])], [(1.0, [example(side=128)])], [(0.0, [example()])]])
+def test_views_without_anything_to_cut_are_refused(banks: list) -> None:
+    with pytest.raises(InputError, match="192×192"):
+        Views(banks, UNITS, batch=1, seed=0)
+
+
+def frames(count: int, side: int = 8, **more: tuple[int, ...]) -> Frames:
+    bank = [example(n, side, **more) for n in range(count)]
+    time = np.datetime64("2014-01-01", "ms") + np.arange(count) * np.timedelta64(1, "D")
+    return Frames(np.stack([e.pixels for e in bank]), np.stack([e.present for e in bank]), time)
+
+
+def test_epochs_show_every_frame_once_over_all_ranks() -> None:
+    some = frames(8)
+    whole = WholeFrames(some, batch=2, seed=5, augment=False)
+    orders = []
+    for epoch in range(2):
+        seen = np.concatenate([whole(2 * epoch + s, rank, 2)[0] for s in range(2) for rank in range(2)])
+        orders.append([next(i for i, e in enumerate(some) if np.array_equal(e.pixels, x)) for x in seen])
+        assert sorted(orders[-1]) == list(range(8))
+    assert orders[0] != orders[1]
+
+
+def test_augmented_frames_keep_their_centre_and_are_functions_of_the_seed() -> None:
+    some = frames(1)
+    pixels = some[0].pixels
+    whole = WholeFrames(some, batch=1, seed=0, augment=True)
+    seen = [whole(step)[0][0] for step in range(60)]
+    np.testing.assert_array_equal(whole(7)[0], whole(7)[0])
+    reverse = np.where(np.arange(12) < 9, 1, -1)[:, None, None]
+    wanted = [turned(pixels, 2 * h, m) * s for h in (0, 1) for m in (False, True) for s in (1, reverse)]
+    found = {next(i for i, w in enumerate(wanted) if np.array_equal(x, w)) for x in seen}
+    assert found == set(range(8))
+
+
+def test_batches_come_in_order_and_their_threads_end() -> None:
     before = threading.active_count()
-    for _ in loader():
-        break
+    batches = ahead(lambda n: n * n, 3)
+    assert list(itertools.islice(batches, 20)) == [n * n for n in range(3, 23)]
+    batches.close()
     assert threading.active_count() == before
 
 
-def test_errors_of_the_thread_are_raised_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = loader()
-    monkeypatch.setattr(broken, "_sample", lambda rng: 1 / 0)
+def test_errors_of_threads_are_raised_not_waited_for() -> None:
     with pytest.raises(ZeroDivisionError):
-        next(iter(broken))
-
-
-@pytest.mark.parametrize("banks", [[], [(1.0, [])], [(1.0, [example(side=128)])], [(0.0, [example()])]])
-def test_loaders_without_anything_to_cut_are_refused(banks: list) -> None:
-    with pytest.raises(InputError, match="192×192"):
-        Loader(banks, UNITS, batch=1, seed=0)
+        next(ahead(lambda n: 1 // n, 0))
 
 
 # --- the loss --------------------------------------------------------------------------------------------
@@ -252,48 +299,70 @@ def test_the_estimated_rate_is_what_the_exported_codec_takes(quality: int) -> No
     assert 8 * len(payload) == pytest.approx(seen.item(), rel=0.04)
 
 
-# --- the loop --------------------------------------------------------------------------------------------
+@pytest.fixture
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The σ-VAE with a sixteenth of its filters."""
+    from sunzip.nn import sigma_vae
+
+    monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f // 32, k, s) for f, k, s in sigma_vae._LAYERS))
+    monkeypatch.setattr(sigma_vae, "_FEATURES", (16, 4, 4))
 
 
-def test_training_moves_the_weights_and_returns_their_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = network()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    seen: list[int] = []
-    steps = itertools.count()
-    # The wall clock that the recipe goes by: two steps, then the time is up.
-    clock = iter([0.0, 0.0, *[20.0] * 2, *[70.0] * 10])
-    monkeypatch.setattr("sunzip.train.loop.time.monotonic", lambda: next(clock))
-    found = train(
-        model,
-        loader(),
-        Recipe(minutes=1.0),
-        save=lambda m: seen.append(next(steps)),
-    )
-    assert not found.training
-    assert found is not model
-    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert {"analysis_stem.weight", "synthesis.7.weight", "hyper_synthesis.0.weight", "log_gain"} <= moved
-    average = found.state_dict()
-    assert any(not torch.equal(average[k], v) for k, v in model.state_dict().items())
-    assert all(torch.isfinite(v).all() for v in average.values())
+@pytest.mark.usefixtures("thin")
+@pytest.mark.parametrize("mode", ["scalar", "optimal", "per-channel", "beta"])
+def test_missing_images_and_pixels_neither_cost_nor_teach(mode: str) -> None:
+    some = frames(2, 128, present=tuple(range(11)))
+    torch.manual_seed(0)
+    family = SigmaVaeFamily(WholeFrames(some, batch=2, seed=0, augment=False), UNITS, 4, mode)  # type: ignore[arg-type]
+    pixels, present = (torch.from_numpy(a) for a in family.batches(0, 0, 1))
+    pixels[:, 2, :64] = float("nan")
+    found = []
+    for absurd in (0.0, 30000.0):
+        pixels[:, 11] = absurd
+        family.network.zero_grad()
+        torch.manual_seed(1)
+        loss, statistics = family.losses((pixels, present), 1.0)
+        loss.backward()
+        assert torch.isfinite(statistics).all()
+        last = family.network.synthesis[-1]
+        found.append((loss.item(), last.bias.grad.clone(), last.weight.grad.clone()))
+    assert found[0][0] == found[1][0]
+    _, bias, weight = found[1]
+    assert bias[11] == 0
+    assert (weight[:, 11] == 0).all()
+    assert (bias[:11] != 0).all()
+    # Half of channel 2 counts: its bias learns from that half alone.
+    assert torch.isfinite(bias).all()
 
 
-def test_a_loss_that_is_not_finite_ends_the_training() -> None:
-    model = network()
+@pytest.mark.usefixtures("thin")
+def test_the_kl_divergence_warms_up() -> None:
+    scaled = Stabiliser(UNITS.a, UNITS.b, np.full(12, 100, np.float32))
+    family = SigmaVaeFamily(WholeFrames(frames(2, 128), batch=2, seed=0, augment=False), scaled, 4, "scalar")
     with torch.no_grad():
-        model.analysis[-1].bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="at step 0"):
-        train(model, loader(), Recipe(minutes=1.0))
+        family.network.log_variance.bias.fill_(-25)  # as much divergence as shows beside the error
+    batch = [torch.from_numpy(a) for a in family.batches(0, 0, 1)]
+    losses = []
+    for weight in (0.0, 0.5, 1.0):
+        torch.manual_seed(1)
+        loss, statistics = family.losses(batch, weight)
+        losses.append(loss.item())
+    assert losses[2] - losses[0] == pytest.approx(statistics[0].item() / (12 * 128 * 128), rel=1e-2)
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-5)
+
+
+def test_frames_of_another_size_are_refused() -> None:
+    with pytest.raises(InputError, match="--size 128"):
+        SigmaVaeFamily(WholeFrames(frames(2, 64), batch=2, seed=0, augment=False), UNITS, 4, "scalar")
 
 
 def test_principal_components_are_those_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Images that are multiples of one pattern of a block have one component: that pattern.
-    monkeypatch.setattr("sunzip.train.loop.STRIDE", 4)  # 192 numbers a block instead of 3072
+    monkeypatch.setattr("sunzip.train.families.STRIDE", 4)  # 192 numbers a block instead of 3072
     pattern = np.random.default_rng(0).normal(size=(12, 4, 4)).astype(np.float32)
     amounts = np.random.default_rng(1).normal(size=(4, 1, 3, 1, 2, 1)).astype(np.float32)
     images = (amounts * pattern[None, :, None, :, None, :]).reshape(4, 12, 12, 8)
-    ones = np.ones((4, 12), np.float32)
-    components, deviations = principal_components([(images, ones, images)] * 3, 2, 2)  # type: ignore[arg-type]
+    components, deviations = principal_components(lambda step: (images,), 2, 2)  # type: ignore[arg-type]
     assert components.shape == (2, 192)
     flat = torch.nn.functional.pixel_unshuffle(torch.from_numpy(pattern[None]), 4).ravel()
     cosine = (components[0] @ flat / flat.norm()).abs()

@@ -1,0 +1,359 @@
+"""`sunzip train` from sources to a folder: what is held out stays out, and what comes out decodes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sunzip import weights
+from sunzip.api import Alignment, open_series
+from sunzip.channels import NAMES
+from sunzip.cli import program
+from sunzip.codec import Codec
+from sunzip.errors import InputError, OutputError
+from sunzip.nn import sigma_vae
+from sunzip.nn.hyperprior import Hyperprior
+from sunzip.train import families
+from sunzip.train import frames as frames_module
+from sunzip.train import run as run_module
+from sunzip.train.frames import Frames, cached, held_out
+from sunzip.train.run import TrainReport, train
+
+DAILY = Alignment(cadence="1d", tolerance="2h")
+SUN = "synthetic:frames=12,size=128,start=2014-01-01,cadence=10d"
+
+
+def days(*names: str) -> np.ndarray:
+    return np.array(names, "datetime64[ms]")
+
+
+# --- what is held out ------------------------------------------------------------------------------------
+
+
+def test_held_out_by_dates_and_by_months() -> None:
+    time = days("2011-01-31T23:59", "2011-02-01", "2011-03-01", "2012-01-01", "2012-02-01")
+    assert held_out(time, ["months=1"]).tolist() == [True, False, False, True, False]
+    assert held_out(time, ["months=1,3"]).tolist() == [True, False, True, True, False]
+    assert held_out(time, ["2011-02..2011-03"]).tolist() == [False, True, False, False, False]
+    both = held_out(time, ["2011-02..2011-03", "2012-02-01..2013"])
+    assert both.tolist() == [False, True, False, False, True]
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=40, unique=True))
+def test_by_default_the_last_tenth_of_the_time_is_held_out(minutes: list[int]) -> None:
+    time = np.sort(np.array(minutes, "datetime64[m]")).astype("datetime64[ms]")
+    found = held_out(time, [])
+    assert found[-1]
+    assert not found[0]
+    # Nothing before a held-out frame is nearer to the end than what is learned from.
+    assert (np.diff(found.astype(int)) >= 0).all()
+    assert (time[found] - time[0] > 0.89 * (time[-1] - time[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("2013", "is not understood"),
+        ("months=13", "is not understood"),
+        ("months=", "is not understood"),
+        ("months=1,x", "is not understood"),
+        ("days=1", "is not understood"),
+        ("2013..x", "is not a date"),
+        ("..2013", "is not a date"),
+        ("2020..2021", "meets no frame"),
+        ("months=7", "meets no frame"),
+        ("2000..2020", "every frame is held out"),
+    ],
+)
+def test_rules_that_hold_out_nothing_or_all_are_refused(rule: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        held_out(days("2011-01-01", "2012-03-01"), [rule])
+
+
+# --- frames ----------------------------------------------------------------------------------------------
+
+
+def small(count: int = 5, seed: int = 0) -> Any:
+    url = f"synthetic:frames={count},size=32,seed={seed},start=2014-01-01,cadence=1d"
+    return open_series(url, align=Alignment(cadence="1d", tolerance="2h", channels=("171A", "Bz")))
+
+
+def test_frames_are_read_once_over_all_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = small()
+    seen: list[tuple[int, int]] = []
+    first = cached(series, tmp_path, progress=lambda *now: seen.append(now))
+    assert seen[0] == (0, 5)
+    expected = series.read(0, 5)
+    assert first.side == (32, 32)
+    np.testing.assert_array_equal(first.time, series.time)
+    for t, example in enumerate(first):
+        assert np.flatnonzero(example.present).tolist() == [2, 11]
+        np.testing.assert_allclose(example.pixels[[2, 11]], expected.data[t], rtol=1e-3, atol=1e-4)
+        assert np.isnan(example.pixels[0]).all()
+    read, rows = type(series).read, []
+    monkeypatch.setattr(type(series), "read", lambda s, a, b: rows.append(a) or read(s, a, b))
+    again = cached(series, tmp_path)
+    assert rows == [0]  # the frame that tells whether the source is still the same
+    np.testing.assert_array_equal(again[4].pixels, first[4].pixels)
+    # What was not finished is continued.
+    marks = next(tmp_path.glob("*.present"))
+    part = np.fromfile(marks, np.uint8)
+    part[12 * 3 : 12 * 4] = 255
+    part.tofile(marks)
+    rows.clear()
+    np.testing.assert_array_equal(cached(series, tmp_path)[3].pixels, first[3].pixels)
+    assert rows == [0, 3]
+
+
+def test_other_pixels_are_other_files(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        cached(small(seed=seed), tmp_path)
+    assert len(list(tmp_path.glob("*.f16"))) == 2
+
+
+def test_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cached(small(), tmp_path / "one")
+    monkeypatch.setattr(frames_module, "_STRETCH", 2)
+    seen: list[int] = []
+    two = cached(small(), tmp_path / "two", workers=2, progress=lambda done, _: seen.append(done))
+    assert (seen[0], seen[-1], len(seen)) == (0, 5, 4)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.pixels, b.pixels)
+
+
+def test_frames_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OutputError, match="--cache"):
+        cached(small(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be kept there"):
+        cached(small(), tmp_path / "file")
+
+
+def test_frames_are_chosen_by_number_mask_and_evenly() -> None:
+    pixels = np.arange(10, dtype=np.float16)[:, None, None, None] * np.ones((1, 12, 2, 2), np.float16)
+    all_ = Frames(pixels, np.ones((10, 12), bool), np.datetime64("2014-01-01", "ms") + np.arange(10))
+    some = all_.take(np.arange(10) % 2 == 1)[1:]
+    assert [e.pixels[0, 0, 0] for e in some] == [3, 5, 7, 9]
+    assert len(some.present) == len(some.time) == 4
+    assert [e.pixels[0, 0, 0] for e in all_.spread_out(4)] == [0, 3, 6, 9]
+    assert all_.spread_out(10) is all_
+
+
+# --- the whole way ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames that several tests learn from."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The σ-VAE with few filters, and nothing measured for long."""
+    monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f // 32, k, s) for f, k, s in sigma_vae._LAYERS))
+    monkeypatch.setattr(sigma_vae, "_FEATURES", (16, 4, 4))
+    monkeypatch.setattr("sunzip.train.loop._CALIBRATION_FRAMES", 4)
+    monkeypatch.setattr("sunzip.train.measure._HALVINGS", 2)
+    monkeypatch.setattr(run_module, "_LOOK_PIXELS", 1)
+
+
+def go(out: Path, cache: Path, **more: Any) -> TrainReport:
+    options = {"model": "sigma-vae-256", "align": DAILY, "steps": 2, "batch": 2, "precision": "fp32"} | more
+    report = train(SUN, out, cache=cache, **options)  # type: ignore[arg-type]
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [
+        ({"sigma": "scalar"}, ()),
+        ({"sigma": "optimal"}, ()),
+        ({"sigma": "per-channel"}, (12,)),
+        ({"beta": 4.0}, ()),
+    ],
+)
+def test_every_loss_gives_a_model_that_codes(loss: Any, shape: Any, tmp_path: Path, cache: Path) -> None:
+    report = go(tmp_path / "mine", cache, **loss)
+    model = weights.load(tmp_path / "mine")
+    assert (model.name, model.sha256, model.nbytes) == ("mine", report.sha256, report.model_bytes)
+    assert model.arrays("network")["log_sigma"].shape == shape
+    x = open_series(SUN, align=DAILY).read(0, 1)
+    codec = Codec(model)
+    y = codec.decode(codec.encode(x.data, x.channels), x.channels, (128, 128))
+    assert np.isfinite(y).all()
+    notes = model.config["training"]
+    assert notes["loss"] == ({"beta": 4.0} if "beta" in loss else {"sigma": loss["sigma"]})
+    assert (notes["steps"], notes["precision"], notes["recipe"]["seed"]) == (2, "fp32", 0)
+    # The network is the one that was measured: rounded to what the file holds.
+    network = codec.family.network
+    assert all(torch.equal(p, p.half().float()) for p in network.parameters() if p.ndim > 1)
+
+
+def test_optimal_sigma_is_kept_for_later(tmp_path: Path, cache: Path) -> None:
+    go(tmp_path / "m", cache, sigma="optimal")
+    assert weights.load(tmp_path / "m").arrays("network")["log_sigma"] != 0
+
+
+def test_held_out_frames_are_never_learned_from(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[Frames] = []
+    whole = run_module.WholeFrames
+    monkeypatch.setattr(
+        run_module, "WholeFrames", lambda frames, **k: learned.append(frames) or whole(frames, **k)
+    )
+    spreads: list[Frames] = []
+    spread = run_module.spread
+    monkeypatch.setattr(run_module, "spread", lambda banks, s: spreads.extend(banks) or spread(banks, s))
+    report = go(tmp_path / "m", cache, hold_out=["months=2", "2014-04-15..2014-05-01"])
+    time = open_series(SUN, align=DAILY).time
+    held = held_out(time, ["months=2", "2014-04-15..2014-05-01"])
+    assert 0 < held.sum() < len(time)
+    for used in (*learned, *spreads):
+        np.testing.assert_array_equal(used.time, time[~held])
+    assert report.train_frames == (~held).sum()
+    assert report.measured["frames"] == held.sum() == report.notes["data"]["held_out_frames"]
+    assert report.measured["first"] == str(time[held][0])
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert "Held out by date: months=2, 2014-04-15..2014-05-01." in text
+    assert report.sha256 in text
+    assert re.search(r"^\| 171A \|( [-\d.e]+ \|){8} DN/s \|$", text, re.MULTILINE)
+
+
+def test_fit_all_learns_from_and_measures_on_everything(tmp_path: Path, cache: Path) -> None:
+    report = go(tmp_path / "m", cache, fit_all=True)
+    assert report.train_frames == report.measured["frames"] == 12
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert "Held out by date: none." in text
+    assert "frames that training saw, too" in text
+
+
+def test_the_hyperprior_comes_by_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = functools.partial(Hyperprior, wide=8, deep=8, latents=6, hyper=4, hyper_wide=24)
+    monkeypatch.setattr(families, "Hyperprior", narrow)
+    monkeypatch.setattr(
+        run_module, "principal_components", lambda v, m, n: (0.02 * torch.randn(m, 3072), torch.ones(m))
+    )
+    monkeypatch.setattr(run_module, "Hyperprior", torch.nn.Module)
+    for name, value in (("_TABLE_BATCHES", 1), ("_QUALITIES", (20, 60)), ("_BANDS", 2)):
+        monkeypatch.setattr(run_module, name, value)
+    monkeypatch.setattr(families.HyperpriorFamily, "reconstruct", lambda s, n, x, p: x)
+    source = SUN.replace("128", "192").replace("=12,", "=4,")
+    report = train(
+        source, tmp_path / "m", model="hyperprior", align=DAILY, steps=2, batch=2, precision="fp32"
+    )
+    assert report is not None
+    assert report.train_frames == 3
+    model = weights.load(tmp_path / "m")
+    assert model.family == "hyperprior"
+    assert model.arrays("quality")["band"].max() == 1
+    assert model.config["training"]["model"] == "hyperprior"
+    assert set(report.measured["metrics"]["coded"]["paper"]) == set(NAMES)
+
+
+# --- the command line ------------------------------------------------------------------------------------
+
+
+def call(*args: object, code: int = 0) -> str:
+    result = CliRunner().invoke(program, ["train", *map(str, args)])
+    assert result.exit_code == code, result.output
+    if code:
+        assert result.stderr.count("\n") == 1
+        assert "internal" not in result.stderr
+        return result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+GRID = ("--cadence", "1d", "--tolerance", "2h")
+VAE = ("--model", "sigma-vae-256", "--batch", 2, "--precision", "fp32", *GRID)
+
+
+def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "mine"
+    end = ("--out", out, "--cache", cache)
+    report = json.loads(call(SUN, *VAE, *end, "--steps", 1, "--json"))
+    assert report["path"] == str(out)
+    assert report["notes"]["command"].startswith("sunzip ")
+    assert "--resume to go on" in call(SUN, *VAE, *end, "--steps", 1, code=1)
+    assert "was begun with" in call(SUN, *VAE, *end, "--steps", 2, "--resume", code=1)
+    text = call(SUN, *VAE, *end, "--steps", 1, "--resume")
+    assert "1 step" in text
+    assert "171A" in text
+    again = json.loads(call(SUN, *VAE, *end, "--steps", 1, "--force", "--json", "--seed", 1))
+    assert again["sha256"] != report["sha256"]
+    assert [p.name for p in (out / "training").glob("*.f16")] == []
+
+
+def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    end = ("--out", tmp_path / "mine", "--cache", cache, "--steps", 1)
+    assert "no folder of an earlier training" in call(SUN, *VAE, *end, "--force", code=1)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    assert "cannot be made" in call(SUN, *VAE, "--out", tmp_path / "mine/letter.txt/a", "--steps", 1, code=1)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("--steps", 1), 2, "--model"),
+        (("--model", "sigma-vae-7", "--steps", 1), 1, "sigma-vae-256"),
+        (("--model", "sigma-vae-256"), 1, "--time-limit"),
+        (("--model", "sigma-vae-256", "--steps", 0), 2, "--steps"),
+        (("--model", "sigma-vae-256", "--batch", 1, "--steps", 1), 2, "--batch"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--sigma", "fixed"), 2, "--sigma"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--sigma", "scalar", "--beta", 1), 1, "one of them"),
+        (("--model", "hyperprior", "--steps", 1, "--beta", 1), 1, "σ-VAE"),
+        (("--model", "hyperprior", "--steps", 1), 1, "192×192"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--fit-all", "--hold-out", "months=1"), 1, "one of them"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--hold-out", "soon"), 1, "not understood"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--size", 64), 1, "--size 128"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--channels", "171A"), 1, "nothing of 94A"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--device", "abacus"), 1, "abacus"),
+        (("--model", "sigma-vae-256", "--steps", 1, "--stop", "2014-01-02"), 1, "--fit-all"),
+    ],
+)
+def test_errors_are_one_line(
+    args: tuple[object, ...], code: int, message: str, tmp_path: Path, cache: Path
+) -> None:
+    assert message in call(SUN, *GRID, "--out", tmp_path / "m", "--cache", cache, *args, code=code)
+    assert not (tmp_path / "m" / weights.CONFIG).exists()
+
+
+def test_divergence_is_one_line_with_an_exit_code(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = families.SigmaVaeFamily.losses
+    monkeypatch.setattr(
+        families.SigmaVaeFamily, "losses", lambda s, b, w: tuple(x * np.nan for x in losses(s, b, w))
+    )
+    end = ("--out", tmp_path / "m", "--cache", cache, "--steps", 2)
+    assert "diverged at step 0" in call(SUN, *VAE, *end, code=1)
+
+
+def test_the_place_of_an_interrupted_training_is_told(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "fit", interrupt)
+    end = ("--out", tmp_path / "m", "--cache", cache, "--steps", 2)
+    assert "--resume continues it" in call(SUN, *VAE, *end, code=130)
