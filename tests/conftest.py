@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,6 +18,25 @@ from sunzip.weights import Model
 
 #: What spreads stabilised pixels to about 1, so that random networks give latents worth coding.
 _SPREAD = np.array([2, 4, 30, 35, 20, 20, 4, 30, 60, 3, 3, 5], np.float32)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a checkout that is not installed the entry points that it would have."""
+    try:
+        distribution("sunzip-codec")
+    except PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        folder = TemporaryDirectory()
+        info = Path(folder.name) / "sunzip_codec-0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
+        lines = [
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+            for group, entries in project["entry-points"].items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        sys.path.append(folder.name)
+        config.add_cleanup(folder.cleanup)
 
 
 def _hyperprior(name: str, seed: int) -> Model:

@@ -1,0 +1,302 @@
+"""The xarray engine `sunzip`: archives as lazy datasets with CF metadata, decoded when they are computed."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from xarray import Dataset, Variable
+from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
+from xarray.core import indexing
+
+from sunzip.channels import canonical, channel
+from sunzip.errors import InputError
+
+if TYPE_CHECKING:
+    from sunzip.sun import Sun
+
+#: What the comment of an archive's zip looks like, the last bytes of the file.
+_COMMENT = re.compile(rb"sunzip sha256:[0-9a-f]{64}")
+_COMMENT_SIZE = 78
+
+#: Pixels decoded at a time before they are cut out, so that a light curve needs no memory for whole images.
+_PIXELS = 1 << 24
+
+#: Milliseconds as float64 are exact and, unlike int64, fit into every netCDF format.
+_TIME_ENCODING = {"units": "milliseconds since 1970-01-01", "calendar": "standard", "dtype": "float64"}
+
+#: Names of the dimensions of latents after time.
+_LATENT_DIMS = ("latent", "latent_y", "latent_x")
+
+
+class SunzipBackend(BackendEntrypoint):
+    """Opens `.lat` archives: ``xr.open_dataset("out.lat")``.
+
+    Datasets may be shared by threads, pickled to other processes and used after a fork; no lock is needed.
+    """
+
+    description: ClassVar[str] = "Open sunzip archives (.lat): compressed images of the Sun"
+    url: ClassVar[str] = "https://docs.xarray.dev/en/stable/internals/how-to-add-new-backend.html"
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether this is an archive by its last bytes, or something called `.lat` that may have been one.
+
+        Of such a name only files are left to others that are neither empty nor begin as a zip does.
+        """
+        try:
+            path = os.fspath(filename_or_obj)
+            named = path.endswith(".lat")
+            if "://" in path or "::" in path:
+                return bool(named)
+            try:
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    return False
+                with open(path, "rb") as file:
+                    head = file.read(4)
+                    file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT_SIZE, 0))
+                    tail = file.read(_COMMENT_SIZE)
+            except OSError:
+                # The engine says better than xarray what is wrong with it.
+                return bool(named)
+            return _COMMENT.fullmatch(tail) is not None or (named and head in (b"", b"PK\3\4"))
+        except (TypeError, ValueError):
+            return False
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        model: str | Path | None = None,
+        channels: str | Iterable[str] | None = None,
+        latents: bool = False,
+        anon: bool = False,
+    ) -> Dataset:
+        """Open an archive as a dataset whose variables are read and decoded when they are computed.
+
+        Parameters
+        ----------
+        filename_or_obj
+            Path or URL of a ``.lat`` file.
+        drop_variables
+            Names to leave out.
+        model
+            What decodes the archive, if it is neither embedded nor installed.
+        channels
+            Which channels to have, in canonical order whatever the order here; None is all.
+        latents
+            Whether to have the variable `latents`, (time, …) float32, for which no network runs.
+        anon
+            Ask S3 or Google Cloud Storage without credentials.
+
+        Returns
+        -------
+        dataset
+            `cube` (time, channel, y, x) float32 in `unit`, NaN where there is no measurement. Coordinates are
+            those of the archive's own Zarr metadata; times are datetime64[ms], `quality` is float64, NaN
+            where unknown.
+
+        Raises
+        ------
+        InputError, DamagedError, UnsupportedError
+            If the archive cannot be used, or lacks a channel.
+        ModelNotFoundError
+            If latents are wanted, or later if images are decoded, and the model is not on this machine.
+        """
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            kind = type(filename_or_obj).__name__
+            raise InputError(f"the engine sunzip opens paths and URLs of .lat files, not {kind}")
+        manager = CachingFileManager(
+            _open, os.fspath(filename_or_obj), mode="r", kwargs={"model": model, "anon": anon}
+        )
+        try:
+            dataset = _dataset(manager, channels, latents)
+        except BaseException:
+            manager.close()
+            raise
+        dataset.set_close(manager.close)
+        if drop_variables is not None:
+            drop = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables)
+            dataset = dataset.drop_vars(drop, errors="ignore")
+        return dataset
+
+
+def _open(path: str, *, mode: str, model: str | Path | None, anon: bool) -> Sun:
+    """Open an archive in this process; managers in other processes always state a mode."""
+    from sunzip.sun import Sun
+
+    return Sun(path, model, anon)
+
+
+def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) -> Dataset:
+    sun: Sun = manager.acquire()
+    archive = sun.archive
+    if channels is None:
+        names = sun.channels
+    else:
+        names = canonical([channels] if isinstance(channels, str) else channels)
+    absent = [n for n in names if n not in sun.channels]
+    if absent:
+        raise InputError(f"{archive.path}: has no {absent[0]}; it holds {' '.join(sun.channels)}")
+    pick = np.array([sun.channels.index(n) for n in names])
+    known = [channel(n) for n in names]
+    in_memory = {
+        "time": sun.time,
+        "channel": np.array(names),
+        "wavelength": np.array([c.wavelength for c in known], np.float64),
+        "unit": np.array([c.unit for c in known]),
+        "y": archive.axis("y"),
+        "x": archive.axis("x"),
+    }
+    variables: dict[str, Variable] = {}
+    for name, tree in archive.metadata().items():
+        dims, attrs = tree["dimension_names"], dict(tree["attributes"])
+        attrs.pop("coordinates", None)  # a dataset knows its coordinates
+        encoding: dict[str, Any] = {}
+        data: npt.NDArray[Any] | _Lazy
+        if name in in_memory:
+            data = in_memory[name]
+        elif name == "cube":
+            data = _Images(manager, (len(sun), len(names), *archive.shape), names)
+        elif dims == ["time", "channel"]:
+            data = _Table(manager, (len(sun), len(names)), name, pick)
+        else:
+            continue  # how coded bytes and keywords are stored is no matter of a dataset
+        if attrs.get("units") == _TIME_ENCODING["units"]:
+            encoding |= _TIME_ENCODING
+            del attrs["units"], attrs["calendar"]
+        if name in ("t_obs", "quality"):
+            # What stands for missing values in the archive is NaT and NaN here.
+            attrs["long_name"] = attrs["long_name"].partition(";")[0]
+        if isinstance(data, _Lazy):
+            # All variables alike, or Dask's chunks of a dataset would contradict each other.
+            whole = dict(zip(dims, data.shape, strict=True))
+            encoding["preferred_chunks"] = whole | {"time": archive.frames_per_block}
+        variables[name] = Variable(dims, _lazily(data), attrs, encoding)
+    coordinates = {n: v for n, v in variables.items() if n != "cube"}
+    data_variables = {"cube": variables["cube"]}
+    if latents:
+        shape = sun.latents.shape
+        data_variables["latents"] = Variable(
+            ("time", *_LATENT_DIMS[: len(shape) - 1]),
+            _lazily(_Latents(manager, shape)),
+            {"long_name": "latents as the synthesis transform takes them, of all channels", "units": "1"},
+            {"preferred_chunks": {"time": archive.frames_per_block}},
+        )
+    return Dataset(data_variables, coordinates, _attributes(sun))
+
+
+def _lazily(data: npt.NDArray[Any] | _Lazy) -> Any:
+    return indexing.LazilyIndexedArray(data) if isinstance(data, _Lazy) else data
+
+
+def _attributes(sun: Sun) -> dict[str, Any]:
+    """Return what the dataset says of itself: attributes of CF and of how it was coded."""
+    archive = sun.archive
+    model, quality = archive.model["name"], archive.codec.get("quality")
+    urls = archive.source.get("urls")
+    made = f"compressed with loss by sunzip, model {model}"
+    attributes = {
+        "Conventions": "CF-1.11",
+        "title": "Images of the Sun by SDO: " + " ".join(sun.channels),
+        "source": " ".join(map(str, urls)) if isinstance(urls, list) else "unknown",
+        "history": made if quality is None else f"{made}, quality {quality}",
+        "model": model,
+        "model_sha256": archive.model["sha256"],
+        "scale": str(sun.scale),
+    }
+    return attributes if quality is None else attributes | {"quality": quality}
+
+
+class _Lazy(BackendArray):
+    """An array over time of which frames are read in pieces.
+
+    Pickling takes the file by its path along; the manager opens it once in each process.
+    """
+
+    def __init__(self, manager: Any, shape: tuple[int, ...], dtype: str) -> None:
+        self._manager = manager
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.VectorizedIndexer):
+            outer = indexing.IndexingSupport.OUTER
+            return indexing.explicit_indexing_adapter(key, self.shape, outer, self._outer)
+        # The adapter fails on empty slices with a negative step, which are nothing special here.
+        return self._outer(key.tuple)
+
+    def _outer(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+        """Index each axis by itself with an integer, a slice or a list of integers."""
+        chosen = [np.arange(n)[k] for n, k in zip(self.shape, key, strict=True)]
+        frames, place = np.unique(chosen[0], return_inverse=True)
+        rest = [np.atleast_1d(c) for c in chosen[1:]]
+        out = np.empty((len(frames), *map(len, rest)), self.dtype)
+        step = max(_PIXELS // max(int(np.prod(self.shape[1:])), 1), 1)
+        for begin in range(0, len(frames) if out.size else 0, step):
+            numbers = frames[begin : begin + step]
+            # Anew for each piece: the file may have been closed as one of too many.
+            with self._manager.acquire_context() as sun:
+                out[begin : begin + step] = self._read(sun, numbers, rest)
+        if len(frames) != chosen[0].size or (np.diff(place.ravel()) < 0).any():
+            out = out[place.ravel()]
+        return out.reshape([n for c in chosen for n in c.shape])
+
+    def _read(
+        self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[Any]:
+        raise NotImplementedError
+
+
+class _Images(_Lazy):
+    """(T, C, Y, X) pixels: only the frames and channels asked for are decoded."""
+
+    def __init__(self, manager: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+        super().__init__(manager, shape, "float32")
+        self._names = names
+
+    def _read(
+        self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[Any]:
+        channels, place = np.unique(rest[0], return_inverse=True)
+        images = sun.take(frames.tolist(), [self._names[c] for c in channels])
+        return images[np.ix_(np.arange(len(frames)), place, *rest[1:])]
+
+
+class _Latents(_Lazy):
+    """(T, …) latents, by entropy decoding alone."""
+
+    def __init__(self, manager: Any, shape: tuple[int, ...]) -> None:
+        super().__init__(manager, shape, "float32")
+
+    def _read(
+        self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[Any]:
+        return sun.latents.take(frames.tolist())[np.ix_(np.arange(len(frames)), *rest)]
+
+
+class _Table(_Lazy):
+    """(T, C) of what is known of each image."""
+
+    def __init__(self, manager: Any, shape: tuple[int, ...], name: str, pick: npt.NDArray[np.int64]) -> None:
+        super().__init__(manager, shape, _DTYPES.get(name, "float32"))
+        self._name = name
+        self._pick = pick
+
+    def _read(
+        self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[Any]:
+        rows: npt.NDArray[Any] = sun.archive.rows(self._name, int(frames[0]), int(frames[-1]) + 1)
+        rows = rows[np.ix_(frames - frames[0], self._pick[rest[0]])]
+        if self._name == "quality":
+            return np.where(rows == np.iinfo(np.int64).min, np.nan, rows)
+        return rows
+
+
+_DTYPES = {"t_obs": "datetime64[ms]", "quality": "float64", "valid": "bool"}
