@@ -15,6 +15,9 @@ from sunzip.api import Alignment
 
 RESULTS = Path(__file__).parent / "results"
 
+#: The numbers that the paper prints.
+PAPER = Path(__file__).parent / "paper_numbers.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Input:

@@ -1,4 +1,4 @@
-"""Turn benchmarks/results/*.json into the tables of the README and of the model's card: no number is typed.
+"""Turn benchmarks/results/*.json into the tables of the pages in `PAGES`: no number is typed.
 
 Run as ``python -m benchmarks.tables``; ``--check`` changes nothing and fails if a table is out of date.
 """
@@ -17,7 +17,11 @@ import click
 from benchmarks.common import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "models/hyperprior-12/README.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "models/hyperprior-12/README.md",
+    ROOT / "docs/explanation/paper.md",
+)
 _SEEN = {True: "yes", False: "**no**", None: "some"}
 
 
@@ -112,15 +116,148 @@ def latents(result: dict[str, Any]) -> str:
     return f"{_table(head, rows)}\n\n{_source(result)}"
 
 
-def memory(result: dict[str, Any]) -> str:
-    """Peak memory by number of frames."""
+def linear_cost(result: dict[str, Any]) -> str:
+    """Time, memory and bytes by number of frames."""
     rows = [
-        [f"{r['frames']:,}", f"{r['peak_kib'] / 1024:,.0f} MiB", f"{r['seconds']:.0f} s"]
+        [
+            f"{r['frames']:,}",
+            f"{r['seconds']:.0f} s",
+            f"{r['frames'] / r['seconds']:.1f}",
+            f"{1000 * r['cpu_seconds'] / r['frames']:.0f} ms",
+            f"{r['peak_kib'] / 1024:,.0f} MiB",
+            f"{r['archive_bytes'] / 1e3:,.0f} kB",
+            f"{r['archive_bytes'] / r['frames']:,.0f}",
+        ]
         for r in result["rows"]
     ]
+    head = ["frames", "time", "frames/s", "processor time/frame", "peak memory", "archive", "B/frame"]
+    g = result["growth"]
     return (
-        f"{_table(['frames', 'peak memory', 'time'], rows)}\n\n"
-        f"{result['growth']:.2f} times the memory for ten times the frames. {_source(result)}"
+        f"{_table(head, rows)}\n\n{g['frames']:.0f} times the frames take {g['cpu_seconds']:.1f} times the "
+        f"processor time, {g['archive_bytes']:.1f} times the bytes and {g['peak_kib']:.2f} times the memory. "
+        f"{_source(result)}"
+    )
+
+
+_PAPER_SIZES = (
+    ("data_mib", "data"),
+    ("latents_mib", "latents"),
+    ("weights_mib", "weights"),
+    ("total_mib", "total"),
+    ("percent", "share"),
+)
+
+
+def paper_sizes(result: dict[str, Any]) -> str:
+    """Table 1: the paper's columns as printed and as computed, and ours."""
+
+    def sizes(row: dict[str, float]) -> list[str]:
+        return [f"{row[key]:,.1f}" for key, _ in _PAPER_SIZES[:-1]] + [f"{row['percent']:.2f} %"]
+
+    rows = []
+    for row in result["rows"]:
+        rows.append([f"{row['bottleneck']:,}", "as printed", *sizes(row["paper"])])
+        rows.append(["", "computed", *sizes(row["computed"])])
+    head = ["bottleneck", "MiB", *(what for _, what in _PAPER_SIZES)]
+    return (
+        f"{_table(head, rows)}\n\n{result['frames']:,} frames of 12 × 128² float32; latents are float32 "
+        f"means, weights the file that PyTorch saves. {_source(result)}"
+    )
+
+
+def paper_archives(result: dict[str, Any]) -> str:
+    """Beside Table 1: the same frames as archives."""
+    rows = []
+    models = [(f"σ-VAE {row['bottleneck']:,}", row["measured"]) for row in result["rows"]]
+    for what, ours in (*models, ("hyperprior, default", result["default"])):
+        if ours is None:
+            rows.append([what, *["–"] * 7])
+            continue
+        rows.append(
+            [
+                f"{what} (`{ours['model']}`)",
+                f"{ours['coded_bytes_per_frame']:,.0f}",
+                f"1/{1 / ours['share_of_float32']:.1f}",
+                f"{ours['latents_mib']:,.1f}",
+                f"{ours['archive_mib']:,.1f}",
+                f"{ours['weights_mib']:,.1f}",
+                f"{ours['total_mib']:,.1f}",
+                f"{ours['percent']:.3f} %",
+            ]
+        )
+    head = ["model", "coded B/frame", "of float32 latents", "coded latents MiB", "archive MiB", "weights MiB",
+            "total MiB", "share"]  # fmt: skip
+    frames = result["default"]["frames"]
+    return (
+        f"{_table(head, rows)}\n\nExtrapolated to {result['frames']:,} frames from archives of {frames} "
+        f"frames of the synthetic Sun; archives hold times, keywords and error statistics besides. "
+        f"{_source(result)}"
+    )
+
+
+_AIA_SUM = 4
+
+
+def _cell(metrics: dict[str, Any] | None, name: str, key: str) -> str:
+    value = None if metrics is None else metrics[name][key]
+    if value is None:
+        return "–"
+    # The paper's RMSE is in sums of 2×2 pixels, ours in means.
+    return f"{value * (_AIA_SUM if name.endswith('A') else 1):.2f}" if key == "rmse" else f"{value:.2f}"
+
+
+def paper_metrics(result: dict[str, Any]) -> str:
+    """Tables 3 to 6: by bottleneck the paper, ours coded, ours as float32, PCA."""
+    ours = {row["bottleneck"]: row["metrics"] for row in result["rows"]}
+    components = {row["bottleneck"]: row for row in result["pca"]["rows"]}
+    keys = (("r", "r"), ("ppe50", "ppe50"), ("ppe10", "ppe10"), ("rmse", "RMSE"))
+    parts = []
+    for bottleneck, paper in result["paper"].items():
+        mine, linear = ours.get(int(bottleneck), {}), components.get(int(bottleneck), {})
+        columns = (mine.get("coded"), mine.get("float32"), linear.get("metrics"))
+        rows = []
+        for name in paper:
+            row = [name]
+            for key, _ in keys:
+                row += [f"{paper[name][key]:.2f}", *(_cell(m, name, key) for m in columns)]
+            rows.append(row)
+        head = ["channel"]
+        for _, what in keys:
+            head += [f"{what}: paper", "coded", "float32", "PCA"]
+        parts.append(f"Bottleneck {int(bottleneck):,}:\n\n{_table(head, rows)}")
+    d = result["data"]
+    tables = "\n\n".join(parts)
+    return (
+        f"{tables}\n\nOurs and PCA: {d['name']}, {d['frames']} frames from {d['first'][:10]} to "
+        f"{d['last'][:10]} that training {'did not see' if d['held_out'] else 'saw'}; the paper: SDOML, "
+        "all of which its training saw. RMSE of AIA in sums of 2×2 pixels, as the paper has it. "
+        f"{_source(result)}"
+    )
+
+
+def paper_latents(result: dict[str, Any]) -> str:
+    """What coding costs and saves, and what latents are in use, by bottleneck."""
+    components = {row["bottleneck"]: row["components"] for row in result["pca"]["rows"]}
+    rows = [
+        [
+            f"{row['bottleneck']:,}",
+            f"`{row['model']}`",
+            f"{row['active_units']:,}",
+            f"{row['bits_per_latent']:.2f}",
+            f"1/{1 / row['share_of_float32']:.1f}",
+            "yes" if row["holds"]["share"] else "**no**",
+            f"{100 * row['worst_change']:+.2f} % ({row['worst_change_of']})",
+            "yes" if row["holds"]["change"] else "**no**",
+            "all" if row["holds"]["r"] else f"**not {' '.join(row['least_r_missed_by'])}**",
+            f"{components[row['bottleneck']]:,}" if row["bottleneck"] in components else "–",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["bottleneck", "model", "active latents", "bit/latent", "of float32", "≤ 1/8",
+            "worst change by coding", "≤ 1 %", "r ≥ 0.90, 0.98", "PCA components"]  # fmt: skip
+    return (
+        f"{_table(head, rows)}\n\nPCA was fitted to {result['pca']['frames']:,} training frames, which "
+        f"bounds its components. {_source(result)}"
     )
 
 
@@ -128,7 +265,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
     "latents": ("latents", latents),
-    "memory": ("memory", memory),
+    "linear-cost": ("linear_cost", linear_cost),
+    "paper-sizes": ("paper_sizes", paper_sizes),
+    "paper-archives": ("paper_sizes", paper_archives),
+    "paper-metrics": ("paper_metrics", paper_metrics),
+    "paper-latents": ("paper_metrics", paper_latents),
 }
 
 

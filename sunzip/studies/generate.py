@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sunzip import weights
+from sunzip import quicklook, weights
 from sunzip.api import Alignment, OnProgress, Progress, open_series, replacing
 from sunzip.channels import NAMES, channel
 from sunzip.codec import Codec, codec_for
+from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError, OutputError
-from sunzip.normalize import Stabiliser
+from sunzip.sinks.base import Target
 from sunzip.sinks.sdoml_v2 import SdomlV2Sink
+from sunzip.studies.density import MIN_FRAMES, Mixture
+from sunzip.studies.realism import Looks, distance, nearest
 from sunzip.sun import Sun
 from sunzip.sun import open as open_sun
 from sunzip.times import parse_date, t_obs_keyword
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 Density = Literal["prior", "posterior"]
 Float = npt.NDArray[np.float32]
-_Double = npt.NDArray[np.float64]
 
 #: Samples have no time, but a store wants one of each: from here on, ten years before SDO, they are numbered.
 FIRST_TIME = np.datetime64("2000-01-01T00:00:00.000", "ms")
@@ -40,18 +42,14 @@ _STEP = np.timedelta64(12, "m")
 #: More pages than this make a picture that no viewer opens.
 MAX_PAGES = 24
 
-#: A density of fewer frames than this says nothing.
-MIN_FRAMES = 16
-
 # Latents that are held at a time: 256 MB.
 _MAX_NUMBERS = 1 << 26
-# Variance of the latents that the density keeps, and the numbers of Gaussians that are tried.
-_KEPT = 0.99
-_COMPONENTS = (1, 2, 4, 8, 16)
 
-# Frames of either kind that realism is measured on, and pixels along a side that histograms take of them.
+# Frames of either kind that realism is measured on.
 _MAX_COMPARED = 256
-_SAMPLED_SIDE = 64
+
+# Frames that are decoded side by side before the first of them is written.
+_TOGETHER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +184,7 @@ def generate(
         with sink:
             if progress:
                 progress(Progress(0, count, 0, 0))
-            for i in range(count):
-                frame = plan.decode(i)
+            for i, frame in enumerate(plan.frames()):
                 sink.write(i, frame)
                 if comparison:
                     comparison.add(i, frame)
@@ -301,8 +298,12 @@ class _Plan:
             _latents(sun),
         )  # fmt: skip
 
-    def decode(self, i: int) -> Float:
-        """Return frame `i`: (C, Y, X) in DN/s (2×2 means) and G."""
+    def frames(self) -> Iterator[Float]:
+        """Yield the frames: (C, Y, X) in DN/s (2×2 means) and G, the same on any number of cores."""
+        for begin in range(0, len(self.z), _TOGETHER):
+            yield from side_by_side(self._decode, range(begin, min(begin + _TOGETHER, len(self.z))))
+
+    def _decode(self, i: int) -> Float:
         family, indexes = self.codec.family, [NAMES.index(n) for n in self.channels]
         present = np.zeros((1, len(NAMES)), np.float32)
         present[:, indexes] = 1
@@ -333,7 +334,7 @@ def _latents(sun: Sun) -> Float:
     """Return (N, …) latents of the frames that hold all channels of an archive, thinned if too many."""
     whole = np.flatnonzero(sun.archive.valid.all(1))
     room = max(MIN_FRAMES, _MAX_NUMBERS // int(np.prod(sun.latents.shape[1:])))
-    return np.stack([sun.latents[int(i)] for i in _thinned(whole, room)] or [np.zeros(0, np.float32)])
+    return sun.latents.take(_thinned(whole, room).tolist())
 
 
 def _thinned(numbers: npt.NDArray[np.intp], room: int) -> npt.NDArray[np.intp]:
@@ -341,74 +342,6 @@ def _thinned(numbers: npt.NDArray[np.intp], room: int) -> npt.NDArray[np.intp]:
     if len(numbers) <= room:
         return numbers
     return numbers[np.linspace(0, len(numbers) - 1, room).round().astype(np.intp)]
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """A mixture of Gaussians over the principal axes of latents.
-
-    Attributes
-    ----------
-    mean
-        (D,) of the latents.
-    axes
-        (K, D): principal axes, each as long as the standard deviation along it.
-    kept
-        Share of the variance along these axes.
-    weights
-        (M,) of the Gaussians.
-    centres, widths
-        (M, K): their means and standard deviations, in units of the axes.
-    """
-
-    mean: _Double
-    axes: _Double
-    kept: float
-    weights: _Double
-    centres: _Double
-    widths: _Double
-
-    @classmethod
-    def fit(cls, latents: Float) -> Mixture:
-        """Fit to (N, D) latents: the axes that hold 99 % of the variance, as many Gaussians as BIC wants.
-
-        Raises
-        ------
-        InputError
-            If scikit-learn is not installed, or all latents are the same.
-        """
-        try:
-            from sklearn.decomposition import PCA
-            from sklearn.mixture import GaussianMixture
-        except ImportError:
-            raise InputError("a density needs scikit-learn: pip install '.[features]'") from None
-
-        if not np.ptp(latents, axis=0).any():
-            raise InputError("all frames of the archive have the same latents; there is nothing to fit")
-        pca = PCA(_KEPT, svd_solver="full", whiten=True)
-        points = pca.fit_transform(latents.astype(np.float64))
-        tried = [
-            # The first axes are uncorrelated by construction; within a Gaussian they are taken to be.
-            GaussianMixture(k, covariance_type="diag", reg_covar=1e-3, random_state=0).fit(points)
-            for k in _COMPONENTS
-            if k * MIN_FRAMES <= len(points)
-        ]
-        best = min(tried, key=lambda mixture: float(mixture.bic(points)))
-        return cls(
-            mean=pca.mean_,
-            axes=pca.components_ * np.sqrt(pca.explained_variance_)[:, None],
-            kept=float(pca.explained_variance_ratio_.sum()),
-            weights=best.weights_,
-            centres=best.means_,
-            widths=np.sqrt(best.covariances_),
-        )
-
-    def sample(self, rng: np.random.Generator) -> Float:
-        """Draw one point: (D,) float32."""
-        which = rng.choice(len(self.weights), p=self.weights)
-        point = self.centres[which] + self.widths[which] * rng.standard_normal(len(self.axes))
-        drawn: Float = (self.mean + point @ self.axes).astype(np.float32)
-        return drawn
 
 
 class _Store:
@@ -474,30 +407,29 @@ class _Store:
         return header
 
 
-class _Pages:
+class _Pages(Target):
     """The frames as one PNG: a page of panels each, one below the other."""
 
+    _is_file = True
+
     def __init__(self, path: str, plan: _Plan) -> None:
-        self._path = path
         self._plan = plan
         self._pages: list[Image] = []
-
-    def __enter__(self) -> _Pages:
-        return self
+        super().__init__(path)
 
     def write(self, i: int, frame: Float) -> None:
         """Draw frame `i`."""
-        from sunzip import quicklook
-
         page = io.BytesIO()
         quicklook.render({"not an observation": frame}, self._plan.channels, self._plan.describe(i), page)
+        # What draws brings it along.
         from PIL import Image
 
         self._pages.append(Image.open(page).convert("RGB"))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            return
+    def _begin(self) -> None:
+        pass
+
+    def _finish(self) -> None:
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -508,87 +440,7 @@ class _Pages:
         note = PngInfo()
         note.add_text("Description", f"not an observation: {self._plan.describe(0)}")
         note.add_text("Software", "sunzip generate")
-        aside = f"{self._path}.partial"
-        try:
-            whole.save(aside, format="png", pnginfo=note)
-            os.replace(aside, self._path)
-        except OSError as error:
-            Path(aside).unlink(missing_ok=True)
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from None
-
-
-class Looks:
-    """What frames look like, in numbers: values, spectra and correlations of channels, in units of noise.
-
-    Parameters
-    ----------
-    channels
-        Of the frames.
-    shape
-        (Y, X) of the frames.
-    """
-
-    def __init__(self, channels: Sequence[str], shape: tuple[int, int]) -> None:
-        self._stabiliser = Stabiliser.for_channels(channels)
-        self._stride = max(1, min(shape) // _SAMPLED_SIDE)
-        self._window = np.outer(*(np.hanning(n) for n in shape))
-        frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
-        # From structures of a quarter of the image to those of four pixels, in bins of equal ratio.
-        edges = np.geomspace(4 / min(shape), 0.25, 13) if min(shape) > 16 else np.zeros(1)
-        self._bin = np.digitize(frequency, edges)
-        self._frequency = frequency
-        self._bins = [b for b in range(1, len(edges)) if (self._bin == b).any()]
-        self.values: list[Float] = []
-        self._powers: list[_Double] = []
-        self._correlations: list[_Double] = []
-
-    def add(self, frame: Float) -> None:
-        """Add (C, Y, X) in DN/s (2×2 means) and G; NaN counts as 0."""
-        y = self._stabiliser.forward(np.nan_to_num(frame))
-        self.values.append(y[:, :: self._stride, :: self._stride].reshape(len(y), -1))
-        flat = y.reshape(len(y), -1).astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self._correlations.append(np.corrcoef(flat).reshape(len(y), len(y)))
-        spectrum = np.abs(np.fft.rfft2((y - y.mean((1, 2), keepdims=True)) * self._window)) ** 2
-        self._powers.append(np.array([[s[self._bin == b].mean() for b in self._bins] for s in spectrum]))
-
-    def slopes(self) -> list[float | None]:
-        """Return per channel the exponent of the mean power spectrum; None where there is no spectrum."""
-        power = np.mean(self._powers, axis=0)
-        if len(self._bins) < 2:
-            return [None] * len(power)
-        x = np.log([self._frequency[self._bin == b].mean() for b in self._bins])
-        return [float(np.polyfit(x, np.log(p), 1)[0]) if (p > 0).all() else None for p in power]
-
-    def correlation(self) -> _Double:
-        """Return the (C, C) correlation of the channels' pixels, averaged over frames; NaN where constant."""
-        known = np.isfinite(self._correlations)
-        total = np.where(known, self._correlations, 0).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            mean: _Double = total / known.sum(axis=0)
-        return mean
-
-
-def distance(ours: Looks, theirs: Looks) -> tuple[list[float], float | None]:
-    """Tell how far two sets of frames are apart.
-
-    Returns
-    -------
-    values
-        Per channel the Wasserstein distance of the distributions of pixel values, in units of noise: by how
-        much pixels have to change on average until the histograms agree.
-    correlation
-        Root mean square of the differences between their correlations of channels; None if there are none.
-    """
-    from scipy.stats import wasserstein_distance
-
-    values = [
-        float(wasserstein_distance(np.concatenate(a), np.concatenate(b)))
-        for a, b in zip(zip(*ours.values, strict=True), zip(*theirs.values, strict=True), strict=True)
-    ]
-    difference = (ours.correlation() - theirs.correlation())[np.triu_indices(len(values), 1)]
-    known = difference[np.isfinite(difference)]
-    return values, float(np.sqrt(np.mean(known**2))) if known.size else None
+        whole.save(self._partial, format="png", pnginfo=note)
 
 
 class Comparison:
@@ -693,25 +545,11 @@ class Comparison:
             },
             "correlation": correlation,
             "correlation_held_out": self._among_correlation,
-            "nearest": None if known is None else _nearest(self._plan.z[:_MAX_COMPARED], known),
-            "nearest_held_out": None if known is None else _nearest(self._latents, known),
+            "nearest": None if known is None else nearest(self._plan.z[:_MAX_COMPARED], known),
+            "nearest_held_out": None if known is None else nearest(self._latents, known),
         }
 
 
 def _other_size(path: str, theirs: tuple[int, int], ours: tuple[int, int]) -> str:
     there, here = ("×".join(map(str, shape)) for shape in (theirs, ours))
     return f"{path}: has frames of {there} pixels, those that are generated have {here}"
-
-
-def _nearest(points: Float, known: Float) -> float | None:
-    """Return the median over points of the distance to the nearest known one."""
-    from scipy.spatial.distance import cdist
-
-    if not known.size or known.shape[1:] != points.shape[1:]:
-        return None
-    flat = points.reshape(len(points), -1)
-    near = np.full(len(flat), np.inf)
-    for begin in range(0, len(known), 1024):
-        some = known[begin : begin + 1024].reshape(-1, flat.shape[1])
-        near = np.minimum(near, cdist(flat, some).min(axis=1))
-    return float(np.median(near))

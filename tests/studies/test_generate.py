@@ -18,7 +18,9 @@ from sunzip.channels import NAMES
 from sunzip.cli import program
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
-from sunzip.studies.generate import MIN_FRAMES, Looks, Mixture, distance, generate
+from sunzip.studies.density import MIN_FRAMES, Mixture
+from sunzip.studies.generate import generate
+from sunzip.studies.realism import Looks, distance
 from sunzip.sun import open as open_sun
 from sunzip.weights import Model
 

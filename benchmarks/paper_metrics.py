@@ -1,0 +1,200 @@
+"""Tables 3 to 6 of the paper, figures 1 and 5: what σ-VAEs keep of held-out frames, beside the paper and PCA.
+
+Run as ``python -m benchmarks.paper_metrics SRC… --hold-out RULE --models DIR --models DIR …`` with the source
+and the rule that the models were trained with; on SDOML SRC is its AIA store and ``--hmi`` the other one.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks import pca
+from benchmarks.common import PAPER, keep
+from sunzip import quicklook, weights
+from sunzip.api import Alignment, open_series
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.codec.sigma_vae import SigmaVaeFamily
+from sunzip.metrics import Accumulator
+from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE
+from sunzip.times import parse_date
+from sunzip.train.frames import Frames, cached, held_out
+from sunzip.train.measure import TOLERANCE, active_units, measure, pixels_of, posteriors
+
+METRICS = ("r", "ppe50", "ppe10", "rmse")
+
+#: What a σ-VAE must reach on held-out frames of the synthetic Sun: r of EUV channels, and of 1600 and 1700 Å.
+LEAST_R = {name: 0.98 if name in ("1600A", "1700A") else 0.90 for name in NAMES[:9]}
+#: Bytes of coded latents over bytes of float32 means, at most.
+MOST_SHARE = 1 / 8
+
+
+def _short(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {key: m[key] for key in METRICS} for name, m in table.items()}
+
+
+def codec_of(folder: str) -> Codec:
+    """Open one of the paper's σ-VAEs."""
+    codec = Codec(weights.load(folder))
+    if not isinstance(codec.family, SigmaVaeFamily):
+        raise click.UsageError(f"{folder}: is no σ-VAE")
+    if codec.family.bottleneck not in BOTTLENECKS:
+        raise click.UsageError(f"{folder}: bottleneck {codec.family.bottleneck} is none of the paper's")
+    return codec
+
+
+def of_model(codec: Codec, frames: Frames, echo: Callable[[str], object]) -> dict[str, Any]:
+    """Measure one σ-VAE."""
+    model = codec.model
+    assert isinstance(codec.family, SigmaVaeFamily)
+    found = measure(codec, frames)
+    means, _ = posteriors(codec.family.network, codec.family.stabiliser, frames)
+    metrics = {kind: _short(tables["paper"]) for kind, tables in found.metrics.items()}
+    share, (change, where) = found.bits_per_latent / 32, found.worst_change
+    short = [n for n, least in LEAST_R.items() if (metrics["coded"][n]["r"] or 0) < least]
+    # What training wrote into the configuration is no part of the model's format.
+    notes = model.config.get("training")
+    data = notes.get("data") if isinstance(notes, dict) else None
+    row = {
+        "model": model.name,
+        "sha256": model.sha256,
+        "trained_on": data if isinstance(data, dict) else None,
+        "bottleneck": codec.family.bottleneck,
+        "metrics": metrics,
+        "bits_per_latent": found.bits_per_latent,
+        "share_of_float32": share,
+        "active_units": active_units(means),
+        "worst_change": change,
+        "worst_change_of": where,
+        "least_r_missed_by": short,
+        "holds": {
+            "share": share <= MOST_SHARE,
+            "change": change <= TOLERANCE,
+            "r": not short,
+        },
+    }
+    says = {True: "holds", False: "MISSES"}
+    echo(
+        f"{model.name}: {row['active_units']} of {row['bottleneck']} latents active, "
+        f"{found.bits_per_latent:.2f} bit each, 1/{1 / share:.1f} of float32 "
+        f"({says[share <= MOST_SHARE]} 1/8); coding costs {100 * change:+.2f} % of {where} "
+        f"({says[change <= TOLERANCE]} 1 %); r too small in {' '.join(short) or 'no channel'}"
+    )
+    return row
+
+
+def of_components(learned: Frames, most: int, judged: Frames) -> list[dict[str, Any]]:
+    """Measure principal components of training frames, as many as bottlenecks have numbers."""
+    found = pca.fit(learned.spread_out(most), max(BOTTLENECKS))
+    counts = [min(b, len(found.axes)) for b in BOTTLENECKS]
+    totals = [Accumulator(NAMES) for _ in counts]
+    for t in range(len(judged)):
+        x, present = pixels_of(judged, slice(t, t + 1))
+        for total, decoded in zip(totals, found.coded(x[0], counts), strict=True):
+            total.add(x, decoded[None], present)
+    return [
+        {"bottleneck": b, "components": k, "metrics": _short(total.as_dict()["paper"])}
+        for b, k, total in zip(BOTTLENECKS, counts, totals, strict=True)
+    ]
+
+
+def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path) -> None:
+    """Draw original, decoded and difference of the frames nearest to some times, as figures 1 and 5."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [int(np.abs(frames.time - parse_date(t, name="--at")).argmin()) for t in times] or [0]
+    for codec in codecs:
+        for row in rows:
+            x, _ = pixels_of(frames, slice(row, row + 1))
+            decoded = codec.decode(codec.encode(x, NAMES), NAMES, frames.side)
+            when = str(frames.time[row])[:16]
+            quicklook.render(
+                {"original": x[0], "decoded": decoded[0]},
+                NAMES,
+                f"{codec.model.name}   {when.replace('T', ' ')} UTC",
+                out / f"{codec.model.name}-{when.replace(':', '')}.png",
+            )
+
+
+@click.command()
+@click.argument("src", nargs=-1, required=True)
+@click.option("--hmi", metavar="URL", help="Second store of SDOML v2, with Bx By Bz.")
+@click.option("--anon", is_flag=True, help="Ask S3 without credentials.")
+@click.option("--cadence", default="12min", show_default=True, help="Time grid, as `sunzip train` had it.")
+@click.option("--every", metavar="STEP", help="Frames this far apart, as `sunzip train` had it.")
+@click.option("--hold-out", "rules", multiple=True, metavar="RULE", help="As `sunzip train` had it.")
+@click.option("--fit-all", is_flag=True, help="Measure on all frames, for models that learned from all.")
+@click.option("--models", multiple=True, metavar="DIR", help="Folder of a trained σ-VAE; repeat.")
+@click.option("--name", help="Of the data, in tables; by default the source.")
+@click.option("--frames", "most", default=500, show_default=True, help="Held-out frames measured, at most.")
+@click.option(
+    "--pca-frames",
+    default=4096,
+    show_default=True,
+    help="Training frames that PCA takes, 0.75 MiB of memory each; 0 leaves it out.",
+)
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder for frames; that of `sunzip train` does."
+)
+@click.option("--figures", type=click.Path(path_type=Path), help="Draw pictures into this folder.")
+@click.option("--at", multiple=True, metavar="TIME", help="Held-out frames drawn; by default the first.")
+def main(
+    src: tuple[str, ...],
+    hmi: str | None,
+    anon: bool,
+    cadence: str,
+    every: str | None,
+    rules: tuple[str, ...],
+    fit_all: bool,
+    models: tuple[str, ...],
+    name: str | None,
+    most: int,
+    pca_frames: int,
+    cache: Path | None,
+    figures: Path | None,
+    at: tuple[str, ...],
+) -> None:
+    """Measure all models on held-out frames."""
+    # As given, but for the name of the module, so that a table says how to make it again.
+    command = shlex.join(["python", "-m", "benchmarks.paper_metrics", *sys.argv[1:]])
+    codecs = [codec_of(folder) for folder in models]
+    align = Alignment(cadence=cadence, every=every, size=SIZE)
+    series = open_series(src, hmi=hmi, anon=anon, align=align)
+    with tempfile.TemporaryDirectory() as folder:
+        frames = cached(series, cache or Path(folder))
+        held = np.zeros(len(frames), bool) if fit_all else held_out(frames.time, rules)
+        learned = frames.take(~held)
+        judged = (frames if fit_all else frames.take(held)).spread_out(most)
+        rows = [of_model(codec, judged, click.echo) for codec in codecs]
+        content = {
+            "command": command,
+            "data": {
+                "name": name or " ".join(src),
+                "held_out": not fit_all,
+                "first": str(judged.time[0]),
+                "last": str(judged.time[-1]),
+                "frames": len(judged),
+                "training_frames": len(learned),
+            },
+            "paper": json.loads(PAPER.read_text())["metrics"],
+            "rows": rows,
+            "pca": {
+                "frames": min(pca_frames, len(learned)),
+                "rows": of_components(learned, pca_frames, judged) if pca_frames else [],
+            },
+        }
+        if figures:
+            draw(codecs, judged, at, figures)
+    click.echo(keep("paper_metrics", content))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The benchmarks of the paper: its numbers agree among themselves, ours with them, and PCA is PCA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sunzip.channels import NAMES
+from sunzip.nn.sigma_vae import BOTTLENECKS
+from sunzip.normalize import Stabiliser
+from sunzip.train.frames import Frames
+from sunzip.weights import Model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Make `benchmarks` importable, and its results go elsewhere."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path / "results")
+
+
+@pytest.fixture
+def sizes(from_the_root: None) -> ModuleType:
+    from benchmarks import paper_sizes
+
+    return paper_sizes
+
+
+@pytest.fixture
+def paper(from_the_root: None) -> Any:
+    from benchmarks.common import PAPER
+
+    return json.loads(PAPER.read_text(encoding="utf-8"))
+
+
+def test_the_papers_numbers_agree_among_themselves(paper: Any) -> None:
+    assert [int(b) for b in paper["table_1"]] == [int(b) for b in paper["metrics"]] == list(BOTTLENECKS)
+    for b, row in paper["table_1"].items():
+        assert row["latents_mib"] == round(paper["frames"] * int(b) * 4 / 2**20, 1)
+        assert row["total_mib"] == pytest.approx(row["weights_mib"] + row["latents_mib"], abs=0.11)
+        assert row["percent"] == round(100 * row["total_mib"] / row["data_mib"], 2)
+    for table in paper["metrics"].values():
+        assert tuple(table) == NAMES
+        for m in table.values():
+            assert 0 < m["ppe10"] <= m["ppe50"] < 1
+            assert 0 < m["r"] < 1
+    # 2×2 sums of 171 Å err by hundreds of DN/s, and larger bottlenecks by less.
+    assert [t["171A"]["rmse"] for t in paper["metrics"].values()] == [209.46, 203.55, 203.03, 201.71]
+
+
+@pytest.mark.parametrize("bottleneck", [512, pytest.param(2048, marks=pytest.mark.slow)])
+def test_table_1_comes_out_as_printed(sizes: ModuleType, paper: Any, bottleneck: int, tmp_path: Path) -> None:
+    found = sizes.computed(bottleneck, paper["frames"], tmp_path)
+    printed = paper["table_1"][str(bottleneck)]
+    assert {k: round(v, 2 if k == "percent" else 1) for k, v in found.items()} == printed
+
+
+def frames(count: int, rank: int, side: int = 16) -> Frames:
+    """Frames that, in units of noise, are mixtures of a few patterns about a mean."""
+    rng = np.random.default_rng(0)
+    patterns = rng.normal(size=(rank, 12, side, side))
+    stable = 40 + np.einsum("nk,kcyx->ncyx", rng.normal(size=(count, rank)), patterns)
+    pixels = Stabiliser.for_channels(NAMES).inverse(stable.astype(np.float32)).astype(np.float16)
+    time = np.datetime64("2014-01-01", "ms") + np.arange(count) * np.timedelta64(1, "h")
+    return Frames(pixels, np.ones((count, 12), bool), time)
+
+
+class TestComponents:
+    def test_as_many_as_there_are_patterns_give_all_back(self) -> None:
+        from benchmarks import pca
+
+        some = frames(40, 5)
+        found = pca.fit(some, 30)
+        np.testing.assert_allclose(found.axes @ found.axes.T, np.eye(len(found.axes)), atol=1e-4)
+        x = some[7].pixels.astype(np.float32)
+        errors = [np.sqrt(np.mean((decoded - x) ** 2)) / x.std() for decoded in found.coded(x, (1, 3, 5, 30))]
+        assert 10 * errors[2] < errors[1] < errors[0]
+        assert errors[3] <= errors[2] * 1.01
+
+    def test_there_are_fewer_than_frames(self) -> None:
+        from benchmarks import pca
+
+        assert len(pca.fit(frames(10, 20), 256).axes) == 9
+        assert len(pca.fit(frames(10, 20), 4).axes) == 4
+
+    def test_frames_that_lack_a_channel_are_left_out(self) -> None:
+        from benchmarks import pca
+
+        some = frames(12, 20)
+        present = some.present.copy()
+        present[3, 5] = False
+        pixels = np.stack([e.pixels for e in some])
+        pixels[3, 5] = np.nan
+        found = pca.fit(Frames(pixels, present, some.time), 256)
+        assert len(found.axes) == 10
+        assert np.isfinite(found.axes).all()
+
+
+SUN = "synthetic:frames=30,size=128,cadence=1d"
+
+
+def test_a_model_that_is_not_the_papers_is_refused(sigma_model: Model, tmp_path: Path) -> None:
+    from benchmarks import paper_metrics
+    from sunzip.train.export import write
+
+    write(sigma_model, tmp_path / "model")
+    result = CliRunner().invoke(paper_metrics.main, ["nowhere.zarr", "--models", str(tmp_path / "model")])
+    # Before anything is read.
+    assert "bottleneck 8 is none of the paper's" in result.output
+
+
+@pytest.mark.slow
+def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
+    import torch
+
+    from benchmarks import paper_metrics, tables
+    from sunzip.nn.sigma_vae import SigmaVAE
+    from sunzip.train.export import export_sigma_vae, write
+
+    units = Stabiliser.for_channels(NAMES)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    model = export_sigma_vae(
+        SigmaVAE(256).eval(),
+        Stabiliser(units.a, units.b, np.full(12, 20, np.float32)),
+        rng.normal(0, 0.5, (50, 256)).astype(np.float32),
+        np.full((50, 256), -7, np.float32),
+        "untrained",
+        coarseness=1.0,
+        notes={},
+    )
+    write(model, tmp_path / "model")
+    args = [
+        SUN,
+        "--cadence",
+        "1d",
+        "--hold-out",
+        "2012-03-25..2012-03-28",
+        "--models",
+        str(tmp_path / "model"),
+    ]
+    result = CliRunner().invoke(
+        paper_metrics.main, [*args, "--cache", str(tmp_path), "--figures", str(tmp_path / "figures")]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "results" / "paper_metrics.json").read_text())
+    assert found["data"]["frames"] == 3
+    assert found["data"]["training_frames"] == 27
+    assert [r["components"] for r in found["pca"]["rows"]] == [26] * 4
+    # What was never trained keeps nothing, and the benchmark says so.
+    assert not found["rows"][0]["holds"]["r"]
+    assert found["pca"]["rows"][0]["metrics"]["1700A"]["r"] > 0.9
+    assert [p.name for p in (tmp_path / "figures").iterdir()] == ["untrained-2012-03-25T0000.png"]
+    assert tables.paper_metrics(found).count("\n| 171A |") == 4
+    assert "**not 94A" in tables.paper_latents(found)
