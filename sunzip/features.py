@@ -191,12 +191,14 @@ def export_features(
         components = None
         if pca:
             components = _fit(latents, frames.start, until, pca, report)
+        quality = sun.archive.coding.get("quality")
         about = {
             "sunzip_layout": "features-1",
             "archive": os.fspath(path),
             "model": sun.codec.model.name,
             "model_sha256": sun.codec.model.sha256,
-            "quality": sun.archive.coding.get("quality"),
+            # What an archive says of its making is a stranger's, and not every value can be an attribute.
+            "quality": quality if type(quality) is int and 0 <= quality <= 100 else None,
             "latent_shape": list(latents.shape),
             "pool": pool,
             "pca": pca,

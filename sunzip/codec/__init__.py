@@ -22,7 +22,8 @@ from sunzip.frame import MAX_FRAMES, Block, pack_gaps, unpack_gaps
 from sunzip.weights import Model, load
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    import torch
+    from torch import Tensor
 
 #: Quality, mask of channels, payload and gap map of one frame.
 _Entry = tuple[int, int, bytes, bytes]
@@ -273,14 +274,14 @@ class Codec:
         *,
         frames: Collection[int] | None = None,
         frames_per_block: int | None = None,
-        device: str | device = "cpu",
+        device: str | torch.device = "cpu",
         normalised: bool = False,
     ) -> Tensor:
         """Decode blocks into a torch tensor on a device, several frames in one run of the network.
 
-        The pixels are those of `decode` but for the order in which libraries sum: relative to the spread of a
-        channel they differ by some 1e-6 on a CPU, by up to 1e-3 where an accelerator multiplies in TF32
-        (torch's default for convolutions). Archives are written and read with `decode`.
+        The pixels are those of `decode` but for the order in which libraries sum: on a CPU they agree to 1e-4
+        of the spread of a channel. An accelerator that multiplies in TF32, torch's default for convolutions,
+        has three digits. Archives are written and read with `decode`.
 
         Parameters
         ----------
