@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, DETECTOR_SIDE, NAMES, READ_NOISE_DN, canonical, channel
+from sunzip.channels import CHANNELS, NAMES, canonical, channel
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
+from sunzip.sources._sun import field, instrument, sphere
 from sunzip.sources.base import Source
 from sunzip.times import parse_duration, t_obs_keyword, tai_to_utc
 
@@ -22,12 +23,6 @@ _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 
 #: AIA takes its channels one after another within 12 s: seconds after the nominal time.
 _OFFSET_MS = (1120, 8620, 350, 5840, 10620, 8120, 2630, 4120, 5710)
-
-#: Noise of Bx, By, Bz in G at 512²: what is left of HMI's 100 G and 10 G after binning.
-_FIELD_NOISE = (52.0, 52.0, 4.5)
-
-#: Sensitivity left in each AIA channel after ten years, for DEG_COR: exponential from 1 in May 2010.
-_SENSITIVITY_2020 = (0.90, 0.62, 0.80, 0.66, 0.56, 0.085, 0.25, 0.45, 0.82)
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096
 
@@ -75,11 +70,10 @@ def render(
     when = _milliseconds(time)
     _check_size(size)
     elapsed = int((when - _EPOCH).astype(np.int64))
-    image = _sun_of(int(seed))(elapsed / 86_400_000, size)
-    _add_noise(
-        image,
-        np.random.Generator(np.random.SFC64([seed & 0x7FFF_FFFF_FFFF_FFFF, elapsed & 0xFFFFFFFFFFFF, size])),
-    )
+    days = elapsed / 86_400_000
+    image = _sun_of(int(seed))(days, size)
+    keys = [seed & 0x7FFF_FFFF_FFFF_FFFF, elapsed & 0xFFFFFFFFFFFF, size]
+    instrument.add_noise(image, days, np.random.Generator(np.random.SFC64(keys)))
     return image
 
 
@@ -88,21 +82,6 @@ def _check_size(size: int) -> None:
         raise InputError(
             f"size {size} of the synthetic Sun is not a multiple of 16 from {_MIN_SIZE} to {_MAX_SIZE}"
         )
-
-
-def _add_noise(image: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Add photon and read noise in place, as it is left in means over the native pixels of each pixel."""
-    n = image.shape[-1]
-    binned = (DETECTOR_SIDE / n) ** 2
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    for i, known in enumerate(CHANNELS):
-        if known.gain is not None and known.exposure is not None:
-            variance = np.maximum(image[i], 0) * np.float32(known.gain / known.exposure / binned)
-            variance += np.float32(READ_NOISE_DN**2 / known.exposure**2 / binned)
-            image[i] += noise[i] * np.sqrt(variance)
-    disk = _sun._grid(n).disk
-    for i, sigma in enumerate(_FIELD_NOISE, start=9):
-        image[i] += noise[i] * np.float32(sigma * n / 512) * disk
 
 
 class Synthetic(Source):
@@ -192,15 +171,14 @@ class Synthetic(Source):
         when = _observed(index, self.time[row : row + 1])[0]
         n = self.shape[0]
         days = float((when - _EPOCH).astype(np.int64)) / 86_400_000
-        radius_px = _sun.DISK_RADIUS_512 * n / 512
-        radius = round(_sun.solar_radius_arcsec(days), 6)
+        radius_px = sphere.DISK_RADIUS_512 * n / 512
+        radius = round(field.solar_radius_arcsec(days), 6)
         out: dict[str, str | int | float | bool | None] = {}
         if index < 9:
             whole, ms = str(when).split(".")
             out["T_OBS"] = f"{whole}.{ms[:2]}Z"
             out["EXPTIME"] = CHANNELS[index].exposure
-            years = max(days / 365.25 - 10.33, 0.0)
-            out["DEG_COR"] = round(_SENSITIVITY_2020[index] ** (years / 10), 6)
+            out["DEG_COR"] = round(instrument.sensitivity(index, days), 6)
         else:
             out["T_OBS"] = t_obs_keyword(when, "HMI")
         out |= {

@@ -15,6 +15,7 @@ from sunzip.channels import NAMES
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
+from sunzip.sources._sun import field
 from sunzip.sources.synthetic import Synthetic, render
 
 BZ, A171, A193, A1700 = (NAMES.index(n) for n in ("Bz", "171A", "193A", "1700A"))
@@ -161,7 +162,7 @@ def test_the_cycle_shows_in_every_coronal_channel():
 
 def test_hale_and_joy():
     """Leaders of the north are negative in cycle 24, of the south positive, and closer to the equator."""
-    windows = [_sun._make_window(s, round((12.0 * 365.25) / 27)) for s in range(6)]
+    windows = [field.make_window(s, round((12.0 * 365.25) / 27)) for s in range(6)]
     lead = np.concatenate([w.lead for w in windows])
     lat = np.concatenate([w.lat for w in windows])
     tilt = np.concatenate([w.tilt for w in windows])
@@ -172,7 +173,7 @@ def test_hale_and_joy():
 
 def test_the_poles_turn_at_maximum():
     def at(year: float) -> float:
-        return _sun._polar_field((year - 2000) * 365.25)
+        return field.polar_field((year - 2000) * 365.25)
 
     # As observed: north positive at the minimum of 1996, negative in 2008, positive in 2019.
     assert at(1996.5) > 0.8
