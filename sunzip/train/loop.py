@@ -44,8 +44,8 @@ _LAST_RATE = 0.02
 _SMOOTH = 0.98
 _WORRY, _DIVERGED = 2.0, 10.0
 
-#: Batches, in frames, from which the averaged network's batchnorm takes its statistics in the end.
-_CALIBRATION_FRAMES = 512
+#: Samples from which the averaged network takes its batchnorm statistics in the end, if training saw as many.
+_CALIBRATION_SAMPLES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +407,7 @@ def fit(
         if journal:
             journal.close()
     if place.leads:
-        _calibrate(family, average, recipe.batch, place.device)
+        _calibrate(family, average, min(step, -(-_CALIBRATION_SAMPLES // recipe.batch)), place.device)
     return Outcome(average.eval(), step, elapsed)
 
 
@@ -452,17 +452,17 @@ def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _calibrate(family: Family, average: nn.Module, batch: int, device: torch.device) -> None:
+def _calibrate(family: Family, average: nn.Module, batches: int, device: torch.device) -> None:
     """Measure the averaged weights' own batchnorm statistics; averaged ones are of other weights."""
     norms = [m for m in average.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
+    if not norms or not batches:
         return
     for norm in norms:
         norm.reset_running_stats()
         # Without momentum every batch counts the same.
         norm.momentum = None
     average.train()
-    for step in range(-(-_CALIBRATION_FRAMES // batch)):
+    for step in range(batches):
         family.calibrate(average, [_moved(a, device) for a in family.batches(step, 0, 1)])
 
 

@@ -25,7 +25,7 @@ from sunzip.train.card import card, versions
 from sunzip.train.data import Views, WholeFrames, spread
 from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
-from sunzip.train.frames import Frames, cached, held_out
+from sunzip.train.frames import Example, Frames, cached, held_out
 from sunzip.train.journal import LOG, PICTURES, Journal
 from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
 from sunzip.train.measure import (
@@ -53,7 +53,7 @@ _LOOK_PIXELS = 1 << 18
 
 #: Batches that the hyperprior's linear transforms begin with, and that its tables are fitted to, at these
 #: qualities and in so many bands.
-_COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7), 5
+COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7), 5
 
 #: How much less errors of the transverse field count in the hyperprior, as a factor of their spread: they are
 #: mostly noise.
@@ -215,7 +215,7 @@ def train(
         place.wait()
         frames = cached(series, Path(cache or folder))
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
-        stabiliser = _stabiliser(model, learned)
+        stabiliser = stabiliser_of(model, [learned.spread_out(_SPREAD_FRAMES)])
         size = batch or (4 if model == "hyperprior" else 32)
         torch.manual_seed(seed)
         family: Family
@@ -248,7 +248,7 @@ def train(
         if isinstance(family, HyperpriorFamily) and not begun:
             tell(Stage("principal components", 0, 1))
             latents = family.network.shape["latents"]
-            family.network.begin_as(*principal_components(family.views, latents, _COMPONENT_BATCHES))
+            family.network.begin_as(*principal_components(family.views, latents, COMPONENT_BATCHES))
         settings = {
             "model": model,
             "mode": mode,
@@ -302,7 +302,6 @@ def train(
             if isinstance(outcome.network, SigmaVAE):
                 made = finish_sigma_vae(outcome.network, stabiliser, learned, judged, name, notes, tell)
             else:
-                assert isinstance(outcome.network, Hyperprior)
                 assert isinstance(family, HyperpriorFamily)
                 made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
             measured = measure(Codec(made), judged, lambda n, of: tell(Stage("measuring", n, of)))
@@ -354,9 +353,10 @@ def finish_sigma_vae(
 
 
 def finish_hyperprior(
-    network: Hyperprior, views: Views, name: str, notes: dict[str, Any], tell: Progress
+    network: nn.Module, views: Views, name: str, notes: dict[str, Any], tell: Progress
 ) -> Model:
     """Make a model of a trained hyperprior: an integer network, half precision, tables fitted to views."""
+    assert isinstance(network, Hyperprior)
     plain = export_hyperprior(
         network.cpu(), views.stabiliser, name, default_quality=HyperpriorFamily.SHOWN, notes=notes
     )
@@ -411,10 +411,10 @@ def _check_side(model: str, side: tuple[int, int]) -> None:
         )
 
 
-def _stabiliser(model: str, frames: Frames) -> Stabiliser:
-    """Return the transform that gives every channel of the frames the standard deviation 1."""
+def stabiliser_of(model: str, banks: Sequence[Sequence[Example]]) -> Stabiliser:
+    """Return the transform that gives every channel the standard deviation 1, as the mean over banks."""
     units = Stabiliser.for_channels(NAMES)
-    width = spread([frames.spread_out(_SPREAD_FRAMES)], units)
+    width = spread(banks, units)
     if model == "hyperprior":
         width[[NAMES.index("Bx"), NAMES.index("By")]] *= _TRANSVERSE
     return Stabiliser(units.a, units.b, width)

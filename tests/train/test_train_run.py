@@ -167,7 +167,6 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
     """The σ-VAE with few filters, and nothing measured for long."""
     monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f // 32, k, s) for f, k, s in sigma_vae._LAYERS))
     monkeypatch.setattr(sigma_vae, "_FEATURES", (16, 4, 4))
-    monkeypatch.setattr("sunzip.train.loop._CALIBRATION_FRAMES", 4)
     monkeypatch.setattr("sunzip.train.measure._HALVINGS", 2)
     monkeypatch.setattr(run_module, "_LOOK_PIXELS", 1)
 
@@ -250,7 +249,6 @@ def test_the_hyperprior_comes_by_the_same_way(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         run_module, "principal_components", lambda v, m, n: (0.02 * torch.randn(m, 3072), torch.ones(m))
     )
-    monkeypatch.setattr(run_module, "Hyperprior", torch.nn.Module)
     for name, value in (("_TABLE_BATCHES", 1), ("_QUALITIES", (20, 60)), ("_BANDS", 2)):
         monkeypatch.setattr(run_module, name, value)
     monkeypatch.setattr(families.HyperpriorFamily, "reconstruct", lambda s, n, x, p: x)
