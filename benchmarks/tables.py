@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
+    ROOT / "docs/how-to/remote-stores.md",
 )
 _SEEN = {True: "yes", False: "**no**", None: "some"}
 
@@ -261,10 +262,51 @@ def paper_latents(result: dict[str, Any]) -> str:
     )
 
 
+def random_access(result: dict[str, Any]) -> str:
+    """What one frame of many costs in an archive and in Blosc stores, from disk and through S3."""
+
+    def span(found: dict[str, Any]) -> str:
+        return f"{1e3 * found['warm_seconds']:.0f} ({1e3 * found['warm_seconds_p95']:.0f})"
+
+    rows = [
+        [
+            row["name"],
+            f"{row['bytes'] / 1e6:,.0f}",
+            f"{row['objects']:,}",
+            f"{1e3 * row['disk']['cold_seconds']:.0f}",
+            span(row["disk"]),
+            f"{1e3 * row['decode_seconds']:.1f}",
+            f"{row['s3']['cold_requests']:.0f}",
+            f"{row['s3']['warm_requests']:.1f}",
+            f"{row['s3']['warm_bytes'] / 1e3:,.0f}",
+            f"{1e3 * row['s3']['cold_seconds']:.0f}",
+            span(row["s3"]),
+            f"{1e3 * row['s3']['warm_server_seconds']:.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["store", "MB", "files", "disk: opened and a frame, ms", "disk: a frame, ms (p95)",
+            "of which decoding, ms", "S3: requests, opened and a frame", "S3: requests, a frame",
+            "S3: kB, a frame", "S3: opened and a frame, ms", "S3: a frame, ms (p95)",
+            "of which in the server, ms"]  # fmt: skip
+    c, y, x = result["shape"]
+    return (
+        f"{_table(head, rows)}\n\nOne frame of {c} channels at {y}×{x}, drawn at random out of "
+        f"{result['frames']:,}; {result['read_from_disk']} from disk, whose cache is warm, and "
+        f"{result['read_from_s3']} through moto's S3 server on the same machine; a network adds its latency "
+        f"to each request. {result['distinct']} frames of a synthetic Sun are distinct; they are coded once "
+        "and repeated. To S3 went the whole archive, and of the Blosc stores what is read. The archive's "
+        f"pixels are those of model {result['model']['name']} at quality {result['quality']}, the others' "
+        "are exact. "
+        f"{_source(result)}"
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
     "latents": ("latents", latents),
+    "random-access": ("random_access", random_access),
     "linear-cost": ("linear_cost", linear_cost),
     "paper-sizes": ("paper_sizes", paper_sizes),
     "paper-archives": ("paper_sizes", paper_archives),

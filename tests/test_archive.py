@@ -27,6 +27,7 @@ from sunzip.archive import (
     ArchiveSpec,
     ArchiveWriter,
     ShardTable,
+    _place,
     _zip,
     open_archive,
     summary,
@@ -944,6 +945,32 @@ def test_a_forked_reader_shares_nothing_but_the_file(lat: Path) -> None:
         assert all([archive.block(b) for b in range(4)] == expected for _ in range(200))
         assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
         assert pickle.loads(pickle.dumps(archive)).block(3) == expected[3]
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(0, 300_000),
+    tail=st.integers(0, 300_000),
+    ranges=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=6),
+    hold=st.floats(0, 1),
+)
+def test_ranges_of_a_remote_file_are_those_of_a_local_one(
+    size: int, tail: int, ranges: list[tuple[float, float]], hold: float
+) -> None:
+    import fsspec
+
+    data = np.random.default_rng(size).bytes(size)
+    fsspec.filesystem("memory").pipe_file("/ranges", data)
+    wanted = [(int(a * size), int(b * (size - int(a * size)))) for a, b in ranges]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_place, "_TAIL", tail)
+        file = _place.open_bytes("memory://ranges", anon=False)
+        for _ in range(2):
+            assert file.read(wanted) == [data[start : start + n] for start, n in wanted]
+            file.hold(int(hold * size))
+        if size:
+            with pytest.raises(DamagedError, match="memory://ranges: "):
+                file.read([(size - 1, 2)])
 
 
 # --- keywords --------------------------------------------------------------------------------------------
