@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sunzip.api import OnProgress, Progress, replacing
 from sunzip.errors import InputError
-from sunzip.sinks.base import Target
+from sunzip.sinks.base import Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
 from sunzip.sun import Sun, open
 from sunzip.times import format_utc, parse_date
@@ -164,6 +164,8 @@ def export_features(
     begin = clock.monotonic()
     target = os.fspath(out)
     kind = _kind(target)
+    if not (force and os.path.lexists(target)):
+        refuse(Path(target))
     if fit_until is not None and pca is None:
         raise InputError(
             "fit_until (--fit-until) says what principal components are fitted on: add pca (--pca)"

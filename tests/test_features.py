@@ -406,8 +406,12 @@ def test_nothing_is_replaced_unless_forced_and_whole(lat: Path, tmp_path: Path, 
     out = tmp_path / f"a.{suffix}"
     export_features(lat, out, pool=1)
     before = read(out)[1]
+    seen: list[api.Progress] = []
     with pytest.raises(OutputError, match="exists"):
-        export_features(lat, out, pool=2)
+        export_features(lat, out, pool=2, pca=2, progress=seen.append)
+    with pytest.raises(OutputError, match="does not exist"):
+        export_features(lat, tmp_path / "nix" / f"a.{suffix}", pca=2, force=True, progress=seen.append)
+    assert seen == []  # told before any frame is read
 
     def stop(p: api.Progress) -> None:
         if p.done:

@@ -41,9 +41,7 @@ class Target(ABC):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._open = False
-        self._refuse_existing()
-        if not self.path.parent.is_dir():
-            raise OutputError(f"{self.path}: the folder {self.path.parent} does not exist; make it first")
+        refuse(self.path)
         with self._one_line():
             self._partial = self._claim_partial()
         self._open = True
@@ -68,7 +66,7 @@ class Target(ABC):
         try:
             with self._one_line():
                 self._finish()
-                self._refuse_existing()
+                _refuse_existing(self.path)
                 os.rename(self._partial, self.path)
         except BaseException:
             self.abort()
@@ -108,10 +106,6 @@ class Target(ABC):
     def _discard(self) -> None:  # noqa: B027 (most targets hold nothing between two calls)
         """Let go of every handle, without an error, before `_partial` is removed."""
 
-    def _refuse_existing(self) -> None:
-        if os.path.lexists(self.path):
-            raise OutputError(f"{self.path}: exists already; remove it or choose another name")
-
     def _claim_partial(self) -> Path:
         number = 0
         while True:
@@ -135,6 +129,24 @@ class Target(ABC):
         except OSError as error:
             reason = " ".join((error.strerror or str(error)).split())
             raise OutputError(f"{self.path}: cannot be written: {reason}") from error
+
+
+def refuse(path: Path) -> None:
+    """Refuse a target that exists or whose folder does not: also for those who ask before long work.
+
+    Raises
+    ------
+    OutputError
+        If so.
+    """
+    _refuse_existing(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: exists already; remove it or choose another name")
 
 
 class Sink(Target):
