@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -190,7 +191,11 @@ def cached(
     elif stretches:
         # Processes, as rendering and decoding hold the interpreter's lock; spawned, as torch has threads.
         pool = ProcessPoolExecutor(
-            min(workers or os.cpu_count() or 1, len(stretches)), multiprocessing.get_context("spawn")
+            min(workers or os.cpu_count() or 1, len(stretches)),
+            multiprocessing.get_context("spawn"),
+            # Ctrl-C reaches all; what it means is for this one to say.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
         )
         try:
             for future in as_completed([pool.submit(_fill, series, base, rows) for rows in stretches]):

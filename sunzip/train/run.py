@@ -422,18 +422,18 @@ def stabiliser_of(model: str, banks: Sequence[Sequence[Example]]) -> Stabiliser:
 
 def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
     """Make the target's folders, or refuse one that exists and was not meant."""
-    if out.exists() and not resume:
-        ours = out.is_dir() and (folder.is_dir() or not any(out.iterdir()))
-        if not ours:
+    if os.path.lexists(out):
+        if not out.is_dir() or (any(out.iterdir()) and not folder.is_dir()):
             raise OutputError(f"{out}: exists and is no folder of an earlier training; choose another name")
-        if any(out.iterdir()) and not force:
+        if any(out.iterdir()) and not (resume or force):
             raise OutputError(f"{out}: exists; use --resume to go on, --force to begin anew, or another name")
-        for left in (CHECKPOINT, LOG):
-            (folder / left).unlink(missing_ok=True)
-        for left in (PICTURES, "tensorboard"):
-            shutil.rmtree(folder / left, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for left in (CHECKPOINT, LOG):
+                (folder / left).unlink(missing_ok=True)
+            for left in (PICTURES, "tensorboard"):
+                shutil.rmtree(folder / left, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made: {error.strerror or error}") from None
 

@@ -76,6 +76,7 @@ def same(a: Path, b: Path) -> bool:
 _SCRIPT = """
 import sys, time
 from pathlib import Path
+sys.modules["torch.utils.tensorboard"] = None  # takes long to load
 sys.path.insert(0, {here!r})
 from test_train_loop import Line, run
 def slow(now):
@@ -277,6 +278,7 @@ def test_an_error_that_grows_tenfold_stops_and_is_not_kept(tmp_path: Path) -> No
 _RANK = """
 import json, sys
 from pathlib import Path
+sys.modules["torch.utils.tensorboard"] = None  # takes long to load
 sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)

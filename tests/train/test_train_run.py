@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -21,9 +22,12 @@ from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
 from sunzip.cli import program
 from sunzip.codec import Codec
+from sunzip.cube import Cube, Scale
 from sunzip.errors import InputError, OutputError
 from sunzip.nn import sigma_vae
 from sunzip.nn.hyperprior import Hyperprior
+from sunzip.sinks import open_sink
+from sunzip.sources.series import Series
 from sunzip.train import families
 from sunzip.train import frames as frames_module
 from sunzip.train import run as run_module
@@ -31,7 +35,21 @@ from sunzip.train.frames import Frames, cached, held_out
 from sunzip.train.run import TrainReport, train
 
 DAILY = Alignment(cadence="1d", tolerance="2h")
-SUN = "synthetic:frames=12,size=128,start=2014-01-01,cadence=10d"
+SUN = "sun.h5"  # in the folder in which these tests run
+
+
+def write_sun(path: Path, count: int, side: int, days: int, seed: int = 0) -> str:
+    """Write frames of noise over all channels: what training does with them is not what is tested here."""
+    rng = np.random.default_rng(seed)
+    data = rng.gamma(2.0, 40.0, (count, 12, side, side)).astype(np.float32)
+    data[:, 9:] -= 80
+    time = np.datetime64("2014-01-01", "ms") + np.arange(count) * np.timedelta64(days, "D")
+    t_obs = np.repeat(time[:, None], 12, axis=1)
+    headers: list[list[Any]] = [[{} for _ in NAMES] for _ in time]
+    valid = np.ones((count, 12), bool)
+    with open_sink(path, "hdf5", channels=NAMES, shape=(side, side)) as sink:
+        sink.write(Cube(data, NAMES, time, t_obs, valid, headers, Scale.MEAN))
+    return str(path)
 
 
 def days(*names: str) -> np.ndarray:
@@ -84,13 +102,15 @@ def test_rules_that_hold_out_nothing_or_all_are_refused(rule: str, message: str)
 # --- frames ----------------------------------------------------------------------------------------------
 
 
-def small(count: int = 5, seed: int = 0) -> Any:
-    url = f"synthetic:frames={count},size=32,seed={seed},start=2014-01-01,cadence=1d"
+def small(folder: Path, seed: int = 0) -> Series:
+    """Five frames of which two channels are wanted."""
+    path = folder / f"{seed}.h5"
+    url = str(path) if path.exists() else write_sun(path, 5, 32, 1, seed)
     return open_series(url, align=Alignment(cadence="1d", tolerance="2h", channels=("171A", "Bz")))
 
 
 def test_frames_are_read_once_over_all_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    series = small()
+    series = small(tmp_path)
     seen: list[tuple[int, int]] = []
     first = cached(series, tmp_path, progress=lambda *now: seen.append(now))
     assert seen[0] == (0, 5)
@@ -118,29 +138,36 @@ def test_frames_are_read_once_over_all_channels(tmp_path: Path, monkeypatch: pyt
 
 def test_other_pixels_are_other_files(tmp_path: Path) -> None:
     for seed in (0, 1):
-        cached(small(seed=seed), tmp_path)
-    assert len(list(tmp_path.glob("*.f16"))) == 2
+        cached(small(tmp_path, seed), tmp_path / "kept")
+    assert len(list((tmp_path / "kept").glob("*.f16"))) == 2
 
 
 def test_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = cached(small(), tmp_path / "one")
+    one = cached(small(tmp_path), tmp_path / "one")
     monkeypatch.setattr(frames_module, "_STRETCH", 2)
     seen: list[int] = []
-    two = cached(small(), tmp_path / "two", workers=2, progress=lambda done, _: seen.append(done))
+    two = cached(small(tmp_path), tmp_path / "two", workers=2, progress=lambda done, _: seen.append(done))
     assert (seen[0], seen[-1], len(seen)) == (0, 5, 4)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.pixels, b.pixels)
+
+
+def test_the_synthetic_sun_goes_to_other_processes() -> None:
+    series = open_series("synthetic:frames=3,size=32,seed=5")
+    again = pickle.loads(pickle.dumps(series))
+    assert again.fingerprint() == series.fingerprint()
+    np.testing.assert_array_equal(again.read(1, 2).data, series.read(1, 2).data)
 
 
 def test_frames_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(OutputError, match="--cache"):
-        cached(small(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        cached(small(tmp_path), tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be kept there"):
-        cached(small(), tmp_path / "file")
+        cached(small(tmp_path), tmp_path / "file")
 
 
 def test_frames_are_chosen_by_number_mask_and_evenly() -> None:
@@ -162,9 +189,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the frames are."""
+    path = tmp_path_factory.mktemp("sun")
+    write_sun(path / SUN, 12, 128, 10)
+    return path
+
+
 @pytest.fixture(autouse=True)
-def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The σ-VAE with few filters, and nothing measured for long."""
+def thin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The σ-VAE with few filters, nothing measured for long, and the frames at hand."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f // 32, k, s) for f, k, s in sigma_vae._LAYERS))
     monkeypatch.setattr(sigma_vae, "_FEATURES", (16, 4, 4))
     monkeypatch.setattr("sunzip.train.measure._HALVINGS", 2)
@@ -252,7 +288,7 @@ def test_the_hyperprior_comes_by_the_same_way(tmp_path: Path, monkeypatch: pytes
     for name, value in (("_TABLE_BATCHES", 1), ("_QUALITIES", (20, 60)), ("_BANDS", 2)):
         monkeypatch.setattr(run_module, name, value)
     monkeypatch.setattr(families.HyperpriorFamily, "reconstruct", lambda s, n, x, p: x)
-    source = SUN.replace("128", "192").replace("=12,", "=4,")
+    source = write_sun(tmp_path / "192.h5", 4, 192, 10)
     report = train(
         source, tmp_path / "m", model="hyperprior", align=DAILY, steps=2, batch=2, precision="fp32"
     )
@@ -303,7 +339,8 @@ def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
     end = ("--out", tmp_path / "mine", "--cache", cache, "--steps", 1)
-    assert "no folder of an earlier training" in call(SUN, *VAE, *end, "--force", code=1)
+    for how in ("--force", "--resume"):
+        assert "no folder of an earlier training" in call(SUN, *VAE, *end, how, code=1)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     assert "cannot be made" in call(SUN, *VAE, "--out", tmp_path / "mine/letter.txt/a", "--steps", 1, code=1)
 
