@@ -117,14 +117,17 @@ def compress(
     given = None if isinstance(src, Series) and align is None else align or Alignment()
     spec = _specification(series, codec, block, given, degradation)
     raw = coded = 0
-    with ArchiveWriter.create(path, spec, force=force, resume=resume) as writer:
+    with (
+        _found(client, workers) as cluster,
+        ArchiveWriter.create(path, spec, force=force, resume=resume) as writer,
+    ):
         todo = writer.left()
         frames = [writer.frames_of(shard) for shard in todo]
         done = len(series) - sum(f.stop - f.start for f in frames)
         if progress:
             progress(Progress(done, len(series), 0, 0))
         try:
-            with _coding(Plan(series, writer, block), codec, todo, client, workers) as finished:
+            with _coding(Plan(series, writer, block), codec, todo, cluster, workers) as finished:
                 for part in finished:
                     done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
                     if progress:
@@ -132,7 +135,7 @@ def compress(
         except (InputError, DamagedError):
             # A source may be out of reach for a while, so that days of work stay; without a whole shard there
             # is nothing to stay. On a cluster shards may still be written.
-            if client is None and len(writer.left()) == writer.shards:
+            if cluster is None and len(writer.left()) == writer.shards:
                 writer.abort()
             raise
         size = writer.finish(codec.model.files if embed_model else None)
@@ -141,8 +144,24 @@ def compress(
 
 
 @contextmanager
+def _found(client: Client | str | None, workers: int | None) -> Iterator[Client | None]:
+    """Find the cluster, before anything is written: that it, or Dask, is missing leaves nothing behind."""
+    if client is None and workers is None:
+        yield None
+        return
+    from sunzip.api import _dask
+
+    if isinstance(client, str):
+        with _dask.connected(client) as made:
+            yield made
+    else:
+        _dask.need()
+        yield client
+
+
+@contextmanager
 def _coding(
-    plan: Plan, codec: Codec, shards: Sequence[int], client: Client | str | None, workers: int | None
+    plan: Plan, codec: Codec, shards: Sequence[int], client: Client | None, workers: int | None
 ) -> Iterator[Iterator[Coded]]:
     """Have shards coded by this process, by processes of this machine or by a cluster."""
     with ExitStack() as stack:
@@ -153,8 +172,6 @@ def _coding(
 
             if client is None:
                 client = stack.enter_context(_dask.local_client(min(workers or 1, len(shards))))
-            elif isinstance(client, str):
-                client = stack.enter_context(_dask.connected(client))
             coded = _dask.code_shards_on(client, plan, codec.model, codec.quality, shards)
         yield stack.enter_context(closing(coded))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -53,27 +54,27 @@ class Errand:
 
 @contextmanager
 def local_client(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine, each with one lane, and stop them at the end.
-
-    Raises
-    ------
-    InputError
-        If Dask is not installed.
-    """
-    client, cluster_of = _distributed()
+    """Start worker processes on this machine, each with one lane, and stop them at the end."""
+    distributed = need()
     # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited. What
     # Dask would print of workers that end is either in order or said by the job's own error.
     with (
-        cluster_of(
+        distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
             silence_logs=logging.CRITICAL + 1,
         ) as cluster,
-        client(cluster, set_as_default=False) as made,
+        distributed.Client(cluster, set_as_default=False) as made,
     ):
+        # Ctrl-C reaches all processes of a terminal, but only this one has to say something of it.
+        made.run(_ignore_ctrl_c)
         yield made
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -85,10 +86,10 @@ def connected(address: str) -> Iterator[Client]:
     InputError
         If Dask is not installed or no scheduler answers.
     """
-    client, _ = _distributed()
+    distributed = need()
     where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
     try:
-        made = client(**where, timeout=_PATIENCE, set_as_default=False)
+        made = distributed.Client(**where, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -98,14 +99,21 @@ def connected(address: str) -> Iterator[Client]:
         yield made
 
 
-def _distributed() -> tuple[Any, Any]:
+def need() -> Any:
+    """Return the package `distributed`.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
     try:
-        from distributed import Client, LocalCluster
+        import distributed
     except ImportError:
         raise InputError(
             "workers need Dask, which is not installed; in a checkout of sunzip: pip install '.[dask]'"
         ) from None
-    return Client, LocalCluster
+    return distributed
 
 
 def code_shards_on(
@@ -121,7 +129,6 @@ def code_shards_on(
         As `code_shards`, whichever worker it happens to; the other shards are given up.
     """
     import dask
-    from distributed import as_completed
 
     errand = Errand(plan, model, quality, plan.writer.begun(), __version__)
     job = f"sunzip-{uuid.uuid4().hex}"
@@ -132,7 +139,7 @@ def code_shards_on(
         begun = [client.submit(_code, sent, s, key=f"{job}-{s}", pure=False, priority=-i)
                  for i, s in enumerate(shards)]  # fmt: skip
     try:
-        for future in as_completed(begun, loop=client.loop):  # type: ignore[no-untyped-call]
+        for future in need().as_completed(begun, loop=client.loop):
             coded, notes = _result(future, plan)
             plan.series.note(notes)
             future.release()
@@ -168,14 +175,12 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
 
 
 def _result(future: Any, plan: Plan) -> tuple[Coded, Notes]:
-    from distributed import KilledWorker
-
     path = plan.writer.path
     if future.status not in ("finished", "error"):
         raise OutputError(f"{path}: the Dask scheduler gave the work up or is gone")
     try:
         found = future.result()
-    except KilledWorker as error:
+    except need().KilledWorker as error:
         raise OutputError(f"{path}: one worker after another died; give them more memory") from error
     except ModuleNotFoundError as error:
         raise InputError(f"a Dask worker lacks {error.name}; install the same sunzip everywhere") from error

@@ -80,6 +80,10 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @click.option("--embed-model", is_flag=True, help="Store the model, so that the file decodes by itself.")
 @force_option
 @click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
+@click.option("--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine.")
+@click.option(
+    "--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file."
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; estimate size and time from a sample.")
 @json_option
 @quiet_option
@@ -103,6 +107,8 @@ def compress(
     embed_model: bool,
     force: bool,
     resume: bool,
+    workers: int | None,
+    dask: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -114,7 +120,7 @@ def compress(
 
     OUT is the archive, customarily *.lat, on disk or at an fsspec URL. While it grows there is a folder
     OUT.partial; after Ctrl-C, an error or a crash, the same command with --resume continues it and ends with
-    the same bytes.
+    the same bytes, as do any number of --workers and any --dask cluster.
     """
     if not dry_run:
         target.check(
@@ -146,6 +152,8 @@ def compress(
                 force=force,
                 resume=resume,
                 dry_run=dry_run,
+                workers=workers,
+                client=dask,
                 progress=progress,
             )
     except (KeyboardInterrupt, InputError, OutputError) as error:
@@ -363,6 +371,10 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
 @click.option("--start", metavar="TIME", default="2012-03-01", show_default=True, help="First time (UTC).")
 @click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time between frames.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Which Sun.")
+@click.option("--hmi", metavar="HMI.zarr", help="Write Bx By Bz to a second store, as SDOML has them.")
+@click.option(
+    "--wild", is_flag=True, help="As public stores are: rows shuffled, images missing, NaN or twice."
+)
 @force_option
 @json_option
 @quiet_option
@@ -373,65 +385,70 @@ def synth(
     start: str,
     cadence: str,
     seed: int,
+    hmi: str | None,
+    wild: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Write a made-up Sun as an SDOML v2 store: 12 coherent channels, to try sunzip on without data."""
-    if not out.rstrip("/").lower().endswith(".zarr"):
-        raise OutputError(f"{out}: a Zarr store is written; name it *.zarr")
-    target.check(out, [], force=force, ours=target.is_store, what="Zarr store")
+    for store, other in ((out, []), (hmi, [out])):
+        if store is None:
+            continue
+        if not store.rstrip("/").lower().endswith(".zarr"):
+            raise OutputError(f"{store}: a Zarr store is written; name it *.zarr")
+        target.check(store, other, force=force, ours=target.is_store, what="Zarr store")
     from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
+    from contextlib import ExitStack
 
     from sunzip.api import Progress, Task, replacing
     from sunzip.channels import NAMES
-    from sunzip.cube import Cube, Scale
     from sunzip.sinks import open_sink
-    from sunzip.sources.synthetic import Synthetic
+    from sunzip.sources.synthetic import Synthetic, cubes
 
     begin = clock.monotonic()
     sun = Synthetic(frames=frames, size=side, start=start, cadence=cadence, seed=seed)
-    observed = np.stack([sun.times(name) for name in NAMES], axis=1)
-    with frames_bar(quiet, "preparing the Sun") as progress, replacing(out, force) as path:
+    stores = {out: NAMES} if hmi is None else {out: NAMES[:9], hmi: NAMES[9:]}
+    images = 0
+    with frames_bar(quiet, "preparing the Sun") as progress, ExitStack() as stack:
         if progress:
             progress(Progress(0, frames, 0, 0))
+        paths = {store: stack.enter_context(replacing(store, force)) for store in stores}
         # Written by another thread, as in decompress: of a write that Ctrl-C broke off, zarr's own threads
         # would do the rest in the folder that is being removed.
-        sink = open_sink(path, "sdoml-v2", channels=NAMES, shape=sun.shape)
-        with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
-            written: Task[None] | None = None
-            for row in range(frames):
-                one = slice(row, row + 1)
-                valid = np.ones((1, len(NAMES)), bool)
-                headers = [[sun.header(name, row) for name in NAMES]]
-                data = sun.frame(row)[None]
-                cube = Cube(data, NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN)
-                if written:
-                    written.result()
-                written = Task(pool, sink.write, cube)
-                if progress:
-                    progress(Progress(row + 1, frames, (row + 1) * data.nbytes, 0))
-            if written:
-                written.result()
+        sinks = [
+            stack.enter_context(open_sink(paths[store], "sdoml-v2", channels=names, shape=sun.shape))
+            for store, names in stores.items()
+        ]
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sunzip"))
+        written: list[Task[None]] = []
+        for done, cube in enumerate(cubes(sun, wild=wild), start=1):
+            for task in written:
+                task.result()
+            written = [Task(pool, sink.write, cube.pick(sink.channels)) for sink in sinks]
+            images += int(cube.valid.sum())
+            if progress:
+                progress(Progress(min(done, frames), frames, images * side * side * 4, 0))
+        for task in written:
+            task.result()
     seconds = clock.monotonic() - begin
     first, last = str(sun.time[0]), str(sun.time[-1])
     report = {
         "path": out,
         "layout": "sdoml-v2",
         "frames": frames,
-        "images": frames * len(NAMES),
+        "images": images,
         "channels": NAMES,
         "shape": sun.shape,
         "first": first,
         "last": last,
         "seed": seed,
         "seconds": seconds,
-        "raw_bytes": frames * len(NAMES) * side * side * 4,
+        "raw_bytes": images * side * side * 4,
     }
     lines = [
-        f"{out} holds {count(frames, 'frame')} of a synthetic Sun, {side}×{side}: {' '.join(NAMES)}",
+        f"{' and '.join(stores)} {'holds' if hmi is None else 'hold'} {count(frames, 'frame')} of a synthetic "
+        f"Sun, {side}×{side}: {' '.join(NAMES)}",
         *fields(
             [
                 ("times", f"{moment(first)} to {moment(last)} UTC"),

@@ -1,0 +1,313 @@
+"""Workers: however many, and whatever dies, the archive has the bytes of a run in one process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from sunzip import __version__, api, cli, errors
+from sunzip.archive import ArchiveWriter, verify
+from sunzip.cube import Scale
+from sunzip.errors import InputError, OutputError
+from sunzip.sinks import open_sink
+from sunzip.sources.base import Source
+from sunzip.sources.series import Series, join
+from sunzip.train.export import write
+from sunzip.weights import Model
+
+distributed = pytest.importorskip("distributed")
+
+ROOT = Path(__file__).parents[1]
+FRAMES, SIZE = 22, 32
+CHANNELS = ("171A", "Bz")
+
+
+class Slow(Source):
+    """Made-up images, two channels, some of them missing, that take a while to be read."""
+
+    url, layout, scale, channels, shape = "slow:", "test", Scale.MEAN, CHANNELS, (SIZE, SIZE)
+
+    def __init__(self, seconds: float = 0, broken_row: int | None = None, frames: int = FRAMES) -> None:
+        self.counts: Counter[str] = Counter()
+        self.absent: set[tuple[str, int, int]] = set()
+        self.seconds, self.broken_row, self.frames = seconds, broken_row, frames
+
+    def times(self, channel: str) -> np.ndarray:
+        return np.datetime64("2014-01-01T00:00:01", "ms") + np.arange(self.frames) * np.timedelta64(12, "m")
+
+    def read(self, channel: str, row: int) -> np.ndarray:
+        time.sleep(self.seconds)
+        if row == self.broken_row:
+            raise InputError(f"slow:{channel}: row {row} cannot be read")
+        if row % 5 == 3 and row < FRAMES:
+            self.absent.add((channel, 0, row))
+            return np.full(self.shape, np.nan, np.float32)
+        rng = np.random.default_rng([row, channel == "Bz"])
+        up, right = np.mgrid[:SIZE, :SIZE] / SIZE * 6
+        waves = np.sin(up + rng.uniform(0, 6)) * np.cos(right + rng.uniform(0, 6))
+        return (100 + 80 * waves + rng.normal(0, 5, self.shape)).astype(np.float32)
+
+    def header(self, channel: str, row: int) -> dict[str, str | int | float | bool | None]:
+        return {"T_OBS": f"row {row}", "EXPTIME": 2.0}
+
+    def stored_bytes(self) -> int | None:
+        return None
+
+
+def series(**how: float | None) -> Series:
+    return join([Slow(**how)])  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight shards; workers learn of it by the specification that travels with the writer."""
+    monkeypatch.setattr(api._compress, "FRAMES_PER_SHARD", 3)
+
+
+@pytest.fixture(scope="module")
+def one_process(
+    tiny_model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, api.CompressReport]:
+    path = tmp_path_factory.mktemp("distributed") / "one.lat"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api._compress, "FRAMES_PER_SHARD", 3)
+        report = api.compress(series(), path, model=tiny_model)
+    return path.read_bytes(), report
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[distributed.LocalCluster]:
+    """Two worker processes, used by several tests; what each needs of a model comes with its job."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=100
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def client(cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
+    with distributed.Client(cluster, set_as_default=False) as made:
+        yield made
+
+
+def test_what_travels_can_be_pickled() -> None:
+    source = series()
+    source.read(0, 5)
+    there = pickle.loads(pickle.dumps(source))
+    assert there.fingerprint() == source.fingerprint()
+    np.testing.assert_array_equal(there.read(0, 5).data, source.read(0, 5).data)
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.SunzipError):
+            again = pickle.loads(pickle.dumps(kind("a: b; c")))
+            assert (type(again), str(again), again.exit_code) == (kind, "a: b; c", kind.exit_code)
+
+
+def test_what_was_read_elsewhere_is_in_the_report() -> None:
+    here, there = series(), series()
+    there.read(3, 14)
+    assert here.report.odd == {}
+    for _ in range(2):  # twice told is counted once
+        here.note(there.notes(3, 9))
+        here.note(there.notes(9, 14))
+    assert here.report == there.report
+    assert here.report.odd == {"all-NaN frame": 6, "chunk absent": 6}
+
+
+def test_a_client_has_workers_do_it(
+    client: distributed.Client,
+    one_process: tuple[bytes, api.CompressReport],
+    tiny_model: Model,
+    tmp_path: Path,
+) -> None:
+    seen: list[api.Progress] = []
+    path = tmp_path / "a.lat"
+    report = api.compress(series(), path, model=tiny_model, client=client, progress=seen.append)
+    whole, alone = one_process
+    assert path.read_bytes() == whole
+    assert os.listdir(tmp_path) == ["a.lat"]
+    assert verify(path).ok
+    # All that is told but for the path and the time it took.
+    mine, theirs = report.as_dict(), alone.as_dict()
+    assert {k for k in mine if mine[k] != theirs[k]} == {"path", "seconds"}
+    assert len(seen) == 9
+    assert (seen[0].done, seen[-1].done) == (0, FRAMES)
+    for a, b in itertools.pairwise(seen):
+        assert a.done < b.done
+        assert a.raw_bytes < b.raw_bytes
+    assert (seen[-1].raw_bytes, seen[-1].coded_bytes) == (report.raw_bytes, report.coded_bytes)
+
+
+def test_a_run_is_resumed_with_another_number_of_workers(
+    client: distributed.Client,
+    one_process: tuple[bytes, api.CompressReport],
+    tiny_model: Model,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.lat"
+    with pytest.raises(InputError, match=r"row 10 cannot be read"):
+        api.compress(series(broken_row=10), path, model=tiny_model)
+    with pytest.raises(InputError, match=r"^slow:171A: row 17 cannot be read$"):
+        api.compress(series(seconds=0.01, broken_row=17), path, model=tiny_model, client=client, resume=True)
+    seen: list[api.Progress] = []
+    api.compress(series(), path, model=tiny_model, client=client, resume=True, progress=seen.append)
+    assert 9 <= seen[0].done < FRAMES
+    assert path.read_bytes() == one_process[0]
+
+
+def test_a_worker_that_is_killed_costs_nothing_but_time(
+    cluster: distributed.LocalCluster,
+    client: distributed.Client,
+    one_process: tuple[bytes, api.CompressReport],
+    tiny_model: Model,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.lat"
+    killed: list[int] = []
+
+    def kill(p: api.Progress) -> None:
+        if p.done > 3 and not killed:
+            pid = client.run(os.getpid)
+            killed.append(next(iter(pid.values())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    api.compress(series(seconds=0.02), path, model=tiny_model, client=client, progress=kill)
+    assert killed
+    assert path.read_bytes() == one_process[0]
+
+
+def test_workers_that_look_at_another_disk_are_found_out(
+    client: distributed.Client, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.lat"
+    monkeypatch.setattr(ArchiveWriter, "begun", lambda _: b"what this machine sees")
+    with pytest.raises(
+        OutputError, match=r"a\.lat\.partial: a Dask worker on .* does not see it; write to a"
+    ):
+        api.compress(series(), path, model=tiny_model, client=client)
+
+
+def test_workers_of_another_version_are_refused(
+    client: distributed.Client, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sunzip.api import _dask
+
+    monkeypatch.setattr(_dask, "__version__", "9.9")
+    with pytest.raises(InputError, match=f"a Dask worker has sunzip {__version__}, not 9.9"):
+        api.compress(series(), tmp_path / "a.lat", model=tiny_model, client=client)
+
+
+# --- the command line ----------------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sunzip.api import _dask
+
+    monkeypatch.setattr(_dask, "_PATIENCE", "1s")
+    args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--dask"]
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        done = CliRunner().invoke(cli.program, [*args, address])
+        assert done.exit_code == 1, done.output
+        assert done.stderr.startswith(f"sunzip: error: {address}: no Dask scheduler answers there")
+        assert done.stderr.count("\n") == 1
+    done = CliRunner().invoke(cli.program, [*args, "tcp://127.0.0.1:9", "--workers", "2"])
+    assert done.exit_code == 1
+    assert "either" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--workers", "2"]
+    done = CliRunner().invoke(cli.program, args)
+    assert done.exit_code == 1
+    assert "pip install '.[dask]'" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+# A shard of three frames, so that there are many of them; the workers get it with the specification.
+COMMAND = """
+from sunzip import api
+from sunzip.cli import main
+api._compress.FRAMES_PER_SHARD = 3
+if __name__ == "__main__":
+    main()
+"""
+
+
+class Command:
+    """`sunzip compress sun.h5 a.lat --workers 2` as a process of its own, in a session of its own."""
+
+    SHARDS = 80
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        write(model, folder / "model")
+        source = join([Slow(frames=3 * self.SHARDS)])
+        with open_sink(folder / "sun.h5", "hdf5", channels=CHANNELS, shape=(SIZE, SIZE)) as sink:
+            sink.write(source.read(0, len(source)))
+        program = folder / "program.py"
+        program.write_text(COMMAND)
+        self.shards = folder / "a.lat.partial" / "cube" / "c"
+        self.process = subprocess.Popen(
+            [sys.executable, program, "compress", "sun.h5", "a.lat", "--model", "model", "--workers", "2"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def done(self) -> int:
+        return sum(not p.name.startswith(".") for p in self.shards.rglob("*") if p.is_file())
+
+    def until_begun(self) -> None:
+        deadline = time.monotonic() + 120
+        while self.done() < 2:
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_killed_command_is_resumed_to_the_same_bytes(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = Command(tmp_path, tiny_model)
+    command.until_begun()
+    command.process.kill()
+    # Workers end with the one that started them, and with them the pipe's other ends.
+    assert command.process.communicate(timeout=60)[0] == ""
+    done = command.done()
+    time.sleep(0.5)
+    assert 2 <= command.done() == done < Command.SHARDS
+    seen: list[api.Progress] = []
+    api.compress("sun.h5", "a.lat", model=tiny_model, resume=True, progress=seen.append)
+    # What died while it was being written is not taken for done.
+    assert 3 <= seen[0].done <= 3 * done
+    api.compress("sun.h5", "whole.lat", model=tiny_model)
+    assert Path("a.lat").read_bytes() == Path("whole.lat").read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_workers_and_keeps_what_is_done(tiny_model: Model, tmp_path: Path) -> None:
+    command = Command(tmp_path, tiny_model)
+    command.until_begun()
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does it: all processes get it
+    out, err = command.process.communicate(timeout=60)
+    hint = "what is done is in a.lat.partial, and the same command with --resume continues it"
+    assert (command.process.returncode, out, err) == (130, "", f"sunzip: interrupted; {hint}\n")
+    assert 2 <= command.done() < Command.SHARDS
