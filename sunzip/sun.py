@@ -27,6 +27,8 @@ from sunzip.weights import Model
 
 if TYPE_CHECKING:
     import torch
+    from ndcube import NDCube
+    from sunpy.map import GenericMap, MapSequence
 
 _T = TypeVar("_T")
 
@@ -245,6 +247,68 @@ class Sun:
             table.t_obs[:, pick],
             table.valid[:, pick],
             [[row[i] for i in pick] for row in table.headers],
+            self.scale,
+        )
+
+    def map(self, when: int | str | np.datetime64 | datetime | slice, which: str) -> GenericMap | MapSequence:
+        """Decode an image as a sunpy Map, or a slice of frames as a MapSequence of the images there are.
+
+        The header is that of ``sunzip decompress --layout fits``: pixels are 2×2 means per second or in
+        gauss, the pointing is SDOML's, the observer the original's; SZ_ASSUM names what of it is assumed.
+
+        Parameters
+        ----------
+        when
+            As in indexing: a frame number, a time, to which the nearest frame is taken, or a slice of either.
+        which
+            The channel.
+
+        Raises
+        ------
+        InputError
+            If there is no such image, images are not square, or sunpy is not installed.
+        IndexError, DamagedError
+            As `read`.
+        """
+        from sunzip import maps
+
+        frames = self.frames(when)
+        if isinstance(frames, int):
+            return maps.image_map(self._series([frames], which))
+        return maps.sequence(self._series(range(len(self))[frames], which))
+
+    def ndcube(self, when: slice, which: str) -> NDCube:
+        """Decode a slice of frames of one channel as an NDCube (time, y, x), masked where pixels are missing.
+
+        All its frames share the nominal geometry, that of the archive's x and y; a `map` has the geometry of
+        its own image. Pixels are 2×2 means.
+
+        Raises
+        ------
+        InputError
+            If there is no such frame, images are not square, or ndcube is not installed.
+        IndexError, DamagedError
+            As `read`.
+        """
+        from sunzip import maps
+
+        frames = self.frames(when)
+        if isinstance(frames, int):
+            frames = slice(frames, frames + 1)
+        return maps.ndcube(self._series(range(len(self))[frames], which))
+
+    def _series(self, frames: Sequence[int], which: str) -> Cube:
+        """Decode frames of one channel with their times and keywords."""
+        name = channel(which).name
+        data = self.take(frames, [name])
+        c, rows = self.channels.index(name), list(frames)
+        return Cube(
+            data,
+            (name,),
+            self.time[rows],
+            self.archive.t_obs[rows, c : c + 1],
+            self.archive.valid[rows, c : c + 1],
+            [[self.archive.headers(t)[c]] for t in rows],
             self.scale,
         )
 

@@ -148,9 +148,9 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
     known = [channel(n) for n in names]
     in_memory = {
         "time": sun.time,
-        "channel": np.array(names),
+        "channel": np.array(names, object),  # strings of fixed size would be of no specified type in Zarr
         "wavelength": np.array([c.wavelength for c in known], np.float64),
-        "unit": np.array([c.unit for c in known]),
+        "unit": np.array([c.unit for c in known], object),
         "y": archive.axis("y"),
         "x": archive.axis("x"),
     }

@@ -3,7 +3,8 @@ r"""One FITS file per image, written: what astronomers' tools open, as AIA and H
 ``aia_0171_20241004T161758.fits``, named by the time the image was taken; the primary HDU holds the pixels as
 uncompressed float32, NaN where there is no measurement. The cards describe the image as it is now: DN/s (so
 EXPTIME is 1 and the original stands under SZ_EXPT) or gauss, the SDOML geometry, times in UTC. Original
-keywords that FITS can hold and that do not contradict these stand beside them.
+keywords that FITS can hold and that do not contradict these stand beside them. SZ_ASSUM names what the
+original did not tell of the observer.
 
 The original header as a whole is in the card SZ_HDR, so that every name, long string and float comes back
 exactly: one JSON object, in ASCII with ``'`` and ``&`` escaped (``\u0027``, ``\u0026``), as a long string
@@ -30,9 +31,10 @@ from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
 
 #: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
-_DISK_RADIUS_512 = 976.0 / 4.8
+DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
+_DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
 #: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
-_RSUN_M = 696_000_000.0
+RSUN_M = 696_000_000.0
 _AU_M = 149_597_870_691.0
 
 #: Keywords that speak of how pixels are stored or where they lie, which is not as it was in the original.
@@ -70,7 +72,7 @@ class FitsSink(Sink):
                     continue
                 time = taken_at(cube, t, c)
                 hdu = fits.PrimaryHDU(
-                    cube.data[t, c], _cards(channel(name), time, self.shape[0], cube.headers[t][c])
+                    cube.data[t, c], header_of(channel(name), time, self.shape[0], cube.headers[t][c])
                 )
                 # Written at once, as astropy tells of a full disk in words of its own.
                 buffer = io.BytesIO()
@@ -91,12 +93,29 @@ class FitsSink(Sink):
         return file
 
 
-def _cards(known: Channel, time: np.datetime64, n: int, original: Header) -> Any:
-    """Make the header of one image of n×n pixels."""
+def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> Any:
+    """Make the header of one image of n×n pixels, means of SDOML's, from what its source knew of it.
+
+    Parameters
+    ----------
+    known
+        The channel.
+    time
+        When it was taken, UTC.
+    n
+        Pixels along a side.
+    original
+        Keywords of the source; of what they lack the header is made as seen from the Earth, and says so.
+
+    Returns
+    -------
+    header
+        `astropy.io.fits.Header`.
+    """
     from astropy.io import fits
 
     utc = str(np.datetime_as_string(time, unit="ms"))
-    observer = _observer(time, original)
+    observer, assumed = _observer(time, original)
     aia = known.instrument == "AIA"
     instrument = original.get("INSTRUME")
     if not isinstance(instrument, str) or not re.fullmatch(rf"{known.instrument}[\w /-]{{0,20}}", instrument):
@@ -123,7 +142,7 @@ def _cards(known: Channel, time: np.datetime64, n: int, original: Header) -> Any
         ("CRVAL2", 0.0, ""),
         ("CROTA2", 0.0, ""),
         ("R_SUN", _DISK_RADIUS_512 * n / 512, "[pixel] radius of the disk"),
-        ("RSUN_REF", _RSUN_M, "[m]"),
+        ("RSUN_REF", RSUN_M, "[m]"),
         *((key, value, "") for key, value in observer.items()),
         ("SZ_CHAN", known.name, "SDOML channel"),
     ]
@@ -133,6 +152,8 @@ def _cards(known: Channel, time: np.datetime64, n: int, original: Header) -> Any
             ours.append(("SZ_EXPT", original["EXPTIME"], "[s] original EXPTIME"))
     else:
         ours.append(("CONTENT", "MAGNETOGRAM", "component as in SZ_CHAN"))
+    if assumed:
+        ours.append(("SZ_ASSUM", " ".join(assumed), "as seen from the Earth"))
 
     header = fits.Header(fits.Card(*card) for card in ours)
     for key, value in original.items():
@@ -161,8 +182,8 @@ def _card(key: str, value: str | int | float | bool | None) -> Any | None:
         return None
 
 
-def _observer(time: np.datetime64, original: Header) -> dict[str, float]:
-    """Where the Sun was seen from: the original's keywords, or those of the Earth's centre.
+def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], list[str]]:
+    """Where the Sun was seen from: the original's keywords, or the Earth's centre's, and which these are.
 
     SDO is within 3e-4 of the Sun's distance from there. The Earth's place follows Meeus, Astronomical
     Algorithms (1998), chapters 25 (low accuracy, 0.01°) and 29.
@@ -182,16 +203,23 @@ def _observer(time: np.datetime64, original: Header) -> dict[str, float]:
         value = original.get(key)
         return float(value) if _is_number(value) and low <= float(value) <= high else None  # type: ignore[arg-type]
 
-    dsun = given("DSUN_OBS", 1.4e11, 1.6e11) or distance
-    b0 = given("HGLT_OBS", -10, 10)
-    if b0 is None:
-        b0 = given("CRLT_OBS", -10, 10)
-    return {
-        "RSUN_OBS": given("RSUN_OBS", 900, 1020) or math.degrees(_RSUN_M / dsun) * 3600,
-        "DSUN_OBS": dsun,
-        "HGLN_OBS": given("HGLN_OBS", -10, 10) or 0.0,
-        "HGLT_OBS": math.degrees(latitude) if b0 is None else b0,
+    found = {
+        "RSUN_OBS": given("RSUN_OBS", 900, 1020),
+        "DSUN_OBS": given("DSUN_OBS", 1.4e11, 1.6e11),
+        "HGLN_OBS": given("HGLN_OBS", -10, 10),
+        "HGLT_OBS": given("HGLT_OBS", -10, 10),
     }
+    if found["HGLT_OBS"] is None:
+        found["HGLT_OBS"] = given("CRLT_OBS", -10, 10)
+    dsun = found["DSUN_OBS"] or distance
+    earth = {
+        "RSUN_OBS": math.degrees(RSUN_M / dsun) * 3600,
+        "DSUN_OBS": distance,
+        "HGLN_OBS": 0.0,
+        "HGLT_OBS": math.degrees(latitude),
+    }
+    observer = {key: earth[key] if value is None else value for key, value in found.items()}
+    return observer, [key for key, value in found.items() if value is None]
 
 
 def _is_number(value: object) -> bool:

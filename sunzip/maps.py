@@ -1,0 +1,124 @@
+"""Images as sunpy Maps and series of them as NDCubes: what astronomers work with, of decoded frames."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sunzip.channels import channel
+from sunzip.cube import Cube, Scale
+from sunzip.errors import InputError
+from sunzip.sinks.base import taken_at
+from sunzip.sinks.fits import DISK_RADIUS, PIXEL_OF_512, RSUN_M, header_of
+
+if TYPE_CHECKING:
+    from ndcube import NDCube
+    from sunpy.map import GenericMap, MapSequence
+
+
+def image_map(cube: Cube, frame: int = 0) -> GenericMap:
+    """Make a Map of one image of a cube of one channel, with the header that it has as a FITS file.
+
+    Raises
+    ------
+    InputError
+        If the image is missing or not square, or sunpy is not installed.
+    """
+    try:
+        import sunpy.map
+    except ImportError:
+        raise InputError("sunpy is not installed; in the checkout: pip install '.[sunpy]'") from None
+    side = _side(cube)
+    if not cube.valid[frame, 0]:
+        raise InputError(f"there is no image of {cube.channels[0]} at {cube.time[frame]}")
+    data = cube.to_scale(Scale.MEAN).data[frame, 0]
+    header = header_of(channel(cube.channels[0]), taken_at(cube, frame, 0), side, cube.headers[frame][0])
+    return sunpy.map.Map(data, header)
+
+
+def sequence(cube: Cube) -> MapSequence:
+    """Make a MapSequence of those images of a cube of one channel that are there.
+
+    Raises
+    ------
+    InputError
+        If none is, or as `image_map`.
+    """
+    there = np.flatnonzero(cube.valid[:, 0])
+    if not len(there):
+        raise InputError(f"there is no image of {cube.channels[0]} among these {len(cube)} frames")
+    maps = [image_map(cube, int(t)) for t in there]
+    from sunpy.map import MapSequence
+
+    return MapSequence(*maps)
+
+
+def ndcube(cube: Cube) -> NDCube:
+    """Make an NDCube (time, y, x) of a cube of one channel.
+
+    All frames share one geometry, that of an archive's x and y: the disk is centred and has a radius of 976″,
+    as SDOML scales it, seen from where the Sun is that large and from the latitude of the middle frame. Times
+    are the frames' nominal ones, in a table, so that they may have gaps.
+
+    Raises
+    ------
+    InputError
+        If there is no frame, images are not square, or ndcube is not installed.
+    """
+    try:
+        import sunpy.coordinates  # noqa: F401 (teaches astropy the Sun's coordinate systems)
+        from ndcube import NDCube
+        from ndcube.extra_coords import TimeTableCoordinate
+        from ndcube.wcs.wrappers import CompoundLowLevelWCS
+    except ImportError:
+        raise InputError("ndcube is not installed; in the checkout: pip install '.[sunpy]'") from None
+    from astropy import units
+    from astropy.time import Time
+    from astropy.wcs import WCS
+
+    side, known = _side(cube), channel(cube.channels[0])
+    if not len(cube):
+        raise InputError(f"there are no frames of {known.name} between these times")
+    middle = len(cube) // 2
+    seen = header_of(known, cube.time[middle], side, cube.headers[middle][0])
+    sky = WCS(naxis=2)
+    sky.wcs.ctype = "HPLN-TAN", "HPLT-TAN"
+    sky.wcs.cunit = "arcsec", "arcsec"
+    sky.wcs.cdelt = [PIXEL_OF_512 * 512 / side] * 2
+    sky.wcs.crpix = [(side + 1) / 2] * 2
+    sky.wcs.dateobs = seen["DATE-OBS"]
+    sky.wcs.aux.hgln_obs, sky.wcs.aux.hglt_obs = seen["HGLN_OBS"], seen["HGLT_OBS"]
+    sky.wcs.aux.rsun_ref = RSUN_M
+    sky.wcs.aux.dsun_obs = RSUN_M / math.sin(math.radians(DISK_RADIUS / 3600))
+    sky.wcs.set()
+    times = TimeTableCoordinate(
+        Time(cube.time.astype("datetime64[ms]").astype(str), scale="utc"), names="time", physical_types="time"
+    )
+    data = cube.to_scale(Scale.MEAN).data[:, 0]
+    meta: dict[str, Any] = {
+        "channel": known.name,
+        "instrument": known.instrument,
+        "wavelength": known.wavelength * units.AA,
+        "geometry": f"nominal: centred, disk of radius {DISK_RADIUS:g} arcsec, latitude of frame {middle}",
+        "t_obs": cube.t_obs[:, 0],
+        "headers": [row[0] for row in cube.headers],
+    }
+    return NDCube(
+        data,
+        wcs=CompoundLowLevelWCS(sky, times.wcs),
+        unit=units.Unit(known.unit),
+        mask=np.isnan(data),
+        meta=meta,
+    )
+
+
+def _side(cube: Cube) -> int:
+    """Return the side of square images of one channel, the only ones that SDOML's geometry is known of."""
+    _, channels, height, width = cube.data.shape
+    if channels != 1:
+        raise ValueError("a map is made of a cube of one channel")
+    if height != width:
+        raise InputError(f"maps are of square images, and these are of {height}×{width} pixels")
+    return int(width)
