@@ -37,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         (info / "entry_points.txt").write_text("\n".join(lines))
         sys.path.append(folder.name)
         config.add_cleanup(folder.cleanup)
+        # Zarr, of which pytest loads a plugin, has looked for them already.
+        from zarr.registry import register_codec
+
+        from sunzip.zarr import NAME, SunzipCodec
+
+        register_codec(NAME, SunzipCodec)
 
 
 def _hyperprior(name: str, seed: int) -> Model:
