@@ -78,6 +78,15 @@ class Cube:
         """Bytes of the pixels as float32, missing images not counted."""
         return int(self.valid.sum()) * int(np.prod(self.data.shape[2:])) * 4
 
+    def pick(self, channels: tuple[str, ...]) -> Cube:
+        """Return the cube with these of its channels only; itself if they are all."""
+        if channels == self.channels:
+            return self
+        at = [self.channels.index(name) for name in channels]
+        headers = [[row[c] for c in at] for row in self.headers]
+        data, t_obs, valid = self.data[:, at], self.t_obs[:, at], self.valid[:, at]
+        return Cube(data, channels, self.time, t_obs, valid, headers, self.scale)
+
     def to_scale(self, scale: Scale) -> Cube:
         """Return the cube with AIA pixels as means or sums; itself if it has that scale already."""
         if scale is self.scale:

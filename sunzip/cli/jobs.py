@@ -447,8 +447,8 @@ def synth(
         "raw_bytes": images * side * side * 4,
     }
     lines = [
-        f"{' and '.join(stores)} {'holds' if hmi is None else 'hold'} {count(frames, 'frame')} of a synthetic "
-        f"Sun, {side}×{side}: {' '.join(NAMES)}",
+        f"{' and '.join(stores)} {'holds' if hmi is None else 'hold'} {count(frames, 'frame')} "
+        f"of a synthetic Sun, {side}×{side}: {' '.join(NAMES)}",
         *fields(
             [
                 ("times", f"{moment(first)} to {moment(last)} UTC"),

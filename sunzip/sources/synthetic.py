@@ -6,13 +6,13 @@ import datetime as dt
 import functools
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES, canonical, channel
-from sunzip.cube import Header, Scale
+from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
 from sunzip.sources._sun import field, instrument, sphere
@@ -23,6 +23,10 @@ _EPOCH = np.datetime64("2000-01-01T00:00:00.000", "ms")
 
 #: AIA takes its channels one after another within 12 s: seconds after the nominal time.
 _OFFSET_MS = (1120, 8620, 350, 5840, 10620, 8120, 2630, 4120, 5710)
+
+#: Of images as public stores have them: shares that are missing, nothing but NaN, stored twice; share of
+#: keywords without a value; how many images wait for a channel's next row, of which any may be it.
+_MISSING, _EMPTY, _TWICE, _UNKNOWN, _LATE = 0.05, 0.02, 0.03, 0.02, 4
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096
 
@@ -214,6 +218,67 @@ class Synthetic(Source):
         if found.name not in self.channels:
             raise InputError(f"{self.url} has no channel {found.name}; it has {' '.join(self.channels)}")
         return found.index
+
+
+def cubes(sun: Synthetic, *, wild: bool = False) -> Iterator[Cube]:
+    """Give the frames one by one, with all 12 channels, as a sink takes them.
+
+    Parameters
+    ----------
+    sun
+        The frames.
+    wild
+        Give them as rows stand in public stores: shuffled within each year, and differently for each
+        channel; images missing, of nothing but NaN, or twice; keywords without a value. ``cube.time``
+        is then of the right year only.
+    """
+    observed = np.stack([_observed(c, sun.time) for c in range(len(NAMES))], axis=1)
+    if not wild:
+        for row in range(len(sun.time)):
+            one = slice(row, row + 1)
+            headers = [[sun.header(name, row) for name in NAMES]]
+            valid = np.ones((1, len(NAMES)), bool)
+            yield Cube(sun.frame(row)[None], NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN)
+        return
+    rng = np.random.default_rng([sun.seed & 0x7FFF_FFFF_FFFF_FFFF, 0x111D])
+    years = sun.time.astype("M8[Y]")
+    for year in np.unique(years):
+        waiting: list[list[_Row]] = [[] for _ in NAMES]
+        for row in rng.permutation(np.flatnonzero(years == year)).tolist():
+            frame = sun.frame(row)
+            for c, name in enumerate(NAMES):
+                fate = rng.random()
+                if fate < _MISSING:
+                    continue
+                image = np.full_like(frame[c], np.nan) if fate < _MISSING + _EMPTY else frame[c].copy()
+                header = {
+                    key: None if key != "T_OBS" and rng.random() < _UNKNOWN else value
+                    for key, value in sun.header(name, row).items()
+                }
+                for _ in range(2 if fate > 1 - _TWICE else 1):
+                    waiting[c].insert(
+                        int(rng.integers(len(waiting[c]) + 1)), (image, observed[row, c], header)
+                    )
+            yield from _next_rows(sun, waiting, sun.time[row], _LATE)
+        yield from _next_rows(sun, waiting, sun.time[row], 0)
+
+
+#: An image, when it was taken, its keywords.
+_Row = tuple[npt.NDArray[np.float32], np.datetime64, Header]
+
+
+def _next_rows(sun: Synthetic, waiting: list[list[_Row]], time: np.datetime64, most: int) -> Iterator[Cube]:
+    """Give images away until at most `most` wait in each channel."""
+    while any(len(rows) > most for rows in waiting):
+        now = [rows.pop(0) if len(rows) > most else None for rows in waiting]
+        data = np.full((1, len(NAMES), *sun.shape), np.nan, np.float32)
+        taken = np.full((1, len(NAMES)), np.datetime64("NaT", "ms"))
+        headers: list[Header] = [{} for _ in NAMES]
+        for c, found in enumerate(now):
+            if found is not None:
+                data[0, c], taken[0, c], headers[c] = found
+        valid = np.array([[found is not None for found in now]])
+        yield Cube(data, NAMES, np.array([time], "M8[ms]"), taken, valid, [headers], Scale.MEAN)
 
 
 def _observed(index: int, nominal: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from sunzip.channels import NAMES
 from sunzip.cube import Scale
 from sunzip.errors import InputError
-from sunzip.sources import _sun
+from sunzip.sinks import open_sink
+from sunzip.sources import _sun, open_source
 from sunzip.sources._sun import field
-from sunzip.sources.synthetic import Synthetic, render
+from sunzip.sources.series import join
+from sunzip.sources.synthetic import Synthetic, cubes, render
 
 BZ, A171, A193, A1700 = (NAMES.index(n) for n in ("Bz", "171A", "193A", "1700A"))
 
@@ -292,3 +294,76 @@ def test_rows_outside_are_refused(row):
         source.frame(row)
     with pytest.raises(InputError, match="no row"):
         source.header("171A", row)
+
+
+def test_wild_rows_are_read_back_as_what_they_show(tmp_path):
+    sun = Synthetic(frames=40, size=16, start="2011-12-31T21:00:00", seed=5)
+    stores = {tmp_path / "aia.zarr": NAMES[:9], tmp_path / "hmi.zarr": NAMES[9:]}
+    for path, names in stores.items():
+        with open_sink(path, "sdoml-v2", channels=names, shape=sun.shape) as sink:
+            for cube in cubes(sun, wild=True):
+                sink.write(cube.pick(sink.channels))
+    aia, hmi = map(str, stores)
+    source = open_source(aia, hmi=hmi)
+    assert source.channels == NAMES
+    rows = {name: len(source.times(name)) for name in NAMES}
+    assert len(set(rows.values())) > 1
+    for name in NAMES:
+        assert (np.diff(source.times(name)) < np.timedelta64(0)).any(), name
+    assert source.counts["keyword value None"] > 0
+
+    series = join([source])
+    whole = series.read(0, len(series))
+    report = series.report
+    assert report.duplicates > 0
+    assert report.odd["all-NaN frame"] > 0
+    assert 0.85 < whole.valid.mean() < 1
+    for t, when in enumerate(whole.time):
+        row = int(np.abs(sun.time - when).argmin())
+        expected = sun.frame(row)
+        for c, name in enumerate(NAMES):
+            if whole.valid[t, c]:
+                np.testing.assert_array_equal(whole.data[t, c], expected[c])
+                told = {k: v for k, v in whole.headers[t][c].items() if v is not None}
+                assert told.items() <= dict(sun.header(name, row)).items()
+
+
+def test_tame_cubes_are_the_frames_in_order():
+    sun = Synthetic(frames=3, size=16)
+    for row, cube in enumerate(cubes(sun)):
+        np.testing.assert_array_equal(cube.data[0], sun.frame(row))
+        assert cube.time[0] == sun.time[row]
+        assert cube.valid.all()
+
+
+def test_geometry_is_that_of_sunpy():
+    sunpy = pytest.importorskip("sunpy.coordinates.sun")
+    for when in ("2010-05-01", "2012-09-08", "2014-03-06", "2019-12-21", "2024-06-05"):
+        days = (np.datetime64(when) - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
+        assert np.rad2deg(field.tilt_b0(days)) == pytest.approx(sunpy.B0(when).deg, abs=0.03)
+        # SDO's keywords take the Sun's radius for 696,000 km, sunpy for 695,700 km.
+        seen = sunpy.angular_radius(when).to_value("arcsec") * 696 / 695.7
+        assert field.solar_radius_arcsec(days) == pytest.approx(seen, abs=0.1)
+
+
+def test_flux_is_balanced_and_field_lines_are_open_at_the_poles_of_a_minimum():
+    sun = _sun.Sun(3)
+    day = sun.day(round(8.9 * 365.25))
+    lat = (np.arange(48) + 0.5) / 48 * np.pi - np.pi / 2
+    assert abs((day.net * np.cos(lat)[:, None]).mean()) < 0.05
+    assert day.closed[[0, -1]].max() < 0.1
+    assert day.closed[20:28].mean() > 0.7
+    assert np.sign(day.net[0]).mean() == -np.sign(day.net[-1]).mean() != 0
+
+
+def test_a_dipole_is_open_where_theory_has_it():
+    """A dipole's last closed line meets the source surface at the equator: see Altschuler & Newkirk 1969."""
+    a = np.zeros((23, 23), complex)
+    a[1, 0] = 10.0
+    closed, length = field._trace(field._potential_field(a))
+    lat = (np.arange(48) + 0.5) * 180 / 48 - 90
+    # The flux through the open cap, ∝ (2 + R⁻³) sin²θ, is that through half the source surface, ∝ 3 / R.
+    colatitude = np.rad2deg(np.arcsin(np.sqrt(3 / 2.5 / (2 + 1 / 2.5**3))))
+    edge = lat[np.flatnonzero(closed.mean(1) > 0.5)].max()
+    assert edge == pytest.approx(90 - colatitude, abs=5)
+    assert length[24].mean() < length[36].mean()

@@ -206,7 +206,7 @@ class Scene:
         r = np.repeat(here, number)
         key = w.key[r]
         slot = np.arange(len(r)) - np.repeat(np.cumsum(number) - number, number)
-        phase = self.t / (0.25 + 0.6 * uniform(key, slot, 7)) + uniform(key, slot, 8)
+        phase = self.t / (0.4 + 0.8 * uniform(key, slot, 7)) + uniform(key, slot, 8)
         generation = np.floor(phase)
         phase -= generation
         # Where a loop is rooted stays; how it glows changes with each generation.
@@ -360,7 +360,7 @@ class Scene:
         # n² times the loop's cross-section and the length of a step, over the area of a pixel.
         width = 0.0011 + 0.02 * length
         amount = (density * 1e-13) ** 2 * 6.957e10 * width**2 * (2 * length * np.pi / 2) * grid.radius**2
-        amount *= np.where(warm, 0.20, 2.6) * np.sin(np.pi * phase) ** 2 / steps
+        amount *= np.where(warm, 0.20, 3.4) * np.sin(np.pi * phase) ** 2 / steps
         scale = 0.022 + 0.034 * 10 ** (log_t - 6)
         amount = amount.astype(np.float32)[loop] * np.exp(-height / scale.astype(np.float32)[loop])
         # Shared between the two nearest bins.
@@ -499,7 +499,7 @@ class Scene:
         cloud = np.exp(0.13 * self.slow[1] + 0.10 * self.large[1])
         fuzz = 0.21 * comb + 0.14 * self.slow[0] + 0.07 * self.fine[2]
         knots = 0.17 * comb + 0.16 * self.slow[0] + 0.28 * self.fine[2] + 0.05 * self.fine[1]
-        heated = (5.9 + 0.09 * a2 + 0.26 * a6 + 0.05 * a16 + 0.10 * self.around) * cloud
+        heated = (5.8 + 0.10 * a2 + 0.32 * a6 + 0.05 * a16 + 0.10 * self.around) * cloud
         measure, pressure = atmosphere(heated, np.clip(self.half, 0.11, 0.28), self.closed)
         # The transition region at the feet of everything: as its pressure, where the field is rooted.
         moss = pressure * (0.006 * a2 / (1 + a2 / 200)) * self.closed

@@ -130,7 +130,7 @@ def tilt_b0(t: float) -> float:
 
 
 def solar_radius_arcsec(t: float) -> float:
-    """Apparent radius of the Sun from the Earth: 959.63″ at 1 au."""
+    """Apparent radius of the Sun from the Earth: 959.63″ at 1 au, as SDO's keywords have it."""
     return 959.63 / _sun_seen(t)[1]
 
 
