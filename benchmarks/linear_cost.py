@@ -1,4 +1,4 @@
-"""Whether cost grows as the number of frames does: time, memory and bytes of 1×, 4× and 16× the frames.
+"""Whether cost grows as the number of frames does: time, memory and bytes of 1×, 4× and 16×.
 
 Run as ``python -m benchmarks.linear_cost``.
 """
@@ -9,12 +9,17 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks.common import keep
+from sunzip.sinks import open_sink
+from sunzip.sources.series import join
+from sunzip.sources.synthetic import Synthetic
 
 #: More than a shard, which is held in memory, even in the smallest.
 FRAMES = (125, 500, 2000)
@@ -26,7 +31,7 @@ import json, resource, sys, time
 import sunzip
 sunzip.compress("synthetic:frames=1,size=128", sys.argv[2], force=True)
 begin, busy = time.monotonic(), time.process_time()
-report = sunzip.compress(sys.argv[1], sys.argv[2], force=True)
+report = sunzip.compress(sys.argv[1], sys.argv[2], align=sunzip.Alignment(stop=sys.argv[3]), force=True)
 print(json.dumps({"frames": report.frames, "seconds": time.monotonic() - begin,
                   "cpu_seconds": time.process_time() - busy,
                   "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -34,11 +39,27 @@ print(json.dumps({"frames": report.frames, "seconds": time.monotonic() - begin,
 """
 
 
-def run(frames: int, folder: Path) -> dict[str, Any]:
-    """Compress that many synthetic 12-channel frames of 128² in a process of its own."""
-    source = f"synthetic:frames={frames},size=128,seed=777002,start=2012-01-01"
+def write(store: Path) -> None:
+    """Write the largest source as SDOML v2: a day of the synthetic Sun, over and over.
+
+    Rendering takes longer than compressing; frames are coded one by one, so that repetition saves nothing.
+    """
+    day = join([Synthetic(frames=FRAMES[0], size=128, seed=777002, start="2012-01-01")])
+    cube = day.read(0, len(day))
+    step = (cube.time[1] - cube.time[0]) * len(day)
+    # Without a time of its own an image gets that of its cube.
+    headers = [[{k: v for k, v in h.items() if k != "T_OBS"} for h in row] for row in cube.headers]
+    with open_sink(store, "sdoml-v2", channels=day.channels, shape=day.shape) as sink:
+        for n in range(FRAMES[-1] // len(day)):
+            later = replace(cube, time=cube.time + n * step, t_obs=cube.t_obs + n * step, headers=headers)
+            sink.write(later)
+
+
+def run(store: Path, frames: int, folder: Path) -> dict[str, Any]:
+    """Compress the first frames of the store in a process of its own."""
+    stop = np.datetime64("2012-01-01", "m") + frames * np.timedelta64(12, "m")
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, source, str(folder / f"{frames}.lat")],
+        [sys.executable, "-c", _RUN, str(store), str(folder / "out.lat"), str(stop)],
         check=True,
         capture_output=True,
         text=True,
@@ -51,8 +72,10 @@ def main() -> None:
     """Measure all three."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "sdoml.zarr"
+        write(store)
         for frames in FRAMES:
-            rows.append(run(frames, Path(folder)))
+            rows.append(run(store, frames, Path(folder)))
             click.echo(json.dumps(rows[-1]))
     growth = {
         key: rows[-1][key] / rows[0][key]

@@ -27,9 +27,9 @@ class Mixture:
     Attributes
     ----------
     mean
-        (D,) of the latents.
+        (D,) float32, of the latents.
     axes
-        (K, D): principal axes, each as long as the standard deviation along it.
+        (K, D) float32: principal axes, each as long as the standard deviation along it.
     kept
         Share of the variance along these axes.
     weights
@@ -38,8 +38,8 @@ class Mixture:
         (M, K): their means and standard deviations, in units of the axes.
     """
 
-    mean: _Double
-    axes: _Double
+    mean: Float
+    axes: Float
     kept: float
     weights: _Double
     centres: _Double
@@ -63,9 +63,9 @@ class Mixture:
         if not np.ptp(latents, axis=0).any():
             raise InputError("all frames of the archive have the same latents; there is nothing to fit")
         pca = PCA(_KEPT, svd_solver="full", whiten=True)
-        points = pca.fit_transform(latents.astype(np.float64))
+        points = pca.fit_transform(latents).astype(np.float64)
         tried = [
-            # The first axes are uncorrelated by construction; within a Gaussian they are taken to be.
+            # Along the axes points are uncorrelated; within a Gaussian they are taken to be, too.
             GaussianMixture(k, covariance_type="diag", reg_covar=1e-3, random_state=0).fit(points)
             for k in _COMPONENTS
             if k * MIN_FRAMES <= len(points)
@@ -73,7 +73,8 @@ class Mixture:
         best = min(tried, key=lambda mixture: float(mixture.bic(points)))
         return cls(
             mean=pca.mean_,
-            axes=pca.components_ * np.sqrt(pca.explained_variance_)[:, None],
+            # In place, as they take as much memory as the latents.
+            axes=np.multiply(pca.components_, np.sqrt(pca.explained_variance_)[:, None], out=pca.components_),
             kept=float(pca.explained_variance_ratio_.sum()),
             weights=best.weights_,
             centres=best.means_,
@@ -84,5 +85,5 @@ class Mixture:
         """Draw one point: (D,) float32."""
         which = rng.choice(len(self.weights), p=self.weights)
         point = self.centres[which] + self.widths[which] * rng.standard_normal(len(self.axes))
-        drawn: Float = (self.mean + point @ self.axes).astype(np.float32)
+        drawn: Float = self.mean + point.astype(np.float32) @ self.axes
         return drawn
