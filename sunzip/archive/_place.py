@@ -166,7 +166,7 @@ class _RemoteFile:
             raise InputError(f"{self._url}: cannot be read: {reason(e)}") from e
         if [len(data) for data in found] != [n for _, n in ranges]:
             self._check_size()
-            raise DamagedError(f"{self._url}: the store gives fewer bytes than were asked for")
+            raise InputError(f"{self._url}: the server does not give parts of files; fetch the file first")
         return found
 
     def _check_size(self) -> None:

@@ -43,8 +43,17 @@ class Storage:
         return self._at.open()[0]
 
     def isdir(self, path: str = "") -> bool:
-        """Tell whether the path below the root is a folder."""
-        return bool(self.fs.isdir(self.at(path)))
+        """Tell whether the path below the root is a folder.
+
+        Raises
+        ------
+        InputError
+            If the store does not tell.
+        """
+        try:
+            return bool(self.fs.isdir(self.at(path)))
+        except Exception as error:
+            raise InputError(f"{self.name(path)}: cannot be listed: {reason(error)}") from error
 
     def at(self, path: str) -> str:
         """Return the file system's own name for a path below the root."""
