@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
+    ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
 )
 _SEEN = {True: "yes", False: "**no**", None: "some"}
@@ -302,10 +303,89 @@ def random_access(result: dict[str, Any]) -> str:
     )
 
 
+def scaling_stages(result: dict[str, Any]) -> str:
+    """What one frame costs, stage by stage."""
+    stages = result["stages"]["cpu_seconds"]
+    total = sum(stages.values())
+    rows = [[name, f"{1e3 * s:.0f}", f"{100 * s / total:.0f} %"] for name, s in stages.items()]
+    rows.append(["**one frame**", f"**{1e3 * total:.0f}**", f"{1 / total:.2f} frames/s"])
+    return (
+        f"{_table(['stage', 'ms of one core', 'share'], rows)}\n\n12 channels of 512², default model. A "
+        f"shard of 120 frames is then written in {result['stages']['write_seconds_per_shard']:.2f} s and "
+        f"packed in {result['stages']['pack_seconds_per_shard']:.2f} s, beside or after coding; Dask does "
+        f"{result['scheduler']['tasks_s']:,.0f} empty tasks a second. {_source(result)}"
+    )
+
+
+def scaling_measured(result: dict[str, Any]) -> str:
+    """Runs with one and with several processes beside the model."""
+    rows = [
+        [
+            f"one process, {r['lanes']} lane{'s' * (r['lanes'] > 1)}",
+            f"{r['frames_s']:.2f}",
+            f"{1e3 * r['cpu_seconds_per_frame']:.0f}",
+            f"{r['alone_frames_s']:.2f}",
+            "–",
+            f"{r['load']:.0f}",
+        ]
+        for r in result["one_process"]
+    ] + [
+        [
+            f"`--workers {r['workers']}`",
+            f"{r['frames_s']:.2f}",
+            f"{1e3 * r['cpu_seconds_per_frame']:.0f}",
+            f"{r['alone_frames_s']:.2f}",
+            f"{r['predicted_frames_s']:.2f}",
+            f"{r['load']:.0f}",
+        ]
+        for r in result["processes"]
+    ]
+    head = ["run", "frames/s, by the clock", "ms of processor a frame", "frames/s, cores to itself",
+            "frames/s, the model", "load of the machine"]  # fmt: skip
+    return (
+        f"{_table(head, rows)}\n\nWhere the load, the number of processes that want a core, is above "
+        f"{result['machine']['cores']}, other work took its share and the clock says little: the fourth "
+        "column is what the processor time spent gives on cores of one's own. "
+        f"{_source(result)}"
+    )
+
+
+def scaling_model(result: dict[str, Any]) -> str:
+    """The whole SDOML v2 on 1 to 256 cores."""
+    rows = [
+        [
+            f"{m['workers']}",
+            f"{m['frames_s']:,.1f}",
+            f"{m['hours'] / 24:,.1f}" if m["hours"] >= 24 else f"{m['hours'] / 24:.2f}",
+            f"{m['core_hours']:,.0f}",
+            f"{m['dollars']:,.2f}",
+            f"{m['read_bytes_s'] / 1e6:,.0f}",
+            f"{100 * m['efficiency']:.0f} %",
+            m["bottleneck"],
+            m["next"],
+        ]
+        for m in result["model"]
+    ]
+    head = ["cores", "frames/s", "days", "core-hours", "dollars", "MB/s from S3", "of the time coding",
+            "bottleneck", "then"]  # fmt: skip
+    a, stages = result["assumptions"], result["stages"]
+    return (
+        f"{_table(head, rows)}\n\nAssumed: {a['frames']:,} frames, for which "
+        f"{a['source_bytes'] / 1e12:.1f} TB are read; {a['read_bytes_s'] / 1e6:.0f} MB/s from S3 for every "
+        f"worker, beside its coding; {a['open_seconds']:.0f} s to read the metadata; "
+        f"${a['dollars_core_hour']} a core-hour; every core as fast as the measured one. Measured: all "
+        f"stages above. At {stages['archive_bytes_per_frame']:,.0f} B a frame the archive has "
+        f"{stages['archive_bytes_per_frame'] * a['frames'] / 1e9:.1f} GB. {_source(result)}"
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
     "latents": ("latents", latents),
+    "scaling-stages": ("scaling", scaling_stages),
+    "scaling-measured": ("scaling", scaling_measured),
+    "scaling-model": ("scaling", scaling_model),
     "random-access": ("random_access", random_access),
     "linear-cost": ("linear_cost", linear_cost),
     "paper-sizes": ("paper_sizes", paper_sizes),

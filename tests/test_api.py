@@ -416,8 +416,8 @@ def test_unknown_times_and_channels_are_input_errors(sun: api.Sun, index: object
 
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    block = sun.archive.block
-    monkeypatch.setattr(sun.archive, "block", lambda b: read.append(b) or block(b))
+    blocks = sun.archive.read_blocks
+    monkeypatch.setattr(sun.archive, "read_blocks", lambda b: read.extend(b) or blocks(b))
     sun[1:9:3]
     assert read == [1, 4, 7]
     read.clear()
