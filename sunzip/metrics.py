@@ -180,8 +180,9 @@ def _pearson(x: _Float, y: _Float) -> float:
         return math.nan
     dx = x - x.mean()
     dy = y - y.mean()
-    norm = math.sqrt(np.dot(dx, dx)) * math.sqrt(np.dot(dy, dy))
-    return min(1.0, max(-1.0, float(np.dot(dx, dy)) / norm)) if norm else math.nan
+    # No np.dot: it sums in another order with another number of threads, and archives hold what comes of it.
+    norm = math.sqrt((dx * dx).sum()) * math.sqrt((dy * dy).sum())
+    return min(1.0, max(-1.0, float((dx * dy).sum()) / norm)) if norm else math.nan
 
 
 @dataclass(frozen=True, slots=True)
