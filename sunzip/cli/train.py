@@ -21,7 +21,7 @@ from sunzip.cli.jobs import (
     start_option,
     stop_option,
 )
-from sunzip.cli.output import count, duration, fields, number, result, shows_progress, size, table
+from sunzip.cli.output import count, duration, fields, moment, number, result, shows_progress, size, table
 from sunzip.cli.program import Interrupted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sunzip.train.loop import Advance
     from sunzip.train.run import Stage, TrainReport
 
-_BAR = "{percentage:3.0f}% |{bar}| {postfix}"
+_BAR = "{percentage:3.0f}% |{bar}| {desc}"
 
 
 @click.command(short_help="Train a model on images of the Sun.")
@@ -194,7 +194,7 @@ def _trained(r: TrainReport) -> Iterator[str]:
     rows = [
         ("learned from", count(r.train_frames, "frame")),
         ("training", f"{count(r.steps, 'step')}, {duration(r.seconds)}, {r.notes['precision']}"),
-        ("measured on", f"{count(m['frames'], 'frame')}, {m['first']} to {m['last']} UTC"),
+        ("measured on", f"{count(m['frames'], 'frame')}, {moment(m['first'])} to {moment(m['last'])} UTC"),
         ("coded", f"{number(m['bits_per_latent'])} bit/latent, {number(m['bits_per_sample'])} bit/sample"),
         ("worst change", f"{number(100 * m['worst_change'][0])} %, {m['worst_change'][1]}"),
     ]
@@ -234,12 +234,14 @@ def _bar(quiet: bool) -> Iterator[Callable[[Stage | Advance], object] | None]:
             share, text = now.done / max(now.total, 1), f"{now.what}: {now.done:,} of {now.total:,}"
         else:
             of = f"/{now.steps:,}" if now.steps else ""
-            parts = [f"step {now.step:,}{of}", f"{number(now.frames_per_second)} frames/s"]
+            left = now.elapsed * (1 / now.progress - 1) if now.progress else 0.0
+            parts = [f"step {now.step:,}{of}", *([f"{duration(left)} left"] if left else [])]
+            parts.append(f"{number(now.frames_per_second)} frames/s")
             parts += [f"{name} {number(value)}" for name, value in now.values.items() if name != "gradient"]
             if now.worst:
                 parts.append(f"lowest r {now.worst[1]:.3f} ({now.worst[0]})")
             share, text = now.progress, ", ".join(parts)
-        bar.set_postfix_str(text, refresh=False)
+        bar.set_description_str(text, refresh=False)
         bar.n = round(1000 * min(share, 1))
         bar.refresh()
 

@@ -56,7 +56,7 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
         yield f"- `{url}`"
     yield ""
     yield (
-        f"{data['train_frames']:,} frames from {data['first']} to {data['last']}, "
+        f"{data['train_frames']:,} frames from {data['first'][:16]} to {data['last'][:16]}, "
         f"{data['size'][0]}×{data['size'][1]} pixels. Held out by date: {data['held_out']}."
     )
     yield ""
@@ -77,7 +77,7 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     yield ""
     seen = "frames that training saw, too" if data["fit_all"] else "held-out frames"
     yield (
-        f"On {m.frames} {seen} from {m.first} to {m.last}: {m.bits_per_latent:.3f} bit per latent "
+        f"On {m.frames} {seen} from {m.first[:16]} to {m.last[:16]}: {m.bits_per_latent:.3f} bit per latent "
         f"(float32 has 32), {m.bits_per_sample:.5f} bit per sample. Coding worsens a metric by at most "
         f"{100 * m.worst_change[0]:.2f} % ({m.worst_change[1]})."
     )

@@ -166,7 +166,7 @@ class Advance:
     elapsed
         Seconds of training, those before a resume included.
     frames_per_second
-        Samples of all processes.
+        Samples of all processes in the latest step, looking at frames and saving left out.
     values
         The latest report: loss and the family's statistics.
     worst
@@ -354,6 +354,7 @@ def fit(
                 stopping = bool(stop)
                 if stopping or share >= 1:
                     break
+                begin = time.monotonic()
                 batch = [_moved(a, place.device) for a in next(batches)]
                 _seed(recipe.seed, step, place.rank)
                 for group in optimiser.param_groups:
@@ -379,8 +380,8 @@ def fit(
                 lowest = min(lowest, smooth)
                 if smooth > _DIVERGED * lowest:
                     raise diverged(f"the squared error has grown from {lowest:.3g} to {smooth:.3g}")
-                now_ = time.monotonic()
-                elapsed, seconds, clock = elapsed + now_ - clock, now_ - clock, now_
+                end = time.monotonic()
+                elapsed, clock = elapsed + end - clock, end
                 if not place.leads:
                     continue
                 assert journal is not None
@@ -393,7 +394,7 @@ def fit(
                     known = {k: v for k, v in found.items() if v is not None}
                     worst = min(known.items(), key=lambda item: item[1]) if known else None
                 if progress:
-                    speed = len(batch[0]) * place.world / seconds
+                    speed = len(batch[0]) * place.world / (end - begin)
                     progress(Advance(step, recipe.steps, share, elapsed, speed, values, worst))
                 if due and smooth <= _WORRY * lowest:
                     save()

@@ -18,6 +18,7 @@ from sunzip.frame import Block
 from sunzip.metrics import Accumulator
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
+from sunzip.times import format_utc
 from sunzip.train.data import Float
 from sunzip.train.frames import Frames
 
@@ -49,7 +50,7 @@ class Measured:
     Attributes
     ----------
     frames, first, last
-        How many, and the times of the first and the last.
+        How many, and the times of the first and the last in ISO 8601.
     metrics
         ``"float32"``, from latents that were never rounded, and ``"coded"``: by mode and channel, see
         `sunzip.metrics.ChannelMetrics`.
@@ -95,10 +96,11 @@ def measure(codec: Codec, frames: Frames, progress: Progress | None = None) -> M
         samples += int(np.isfinite(x).sum())
         if progress:
             progress(t + 1, len(frames))
+    first, last = format_utc(frames.time[[0, -1]])
     return Measured(
         len(frames),
-        str(frames.time[0]),
-        str(frames.time[-1]),
+        first,
+        last,
         {"float32": exact.as_dict(), "coded": coded.as_dict()},
         worst_change(exact, coded),
         bits / latents,

@@ -20,6 +20,7 @@ from sunzip.errors import InputError, OutputError
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
 from sunzip.normalize import Stabiliser
+from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
 from sunzip.train.data import Views, WholeFrames, spread
@@ -280,8 +281,8 @@ def train(
                 "command": command,
                 "data": {
                     "sources": list(series.urls),
-                    "first": str(series.time[0]),
-                    "last": str(series.time[-1]),
+                    "first": format_utc(series.time[:1])[0],
+                    "last": format_utc(series.time[-1:])[0],
                     "size": list(series.shape),
                     "train_frames": len(learned),
                     "held_out_frames": int(held.sum()),
@@ -465,7 +466,7 @@ def _told(fit_all: bool, rules: Sequence[str], time: Any, held: Any) -> str:
         return "none"
     if rules:
         return ", ".join(rules)
-    return f"from {time[held][0]}, the last tenth"
+    return f"from {np.datetime_as_string(time[held][0], 'm')}, the last tenth"
 
 
 def _named(place: Place) -> str:

@@ -264,7 +264,7 @@ def test_held_out_frames_are_never_learned_from(
         np.testing.assert_array_equal(used.time, time[~held])
     assert report.train_frames == (~held).sum()
     assert report.measured["frames"] == held.sum() == report.notes["data"]["held_out_frames"]
-    assert report.measured["first"] == str(time[held][0])
+    assert report.measured["first"] == f"{time[held][0]}Z"
     text = (tmp_path / "m" / "README.md").read_text()
     assert "Held out by date: months=2, 2014-04-15..2014-05-01." in text
     assert report.sha256 in text
