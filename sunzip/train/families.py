@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sunzip.channels import CHANNELS
-from sunzip.errors import InputError
 from sunzip.nn import STRIDE
 from sunzip.nn.hyperprior import QUALITY_MAX, Hyperprior
 from sunzip.nn.sigma_vae import SIZE, SigmaVAE, elbo
@@ -80,11 +79,6 @@ class SigmaVaeFamily(Family):
         How σ is set; ``"beta"`` is Eq. 1 of the paper, without any.
     beta
         Factor of the KL divergence in mode ``"beta"``.
-
-    Raises
-    ------
-    InputError
-        If frames are of another size.
     """
 
     statistics = ("kl", "sigma", "mse")
@@ -92,11 +86,6 @@ class SigmaVaeFamily(Family):
     def __init__(
         self, batches: WholeFrames, stabiliser: Stabiliser, bottleneck: int, mode: Mode, beta: float = 1.0
     ) -> None:
-        if batches.frames.side != (SIZE, SIZE):
-            y, x = batches.frames.side
-            raise InputError(
-                f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {y}×{x}; add --size {SIZE}"
-            )
         self.network: SigmaVAE = SigmaVAE(bottleneck, "per-channel" if mode == "per-channel" else "scalar")
         # What gets no gradient would keep several processes waiting for one.
         self.network.log_sigma.requires_grad_(mode in ("scalar", "per-channel"))

@@ -23,7 +23,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
-from sunzip.train.data import Views, WholeFrames, spread
+from sunzip.train.data import View, Views, WholeFrames, spread
 from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.frames import Example, Frames, cached, held_out
@@ -406,9 +406,16 @@ def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:
 
 
 def _check_side(model: str, side: tuple[int, int]) -> None:
+    """Refuse a size that cannot be learned from before any frame is read."""
+    crop = View().crop
     if model != "hyperprior" and side != (SIZE, SIZE):
         raise InputError(
             f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {side[0]}×{side[1]}; add --size {SIZE}"
+        )
+    if model == "hyperprior" and min(side) < crop:
+        raise InputError(
+            f"the hyperprior learns from squares of {crop}×{crop} pixels, images here have {side[0]}×{side[1]}; "
+            "give larger images"
         )
 
 

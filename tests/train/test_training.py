@@ -351,11 +351,6 @@ def test_the_kl_divergence_warms_up() -> None:
     assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-5)
 
 
-def test_frames_of_another_size_are_refused() -> None:
-    with pytest.raises(InputError, match="--size 128"):
-        SigmaVaeFamily(WholeFrames(frames(2, 64), batch=2, seed=0, augment=False), UNITS, 4, "scalar")
-
-
 def test_principal_components_are_those_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Images that are multiples of one pattern of a block have one component: that pattern.
     monkeypatch.setattr("sunzip.train.families.STRIDE", 4)  # 192 numbers a block instead of 3072
