@@ -414,7 +414,7 @@ def _check_side(model: str, side: tuple[int, int]) -> None:
         )
     if model == "hyperprior" and min(side) < crop:
         raise InputError(
-            f"the hyperprior learns from squares of {crop}×{crop} pixels, images here have {side[0]}×{side[1]}; "
+            f"the hyperprior learns from {crop}×{crop} pixels at a time, not from {side[0]}×{side[1]}; "
             "give larger images"
         )
 
