@@ -347,9 +347,10 @@ def scaling_measured(result: dict[str, Any]) -> str:
     cores, load = result["machine"]["cores"], max(r["load"] for r in result["processes"])
     if load > 2 * cores:
         return (
-            f"Runs with several processes are not shown: when they were measured, {load:.0f} processes wanted "
-            f"{cores} cores. The stages above are processor time, which that changes little, but the model below "
-            f"is not held against runs with several workers yet. {_source(result)}"
+            "Runs with several processes are not shown: when they were measured, "
+            f"{load:.0f} processes wanted {cores} cores. The stages above are processor time, which that "
+            "changes little, but the model below is not held against runs with several workers yet. "
+            f"{_source(result)}"
         )
     return f"{_table(head, rows)}\n\n{_source(result)}"
 
@@ -398,8 +399,8 @@ def synthetic_sun(result: dict[str, Any]) -> str:
     ]
     head = ["channel", "mean, SDOML v2", "synthetic", "ratio", "std, SDOML v2", "synthetic", "ratio"]
     return (
-        f"{_table(head, rows)}\n\n{statistics['frames']} frames of 512² from 2010-06 to 2014-12, four of each "
-        f"Sun; SDOML: 16,893 aligned frames of these years. {_source_without_torch(result)}"
+        f"{_table(head, rows)}\n\n{statistics['frames']} frames of 512² from 2010-06 to 2014-12, four of "
+        f"each Sun; SDOML: 16,893 aligned frames of these years. {_source_without_torch(result)}"
     )
 
 
@@ -429,8 +430,8 @@ def synthetic_sun_hours(result: dict[str, Any]) -> str:
     ]
     return (
         f"{_table(['after', 'real', 'synthetic', 'ratio'], rows)}\n\n1 − r of 171 Å at 128², August 2017. "
-        f"A frame of 12 × 512² costs {speed['cpu_seconds_per_frame']:.2f} s of CPU time, so that two cores make "
-        f"{2 / speed['cpu_seconds_per_frame']:.1f} a second if nothing else runs on them "
+        f"A frame of 12 × 512² costs {speed['cpu_seconds_per_frame']:.2f} s of CPU time, so that two cores "
+        f"make {2 / speed['cpu_seconds_per_frame']:.1f} a second if nothing else runs on them "
         f"({speed['frames_per_second']:.1f} while this was measured). {_source_without_torch(result)}"
     )
 

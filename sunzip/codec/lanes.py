@@ -88,11 +88,21 @@ def _lanes() -> ThreadPoolExecutor:
             import torch
 
             lanes = torch.get_num_threads()
-            _pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(),))
+            begun, all_begun = threading.Semaphore(0), threading.Event()
+            pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(), begun))
+            # All at once, as each beginning touches what is the whole process's.
+            try:
+                for _ in range(lanes):
+                    pool.submit(all_begun.wait)
+                for _ in range(lanes):
+                    begun.acquire()
+            finally:
+                all_begun.set()
+            _pool = pool
         return _pool
 
 
-def _begin_lane(one_at_a_time: threading.Lock) -> None:
+def _begin_lane(one_at_a_time: threading.Lock, begun: threading.Semaphore) -> None:
     import torch
 
     _here.is_lane = True
@@ -104,6 +114,7 @@ def _begin_lane(one_at_a_time: threading.Lock) -> None:
         back = threading.Thread(target=torch.set_num_threads, args=(others,))
         back.start()
         back.join()
+    begun.release()
 
 
 def _forget() -> None:
