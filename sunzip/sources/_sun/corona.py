@@ -54,8 +54,9 @@ _FLARE = np.array([84.4, 41.1, 270, 265, 38.9, 107, 44.8, 37.8, 195], np.float32
 #: found from the table of statistics: 1600 Å 35.8 ± 37.2, 1700 Å 445 ± 470 DN/s.
 _PHOTOSPHERE = ((7, 75.0, 2.3, 0.25, 9.0), (8, 1060.0, 1.6, 0.20, 120.0))
 
-#: Heat flux in erg/cm²/s per gauss of mean field: 3e5 for the quiet Sun's 8 G (Withbroe & Noyes 1977).
-_HEAT_PER_GAUSS = 6e5 / 8
+#: Heat flux in erg/cm²/s per gauss of mean field, and the share of the volume that is so heated: 6e5 for the
+#: quiet Sun's 8 G where Withbroe & Noyes (1977) have 3e5 on average.
+_HEAT_PER_GAUSS, _FILLED = 6e5 / 8, 0.42
 #: Emission scale heights per bin: half the hydrostatic one, 0.068 R☉ per MK, and what loops add to it.
 _SCALE = np.minimum(0.022 + 0.034 * 10.0 ** (_LOG_T - 6), 0.16).astype(np.float32)
 #: Lines of sight that graze the limb pass through spicules, which take the lowest layers' light.
@@ -82,7 +83,7 @@ def atmosphere(strength: Floats, half: Floats, closed: Floats) -> tuple[Floats, 
     pressure = np.exp(log_p)
     density = pressure / (np.float32(2 * 1.381e-16) * temperature)
     column = np.minimum(0.034e-6 * temperature, half * np.float32(2 / np.pi)) * np.float32(6.957e10)
-    measure = np.float32(0.42) * (density * np.float32(1e-13)) ** 2 * column * closed
+    measure = np.float32(_FILLED) * (density * np.float32(1e-13)) ** 2 * column * closed
     log10_t = log_t / np.float32(math.log(10))
     out = np.empty((len(_LOG_T), len(strength)), np.float32)
     for k, (centre, width) in enumerate(zip(_LOG_T, _WIDTH, strict=True)):
@@ -526,26 +527,35 @@ class Scene:
         chromo *= (1 - 0.45 * filament) * (0.6 + 0.4 * self.closed)
         out[5] += 54 * self._chromosphere(chromo, 0.020, 0.55, rays)
 
-        # The photosphere: limb darkening, dark spots, bright faculae and network.
+        self._photosphere(out, a05, lane, grain, shimmer)
+        self._field_vector(out)
+        return out
+
+    def _photosphere(self, out: Floats, a05: Floats, lane: Floats, grain: Floats, shimmer: Floats) -> None:
+        """Make 1600 and 1700 Å: limb darkening, dark spots, bright faculae and network."""
+        grid = self.grid
+        mu = grid.mu.ravel()[grid.on]
         photo = (0.38 + 0.62 * mu) * np.exp(0.045 * grain + shimmer - (self.br_disk / 800.0) ** 2)
         facula = a05 / (a05 + 150.0) * (1.15 - 0.3 * mu)
         for i, level, gain, net, stray in _PHOTOSPHERE:
             value = photo * (1 + gain * facula + net * lane * (np.abs(self.patch) - 0.5))
             out[i] = self._full(np.float32(level) * value)
-            out[i].ravel()[off] = stray * np.exp(grid.height * np.float32(-1 / 0.22)) + 0.01 * level
+            out[i].ravel()[grid.off] = stray * np.exp(grid.height * np.float32(-1 / 0.22)) + 0.01 * level
             if self.burning is not None:
                 # Ribbons of flares reach down to the temperature minimum.
                 out[i] += _FLARE[i] * self.burning
 
-        # The potential field's horizontal part lies in the surface, which is seen aslant; at the limb the
-        # plane that it is computed in stands on edge.
-        potential = self.spectrum * grid.gauss(0.004) / grid.k
+    def _field_vector(self, out: Floats) -> None:
+        """Make Bx to the west, By to the north, Bz towards the observer; 0 off the disk."""
+        grid = self.grid
+        # The potential field's horizontal part lies in the surface, which is seen aslant. It is computed in a
+        # plane, which tells nothing of scales at which the Sun is round, nor of the limb.
+        potential = self.spectrum * (grid.gauss(0.004) * (1 - grid.gauss(0.12))) / grid.k
         hx, hy = (-grid.inverse(1j * k * potential) for k in (grid.kx, grid.ky))
-        hz = -(grid.x * hx + grid.y * hy) * _step(grid.mu, 0.5, 0.1)
+        hz = -(grid.x * hx + grid.y * hy) / np.maximum(grid.mu, 0.3) * _step(grid.mu, 0.5, 0.1)
         out[9] = (self.br * grid.x + hx) * grid.disk
         out[10] = (self.br * grid.y + hy) * grid.disk
         out[11] = (self.br * grid.mu + hz) * grid.disk
-        return out
 
     def _chromosphere(self, base: Floats, scale: float, depth: float, rays: Floats) -> Floats:
         """Bring an emission per unit of depth to the sky: longer paths at the limb, a fall-off beyond it."""
