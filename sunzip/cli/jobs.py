@@ -81,9 +81,7 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @force_option
 @click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
 @click.option("--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine.")
-@click.option(
-    "--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file."
-)
+@click.option("--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; estimate size and time from a sample.")
 @json_option
 @quiet_option
