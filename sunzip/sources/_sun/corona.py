@@ -398,7 +398,8 @@ class Scene:
     def _comb(self) -> Floats:
         """(N,) strands of the quiet corona: fine noise combed along the horizontal field, unit variance."""
         grid = self.grid
-        potential = self.spectrum * grid.gauss(0.06) / grid.k
+        # At larger scales the disk would pass for all of the field, and bend strands around its middle.
+        potential = self.spectrum * (grid.gauss(0.06) - grid.gauss(0.22)) / grid.k
         hx, hy = grid.inverse(1j * grid.kx * potential), grid.inverse(1j * grid.ky * potential)
         strength = hx * hx + hy * hy + np.float32(1e-6)
         # The direction's double angle: a strand has no sign.
@@ -524,7 +525,7 @@ class Scene:
             image[off] += beyond[i]
         plage = 0.055 * a2**2 / (a2 + 30) / (1 + a2 / 250)
         chromo = (0.48 + 0.45 * lane + plage) * np.exp(0.38 * grain + 0.15 * self.fine[2] + shimmer)
-        chromo *= (1 - 0.45 * filament) * (0.6 + 0.4 * self.closed)
+        chromo *= (1 - 0.45 * filament) * (0.75 + 0.25 * self.closed)
         out[5] += 54 * self._chromosphere(chromo, 0.020, 0.55, rays)
 
         self._photosphere(out, a05, lane, grain, shimmer)
