@@ -416,7 +416,8 @@ def test_the_default_observer_is_the_earth(tmp_path):
     from sunzip.sinks.fits import _observer
 
     for date in ("2010-05-01", "2014-01-04", "2017-07-20", "2024-10-04"):
-        mine = _observer(np.datetime64(date, "ms"), {})
+        mine, assumed = _observer(np.datetime64(date, "ms"), {})
+        assert set(assumed) == set(mine)
         earth = coordinates.get_earth(date)
         assert mine["HGLT_OBS"] == pytest.approx(earth.lat.deg, abs=0.01)
         assert mine["DSUN_OBS"] == pytest.approx(earth.radius.to_value("m"), rel=1e-4)
