@@ -24,7 +24,14 @@ SUNZIP = [sys.executable, "-m", "sunzip"]
 
 def start(*args: object, program: list[str] = SUNZIP, **options: object) -> subprocess.Popen[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen([*program, *map(str, args)], env=ENVIRONMENT, **streams)  # type: ignore[call-overload]
+    return subprocess.Popen(  # type: ignore[call-overload]
+        [*program, *map(str, args)], env=ENVIRONMENT, preexec_fn=hear_ctrl_c, **streams
+    )
+
+
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to jobs in its background: their children would never hear of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*args: object) -> tuple[int, str, str]:
