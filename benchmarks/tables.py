@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
+    ROOT / "docs/explanation/measured.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
