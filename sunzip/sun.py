@@ -302,12 +302,15 @@ class Sun:
         name = channel(which).name
         data = self.take(frames, [name])
         c, rows = self.channels.index(name), list(frames)
+        # Of the tables only the shards between the first and the last frame are read.
+        first, last = (min(rows), max(rows) + 1) if rows else (0, 0)
+        here = [t - first for t in rows]
         return Cube(
             data,
             (name,),
             self.time[rows],
-            self.archive.t_obs[rows, c : c + 1],
-            self.archive.valid[rows, c : c + 1],
+            self.archive.rows("t_obs", first, last)[here, c : c + 1],
+            self.archive.rows("valid", first, last)[here, c : c + 1],
             [[self.archive.headers(t)[c]] for t in rows],
             self.scale,
         )
