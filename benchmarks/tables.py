@@ -39,9 +39,9 @@ def _mean(metrics: dict[str, Any], key: str) -> str:
     return f"{sum(v * n for v, n in known) / sum(n for _, n in known):.3f}" if known else "–"
 
 
-def _source(result: dict[str, Any]) -> str:
+def _source(result: dict[str, Any], library: str = "torch") -> str:
     m = result["machine"]
-    return f"`{result['command']}`, {m['cores']} cores of {m['cpu']}, torch {m['torch']}."
+    return f"`{result['command']}`, {m['cores']} cores of {m['cpu']}, {library} {m[library]}."
 
 
 def main_job(result: dict[str, Any]) -> str:
@@ -406,7 +406,7 @@ def synthetic_sun(result: dict[str, Any]) -> str:
     head = ["channel", "mean, SDOML v2", "synthetic", "ratio", "std, SDOML v2", "synthetic", "ratio"]
     return (
         f"{_table(head, rows)}\n\n{statistics['frames']} frames of 512² from 2010-06 to 2014-12, four of "
-        f"each Sun; SDOML: 16,893 aligned frames of these years. {_source_without_torch(result)}"
+        f"each Sun; SDOML: 16,893 aligned frames of these years. {_source(result, 'numpy')}"
     )
 
 
@@ -424,7 +424,7 @@ def synthetic_sun_shapes(result: dict[str, Any]) -> str:
             rows.append([f"{name} {date}", f"{real['slope']:.2f}", f"{made['slope']:.2f}", spread, *found])
     head = ["", "slope, real", "synthetic", "of single frames", "10 %, real", "synthetic", "median, real",
             "synthetic", "99 %, real", "synthetic"]  # fmt: skip
-    return f"{_table(head, rows)}\n\n{_source_without_torch(result)}"
+    return f"{_table(head, rows)}\n\n{_source(result, 'numpy')}"
 
 
 def synthetic_sun_hours(result: dict[str, Any]) -> str:
@@ -438,13 +438,8 @@ def synthetic_sun_hours(result: dict[str, Any]) -> str:
         f"{_table(['after', 'real', 'synthetic', 'ratio'], rows)}\n\n1 − r of 171 Å at 128², August 2017. "
         f"A frame of 12 × 512² costs {speed['cpu_seconds_per_frame']:.2f} s of CPU time, so that two cores "
         f"make {2 / speed['cpu_seconds_per_frame']:.1f} a second if nothing else runs on them "
-        f"({speed['frames_per_second']:.1f} while this was measured). {_source_without_torch(result)}"
+        f"({speed['frames_per_second']:.1f} while this was measured). {_source(result, 'numpy')}"
     )
-
-
-def _source_without_torch(result: dict[str, Any]) -> str:
-    m = result["machine"]
-    return f"`{result['command']}`, {m['cores']} cores of {m['cpu']}, numpy {m['numpy']}."
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
