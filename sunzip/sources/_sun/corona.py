@@ -524,7 +524,11 @@ class Scene:
             image[on] += corona[i]
             image[off] += beyond[i]
         plage = 0.055 * a2**2 / (a2 + 30) / (1 + a2 / 250)
-        chromo = (0.48 + 0.45 * lane + plage) * np.exp(0.38 * grain + 0.15 * self.fine[2] + shimmer)
+        fine = np.exp(
+            0.25 * grain + 0.13 * self.fine[2] + 0.15 * self.slow[0] + 0.105 * self.large[0] + shimmer
+        )
+        # Fibrils blur the network: single pixels of 304 Å differ less than those of 1600 Å.
+        chromo = grid.around(scipy.fft.rfft2(self._full((0.48 + 0.45 * lane + plage) * fine)), 0.002)
         chromo *= (1 - 0.45 * filament) * (0.75 + 0.25 * self.closed)
         out[5] += 54 * self._chromosphere(chromo, 0.020, 0.55, rays)
 
