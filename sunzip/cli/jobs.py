@@ -373,6 +373,9 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
 @click.option(
     "--wild", is_flag=True, help="As public stores are: rows shuffled, images missing, NaN or twice."
 )
+@click.option(
+    "--flux", metavar="FLUX.csv", help="Write the daily radio flux of this Sun, too, for `forecast`."
+)
 @force_option
 @json_option
 @quiet_option
@@ -385,6 +388,7 @@ def synth(
     seed: int,
     hmi: str | None,
     wild: bool,
+    flux: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -396,6 +400,10 @@ def synth(
         if not store.rstrip("/").lower().endswith(".zarr"):
             raise OutputError(f"{store}: a Zarr store is written; name it *.zarr")
         target.check(store, other, force=force, ours=target.is_store, what="Zarr store")
+    if flux is not None:
+        if not flux.lower().endswith(".csv"):
+            raise OutputError(f"{flux}: a table is written; name it *.csv")
+        target.check(flux, [], force=force, ours=target.is_flux, what="flux of sunzip synth")
     from concurrent.futures import ThreadPoolExecutor
     from contextlib import ExitStack
 
@@ -403,6 +411,7 @@ def synth(
     from sunzip.channels import NAMES
     from sunzip.sinks import open_sink
     from sunzip.sources.synthetic import Synthetic, cubes
+    from sunzip.studies.flux import write_flux
 
     begin = clock.monotonic()
     sun = Synthetic(frames=frames, size=side, start=start, cadence=cadence, seed=seed)
@@ -429,6 +438,8 @@ def synth(
                 progress(Progress(min(done, frames), frames, images * side * side * 4, 0))
         for task in written:
             task.result()
+        if flux is not None:
+            write_flux(stack.enter_context(replacing(flux, force)), sun.time, sun.seed)
     seconds = clock.monotonic() - begin
     first, last = str(sun.time[0]), str(sun.time[-1])
     report = {
@@ -443,6 +454,7 @@ def synth(
         "seed": seed,
         "seconds": seconds,
         "raw_bytes": images * side * side * 4,
+        "flux": flux,
     }
     lines = [
         f"{' and '.join(stores)} {'holds' if hmi is None else 'hold'} {count(frames, 'frame')} "
@@ -450,6 +462,7 @@ def synth(
         *fields(
             [
                 ("times", f"{moment(first)} to {moment(last)} UTC"),
+                *([("flux", f"{flux}, daily, as made up as the Sun")] if flux else []),
                 ("time", f"{duration(seconds)}, {number(frames / seconds)} frames/s"),
             ]
         ),

@@ -206,3 +206,26 @@ def bytes_bar(quiet: bool) -> Iterator[Callable[[int, int], object] | None]:
             bar.update(done - bar.n)
 
         yield update
+
+
+@contextmanager
+def steps_bar(quiet: bool, opening: str) -> Iterator[Callable[[str, int, int], object] | None]:
+    """As `frames_bar`, for a job of several parts that tells what is done, and how much of how much."""
+    if not shows_progress(quiet):
+        yield None
+        return
+    from tqdm import tqdm
+
+    bar: tqdm[Any] = tqdm(bar_format="{desc}", desc=one_line(opening), leave=False)
+
+    def update(what: str, done: int, total: int) -> None:
+        nonlocal bar
+        if bar.desc != f"{what}: " or bar.total != total:
+            bar.close()
+            bar = tqdm(total=total, desc=what, leave=False, dynamic_ncols=True)
+        bar.update(done - bar.n)
+
+    try:
+        yield update
+    finally:
+        bar.close()

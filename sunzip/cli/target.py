@@ -117,6 +117,11 @@ def is_features(path: str) -> bool:
     return any(_begins(path, magic) for magic in (b"\x89HDF\r\n\x1a\n", b"PAR1", b"time,f0"))
 
 
+def is_flux(path: str) -> bool:
+    """Whether a file is a daily flux that `sunzip synth` wrote; LISIRD's have other columns."""
+    return _begins(path, b"time (yyyy MM dd),absolute_f30 (solar flux unit (SFU)),adjusted_f30")
+
+
 def is_store(path: str) -> bool:
     """Whether a folder is a Zarr store, or empty."""
     return os.path.isdir(path) and (not (names := os.listdir(path)) or any(n in names for n in _ZARR))

@@ -15,7 +15,7 @@ from sunzip.channels import CHANNELS, NAMES, canonical, channel
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources import _sun
-from sunzip.sources._sun import field, instrument, sphere
+from sunzip.sources._sun import field, instrument, radio, sphere
 from sunzip.sources.base import Source
 from sunzip.times import parse_duration, t_obs_keyword, tai_to_utc
 
@@ -79,6 +79,32 @@ def render(
     keys = [seed & 0x7FFF_FFFF_FFFF_FFFF, elapsed & 0xFFFFFFFFFFFF, size]
     instrument.add_noise(image, days, np.random.Generator(np.random.SFC64(keys)))
     return image
+
+
+def radio_flux(
+    dates: npt.NDArray[np.datetime64], *, seed: int = 0
+) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Return the daily radio flux of the synthetic Sun at 30 and 10.7 cm: of the state that its images show.
+
+    Parameters
+    ----------
+    dates
+        (N,) datetime64[D].
+    seed
+        Which Sun.
+
+    Returns
+    -------
+    ``f30`` and ``f107``: flux as observed at the Earth and adjusted to 1 au, each (N,) in solar flux units.
+    """
+    sun, out = _sun_of(int(seed)), {name: np.empty((2, len(dates))) for name in radio.BANDS}
+    # F30 is observed in Japan, at 3 h UTC.
+    days = (dates.astype("M8[D]") - _EPOCH.astype("M8[D]")).astype(np.float64) + 3 / 24
+    for i, t in enumerate(days.tolist()):
+        seen = radio.components(sun.windows(t, field.MAX_TRANSPORT_DAYS), t)
+        for name, band in radio.BANDS.items():
+            out[name][:, i] = radio.flux(seen, t, band, sun.seed)
+    return {name: (both[0], both[1]) for name, both in out.items()}
 
 
 def _check_size(size: int) -> None:

@@ -1,7 +1,8 @@
 """The physics of the synthetic Sun: one magnetic state, a function of time, which all 12 channels show.
 
 `field` is the state: active regions, flux transport, the large-scale potential field. `sphere` is the
-geometry of an image. `corona` is what glows in each channel. `instrument` is what AIA and HMI make of it.
+geometry of an image. `corona` is what glows in each channel, `radio` what radio telescopes get.
+`instrument` is what AIA and HMI make of it.
 
 All lengths are in solar radii, times in days since 2000-01-01 (UTC), fields in gauss.
 Sky coordinates: x west, y north, z towards the observer, centre of the Sun at 0.

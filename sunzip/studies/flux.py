@@ -1,0 +1,161 @@
+"""Daily radio flux in the layout of LISIRD's files: F3.2 to F30 as observed, or that of the synthetic Sun."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.errors import InputError, OutputError
+from sunzip.sources.synthetic import radio_flux
+
+Dates = npt.NDArray[np.datetime64]
+Doubles = npt.NDArray[np.float64]
+
+#: Larger files are no daily series: a century of days is 2 MB.
+MAX_BYTES = 1 << 26
+
+#: The name of a column that says that nothing in the file was observed; it holds the seed.
+SYNTHETIC = "synthetic"
+
+_TIME, _UNIT = "time (yyyy MM dd)", "solar flux unit (SFU)"
+_DATE = re.compile(r"(\d{4}) (\d{1,2}) (\d{1,2})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Flux:
+    """A daily series of radio flux.
+
+    Attributes
+    ----------
+    path, column
+        Where it is from: the column's bare name.
+    date
+        (N,) datetime64[D], ascending, each once; there may be gaps.
+    values
+        (N,) float64 in solar flux units, NaN where there is none.
+    synthetic
+        Whether the file says that it was made up.
+    """
+
+    path: str
+    column: str
+    date: Dates
+    values: Doubles
+    synthetic: bool
+
+    def at(self, dates: Dates) -> Doubles:
+        """Return the values of some dates, NaN where there is none."""
+        place = np.minimum(np.searchsorted(self.date, dates), len(self.date) - 1)
+        return np.where(self.date[place] == dates, self.values[place], np.nan)
+
+
+def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
+    """Read one column of a file as https://lasp.colorado.edu/lisird gives it as CSV.
+
+    Parameters
+    ----------
+    path
+        Of rows ``2014 1 31,158.1,…`` (dates are not padded) below a header of names and, in parentheses,
+        units.
+    column
+        By its bare name: ``adjusted_f30``, ``absolute_f107_c``. ``f30`` is short for ``adjusted_f30``, the
+        flux at 1 au: images, whose disks are of one size, know nothing of the Sun's distance.
+
+    Returns
+    -------
+    Flux
+        Values that are missing, or not above 0, are NaN.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is of another layout, or lacks the column.
+    """
+    name = os.fspath(path)
+    try:
+        if os.path.getsize(name) > MAX_BYTES:
+            raise InputError(f"{name}: is larger than any daily series, {MAX_BYTES >> 20} MB")
+        with open(name, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no CSV of LISIRD"
+        raise InputError(f"{name}: {why}") from None
+    head = [title.partition("(")[0].strip() for title in rows[0]] if rows else []
+    if not head or rows[0][0].strip() != _TIME:
+        raise InputError(f"{name}: is no CSV of LISIRD: its first column must be {_TIME!r}")
+    bare = column if column in head else f"adjusted_{column}"
+    if head.count(bare) != 1 or bare == head[0]:
+        known = ", ".join(h for h in head[1:] if not h.endswith(("_c", "_p", "_f")) and h != SYNTHETIC)
+        raise InputError(f"{name}: has no column {column!r}; it has {known}")
+    place = head.index(bare)
+    dates, values = np.empty(len(rows) - 1, "M8[D]"), np.full(len(rows) - 1, np.nan)
+    for i, row in enumerate(rows[1:]):
+        where = f"{name}: line {i + 2}"
+        if len(row) != len(head):
+            raise InputError(
+                f"{where} has {len(row)} values where the header has {len(head)}; fetch it again"
+            )
+        dates[i] = _date(row[0], where)
+        if i and dates[i] <= dates[i - 1]:
+            raise InputError(f"{where}: {row[0]!r} does not come after the line before")
+        if cell := row[place].strip():
+            try:
+                value = float(cell)
+            except ValueError:
+                raise InputError(f"{where}: {cell!r} in column {bare} is no number") from None
+            # LISIRD marks gaps by NaN or by numbers that no flux has.
+            values[i] = value if 0 < value < math.inf else np.nan
+    if not np.isfinite(values).any():
+        raise InputError(f"{name}: column {bare} holds no flux")
+    return Flux(name, bare, dates, values, SYNTHETIC in head)
+
+
+def _date(text: str, where: str) -> np.datetime64:
+    found = _DATE.fullmatch(text.strip())
+    try:
+        if found is None:
+            raise ValueError
+        return np.datetime64("{}-{:0>2}-{:0>2}".format(*found.groups()), "D")
+    except ValueError:
+        raise InputError(f"{where}: {text!r} is no date as in 2014 1 31") from None
+
+
+def write_flux(path: str | os.PathLike[str], times: Dates, seed: int) -> None:
+    """Write the flux of a synthetic Sun in LISIRD's layout, with a column that says what it is.
+
+    Parameters
+    ----------
+    path
+        A file that does not exist yet.
+    times
+        Of frames; the flux is that of all days from the first to the last.
+    seed
+        Of the Sun.
+
+    Raises
+    ------
+    OutputError
+        If the file exists or cannot be written.
+    """
+    first, last = times.min().astype("M8[D]"), times.max().astype("M8[D]")
+    dates = np.arange(first, last + 1)
+    titles, columns = [_TIME], list[Doubles]()
+    for name, both in radio_flux(dates, seed=seed).items():
+        for kind, values in zip(("absolute", "adjusted"), both, strict=True):
+            titles.append(f"{kind}_{name} ({_UNIT})")
+            columns.append(values)
+    lines = [",".join([*titles, SYNTHETIC])]
+    for date, *row in zip(dates.tolist(), *columns, strict=True):
+        numbers = ",".join(f"{value:.1f}" for value in row)
+        lines.append(f"{date.year} {date.month} {date.day},{numbers},{seed}")
+    try:
+        with open(path, "x", encoding="ascii", newline="\n") as file:
+            file.write("\n".join(lines) + "\n")
+    except OSError as error:
+        raise OutputError(f"{os.fspath(path)}: {error.strerror}") from None
