@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from benchmarks.real_inputs import main as wrap_real
 from sunzip.api import Alignment
 
 RESULTS = Path(__file__).parent / "results"
+
+_NUMBERS = re.compile(r"\[(?:\s*(?:-?\d[-+.\de]*|null),?)+\s*\]")
 
 #: The numbers that the paper prints.
 PAPER = Path(__file__).parent / "paper_numbers.json"
@@ -91,5 +94,8 @@ def keep(name: str, content: dict[str, Any]) -> Path:
     """Write results as ``benchmarks/results/<name>.json``."""
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
-    target.write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
+    text = json.dumps({"machine": machine(), **content}, indent=1)
+    # Curves are long lists of numbers, which belong on one line.
+    text = _NUMBERS.sub(lambda m: re.sub(r"\s+", " ", m[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    target.write_text(text + "\n")
     return target

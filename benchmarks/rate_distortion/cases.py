@@ -1,0 +1,133 @@
+"""The frames that all codecs are measured on: none that training of the default model saw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.real_inputs import main as wrap_real
+from sunzip.api import Alignment, open_series
+from sunzip.cube import Scale
+
+Float = npt.NDArray[np.float32]
+
+_SYNTHETIC = "synthetic:frames={frames},size=512,start=2024-03-01,cadence={cadence}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Frames of the same channels.
+
+    Attributes
+    ----------
+    key, title
+        For files and for tables.
+    channels
+        The C channels, in canonical order.
+    data
+        (T, C, Y, X) float32 in DN/s and G, without gaps.
+    series
+        Whether frames follow each other as a film, and are coded so; if not, one by one.
+    real
+        Whether they are observations.
+    times
+        The first and the last.
+    """
+
+    key: str
+    title: str
+    channels: tuple[str, ...]
+    data: Float
+    series: bool
+    real: bool
+    times: tuple[str, str]
+
+    @property
+    def samples(self) -> int:
+        """Pixels of one channel over all frames."""
+        return self.data[:, 0].size
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the pixels, and their sha256."""
+        return {
+            "title": self.title,
+            "channels": list(self.channels),
+            "shape": list(self.data.shape),
+            "series": self.series,
+            "real": self.real,
+            "times": list(self.times),
+            "sha256": hashlib.sha256(np.ascontiguousarray(self.data)).hexdigest(),
+        }
+
+
+def _case(
+    key: str,
+    title: str,
+    url: str,
+    align: Alignment,
+    *,
+    rows: slice = slice(None),
+    channels: Sequence[str] = (),
+    cut: int | None = None,
+    series: bool = False,
+) -> Case:
+    found = open_series(url, align=align)
+    picks = range(len(found))[rows]
+    cubes = [found.read(i, i + 1).to_scale(Scale.MEAN) for i in picks]
+    names = tuple(c for c in cubes[0].channels if not channels or c in channels)
+    places = [cubes[0].channels.index(c) for c in names]
+    data = np.concatenate([cube.data[:, places] for cube in cubes])
+    if cut:
+        edge = (data.shape[-1] - cut) // 2
+        data = data[..., edge : edge + cut, edge : edge + cut]
+    times = (str(found.time[picks[0]])[:16], str(found.time[picks[-1]])[:16])
+    real = not url.startswith("synthetic:")
+    return Case(key, title, names, np.ascontiguousarray(data, np.float32), series, real, times)
+
+
+def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
+    """Read the frames of all cases; with `quick`, a few.
+
+    Parameters
+    ----------
+    real
+        The folder with the real data.
+    work
+        A folder for files made of them.
+    """
+    wrap_real(real, work)
+    v2, hourly = str(real / "sdomlv2_real.zarr"), str(work / "aia171_hourly.h5")
+    january = Alignment(start="2017-01-16", stop="2018-01-01")
+    october = Alignment(start="2024-01-01")
+    august = Alignment(start="2017-08-12", cadence="1h")
+    if quick:
+        return [
+            _case("real-193", "193 Å, January 2017", v2, january, rows=slice(0, 1)),
+            _case("real-2024", "3 channels, October 2024", v2, october, channels=("131A", "171A", "211A")),
+            _case("series-171", "171 Å hourly", hourly, august, rows=slice(0, 8), series=True),
+        ]
+    found = [
+        _case("real-193", "193 Å, January 2017", v2, january, rows=slice(0, None, 3)),
+        _case("real-2024", "8 channels, October 2024", v2, october),
+        _case("real-bz", "Bz, January 2013", str(real / "sdoml_v1"), Alignment()),
+        _case(
+            "synthetic",
+            "synthetic Sun, 12 channels",
+            _SYNTHETIC.format(frames=2, cadence="100D"),
+            Alignment(cadence="1D"),
+        ),
+        _case("series-171", "171 Å hourly, August 2017", hourly, august, series=True),
+    ]
+    for name, cadence in (("12 minutes", "12min"), ("1 hour", "1h"), ("1 day", "1D")):
+        url = _SYNTHETIC.format(frames=8, cadence=cadence)
+        align = Alignment(cadence=cadence)
+        found.append(
+            _case(f"series-{cadence}", f"synthetic Sun, every {name}", url, align, cut=256, series=True)
+        )
+    return found

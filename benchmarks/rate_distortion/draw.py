@@ -1,0 +1,62 @@
+"""Rate-distortion plots, one for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rate_distortion.peers import library
+
+#: Colours of the peers that can be told apart; sunzip is drawn black.
+LOOKS = {
+    "jpeg2000": ("JPEG 2000", "C0"),
+    "htj2k": ("HTJ2K", "C9"),
+    "jpegxl": ("JPEG XL", "C4"),
+    "sperr": ("SPERR", "C2"),
+    "av1-still": ("AV1, still", "C1"),
+    "hevc-still": ("HEVC, still", "C3"),
+    "sz3": ("SZ3", "C5"),
+    "zfp": ("ZFP", "C6"),
+    "fpack": ("fpack", "C8"),
+    "av1-film": ("AV1, film", "C1"),
+    "hevc-film": ("HEVC, film", "C3"),
+}
+_STYLES = ("-", "--", ":", "-.")
+_COLUMNS = 4
+
+
+def draw(result: Mapping[str, Any], target: Path) -> None:
+    """Draw error over rate of every channel of the real frames, and of the real series, coded by itself."""
+    library("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [(case, name) for case, c in result["cases"].items() if c["real"] for name in c["channels"]]
+    rows = -(-(len(panels) + 1) // _COLUMNS)
+    figure, grid = plt.subplots(rows, _COLUMNS, figsize=(12, 2.7 * rows), layout="constrained")
+    axes = list(np.atleast_1d(grid).ravel())
+    lines: dict[str, Any] = {}
+    for axis, (case, name) in zip(axes, panels, strict=False):
+        for peer, channels in result["peers"].get(case, {}).items():
+            if peer in LOOKS:
+                label, colour = LOOKS[peer]
+                c = channels[name]
+                (lines[label],) = axis.plot(c["bits"], c["rmse_sigma"], color=colour, lw=1)
+        for (model, found), style in zip(result["models"].items(), _STYLES, strict=False):
+            if case in found:
+                c = found[case]["channels"][name]
+                (lines[f"sunzip {model}"],) = axis.plot(c["bits"], c["rmse_sigma"], "k", ls=style, lw=2)
+        axis.set(xscale="log", yscale="log", xlim=(1e-3, 1.5))
+        axis.set_title(f"{name}: {result['cases'][case]['title']}", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    axes[len(panels)].legend(lines.values(), lines.keys(), fontsize=8, loc="center", ncols=2)
+    figure.supxlabel("bits per sample", fontsize=9)
+    figure.supylabel("error, in standard deviations of the noise", fontsize=9)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=75, pil_kwargs={"optimize": True})
+    plt.close(figure)
