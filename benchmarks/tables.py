@@ -6,9 +6,11 @@ Run as ``python -m benchmarks.tables``; ``--check`` changes nothing and fails if
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ PAGES = (
     ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/measured.md",
+    ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
@@ -442,6 +445,187 @@ def synthetic_sun_hours(result: dict[str, Any]) -> str:
     )
 
 
+def _shown(result: dict[str, Any]) -> str:
+    """Return the model whose comparison is shown where there is room for one: the default, if measured."""
+    models: list[str] = list(result["comparison"])
+    return next((m for m in models if result["about"][m]["default"]), models[0])
+
+
+def _times(mean: dict[str, Any], names: dict[str, str] | None = None) -> str:
+    """Write a mean ratio of bytes; what it does not cover is said, never filled in."""
+    if mean["ratio"] is None:
+        return "–"
+    who = f" {names[mean['who']]}" if names and mean["who"] else ""
+    part = f" ({100 * mean['covered']:.0f} % of the range)" if mean["covered"] < 0.995 else ""
+    return f"{mean['ratio']:.2f} ×{who}{part}"
+
+
+def _span(case: dict[str, Any]) -> str:
+    frames, channels, y, x = case["shape"]
+    count = f"{channels} channel{'s' * (channels > 1)}"
+    return f"{case['title']} ({frames} frame{'s' * (frames > 1)}, {count}, {y}×{x})"
+
+
+def rate_distortion(result: dict[str, Any]) -> str:
+    """All channels together: bytes of sunzip over bytes of the best peers at equal errors."""
+    rows = []
+    mixed = {key.split(":")[0] for found in result["mixtures"].values() for key in found}
+    shown = ["best", "best without KLT", *(f"KLT + {key}" for key in sorted(mixed))]
+    for model, found in result["comparison"].items():
+        for group, peers in found["overall"].items():
+            case = result["cases"].get(group)
+            if case and case["series"]:
+                continue
+            name = _span(case) if case else "**all real frames**"
+            for span in peers["best"]:
+                if peers["best"][span]["ratio"] is None:
+                    continue
+                cells = [_times(peers[key][span]) if key in peers else "–" for key in shown]
+                rows.append([f"`{model}`", name, span, *cells])
+    head = ["model", "frames", "sunzip's bit/sample", "best of all", "best codec of each channel"]
+    head += [f"KLT + {result['names'][key.removeprefix('KLT + ')]}" for key in shown[2:]]
+    return (
+        f"{_table(head, rows)}\n\nBytes of sunzip over bytes of the others at the same error in every "
+        "channel; less than 1 is fewer bytes. Ranges in which the model has no setting, or no peer the same "
+        f"errors, are left out. {_source(result, 'numpy')}"
+    )
+
+
+def rate_distortion_peers(result: dict[str, Any]) -> str:
+    """Each peer by itself, on all real frames."""
+    model = _shown(result)
+    overall = result["comparison"][model]["overall"]
+    group = "real" if "real" in overall else next(iter(overall))
+    rows = [
+        [result["names"].get(peer, peer), *(_times(mean) for mean in spans.values())]
+        for peer, spans in overall[group].items()
+        if peer in result["names"] and any(mean["ratio"] for mean in spans.values())
+    ]
+    head = ["peer", *(f"{span} bit/sample" for span in next(iter(overall[group].values())))]
+    return (
+        f"{_table(head, rows)}\n\nModel `{model}`, all real frames that are not a series. A dash: the peer "
+        f"has no setting with the errors that sunzip has at such a rate. {_source(result, 'numpy')}"
+    )
+
+
+def rate_distortion_channels(result: dict[str, Any]) -> str:
+    """Each channel coded by itself, against the cheapest peer."""
+    model = _shown(result)
+    rows = [
+        [result["cases"][case]["title"], name, *(_times(mean, result["names"]) for mean in spans.values())]
+        for case, channels in result["comparison"][model]["channels"].items()
+        for name, spans in channels.items()
+    ]
+    first = next(iter(next(iter(result["comparison"][model]["channels"].values())).values()))
+    head = ["frames", "channel", *(f"{span} bit/sample" for span in first)]
+    return (
+        f"{_table(head, rows)}\n\nModel `{model}`, given one channel and none of the others. Beside the "
+        f"ratio stands the peer that is cheapest over most of the range. {_source(result, 'numpy')}"
+    )
+
+
+def rate_distortion_series(result: dict[str, Any]) -> str:
+    """Series as one block: against film codecs, and against the same frames one by one."""
+    model = _shown(result)
+    found = result["comparison"][model]
+    rows = []
+    for case, spans in found["blocks"].items():
+        peers = found["overall"][case]
+        for span, mean in spans.items():
+            cells = [_times(peers[p][span]) if p in peers else "–" for p in ("best", "hevc-film", "av1-film")]
+            if mean["ratio"] is not None:
+                rows.append([_span(result["cases"][case]), span, _times(mean), *cells])
+    head = ["series", "sunzip's bit/sample", "own frames one by one", "best film codec", "HEVC", "AV1"]
+    return f"{_table(head, rows)}\n\nModel `{model}`. {_source(result, 'numpy')}"
+
+
+_AT = (0.02, 0.1)
+_QUALITY = (
+    ("rmse_sigma", "RMSE in noise σ", ".2f"),
+    ("r", "r", ".4f"),
+    ("ppe10", "ppe10", ".3f"),
+    ("ppe50", "ppe50", ".3f"),
+    ("psnr_log", "PSNR of log, dB", ".1f"),
+    ("ms_ssim_log", "MS-SSIM of log", ".4f"),
+    ("max_error", "largest error, DN/s", ",.0f"),
+)
+
+
+def _at(curve: dict[str, Any], bits: Sequence[float], key: str, rate: float) -> float | None:
+    """Return a metric at a rate, between its two neighbours; None outside of what was measured."""
+    points = sorted((b, v) for b, v in zip(bits, curve[key], strict=True) if b and v is not None)
+    for (b0, v0), (b1, v1) in pairwise(points):
+        if b0 <= rate <= b1:
+            part = math.log(rate / b0) / math.log(b1 / b0) if b1 > b0 else 0
+            return float(v0 + part * (v1 - v0))
+    return None
+
+
+def rate_distortion_metrics(result: dict[str, Any]) -> str:
+    """Every codec's metrics at two rates, means over the channels of the real frame that has most."""
+    case = max(
+        (c for c, v in result["cases"].items() if v["real"] and not v["series"]),
+        key=lambda c: len(result["cases"][c]["channels"]),
+    )
+    codecs = []
+    for model, cases in result["models"].items():
+        if case in cases:
+            frame = cases[case]["frame"]
+            codecs.append(
+                (f"sunzip, `{model}`", {n: (frame["bits"], c) for n, c in frame["channels"].items()})
+            )
+    for key, found in result["mixtures"].get(case, {}).items():
+        base, kind = key.split(":")
+        if kind == "noise":
+            frame = found["frame"]
+            named = {n: (frame["bits"], c) for n, c in frame["channels"].items()}
+            codecs.append((f"KLT + {result['names'][base]}", named))
+    for key, channels in result["peers"].get(case, {}).items():
+        codecs.append((result["names"][key], {n: (c["bits"], c) for n, c in channels.items()}))
+    rows = []
+    for rate in _AT:
+        for name, channels in codecs:
+            cells = []
+            for key, _, form in _QUALITY:
+                values = [_at(curve, bits, key, rate) for bits, curve in channels.values()]
+                known = [v for v in values if v is not None]
+                cells.append(f"{sum(known) / len(known):{form}}" if len(known) == len(values) else "–")
+            if set(cells) != {"–"}:
+                rows.append([f"{rate}", name, *cells])
+    head = ["bit/sample", "codec", *(what for _, what, _ in _QUALITY)]
+    return (
+        f"{_table(head, rows)}\n\n{_span(result['cases'][case])}, means over the channels; between two "
+        "measured settings the metric is taken to be linear in the logarithm of the rate. Codecs of all "
+        "channels at once have the rate on the mean, the others in every channel. Codecs that cannot go so "
+        f"low are not there. {_source(result, 'numpy')}"
+    )
+
+
+def rate_distortion_speed(result: dict[str, Any]) -> str:
+    """Speed in both directions on one thread and on two, and memory."""
+    speed = result["speed"]
+    timed = {**speed, "command": f"{result['command']} --speed"}
+    if not speed:
+        return "Not measured yet: `python -m benchmarks.rate_distortion --real ../shared/data/real --speed`."
+    rows = [
+        [
+            result["names"].get(name, f"sunzip, `{name}`"),
+            f"{threads['1']['bits']:.3f}",
+            *(f"{threads[t][k]:.0f}" for k in ("encode_mb_s", "decode_mb_s") for t in ("1", "2")),
+            f"{threads['1']['peak_mib']:.0f}",
+        ]
+        for name, threads in speed["codecs"].items()
+    ]
+    head = ["codec", "bit/sample", "in MB/s, 1 thread", "2 threads", "out MB/s, 1 thread", "2 threads",
+            "peak MiB"]  # fmt: skip
+    return (
+        f"{_table(head, rows)}\n\n{speed['case']}, each codec at its first setting of at least "
+        f"{speed['rate']} bit/sample that its sweep has; MB of float32 in DN/s and G, the square root "
+        "included. Peers code as many images at a time as they have threads. Memory is the peak of a process "
+        f"that does nothing else, with its libraries. {_source(timed, 'numpy')}"
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
@@ -454,6 +638,12 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "synthetic-sun": ("synthetic_sun", synthetic_sun),
     "synthetic-sun-shapes": ("synthetic_sun", synthetic_sun_shapes),
     "synthetic-sun-hours": ("synthetic_sun", synthetic_sun_hours),
+    "rate-distortion": ("rate_distortion", rate_distortion),
+    "rate-distortion-peers": ("rate_distortion", rate_distortion_peers),
+    "rate-distortion-channels": ("rate_distortion", rate_distortion_channels),
+    "rate-distortion-series": ("rate_distortion", rate_distortion_series),
+    "rate-distortion-metrics": ("rate_distortion", rate_distortion_metrics),
+    "rate-distortion-speed": ("rate_distortion", rate_distortion_speed),
     "paper-sizes": ("paper_sizes", paper_sizes),
     "paper-archives": ("paper_sizes", paper_archives),
     "paper-metrics": ("paper_metrics", paper_metrics),

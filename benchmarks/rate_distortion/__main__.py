@@ -1,8 +1,8 @@
 """Measure rates and errors of sunzip and its peers on the same frames, in one process.
 
 Run as ``python -m benchmarks.rate_distortion --real ../shared/data/real``. Results are written after each
-codec, so that a run that breaks off keeps what it measured; ``--only`` measures some codecs again and leaves
-the rest as it is.
+codec, and what they have of the same frames is not measured again: a run that broke off is continued. With
+``--only`` some codecs are measured again, and the rest is left as it is.
 """
 
 from __future__ import annotations
@@ -68,12 +68,13 @@ class Run:
             for case in found
         }
         described = {case.key: case.as_dict() for case in found}
-        self.result: dict[str, Any] = {"command": COMMAND, "cases": described}
+        names = {peer.key: peer.name for peer in peers()}
+        self.result: dict[str, Any] = {"command": COMMAND, "cases": described, "names": names}
         file = common.RESULTS / f"{name}.json"
         old = json.loads(file.read_text()) if file.exists() else {}
         same = [key for key, case in described.items() if old.get("cases", {}).get(key) == case]
         for kind in ("peers", "mixtures"):
-            self.result[kind] = {key: old.get(kind, {}).get(key, {}) for key in same}
+            self.result[kind] = {key: old[kind][key] for key in same if key in old.get(kind, {})}
         self.result["models"] = {
             model: {key: rows[key] for key in same if key in rows}
             for model, rows in old.get("models", {}).items()
@@ -86,32 +87,35 @@ class Run:
         """Write what there is."""
         return common.keep(self.name, self.result)
 
-    def peer(self, peer: Peer, points: int | None) -> None:
+    def peer(self, peer: Peer, points: int | None, again: bool) -> None:
         """Measure one peer on all cases that are for it."""
         library(peer.needs)
         for case in self.cases:
-            if case.series == peer.film or peer.physical:
-                rows = of_peer(peer, case, self.judges[case.key], points)
-                self.result["peers"].setdefault(case.key, {})[peer.key] = rows
+            into = self.result["peers"].setdefault(case.key, {})
+            if (case.series == peer.film or peer.physical) and (again or peer.key not in into):
+                into[peer.key] = of_peer(peer, case, self.judges[case.key], points)
 
-    def mixture(self, peer: Peer) -> None:
+    def mixture(self, peer: Peer, again: bool) -> None:
         """Measure one peer behind a transform across channels."""
         library(peer.needs)
         for case in self.cases:
             if case.series or len(case.channels) == 1:
                 continue
             into = self.result["mixtures"].setdefault(case.key, {})
-            for equal in (False, True):
-                key = f"{peer.key}:{'equal' if equal else 'noise'}"
-                into[key] = klt.measure(peer, self.judges[case.key], case.channels, equal=equal)
+            for key, equal in ((f"{peer.key}:noise", False), (f"{peer.key}:equal", True)):
+                if again or key not in into:
+                    into[key] = klt.measure(peer, self.judges[case.key], case.channels, equal=equal)
 
-    def model(self, name: str, points: int | None) -> None:
+    def model(self, name: str, points: int | None, again: bool) -> None:
         """Measure one of our models."""
         codec = Codec(weights.load(name))
         model = codec.model
+        known = self.result["about"].get(model.name, {}).get("sha256") == model.sha256 and not again
+        rows: dict[str, Any] = self.result["models"].get(model.name, {}) if known else {}
         qualities = ours.QUALITIES[:: -(-len(ours.QUALITIES) // points)] if points else ours.QUALITIES
-        rows: dict[str, Any] = {}
         for case in self.cases:
+            if case.key in rows:
+                continue
             try:
                 codec.family.check_size(*case.data.shape[2:])
             except InputError as error:
@@ -132,13 +136,15 @@ class Run:
 @click.option(
     "--model", "models", multiple=True, help="Model to measure, by name or folder; repeat for more."
 )
-@click.option("--only", multiple=True, type=click.Choice(KEYS), help="Measure this codec again, not all.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(KEYS), help="Measure this codec again, and no other."
+)
 @click.option("--quick", is_flag=True, help="A few frames and settings, into a file of their own.")
 @click.option("--speed", "timed", is_flag=True, help="Measure speed and memory instead; on an idle machine.")
 def main(real: Path, models: tuple[str, ...], only: tuple[str, ...], quick: bool, timed: bool) -> None:
     """Measure, compare and draw."""
     points = 5 if quick else None
-    wanted, names = only or KEYS, models or (weights.DEFAULT,)
+    wanted, names, again = only or KEYS, models or (weights.DEFAULT,), bool(only)
     known = {peer.key: peer for peer in peers()}
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
@@ -152,11 +158,11 @@ def main(real: Path, models: tuple[str, ...], only: tuple[str, ...], quick: bool
         for key in wanted:
             if key == SUNZIP:
                 for name in names:
-                    run.model(name, points)
+                    run.model(name, points, again)
             elif key.startswith("klt-"):
-                run.mixture(known[key.removeprefix("klt-")])
+                run.mixture(known[key.removeprefix("klt-")], again)
             else:
-                run.peer(known[key], points)
+                run.peer(known[key], points, again)
             run.keep()
             click.echo(f"{key}: measured")
     run.result["comparison"] = compare(run.result)

@@ -62,7 +62,7 @@ class Case:
             "series": self.series,
             "real": self.real,
             "times": list(self.times),
-            "sha256": hashlib.sha256(np.ascontiguousarray(self.data)).hexdigest(),
+            "sha256": hashlib.sha256(self.data.tobytes()).hexdigest(),
         }
 
 

@@ -213,4 +213,4 @@ class Mixture:
             b_eq=np.ones(len(self._one)),
             method="highs",
         )
-        return float(found.fun) / len(bound) + self.extra if found.success else float("nan")
+        return float(found.fun or 0) / len(bound) + self.extra if found.success else float("nan")

@@ -10,19 +10,19 @@ import numpy as np
 
 from benchmarks.rate_distortion.peers import library
 
-#: Colours of the peers that can be told apart; sunzip is drawn black.
-LOOKS = {
-    "jpeg2000": ("JPEG 2000", "C0"),
-    "htj2k": ("HTJ2K", "C9"),
-    "jpegxl": ("JPEG XL", "C4"),
-    "sperr": ("SPERR", "C2"),
-    "av1-still": ("AV1, still", "C1"),
-    "hevc-still": ("HEVC, still", "C3"),
-    "sz3": ("SZ3", "C5"),
-    "zfp": ("ZFP", "C6"),
-    "fpack": ("fpack", "C8"),
-    "av1-film": ("AV1, film", "C1"),
-    "hevc-film": ("HEVC, film", "C3"),
+#: Colours of the peers; a film and a still codec never share a plot, and sunzip is drawn black.
+COLOURS = {
+    "jpeg2000": "C0",
+    "htj2k": "C9",
+    "jpegxl": "C4",
+    "sperr": "C2",
+    "av1-still": "C1",
+    "hevc-still": "C3",
+    "sz3": "C5",
+    "zfp": "C6",
+    "fpack": "C8",
+    "av1-film": "C1",
+    "hevc-film": "C3",
 }
 _STYLES = ("-", "--", ":", "-.")
 _COLUMNS = 4
@@ -40,10 +40,10 @@ def draw(result: Mapping[str, Any], target: Path) -> None:
     lines: dict[str, Any] = {}
     for axis, (case, name) in zip(axes, panels, strict=False):
         for peer, channels in result["peers"].get(case, {}).items():
-            if peer in LOOKS:
-                label, colour = LOOKS[peer]
-                c = channels[name]
-                (lines[label],) = axis.plot(c["bits"], c["rmse_sigma"], color=colour, lw=1)
+            if peer in COLOURS:
+                label, c = result["names"][peer], channels[name]
+                style = "--" if peer.endswith("-film") else "-"
+                (lines[label],) = axis.plot(c["bits"], c["rmse_sigma"], style, color=COLOURS[peer], lw=1)
         for (model, found), style in zip(result["models"].items(), _STYLES, strict=False):
             if case in found:
                 c = found[case]["channels"][name]

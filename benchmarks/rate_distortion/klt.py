@@ -22,6 +22,8 @@ Array = npt.NDArray[np.float64]
 
 #: How many points along the way from few bytes to many are decoded whole.
 _POINTS = 14
+#: With fewer, bright channels leak into the components of faint ones; more take bytes at the lowest rates.
+_BITS = 10
 #: A component that is not coded is its mean, as float16.
 _MEAN_BITS = 16
 
@@ -35,7 +37,7 @@ class Transform:
     synthesis, analysis
         (C, C) float64: channels from components, and back.
     nbytes
-        What storing it takes: entries as 8-bit numbers, a float16 for each channel.
+        What storing it takes: entries as numbers of `_BITS` bits, a float16 for each channel.
     """
 
     synthesis: Array
@@ -55,13 +57,14 @@ class Transform:
         scale = spread.astype(np.float16).astype(np.float64)
         _, vectors = np.linalg.eigh(np.cov(flat / scale[:, None]))
         # What is stored is rounded, and undone exactly.
-        rounded = np.rint(127 * vectors[:, ::-1]) / 127
+        steps = (1 << (_BITS - 1)) - 1
+        rounded = np.rint(steps * vectors[:, ::-1]) / steps
         synthesis = scale[:, None] * rounded
-        return cls(synthesis, np.linalg.inv(synthesis), count**2 + 2 * count)
+        return cls(synthesis, np.linalg.inv(synthesis), -(-(count**2) * _BITS // 8) + 2 * count)
 
 
 def _mixed(matrix: Array, images: Float) -> Float:
-    return np.einsum("kc,tcyx->tkyx", matrix.astype(np.float32), images, optimize=True)
+    return np.asarray(np.einsum("kc,tcyx->tkyx", matrix.astype(np.float32), images, optimize=True))
 
 
 def _square(error: Float) -> float:

@@ -62,7 +62,7 @@ def _halved(x: Float) -> Float:
 
 def logarithm(x: Float) -> Float:
     """Return log2(x + 1) as learned rivals take it, with the sign of a signed field kept."""
-    return np.copysign(np.log2(np.abs(x) + 1), x)
+    return np.asarray(np.copysign(np.log2(np.abs(x) + 1), x))
 
 
 class Judge:

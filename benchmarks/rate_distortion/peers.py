@@ -297,9 +297,10 @@ def _fpack(image: Float, level: float) -> bytes:
     from astropy.io import fits
 
     held = io.BytesIO()
-    # A negative level is a step in the image's own unit; the dither is fpack's own.
+    # A negative level is a step in the image's own unit. Neither dither nor a tile a row, which are fpack's
+    # habit: both cost bytes and win no error.
     fits.CompImageHDU(
-        image, compression_type="RICE_1", quantize_level=-level, quantize_method=1, dither_seed=1
+        image, compression_type="RICE_1", quantize_level=-level, quantize_method=-1, tile_shape=image.shape
     ).writeto(held)
     return held.getvalue()
 
