@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import features, forecast, generate, jobs, looks, train
+from sunzip.cli import features, forecast, generate, jobs, looks, study, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -83,6 +83,7 @@ for _command in (
     features.features,
     train.train,
     generate.generate,
+    study.study,
     forecast.forecast,
 ):
     program.add_command(_command)

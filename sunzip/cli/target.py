@@ -100,6 +100,16 @@ def is_picture(path: str) -> bool:
     return _begins(path, b"\x89PNG\r\n\x1a\n")
 
 
+def is_report(path: str) -> bool:
+    """Whether a file is an HTML page."""
+    return _begins(path, b"<!doctype html>")
+
+
+def is_json(path: str) -> bool:
+    """Whether a file holds a JSON object."""
+    return _begins(path, b"{")
+
+
 def is_cubes(path: str) -> bool:
     """Whether a file or folder is of a layout that `sunzip decompress` writes, and of nothing besides."""
     if not os.path.isdir(path):

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -79,6 +80,20 @@ def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterato
             yield tasks.popleft().result()[0]
     finally:
         left.set()
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """Have the calling thread do itself what it gives to `side_by_side`, so that PyTorch is not asked for.
+
+    For those whose networks do not run in PyTorch: what it computes here may not be what it computes in a lane.
+    """
+    before = getattr(_here, "is_lane", False)
+    _here.is_lane = True
+    try:
+        yield
+    finally:
+        _here.is_lane = before
 
 
 def _lanes() -> ThreadPoolExecutor:

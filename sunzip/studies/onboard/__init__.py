@@ -1,0 +1,8 @@
+"""Studies of a mission: bytes, recorder, downlink and computing with a model on board, against what flies today."""
+
+from __future__ import annotations
+
+from sunzip.studies.onboard.mission import Mission, parse, preset, presets, read
+from sunzip.studies.onboard.study import study, write
+
+__all__ = ["Mission", "parse", "preset", "presets", "read", "study", "write"]

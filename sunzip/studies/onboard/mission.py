@@ -1,0 +1,368 @@
+"""A mission as an instrument engineer writes it down: what is imaged, how often, and how it gets home."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+from sunzip.channels import NAMES, channel
+from sunzip.errors import InputError
+from sunzip.times import parse_duration
+
+#: What a mission sends today.
+PRESENT = ("raw", "ccsds121", "jpeg2000")
+
+_MAX_BYTES = 1 << 16
+_MAX_SIDE = 16384
+
+_BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_BITS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
+_WATT = {"mW": 1e-3, "W": 1.0}
+
+_TOP = {"name", "summary", "channels", "size", "bits", "binning", "cadence", "storage", "downlink", "present",
+        "active", "latency", "compute", "sources", "assumptions"}  # fmt: skip
+_NEEDED = ("name", "channels", "size", "bits", "cadence", "storage", "downlink")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a frame.
+
+    Attributes
+    ----------
+    name
+        What the mission calls the channel.
+    like
+        The channel of SDO that stands in for it, and as which the model codes it.
+    """
+
+    name: str
+    like: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A contact with the ground that comes again and again; times in seconds."""
+
+    every: float
+    lasts: float
+    begins: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mission:
+    """What the study is told of a mission.
+
+    Attributes
+    ----------
+    name, summary
+        For the report.
+    images
+        The channels of a frame, in the canonical order of those that stand in.
+    side
+        Pixels along a side of an image.
+    bits
+        Of a pixel as the camera gives it.
+    binning
+        Detector pixels along a side of one image pixel, averaged; the noise falls by as much.
+    cadence
+        Seconds from frame to frame.
+    storage
+        Bytes of the recorder that are the instrument's.
+    rate
+        Bits per second of the downlink that are the instrument's, during a pass.
+    passes
+        When there is contact.
+    usable
+        Share of passes that come about.
+    present
+        How frames are coded today, one of `PRESENT`.
+    active
+        Share of the mission that the Sun is active.
+    latency
+        Seconds from exposure to ground that are asked for; None if nothing is.
+    power, memory
+        Watts and bytes that coding may take; None if not limited.
+    sources, assumptions
+        Where the numbers come from, and what was assumed for want of any.
+    """
+
+    name: str
+    summary: str
+    images: tuple[Image, ...]
+    side: int
+    bits: int
+    binning: int
+    cadence: float
+    storage: float
+    rate: float
+    passes: tuple[Pass, ...]
+    usable: float
+    present: str
+    active: float
+    latency: float | None
+    power: float | None
+    memory: float | None
+    sources: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that stand in, in canonical order."""
+        return tuple(image.like for image in self.images)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a frame, all channels together."""
+        return len(self.images) * self.side**2
+
+    @property
+    def frames_per_day(self) -> float:
+        """Frames in 86,400 s."""
+        return 86400 / self.cadence
+
+    @property
+    def contact(self) -> float:
+        """Share of the time in which there is contact, passes that fail left out."""
+        return self.usable * min(1.0, sum(p.lasts / p.every for p in self.passes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+def presets() -> tuple[str, ...]:
+    """Return the names of the missions that come with sunzip."""
+    folder = files("sunzip.studies.onboard") / "presets"
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def preset(name: str) -> Mission:
+    """Return a mission that comes with sunzip.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name, or PyYAML is not installed.
+    """
+    if name not in presets():
+        raise InputError(f"no mission {name!r} comes with sunzip; there are {', '.join(presets())}")
+    text = (files("sunzip.studies.onboard") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse(text, f"preset {name}")
+
+
+def read(path: str | os.PathLike[str]) -> Mission:
+    """Read a mission file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or does not describe a mission; the message names the entry and what it should be.
+    """
+    where = os.fspath(path)
+    try:
+        with open(where, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{where}: is longer than {_MAX_BYTES} bytes; a mission file is a page of YAML")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: is no text; a mission file is a page of YAML") from None
+    return parse(text, where)
+
+
+def parse(text: str, where: str) -> Mission:
+    """Make a mission of YAML text.
+
+    Parameters
+    ----------
+    text
+        The YAML.
+    where
+        Its name, for messages.
+
+    Raises
+    ------
+    InputError
+        See `read`; also if PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise InputError("mission files need PyYAML: pip install '.[onboard]' in the checkout") from None
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{where}: is no YAML{at}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: is no mission file; it should hold {', '.join(_NEEDED)}")
+    return _Reader(where).mission(found)
+
+
+class _Reader:
+    """Takes entries out of parsed YAML, each checked; knows the file for messages."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def fail(self, entry: str, wanted: str, value: object) -> InputError:
+        shown = " ".join(repr(value).split())[:60]
+        return InputError(f"{self.where}: {entry}: {shown} should be {wanted}")
+
+    def known(self, given: Mapping[Any, Any], names: set[str], prefix: str = "") -> None:
+        for key in given:
+            if key not in names:
+                raise InputError(
+                    f"{self.where}: {prefix}{str(key)[:60]}: no such entry; known are {', '.join(sorted(names))}"
+                )
+
+    def mapping(self, value: object, entry: str, names: set[str]) -> Mapping[Any, Any]:
+        if not isinstance(value, dict):
+            raise self.fail(entry, f"entries {', '.join(sorted(names))}", value)
+        self.known(value, names, f"{entry}.")
+        return value
+
+    def whole(self, value: object, entry: str, low: int, high: int) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise self.fail(entry, f"a whole number from {low} to {high}", value)
+        return value
+
+    def share(self, value: object, entry: str) -> float:
+        if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
+            raise self.fail(entry, "a number from 0 to 1", value)
+        return float(value)  # type: ignore[arg-type]
+
+    def seconds(self, value: object, entry: str, *, or_zero: bool = False) -> float:
+        if or_zero and value in (0, "0", "0s", "0h", "0min"):
+            return 0.0
+        try:
+            if not isinstance(value, str):
+                raise InputError("")
+            return float(parse_duration(value).astype("int64")) / 1000
+        except InputError:
+            raise self.fail(entry, "a number and a unit, as 12s, 15min, 8h or 1d", value) from None
+
+    def quantity(
+        self, value: object, entry: str, units: Mapping[str, float], *, or_zero: bool = False
+    ) -> float:
+        match = (
+            re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) *([A-Za-z/]+)", value) if isinstance(value, str) else None
+        )
+        number = float(match[1]) * units.get(match[2], math.nan) if match else math.nan
+        if or_zero and value == 0:
+            number = 0.0
+        if not math.isfinite(number) or (number <= 0 and not or_zero):
+            raise self.fail(entry, f"a number and a unit of {', '.join(units)}", value)
+        return number
+
+    def text(self, value: object, entry: str) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= 1000:
+            raise self.fail(entry, "a line of text", value)
+        return " ".join(value.split())
+
+    def texts(self, value: object, entry: str) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise self.fail(entry, "a list of lines of text", value)
+        return tuple(self.text(v, f"{entry}[{i}]") for i, v in enumerate(value))
+
+    def images(self, value: object) -> tuple[Image, ...]:
+        if not isinstance(value, list) or not 1 <= len(value) <= len(NAMES):
+            raise self.fail("channels", f"a list of 1 to {len(NAMES)} channels", value)
+        found = []
+        for i, entry in enumerate(value):
+            at = f"channels[{i}]"
+            if isinstance(entry, str):
+                entry = {"name": entry, "like": entry}
+            entry = self.mapping(entry, at, {"name", "like"})
+            try:
+                like = channel(self.text(entry.get("like"), f"{at}.like")).name
+            except InputError as error:
+                raise InputError(f"{self.where}: {at}.like: {error}") from None
+            found.append(Image(self.text(entry.get("name", like), f"{at}.name"), like))
+        likes = [image.like for image in found]
+        for like in likes:
+            if likes.count(like) > 1:
+                raise InputError(
+                    f"{self.where}: channels: two of them are like {like}; each needs one of its own"
+                )
+        return tuple(sorted(found, key=lambda image: NAMES.index(image.like)))
+
+    def passes(self, value: object) -> tuple[Pass, ...]:
+        entry = "downlink.passes"
+        if not isinstance(value, list) or not 1 <= len(value) <= 1000:
+            raise self.fail(entry, "a list of passes, as {every: 1d, lasts: 8h, begins: 3h}", value)
+        found = []
+        for i, row in enumerate(value):
+            at = f"{entry}[{i}]"
+            row = self.mapping(row, at, {"every", "lasts", "begins"})
+            one = Pass(
+                self.seconds(row.get("every"), f"{at}.every"),
+                self.seconds(row.get("lasts"), f"{at}.lasts"),
+                self.seconds(row.get("begins", 0), f"{at}.begins", or_zero=True),
+            )
+            if one.begins + one.lasts > one.every:
+                raise self.fail(at, "over before the next one is due (begins + lasts up to every)", dict(row))
+            found.append(one)
+        return tuple(found)
+
+    def mission(self, given: Mapping[Any, Any]) -> Mission:
+        self.known(given, _TOP)
+        for key in _NEEDED:
+            if key not in given:
+                raise InputError(f"{self.where}: {key} is missing; a mission has {', '.join(_NEEDED)}")
+        downlink = self.mapping(given["downlink"], "downlink", {"rate", "passes", "usable"})
+        compute = self.mapping(given.get("compute", {}), "compute", {"power", "memory"})
+        present = given.get("present", "ccsds121")
+        if present not in PRESENT:
+            raise self.fail("present", f"one of {', '.join(PRESENT)}", present)
+        side = self.whole(given["size"], "size", 16, _MAX_SIDE)
+        if side % 16:
+            raise self.fail("size", "a multiple of 16", side)
+        return Mission(
+            name=self.text(given["name"], "name"),
+            summary=self.text(given.get("summary", given["name"]), "summary"),
+            images=self.images(given["channels"]),
+            side=side,
+            bits=self.whole(given["bits"], "bits", 8, 16),
+            binning=self.whole(given.get("binning", 1), "binning", 1, 64),
+            cadence=self.seconds(given["cadence"], "cadence"),
+            storage=self.quantity(given["storage"], "storage", _BYTES, or_zero=True),
+            rate=self.quantity(downlink.get("rate"), "downlink.rate", _BITS),
+            passes=self.passes(downlink.get("passes")),
+            usable=self.share(downlink.get("usable", 1), "downlink.usable"),
+            present=present,
+            active=self.share(given.get("active", 0.5), "active"),
+            latency=None if "latency" not in given else self.seconds(given["latency"], "latency"),
+            power=None if "power" not in compute else self.quantity(compute["power"], "compute.power", _WATT),
+            memory=None
+            if "memory" not in compute
+            else self.quantity(compute["memory"], "compute.memory", _BYTES),
+            sources=self.texts(given.get("sources", []), "sources"),
+            assumptions=self.texts(given.get("assumptions", []), "assumptions"),
+        )
+
+
+def in_contact(passes: Sequence[Pass], begin: float, end: float) -> float:
+    """Return the share of a span of time, in seconds, that lies within passes; overlaps count once."""
+    spans = []
+    for p in passes:
+        first = math.floor((begin - p.begins - p.lasts) / p.every)
+        for n in range(first, math.floor((end - p.begins) / p.every) + 1):
+            start, stop = n * p.every + p.begins, n * p.every + p.begins + p.lasts
+            if start < end and stop > begin:
+                spans.append((max(start, begin), min(stop, end)))
+    total, reached = 0.0, begin
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total / (end - begin)

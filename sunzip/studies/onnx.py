@@ -1,0 +1,518 @@
+"""The encoder alone as ONNX: exported, checked against PyTorch, made int8, and run where there is no PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import time as clock
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import weights
+from sunzip.api import Alignment, open_series, replacing
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.codec.family import Latents
+from sunzip.codec.lanes import here
+from sunzip.cube import Scale
+from sunzip.errors import DamagedError, InputError
+from sunzip.normalize import Stabiliser
+from sunzip.sources.synthetic import render
+from sunzip.studies.encoder import encoder_of
+from sunzip.weights import CONFIG, TENSORS, Model
+
+Float = npt.NDArray[np.float32]
+
+#: Files of an exported encoder.
+FLOAT, INT8, CARD = "encoder.onnx", "encoder.int8.onnx", "encoder.json"
+_VERSION = 1
+
+#: Largest change of bytes and of noise-weighted error for which an int8 network is taken.
+TOLERANCE = 0.03
+
+#: How far the outputs of ONNX Runtime and of PyTorch may differ: of their largest magnitude.
+_AGREEMENT = 1e-4
+
+# Frames that scales are found on, and others on which the losses are measured.
+_CALIBRATED, _CHECKED = 8, 6
+_TIMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What `export` wrote.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    model, model_sha256, family, size, quality
+        What was exported, for images of which size; the quality at which losses were measured.
+    files
+        Name → bytes.
+    agreement
+        Largest difference of any output from PyTorch's, as a share of the output's largest magnitude.
+    same_bytes
+        Share of the checked frames whose blocks are those that PyTorch's encoder makes.
+    float32, int8
+        Mean bytes of a frame, ``rmse`` after decoding in units of noise, and seconds on one and on two cores.
+    kept_float
+        Layers that stay float32 in the int8 network.
+    tries
+        What was tried, with its losses, in order.
+    frames
+        Where calibration and check frames came from.
+    """
+
+    path: str
+    model: str
+    model_sha256: str
+    family: str
+    size: int
+    quality: int
+    files: dict[str, int]
+    agreement: float
+    same_bytes: float
+    float32: dict[str, float]
+    int8: dict[str, float] | None
+    kept_float: list[str]
+    tries: list[dict[str, Any]]
+    frames: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            "an exported encoder needs ONNX Runtime: pip install '.[onnx]' in the checkout"
+        ) from None
+    return onnxruntime
+
+
+def _session(path: Path, threads: int = 1) -> Any:
+    runtime = _runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class OnnxEncoder:
+    """Codes frames with an exported encoder, without PyTorch.
+
+    Parameters
+    ----------
+    folder
+        What `export` wrote.
+    int8
+        Use the int8 network.
+    quality
+        As `sunzip.codec.Codec`.
+    threads
+        Of ONNX Runtime.
+
+    Raises
+    ------
+    InputError
+        If ONNX Runtime is not installed, or the folder holds no such network.
+    DamagedError
+        If a file is not the one that was exported.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        int8: bool = False,
+        quality: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        place = Path(folder)
+        card = _card(place)
+        name = INT8 if int8 else FLOAT
+        if name not in card["files"]:
+            raise InputError(f"{place}: holds no {name}; export it with --int8")
+        files = {}
+        for each in (name, CONFIG, TENSORS):
+            try:
+                files[each] = (place / each).read_bytes()
+            except OSError as error:
+                raise InputError(f"{place / each}: cannot be read: {error.strerror}") from None
+            if hashlib.sha256(files[each]).hexdigest() != card["sha256"].get(each):
+                raise DamagedError(f"{place / each}: is not what was exported; export the encoder again")
+        # The identity is that of the whole model, by which blocks name it and the ground finds it.
+        model = Model(
+            card["model"],
+            json.loads(files[CONFIG]),
+            card["model_sha256"],
+            {k: files[k] for k in (CONFIG, TENSORS)},
+        )
+        self.size: int = card["size"]
+        self._codec = _through(Codec(model, quality), _session(place / name, threads), self.size)
+
+    def encode(self, frame: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> bytes:
+        """Code one frame, (C, Y, X) in DN/s and G, to the bytes of a block that any `Codec` of the model decodes.
+
+        Raises
+        ------
+        InputError
+            As `Codec.encode`; also if the frame has another size than the exported network.
+        """
+        if frame.shape[-2:] != (self.size, self.size):
+            raise InputError(
+                f"frames of {frame.shape[-2]}×{frame.shape[-1]} pixels; the encoder was exported for {self.size}"
+            )
+        with here():
+            (block,) = self._codec.encode(frame[None], channels, scale)
+        return block
+
+
+def _card(place: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((place / CARD).read_bytes())
+        known = card["version"] == _VERSION and all(
+            isinstance(card[k], t) for k, t in (("model", str), ("model_sha256", str), ("size", int),
+                                                ("files", dict), ("sha256", dict))
+        )  # fmt: skip
+    except OSError:
+        raise InputError(f"{place}: holds no exported encoder ({CARD} is missing)") from None
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise DamagedError(f"{place / CARD}: is not that of an exported encoder; export it again")
+    return dict(card)
+
+
+def _through(codec: Codec, session: Any, size: int) -> Codec:
+    """Return the codec with its analysis network replaced by a session."""
+    encoder = encoder_of(codec)
+    names = [node.name for node in session.get_inputs()]
+
+    def analyse(images: Float, present: Float, quality: int) -> Sequence[Latents]:
+        found = []
+        for image, shown in zip(images, present, strict=True):
+            feed = encoder.feed(image[None], shown[None], quality)
+            found.append(encoder.latents(session.run(None, {n: feed[n] for n in names}), quality))
+        return found
+
+    other = copy(codec)
+    other.family = copy(codec.family)
+    other.family.analyse = analyse  # type: ignore[method-assign]
+    return other
+
+
+def export(
+    model: str | Path | Model | None,
+    out: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    int8: bool = False,
+    quality: int | None = None,
+    source: str | None = None,
+    hmi: str | None = None,
+    anon: bool = False,
+    force: bool = False,
+    progress: Callable[[str], object] | None = None,
+) -> ExportReport:
+    """Write the encoder of a model to a folder: ONNX, the entropy coder's tables, and what was measured.
+
+    Parameters
+    ----------
+    model
+        The model; None is the default one.
+    out
+        The folder.
+    size
+        Pixels along a side of the images that the network will take; default 512, or 128 for a σ-VAE.
+    int8
+        Write an int8 network, too: static, with a scale for each output channel of the weights. Layers stay
+        float32 as far as bytes and error would change by more than `TOLERANCE` otherwise.
+    quality
+        At which losses are measured; default the model's.
+    source
+        Where calibration and check frames come from; default the synthetic Sun, quiet and active.
+    hmi, anon
+        Of that source.
+    force
+        Replace what is at `out`.
+    progress
+        Told what is done.
+
+    Raises
+    ------
+    InputError
+        If a package is missing, the source has too few frames, or ONNX Runtime does not compute what PyTorch
+        computes.
+    UnsupportedError
+        If the family has no analysis network.
+    """
+    _needed()
+    tell = progress or (lambda what: None)
+    found = model if isinstance(model, Model) else weights.load(model or weights.DEFAULT)
+    codec = Codec(found, quality)
+    encoder = encoder_of(codec)
+    side = size or encoder.size
+    codec.family.check_size(side, side)
+    tell("making frames")
+    frames, channels, told = _frames(source, side, hmi, anon)
+    inputs = [_stabilised(codec, frame, channels) for frame in frames]
+    feeds = [encoder.feed(*pair, codec.quality) for pair in inputs]
+    with replacing(os.fspath(out), force) as target, TemporaryDirectory() as scratch:
+        place = Path(target)
+        place.mkdir(parents=True, exist_ok=True)
+        tell("exporting")
+        _export(encoder, feeds[0], place / FLOAT)
+        agreement = _agreement(encoder, place / FLOAT, feeds)
+        if not agreement <= _AGREEMENT:
+            raise InputError(
+                f"model {found.name}: ONNX Runtime is {agreement:.2g} off what PyTorch computes; "
+                "this pair of versions cannot export it"
+            )
+        check = frames[_CALIBRATED:]
+        original = codec.encode(np.stack(check), channels)
+        tell("measuring float32")
+        blocks, float32 = _measured(codec, place / FLOAT, check, channels, side, feeds[0])
+        same = float(np.mean([a == b for a, b in zip(original, blocks, strict=True)]))
+        chosen: dict[str, float] | None = None
+        kept: tuple[str, ...] = ()
+        tries: list[dict[str, Any]] = []
+        if int8:
+            for kept in encoder.kept_float():
+                tell(f"int8, try {len(tries) + 1}")
+                tried = Path(scratch) / f"{len(tries)}.onnx"
+                quantised = _quantise(place / FLOAT, tried, feeds[:_CALIBRATED], kept)
+                _, row = _measured(codec, tried, check, channels, side, feeds[0])
+                loss = {k: row[k] / float32[k] - 1 for k in ("bytes", "rmse")}
+                tries.append({"kept_float": list(kept), "int8_layers": quantised, **row, "loss": loss})
+                chosen = row
+                if all(v <= TOLERANCE for v in loss.values()):
+                    break
+            (place / INT8).write_bytes(tried.read_bytes())
+        _tables(found, encoder.network_arrays, place)
+        names = [FLOAT, *([INT8] if int8 else []), CONFIG, TENSORS]
+        report = ExportReport(
+            path=os.fspath(out),
+            model=found.name,
+            model_sha256=found.sha256,
+            family=found.family,
+            size=side,
+            quality=codec.quality,
+            files={name: (place / name).stat().st_size for name in names},
+            agreement=agreement,
+            same_bytes=same,
+            float32=float32,
+            int8=chosen,
+            kept_float=list(kept),
+            tries=tries,
+            frames=told,
+        )
+        card = {
+            "version": _VERSION,
+            "sha256": {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names},
+            **{k: v for k, v in report.as_dict().items() if k != "path"},
+        }
+        (place / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    return report
+
+
+def _needed() -> None:
+    _runtime()
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "exporting needs onnx and onnxscript: pip install '.[onnx]' in the checkout"
+        ) from None
+
+
+def _frames(
+    source: str | None, side: int, hmi: str | None, anon: bool
+) -> tuple[list[Float], tuple[str, ...], str]:
+    """Return frames to calibrate on, then others to check with; both of a quiet and of an active Sun."""
+    count = _CALIBRATED + _CHECKED
+    if source is None:
+        quiet, active = (np.datetime64(d, "ms") for d in ("2009-01-01", "2013-11-01"))
+        step = np.timedelta64(23 * 24 + 7, "h")
+        dates = [(quiet, active)[n % 2] + n * step for n in range(count)]
+        return [render(d, size=side) for d in dates], NAMES, f"synthetic Sun, {count} dates of 2009 to 2014"
+    native = open_series(source, hmi=hmi, anon=anon)
+    if native.shape[0] % side or native.shape[1] % side:
+        raise InputError(
+            f"{source}: images of {native.shape} cannot be averaged to {side}×{side}; see --size"
+        )
+    series = open_series(source, hmi=hmi, anon=anon, align=Alignment(size=side))
+    if len(series) < count:
+        raise InputError(f"{source}: {len(series)} frames; calibration and check need {count}")
+    rows = np.linspace(0, len(series) - 1, count).round().astype(int)
+    # Checks lie between the frames that scales were found on.
+    order = sorted(range(count), key=lambda n: (n % 7 in (1, 3, 5), n))
+    found = [series.read(n, n + 1).to_scale(Scale.MEAN).data[0] for n in rows[order].tolist()]
+    return found, series.channels, f"{count} of {len(series)} frames of {source}"
+
+
+def _stabilised(codec: Codec, frame: Float, channels: tuple[str, ...]) -> tuple[Float, Float]:
+    """Return (1, 12, Y, X) and (1, 12), as the codec hands frames to a family."""
+    at = [NAMES.index(name) for name in channels]
+    images = np.zeros((1, len(NAMES), *frame.shape[1:]), np.float32)
+    images[0, at] = codec.family.stabiliser.subset(at).forward(np.nan_to_num(frame))
+    present = np.zeros((1, len(NAMES)), np.float32)
+    present[0, at] = ~np.isnan(frame).all((1, 2))
+    return images, present
+
+
+def _export(encoder: Any, feed: dict[str, Float], path: Path) -> None:
+    import torch
+
+    arguments = tuple(torch.from_numpy(np.ascontiguousarray(v)) for v in feed.values())
+    with _hushed():
+        program = torch.onnx.export(
+            encoder.network(),
+            arguments,
+            input_names=list(feed),
+            output_names=list(encoder.outputs),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), include_initializers=True)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep what exporters say of themselves from the user."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _agreement(encoder: Any, path: Path, feeds: Sequence[dict[str, Float]]) -> float:
+    import torch
+
+    network, session = encoder.network(), _session(path)
+    worst = 0.0
+    for feed in feeds[:2]:
+        with torch.inference_mode():
+            wanted = network(*(torch.from_numpy(np.ascontiguousarray(v)) for v in feed.values()))
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        names = [node.name for node in session.get_inputs()]
+        for mine, theirs in zip(session.run(None, {n: feed[n] for n in names}), wanted, strict=True):
+            scale = float(theirs.abs().max()) or 1.0
+            worst = max(worst, float(np.abs(mine - theirs.numpy()).max()) / scale)
+    return worst
+
+
+def _measured(
+    codec: Codec,
+    path: Path,
+    frames: Sequence[Float],
+    channels: tuple[str, ...],
+    side: int,
+    feed: dict[str, Float],
+) -> tuple[list[bytes], dict[str, float]]:
+    """Code frames through a network; return the blocks, mean bytes, error in units of noise, and seconds."""
+    through = _through(codec, _session(path), side)
+    with here():
+        blocks = [through.encode(frame[None], channels)[0] for frame in frames]
+    decoded = codec.decode(blocks, channels, (side, side))
+    units = Stabiliser.for_channels(channels)
+    squares = [
+        np.nanmean((units.forward(a) - units.forward(b)).astype(np.float64) ** 2)
+        for a, b in zip(decoded, frames, strict=True)
+    ]
+    row = {"bytes": float(np.mean([len(b) for b in blocks])), "rmse": float(np.sqrt(np.mean(squares)))}
+    for threads in (1, 2):
+        session = _session(path, threads)
+        names = [node.name for node in session.get_inputs()]
+        given = {n: feed[n] for n in names}
+        session.run(None, given)
+        row[f"seconds_{threads}"] = min(_timed(session, given) for _ in range(_TIMED))
+    return blocks, row
+
+
+def _timed(session: Any, feed: dict[str, Float]) -> float:
+    begin = clock.perf_counter()
+    session.run(None, feed)
+    return clock.perf_counter() - begin
+
+
+def _quantise(path: Path, out: Path, feeds: Sequence[dict[str, Float]], kept: tuple[str, ...]) -> int:
+    """Make an int8 network, the kept layers excepted; return how many layers are int8."""
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Frames(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, names: Sequence[str]) -> None:
+            self._names, self._left = names, iter(feeds)
+
+        def get_next(self) -> dict[str, Float] | None:
+            feed = next(self._left, None)
+            return None if feed is None else {n: feed[n] for n in self._names}
+
+    ready = out.with_suffix(".ready.onnx")
+    with _hushed():
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        graph = onnx.load(str(ready)).graph
+        layers = {n.name: n.input[1] for n in graph.node if n.op_type in ("Conv", "Gemm", "MatMul")}
+        left = [
+            name
+            for name, weight in layers.items()
+            if any(f".{k}." in f".{weight}." or f".{k}_" in f".{weight}" for k in kept)
+        ]
+        # What only joins or clips the outputs of float layers would round them to 8 bits after all.
+        made = {output: n.name for n in graph.node for output in n.output}
+        beside = [
+            n.name
+            for n in graph.node
+            if n.op_type in ("Add", "Relu") and {made.get(i) for i in n.input} & {*left}
+        ]
+        quantize_static(
+            str(ready),
+            str(out),
+            Frames([i.name for i in graph.input]),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Relu", "Add", "Gemm"],
+            nodes_to_exclude=[*left, *beside],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    return len(layers) - len(left)
+
+
+def _tables(model: Model, dropped: str, place: Path) -> None:
+    """Write the model without its network: what the entropy coder needs."""
+    from safetensors.numpy import load, save
+
+    arrays = {k: v for k, v in load(model.files[TENSORS]).items() if not k.startswith(dropped)}
+    (place / TENSORS).write_bytes(save(arrays))
+    (place / CONFIG).write_bytes(model.files[CONFIG])
