@@ -17,7 +17,7 @@ from sunzip.cube import Scale
 
 Float = npt.NDArray[np.float32]
 
-_SYNTHETIC = "synthetic:frames={frames},size=512,start=2024-03-01,cadence={cadence}"
+_SYNTHETIC = "synthetic:frames={frames},size={size},start=2024-03-01,cadence={cadence}"
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,20 @@ def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
         _case(
             "synthetic",
             "synthetic Sun, 12 channels",
-            _SYNTHETIC.format(frames=2, cadence="100D"),
+            _SYNTHETIC.format(frames=2, size=512, cadence="100D"),
+            Alignment(cadence="1D"),
+        ),
+        # The only size that the paper's networks can code.
+        _case(
+            "synthetic-128",
+            "synthetic Sun at the paper's size",
+            _SYNTHETIC.format(frames=4, size=128, cadence="50D"),
             Alignment(cadence="1D"),
         ),
         _case("series-171", "171 Å hourly, August 2017", hourly, august, series=True),
     ]
     for name, cadence in (("12 minutes", "12min"), ("1 hour", "1h"), ("1 day", "1D")):
-        url = _SYNTHETIC.format(frames=8, cadence=cadence)
+        url = _SYNTHETIC.format(frames=8, size=512, cadence=cadence)
         align = Alignment(cadence=cadence)
         found.append(
             _case(f"series-{cadence}", f"synthetic Sun, every {name}", url, align, cut=256, series=True)

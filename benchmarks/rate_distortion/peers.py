@@ -293,6 +293,17 @@ def _decibels(error: float, peak: float) -> float:
     return 20 * float(np.log10(peak / error))
 
 
+def _silent(data: bytes) -> bytes:
+    """Return a JPEG 2000 codestream without the comments in which encoders name themselves."""
+    kept, at = [data[:2]], 2
+    while data[at : at + 2] != b"\xff\x90":
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at : at + 2] != b"\xff\x64":
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
 def _fpack(image: Float, level: float) -> bytes:
     from astropy.io import fits
 
@@ -344,20 +355,22 @@ def stills() -> list[Stills]:
         return library("imagecodecs")
 
     jpeg2000 = integers(
-        lambda x, e, step: codecs().jpeg2k_encode(
-            x,
-            level=_decibels(e / step, 65535),
-            codecformat="j2k",
-            reversible=False,
-            resolutions=8,
-            numthreads=1,
+        lambda x, e, step: _silent(
+            codecs().jpeg2k_encode(
+                x,
+                level=_decibels(e / step, 65535),
+                codecformat="j2k",
+                reversible=False,
+                resolutions=8,
+                numthreads=1,
+            )
         ),
         lambda data: codecs().jpeg2k_decode(data, numthreads=1),
     )
     htj2k = integers(
         # Its level is the quantisation step of the finest band, over the range.
-        lambda x, e, step: codecs().htj2k_encode(
-            x, level=min(1.9, 12 * e / step / 65535), reversible=False, resolutions=8
+        lambda x, e, step: _silent(
+            codecs().htj2k_encode(x, level=min(1.9, 12 * e / step / 65535), reversible=False, resolutions=8)
         ),
         lambda data: codecs().htj2k_decode(data),
     )
