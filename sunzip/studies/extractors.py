@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,7 @@ _FIELDS = 32
 _MEAN, _SPREAD, _SIDE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 # DN/s of 211 Å that are white: a bright active region.
 _WHITE = 3000.0
+_MAX_WEIGHTS = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +189,22 @@ def load_resnet(path: str | os.PathLike[str]) -> ResNet18:
         If the file is none, or holds other weights.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from sunzip.nn.resnet import with_weights
 
     name = os.fspath(path)
     try:
-        return with_weights(load_file(name))
-    except (SafetensorError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "is no safetensors file"
+        # Those of torchvision are 47 MB.
+        if os.path.getsize(name) > _MAX_WEIGHTS:
+            raise InputError(f"{name}: is too large for the weights of a ResNet-18")
+        return with_weights(load(Path(name).read_bytes()))
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    except SafetensorError:
         raise InputError(
-            f"{name}: {why}; docs/how-to/forecast.md says how to write torchvision's weights as one"
+            f"{name}: is no safetensors file; docs/how-to/forecast.md says how to write torchvision's "
+            "weights as one"
         ) from None
     except ValueError as error:
         raise InputError(f"{name}: holds no weights of a ResNet-18: {error}") from None

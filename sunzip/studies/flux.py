@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -82,7 +83,8 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
         if os.path.getsize(name) > MAX_BYTES:
             raise InputError(f"{name}: is larger than any daily series, {MAX_BYTES >> 20} MB")
         with open(name, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
+            text = file.read()
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else "is no CSV of LISIRD"
         raise InputError(f"{name}: {why}") from None
@@ -90,6 +92,9 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
     if not head or rows[0][0].strip() != _TIME:
         raise InputError(f"{name}: is no CSV of LISIRD: its first column must be {_TIME!r}")
     bare = column if column in head else f"adjusted_{column}"
+    if not text.endswith("\n"):
+        # Its last value may have lost digits.
+        raise InputError(f"{name}: ends within a line; fetch it again")
     if head.count(bare) != 1 or bare == head[0]:
         known = ", ".join(h for h in head[1:] if not h.endswith(("_c", "_p", "_f")) and h != SYNTHETIC)
         raise InputError(f"{name}: has no column {column!r}; it has {known}")

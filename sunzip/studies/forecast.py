@@ -224,9 +224,10 @@ def forecast(
         known = np.isfinite(series.at(days.date))
         days = Days(days.frames[known], days.time[known])
         shape = sun.latents.shape[1:]
-        if len(shape) == 3:
-            pool = min(extractors.POOL, *shape[1:]) if pool is None else pool
-            pca = PCA if pca is None else pca
+        if len(shape) == 3 and pool is None:
+            pool = min(extractors.POOL, *shape[1:])
+        if len(shape) == 3 and pca is None and shape[0] * (pool or 1) ** 2 > PCA:
+            pca = PCA
         pca = pca or None
         # What cannot be is found out before hours of work.
         table = _Table(days, series, horizons, os.fspath(path))

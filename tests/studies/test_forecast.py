@@ -1,0 +1,419 @@
+"""Forecasts: what latents know is found, what nobody can know is not, and attempts to leak fail."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from sunzip import api
+from sunzip.cli import program
+from sunzip.errors import InputError
+from sunzip.studies import extractors, figures
+from sunzip.studies.extractors import Days
+from sunzip.studies.flux import Flux
+from sunzip.studies.forecast import ForecastReport, _Table, alignment, blocks, forecast
+from sunzip.studies.forecasters import Space, grow
+from sunzip.studies.splits import Months
+from sunzip.sun import open as open_sun
+from sunzip.weights import Model
+
+FIRST, COUNT = np.datetime64("2011-01-01"), 395
+#: Quick, and enough to tell knowledge from none.
+QUICK: dict[str, Any] = {"horizons": (1, 3), "grid": (30, 60)}
+
+
+def walk() -> np.ndarray:
+    """A flux of some days' memory: (COUNT + 20,)."""
+    noise = np.random.default_rng(5).normal(size=COUNT + 80)
+    kernel = np.exp(-((np.arange(-20, 21) / 4.0) ** 2) / 2)
+    smooth = np.convolve(noise, kernel, "same")[30 : COUNT + 50]
+    return 100 + 12 * smooth / smooth.std()
+
+
+def written(path: Path, dates: np.ndarray, values: np.ndarray) -> Path:
+    lines = [f"{d.year} {d.month} {d.day},{v:.3f},0" for d, v in zip(dates.tolist(), values, strict=True)]
+    path.write_text(
+        "\n".join(["time (yyyy MM dd),adjusted_f30 (solar flux unit (SFU)),synthetic", *lines, ""])
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dates = FIRST + np.arange(COUNT + 20)
+    return written(tmp_path_factory.mktemp("flux") / "flux.csv", dates, walk())
+
+
+@pytest.fixture(scope="module")
+def archive(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frame a day: one channel shines as the flux does, one as it will in three days, less plainly."""
+    folder, side = tmp_path_factory.mktemp("archive"), 16
+    rng, now = np.random.default_rng(1), walk() / 100
+    later = now[3:] + rng.normal(0, 0.02, len(now) - 3)
+    shape = rng.uniform(0.5, 1.5, (2, side, side))
+    with h5py.File(folder / "f.h5", "w") as file:
+        images = [[900 * a**3 * shape[0], 300 * b**3 * shape[1]] for a, b in zip(now, later, strict=False)]
+        file["cube"] = np.array(images[:COUNT], np.float32)
+        file["channel"] = ["171A", "211A"]
+        file["time"] = (FIRST + np.arange(COUNT)).astype("M8[ms]").astype("i8")
+    api.compress(folder / "f.h5", folder / "f.lat", align=api.Alignment(cadence="1d"), model=tiny_model)
+    return folder / "f.lat"
+
+
+@pytest.fixture(scope="module")
+def report(archive: Path, flux: Path) -> ForecastReport:
+    return forecast(archive, flux, decode=True, folds=True, **QUICK)
+
+
+class TestForecast:
+    def test_latents_that_know_what_comes_beat_persistence(self, report: ForecastReport) -> None:
+        for methods in (report.methods, report.folds):
+            assert methods is not None
+            one, three = methods["persistence + latents"]
+            assert (one.horizon, three.horizon) == (1, 3)
+            assert three.ratio_high < 0.95
+            assert three.low < three.rmse < three.high
+
+    def test_shuffled_latents_do_not(self, report: ForecastReport) -> None:
+        for name in ("shuffled latents", "persistence + shuffled latents"):
+            assert all(s.ratio_high > 1 for s in report.methods[name])
+        for ours, shuffled in zip(report.methods["latents"], report.methods["shuffled latents"], strict=True):
+            assert shuffled.rmse > 1.2 * ours.rmse
+
+    def test_all_are_judged_on_the_same_rows(self, report: ForecastReport) -> None:
+        # The first days of January 2011 have no frame before them.
+        assert report.rows["1"]["test"] == 61
+        assert report.rows["3"]["test"] == 59
+        for i, rows in enumerate((61, 59)):
+            assert {scores[i].rows for scores in report.methods.values()} == {rows}
+        assert report.methods["persistence"][0].ratio == 1
+        assert list(report.methods)[:3] == ["persistence", "latents", "persistence + latents"]
+        assert {"channel means", "components of pixels"} <= set(report.methods)
+        assert report.folds is not None
+        assert report.folds["latents"][0].rows == COUNT
+
+    def test_it_says_what_it_did(self, report: ForecastReport) -> None:
+        assert report.synthetic
+        assert report.days == COUNT
+        assert (report.latent_shape, report.pool, report.pca, report.features) == ((8, 1, 1), 1, None, 8)
+        assert report.lag_share > 0.8
+        assert abs(report.lag) <= 2
+        assert report.methods["latents"][0].trees in (30, 60)
+        assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["column"] == "adjusted_f30"
+
+    def test_it_is_reproducible(self, archive: Path, flux: Path, report: ForecastReport) -> None:
+        again = forecast(archive, flux, decode=True, **QUICK)
+        assert again.methods == report.methods
+
+    def test_nothing_is_decoded_for_latents(
+        self, archive: Path, flux: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def never(*_: object, **__: object) -> None:
+            raise AssertionError("an image was decoded")
+
+        monkeypatch.setattr("sunzip.sun.Sun.take", never)
+        monkeypatch.setattr("sunzip.codec.Codec.decode", never)
+        forecast(archive, flux, horizons=(1,), grid=(2,))
+
+
+class TestLeaks:
+    def test_frames_of_later_days_are_detected(self, archive: Path, tmp_path: Path) -> None:
+        # The flux's dates are five days late: each frame shows what is to come.
+        path = written(tmp_path / "f.csv", FIRST + 5 + np.arange(COUNT + 20), walk())
+        with pytest.raises(
+            InputError, match=r"tell the flux of [456] days later better than that of their own"
+        ):
+            forecast(archive, path, **QUICK)
+
+    def test_frames_after_their_target_are_refused(self) -> None:
+        dates = FIRST + np.arange(200)
+        series = Flux("f.csv", "f30", dates, np.ones(200), True)
+        for late, fails in ((23, False), (24, True), (90, True)):
+            times = dates.astype("M8[ms]") + np.timedelta64(late, "h")
+            days = Days(np.arange(200), times)
+            # A frame is of the day of its time; one that claims another is refused.
+            claimed = type("Claimed", (), {"date": dates, "time": times, "frames": days.frames})()
+            table = _Table(claimed, series, (1,), "a.lat")
+            if fails:
+                with pytest.raises(
+                    InputError, match=r"^a\.lat: the frame of 2011-[^ ]* is not before its target$"
+                ):
+                    table.parts(1, Months())
+            else:
+                assert len(table.parts(1, Months()).test) == 30
+            assert (days.date == times.astype("M8[D]")).all()
+
+    def test_flux_that_is_held_out_changes_no_forecast(
+        self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dates, values = FIRST + np.arange(COUNT + 20), walk()
+        held = dates.astype("M8[M]").astype(int) % 12 == 0
+        found = []
+        for other in (values, np.where(held, 400 - values, values)):
+            calls: list[Any] = []
+
+            def kept(*args: Any, calls: list[Any] = calls, **options: Any) -> Any:
+                calls.append((args, grow(*args, **options)))
+                return calls[-1][1]
+
+            monkeypatch.setattr("sunzip.studies.forecast.grow", kept)
+            path = written(tmp_path / f"{len(found)}.csv", dates, other)
+            forecast(archive, path, horizons=(2,), grid=(5, 10))
+            found.append(calls)
+        # The first to grow is that of latents alone.
+        (args, one), (changed, two) = found[0][0], found[1][0]
+        for a, b in zip((*args[0], *args[1], args[2]), (*changed[0], *changed[1], changed[2]), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(one.test, two.test)
+        assert one.count == two.count
+
+    def test_frames_that_are_held_out_change_no_scale(self) -> None:
+        rng = np.random.default_rng(0)
+        dates = FIRST + np.arange(COUNT)
+        features = rng.normal(size=(COUNT, 6)).astype(np.float32)
+        seen = Months().seen(dates)
+        for components in (None, 3):
+            space = Space.fit(features[seen], components)
+            wild = np.where(seen[:, None], features, 1e6).astype(np.float32)
+            again = Space.fit(wild[seen], components)
+            np.testing.assert_array_equal(space(features), again(features))
+            values = space(features)[seen]
+            np.testing.assert_allclose(values.mean(0), 0, atol=1e-4)
+            np.testing.assert_allclose(values.std(0), 1, rtol=1e-2)
+            assert values.shape[1] == (components or 6)
+
+    def test_alignment_looks_at_no_day_held_out(self) -> None:
+        rng = np.random.default_rng(0)
+        dates = FIRST + np.arange(COUNT)
+        features = rng.normal(size=(COUNT, 4)).astype(np.float32)
+        values = 100 + features[:, 0].astype(np.float64)
+        told = alignment(features, dates, Flux("", "", dates, values, True), Months())
+        assert told[0] == 0
+        assert told[1] > 0.95
+        wild = np.where(Months().seen(dates), values, rng.normal(size=COUNT))
+        assert alignment(features, dates, Flux("", "", dates, wild, True), Months()) == told
+        shuffled = features[rng.permutation(COUNT)]
+        assert alignment(shuffled, dates, Flux("", "", dates, values, True), Months())[1] < 0.1
+
+
+class TestDays:
+    def test_of_each_day_the_first_whole_frame(self, tiny_model: Model, tmp_path: Path) -> None:
+        times = np.array(
+            ["2013-01-01T18", "2013-01-02T03", "2013-01-02T06", "2013-01-02T09", "2013-01-04T00"], "M8[ms]"
+        )
+        cube = np.ones((5, 2, 16, 16), np.float32)
+        cube[1, 1] = np.nan
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            file["cube"], file["channel"], file["time"] = cube, ["171A", "211A"], times.astype("i8")
+        align = api.Alignment(cadence="native")
+        api.compress(tmp_path / "f.h5", tmp_path / "f.lat", align=align, model=tiny_model)
+        with open_sun(tmp_path / "f.lat") as sun:
+            days = Days.of(sun)
+            np.testing.assert_array_equal(days.time, times[[0, 2, 4]])
+            latents = extractors.latent_features(sun, days, None, lambda _: None)
+            np.testing.assert_array_equal(latents[1], sun.latents[2].ravel())
+            with pytest.raises(InputError, match="cannot be pooled"):
+                extractors.latent_features(sun, days, 2, lambda _: None)
+
+
+def data(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 5)).astype(np.float32)
+    return x, 3 * x[:, 0].astype(np.float64) + rng.normal(size=n)
+
+
+class TestGrow:
+    def test_trees_are_those_of_scikit_learn(self) -> None:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        train, validation, (test, _) = data(120), data(40), data(30)
+        whole = {n: ExtraTreesRegressor(n, random_state=7).fit(*train) for n in (3, 8, 20)}
+        best = min(
+            whole, key=lambda n: float(np.mean((whole[n].predict(validation[0]) - validation[1]) ** 2))
+        )
+        steps: list[int] = []
+        found = grow(train, validation, test, grid=(20, 3, 8), seed=7, grown=steps.append)
+        assert found.count == best
+        np.testing.assert_allclose(found.test, whole[best].predict(test), rtol=1e-12)
+        assert steps == [3, 5, 12]
+
+    def test_the_only_number_needs_no_validation(self) -> None:
+        train, (test, _) = data(50), data(10)
+        nothing = np.zeros((0, 5), np.float32), np.zeros(0)
+        assert grow(train, nothing, test, grid=(4,)).count == 4
+
+
+class TestBlocks:
+    def test_they_stay_within_runs_of_days(self) -> None:
+        dates = np.concatenate(
+            [FIRST + np.arange(31), FIRST + 365 + np.arange(5), FIRST + 500 + np.arange(20)]
+        )
+        draws = blocks(dates, np.random.default_rng(0), days=7, draws=300)
+        assert draws.shape == (300, 56)
+        run = np.repeat([0, 1, 2], [31, 5, 20])
+        begin, length = np.array([0, 31, 36]), np.array([31, 5, 20])
+        for block in draws.reshape(-1, 7):
+            (which,) = set(run[block])
+            steps = np.diff((block - begin[which]) % length[which])
+            assert set(steps) <= {1, 1 - length[which]}
+        shares = np.bincount(draws.ravel(), minlength=56) / draws.size * 56
+        assert shares.min() > 0.75
+        assert shares.max() < 1.25
+
+    def test_blocks_widen_intervals_of_errors_alike(self) -> None:
+        dates, rng = FIRST + np.arange(560), np.random.default_rng(0)
+        alike = np.repeat(rng.normal(size=40), 14)
+        spread = [
+            alike[blocks(dates, np.random.default_rng(1), days=days)].mean(axis=1).std() for days in (1, 14)
+        ]
+        assert spread[1] > 2.5 * spread[0]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    from sunzip.nn.resnet import ResNet18
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = ResNet18().state_dict()
+    path = tmp_path_factory.mktemp("resnet") / "r.safetensors"
+    save_file(state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, path)
+    return path
+
+
+class TestResNet:
+    def test_its_features_are_of_the_image(self, archive: Path, weights: Path) -> None:
+        network = extractors.load_resnet(weights)
+        with open_sun(archive) as sun:
+            whole = Days.of(sun)
+            days = Days(whole.frames[:6], whole.time[:6])
+            found = extractors.picture_features(sun, days, network, lambda _: None)
+            assert found.resnet is not None
+            assert found.resnet.shape == (6, 512)
+            assert (found.resnet >= 0).all()
+            assert (found.resnet.std(axis=0) > 0).any()
+            np.testing.assert_allclose(found.means, sun[:6].mean((2, 3)), rtol=1e-5)
+            assert found.fields.shape == (6, 2 * 16**2)
+
+    def test_it_is_a_rival(
+        self, archive: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Small pictures make it quick.
+        monkeypatch.setattr(extractors, "_SIDE", 32)
+        flux = written(tmp_path / "f.csv", FIRST + np.arange(100), walk()[:100])
+        found = forecast(archive, flux, resnet=weights, horizons=(1,), grid=(3,))
+        assert found.methods["ResNet, 211A"][0].rows == found.rows["1"]["test"]
+
+    def test_other_weights_are_refused(self, weights: Path, tmp_path: Path) -> None:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(weights)
+        for change, what in (
+            ({"conv1.weight": torch.zeros(64, 1, 7, 7)}, "conv1.weight"),
+            ({"more": torch.zeros(1)}, "more"),
+        ):
+            save_file(state | change, tmp_path / "w.safetensors")
+            with pytest.raises(InputError, match=f"no weights of a ResNet-18: {what} is"):
+                extractors.load_resnet(tmp_path / "w.safetensors")
+        (tmp_path / "pickle.pth").write_bytes(b"\x80\x02}q\x00.")
+        for name, why in (("pickle.pth", "is no safetensors file"), ("none", "No such file")):
+            with pytest.raises(InputError, match=f"{name}: {why}"):
+                extractors.load_resnet(tmp_path / name)
+
+    def test_it_is_torchvisions(self, weights: Path) -> None:
+        models = pytest.importorskip("torchvision.models", exc_type=Exception)
+        import torch
+        from safetensors.torch import load_file
+
+        theirs = models.resnet18().eval()
+        theirs.load_state_dict(load_file(weights))
+        theirs.fc = torch.nn.Identity()
+        x = torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(extractors.load_resnet(weights)(x), theirs(x))
+
+
+def run(*args: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(program, ["forecast", *map(str, args)])
+    assert result.exit_code == code, result.output
+    if code:
+        assert result.stderr.startswith("sunzip: error: ")
+        assert result.stderr.count("\n") == 1
+    return result
+
+
+class TestCommand:
+    def test_a_table_a_plot_and_json(self, archive: Path, flux: Path, tmp_path: Path) -> None:
+        args = [archive, "--flux", flux, "--days", 2, "--trees", "2,4", "--plot", tmp_path / "p.png"]
+        shown = run(*args).stdout
+        assert f"forecasts the SYNTHETIC flux adjusted_f30 of {flux}" in shown
+        assert "persistence + latents" in shown
+        assert "61 days of January" in shown
+        assert Image.open(tmp_path / "p.png").size[0] > 1000
+        assert "exists" in run(*args, code=1).stderr
+        found = json.loads(run(*args, "--force", "--json", "-q").stdout)
+        assert [s["horizon"] for s in found["methods"]["latents"]] == [1, 2]
+        assert found["folds"] is None
+
+    def test_folds_are_drawn_and_shown(self, report: ForecastReport, tmp_path: Path) -> None:
+        from sunzip.cli.forecast import _forecast
+
+        assert any(
+            "every month tested in turn, 14 days around it left out" in line for line in _forecast(report)
+        )
+        figures.forecast_figure(report, tmp_path / "f.png")
+        assert Image.open(tmp_path / "f.png").size[1] > 1000
+
+    @pytest.mark.parametrize(
+        ("more", "what"),
+        [
+            (["--column", "f107"], "has no column 'f107'; it has adjusted_f30"),
+            (["--test", "1,3"], "name some, each once"),
+            (["--test", "6"], None),
+            (["--pca", 500], "there can be no more than of either"),
+            (["--pool", 3], "cannot be pooled to 3×3 fields"),
+            (["--plot", "p.jpg"], "name it *.png"),
+            (["--resnet", "none.safetensors"], "none.safetensors: No such file"),
+            (["--embargo", 400, "--folds"], "folds need an archive of all months of some years"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(
+        self, archive: Path, flux: Path, more: list[Any], what: str | None
+    ) -> None:
+        result = run(archive, "--flux", flux, "--days", 1, "--trees", "1", *more, code=1 if what else 0)
+        assert what is None or what in result.stderr
+
+    def test_months_that_the_archive_lacks(self, archive: Path, tmp_path: Path) -> None:
+        dates = FIRST + 31 + np.arange(300)
+        path = written(tmp_path / "f.csv", dates, walk()[31:331])
+        error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
+        assert "0 days of the months to test have an image and, 1 days later, a flux" in error
+
+    def test_words_are_no_months(self, archive: Path, flux: Path) -> None:
+        for option, value in (("--test", "January"), ("--trees", "many"), ("--trees", "0")):
+            assert "numbers" in run(archive, "--flux", flux, option, value, code=2).stderr
+
+    @pytest.mark.parametrize(("package", "extra"), [("sklearn", "features"), ("matplotlib", "plot")])
+    def test_packages_that_are_missing_are_named(
+        self,
+        package: str,
+        extra: str,
+        archive: Path,
+        flux: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        error = run(archive, "--flux", flux, "--plot", tmp_path / "p.png", code=1).stderr
+        assert f"pip install '.[{extra}]'" in error
