@@ -126,3 +126,64 @@ def test_a_mixture_pays_for_errors_that_add_up(curves: ModuleType) -> None:
 
 def test_a_mixture_cannot_do_what_its_components_cannot(curves: ModuleType) -> None:
     assert np.isnan(mixture(curves, np.eye(2))([1e-6, 1.0]))
+
+
+def result_of(share: float) -> dict[str, object]:
+    """Return results of two cases: our bytes are a share of what the one peer needs for our errors."""
+    quality = [0, 25, 50, 75, 100]
+    errors = np.geomspace(12, 1.2, 5)
+
+    def frame(names: dict[str, float]) -> dict[str, object]:
+        each = {name: scale * errors for name, scale in names.items()}
+        bits = share * sum(e**-2 for e in each.values()) / len(each)
+        channels = {name: {"rmse_sigma": e.tolist()} for name, e in each.items()}
+        return {"quality": quality, "bits": bits.tolist(), "channels": channels}
+
+    swept = np.geomspace(0.5, 60, 25)
+    peer = {"bits": (swept**-2).tolist(), "rmse_sigma": swept.tolist()}
+    lossless = {"bits": [20.0], "rmse_sigma": [0.0]}
+    channels = {"one": {"171A": 1.0, "Bz": 0.7}, "two": {"193A": 2.0}}
+    cases = {case: {"series": False, "real": True} for case in channels}
+    models = {
+        case: {
+            "frame": frame(names),
+            "channels": {n: {"bits": (share * e**-2).tolist(), "rmse_sigma": e.tolist()}
+                         for n, e in ((n, s * errors) for n, s in names.items())},
+        }
+        for case, names in channels.items()
+    }  # fmt: skip
+    peers = {
+        case: {"x": dict.fromkeys(names, peer), "lossless": dict.fromkeys(names, lossless)}
+        for case, names in channels.items()
+    }
+    return {"cases": cases, "models": {"ours": models}, "peers": peers, "mixtures": {}}
+
+
+@pytest.mark.parametrize("share", [0.4, 2.0])
+def test_channels_together_have_the_share_that_each_has(curves: ModuleType, share: float) -> None:
+    from benchmarks.rate_distortion.compare import compare
+
+    result = result_of(share)
+    found = compare(result)["ours"]
+    assert set(found["overall"]) == {"one", "two", "real"}
+    for group in found["overall"].values():
+        for peer in ("x", "best", "best without KLT"):
+            known = [mean for mean in group[peer].values() if mean["ratio"] is not None]
+            assert known
+            assert [mean["ratio"] for mean in known] == pytest.approx([share] * len(known), rel=2e-3)
+        assert {mean["ratio"] for mean in group["lossless"].values()} == {None}
+    for spans in (s for c in found["channels"].values() for s in c.values()):
+        assert spans["0.01 to 0.1"]["ratio"] == pytest.approx(share, rel=2e-3)
+        assert spans["0.01 to 0.1"]["who"] == "x"
+
+
+def test_a_channel_without_a_price_leaves_the_sum_open(curves: ModuleType) -> None:
+    from benchmarks.rate_distortion.compare import overall
+
+    result = result_of(1.0)
+    peer = result["peers"]["one"]["x"]  # type: ignore[index]
+    peer["Bz"] = {key: values[20:] for key, values in peer["Bz"].items()}
+    # Of Bz only errors from 27 on are known, of which we have none.
+    found = overall(result, "ours", ["one"])
+    assert {mean["ratio"] for mean in found["best"].values()} == {None}
+    assert overall(result, "ours", ["two"])["best"]["0.01 to 0.1"]["ratio"] == pytest.approx(1, rel=2e-3)
