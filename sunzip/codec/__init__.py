@@ -4,33 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES, canonical
-from sunzip.codec.family import Family, Float, Latents
+from sunzip.codec.family import Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import count as lanes_here
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.sigma_vae import SigmaVaeFamily
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import MAX_FRAMES, Block, pack_gaps, unpack_gaps
+from sunzip.frame import EMPTY, MAX_FRAMES, Block, Entry, pack_gaps, unpack_gaps
 from sunzip.weights import Model, load
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: Quality, mask of channels, payload and gap map of one frame.
-_Entry = tuple[int, int, bytes, bytes]
+
+class _Entry(NamedTuple):
+    """A frame that is wanted: its block, and where in it."""
+
+    block: Block
+    place: int
+
+    @property
+    def mask(self) -> int:
+        return self.block.masks[self.place]
+
+    @property
+    def gap(self) -> bytes:
+        return self.block.gaps[self.place]
+
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
     "hyperprior": HyperpriorFamily,
     "sigma-vae": SigmaVaeFamily,
+    "wavelet": WaveletFamily,
 }
 
 
@@ -136,29 +151,32 @@ class Codec:
         if not 1 <= frames_per_block <= MAX_FRAMES:
             raise InputError(f"blocks of {frames_per_block} frames; they can have 1 to {MAX_FRAMES}")
 
-        def code(t: int) -> tuple[int, bytes, bytes]:
-            missing: npt.NDArray[np.bool_] = np.isnan(data[t])
-            present = _present(missing)
-            if not present.any():
-                return 0, b"", b""
-            mask = sum(1 << i for i, p in zip(indexes, present.tolist(), strict=True) if p)
-            latents = self._analyse(data[t], missing, present, indexes, scale)
-            return mask, self.family.encode(latents, self.quality), pack_gaps(missing[present])
+        # Frames that are coded given the one before wait for it.
+        chain = frames_per_block if self.family.sequential else 1
 
-        masks, payloads, gaps = zip(*side_by_side(code, range(frames)), strict=True) if frames else ((),) * 3
+        def code(begin: int) -> list[Entry]:
+            found = []
+            before = None
+            for t in range(begin, min(begin + chain, frames)):
+                missing: npt.NDArray[np.bool_] = np.isnan(data[t])
+                present = _present(missing)
+                if not present.any():
+                    found.append(EMPTY)
+                    continue
+                has = tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p)
+                latents = self._analyse(data[t], missing, present, indexes, scale)
+                written = self.family.encode(latents, self.quality, Known(has, (height, width), before))
+                if written.decoded is not None:
+                    before = written.decoded, has
+                found.append((sum(1 << i for i in has), written.payload, pack_gaps(missing[present])))
+            return found
+
+        entries = [entry for found in side_by_side(code, range(0, frames, chain)) for entry in found]
         blocks = []
         for begin in range(0, frames, frames_per_block):
-            rows = slice(begin, begin + frames_per_block)
-            fill = frames_per_block - len(masks[rows])
-            block = Block(
-                self._id,
-                (height, width),
-                self.quality,
-                (*masks[rows], *[0] * fill),
-                (*payloads[rows], *[b""] * fill),
-                (*gaps[rows], *[b""] * fill),
-            )
-            blocks.append(block.pack())
+            rows = entries[begin : begin + frames_per_block]
+            masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
+            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps).pack())
         return blocks
 
     def _analyse(
@@ -203,13 +221,14 @@ class Codec:
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         present = _present(missing)
 
-        def latents(t: int) -> Float:
+        def latents(t: int) -> Iterator[tuple[int, Float]]:
             found = self._analyse(data[t], missing[t], present[t], indexes, scale)
-            return self.family.unquantised(found, self.quality)
+            yield t, self.family.unquantised(found, self.quality)
 
         masks = np.zeros((len(data), len(NAMES)), bool)
         masks[:, indexes] = present
-        out = self._synthesise(latents, masks, indexes, data.shape[2:], scale)
+        runs = (partial(latents, t) for t in np.flatnonzero(present.any(1)).tolist())
+        out = self._synthesise(runs, masks, indexes, data.shape[2:], scale)
         out[missing] = np.nan
         return out
 
@@ -255,12 +274,7 @@ class Codec:
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
         masks = _masks(entries)
-
-        def latents(t: int) -> Float:
-            quality, _, payload, _ = entries[t]
-            return self.family.decode(payload, *shape, quality)
-
-        out = self._synthesise(latents, masks, indexes, shape, scale)
+        out = self._synthesise(self._runs(entries), masks, indexes, shape, scale)
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][hole] = np.nan
         return out
@@ -316,7 +330,7 @@ class Codec:
             together = min(together, -(-len(shown) // lanes_here()) or 1)
 
         def run(rows: npt.NDArray[np.intp]) -> None:
-            latents = np.stack([self.family.decode(entries[t][2], *shape, entries[t][0]) for t in rows])
+            latents = np.stack([found for _, found in self._latents(entries, rows.tolist())])
             with torch.inference_mode():
                 present = torch.from_numpy(masks[rows]).to(place)
                 images = self.family.synthesise_tensor(
@@ -370,38 +384,67 @@ class Codec:
                 raise DamagedError(
                     f"a block was coded with model {block.model.hex()}…, the archive names {self._id.hex()}…"
                 )
-            entries += [
-                (block.quality, *row) for row in zip(block.masks, block.payloads, block.gaps, strict=True)
-            ]
+            entries += [_Entry(block, place) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
+
+    def _latents(self, entries: Sequence[_Entry], rows: Sequence[int]) -> Iterator[tuple[int, Float]]:
+        """Entropy-decode some of the entries, in any order; yield the number of each with its latents."""
+        blocks: dict[int, list[int]] = {}
+        for t in rows:
+            blocks.setdefault(id(entries[t].block), []).append(t)
+        for wanted in blocks.values():
+            block = entries[wanted[0]].block
+            places = [entries[t].place for t in wanted]
+            before = None
+            for place in range(max(places) + 1) if self.family.sequential else sorted(set(places)):
+                if not block.masks[place]:
+                    continue
+                has = tuple(i for i in range(len(NAMES)) if block.masks[place] >> i & 1)
+                known = Known(has, block.shape, before)
+                latents = self.family.decode(block.payloads[place], block.quality, known)
+                if self.family.sequential:
+                    before = latents, has
+                yield from ((t, latents) for t, p in zip(wanted, places, strict=True) if p == place)
+
+    def _runs(self, entries: Sequence[_Entry]) -> Iterator[Callable[[], Iterator[tuple[int, Float]]]]:
+        """Yield what decodes the frames that hang together, one after another."""
+        runs: dict[tuple[int, int], list[int]] = {}
+        for t, entry in enumerate(entries):
+            if entry.mask:
+                runs.setdefault((id(entry.block), 0 if self.family.sequential else t), []).append(t)
+        for rows in runs.values():
+            yield partial(self._latents, entries, rows)
 
     def _synthesise(
         self,
-        latents: Callable[[int], Float],
+        runs: Iterator[Callable[[], Iterator[tuple[int, Float]]]],
         masks: npt.NDArray[np.bool_],
         indexes: Sequence[int],
         shape: tuple[int, ...],
         scale: Scale,
     ) -> Float:
-        """Turn the latents of frames and (T, 12) presence into (T, C, Y, X) pixels; NaN where no image is."""
+        """Turn runs of frames' latents and (T, 12) presence into (T, C, Y, X) pixels; NaN where none is."""
         out = np.empty((len(masks), len(indexes), *shape), np.float32)
         shown = masks[:, indexes]
         out[~shown] = np.nan
         factor = _to_mean(indexes, scale)
 
-        def fill(t: int) -> None:
-            images = self.family.synthesise(latents(t)[None], masks[t : t + 1].astype(np.float32), *shape)[0]
-            places = np.flatnonzero(shown[t]).tolist()
-            channels = [indexes[c] for c in places]
-            with np.errstate(over="ignore", invalid="ignore"):
-                physical = self.family.stabiliser.subset(channels).inverse(images[channels])
-                if factor is not None:
-                    physical /= factor[places]
-            if not np.isfinite(physical).all():
-                np.nan_to_num(physical, copy=False)
-            out[t, places] = physical
+        def fill(run: Callable[[], Iterator[tuple[int, Float]]]) -> None:
+            for t, latents in run():
+                places = np.flatnonzero(shown[t]).tolist()
+                if not places:
+                    continue
+                images = self.family.synthesise(latents[None], masks[t : t + 1].astype(np.float32), *shape)[0]
+                channels = [indexes[c] for c in places]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    physical = self.family.stabiliser.subset(channels).inverse(images[channels])
+                    if factor is not None:
+                        physical /= factor[places]
+                if not np.isfinite(physical).all():
+                    np.nan_to_num(physical, copy=False)
+                out[t, places] = physical
 
-        for _ in side_by_side(fill, np.flatnonzero(shown.any(1)).tolist()):
+        for _ in side_by_side(fill, runs):
             pass
         return out
 
@@ -424,9 +467,8 @@ class Codec:
         """
         entries = self._entries(blocks, shape, frames, frames_per_block)
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
-        for t, (quality, mask, payload, _) in enumerate(entries):
-            if mask:
-                out[t] = self.family.decode(payload, *shape, quality)
+        for t, found in self._latents(entries, range(len(entries))):
+            out[t] = found
         return out
 
 
@@ -449,8 +491,8 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
 def _masks(entries: Sequence[_Entry]) -> npt.NDArray[np.bool_]:
     """Return (T, 12): which channels each frame has."""
     masks = np.zeros((len(entries), len(NAMES)), bool)
-    for t, (_, mask, _, _) in enumerate(entries):
-        masks[t] = [mask >> i & 1 for i in range(len(NAMES))]
+    for t, entry in enumerate(entries):
+        masks[t] = [entry.mask >> i & 1 for i in range(len(NAMES))]
     return masks
 
 
@@ -458,10 +500,10 @@ def _holes(
     entries: Sequence[_Entry], masks: npt.NDArray[np.bool_], indexes: Sequence[int], shape: tuple[int, int]
 ) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
     """Yield frame, place among the wanted channels and (Y, X) missing pixels of the images that have any."""
-    for t, (_, _, _, gap) in enumerate(entries):
-        if gap:
+    for t, entry in enumerate(entries):
+        if entry.gap:
             has = np.flatnonzero(masks[t])
-            holes = unpack_gaps(gap, len(has), *shape)
+            holes = unpack_gaps(entry.gap, len(has), *shape)
             for hole, index in zip(holes, has, strict=True):
                 if index in indexes:
                     yield t, indexes.index(int(index)), hole

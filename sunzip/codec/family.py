@@ -44,6 +44,32 @@ class Latents(NamedTuple):
     side: Float
 
 
+class Known(NamedTuple):
+    """What the encoder and the decoder of a frame both know.
+
+    Attributes
+    ----------
+    channels
+        Indexes of those that the frame has, rising.
+    shape
+        (Y, X) of its images.
+    before
+        Decoded latents and channels of the frame before it in its block; None where it is the first, or where
+        the family codes each frame alone.
+    """
+
+    channels: tuple[int, ...]
+    shape: tuple[int, int]
+    before: tuple[Float, tuple[int, ...]] | None = None
+
+
+class Written(NamedTuple):
+    """A coded frame: its payload, and what `Family.decode` makes of it if that came out by the way."""
+
+    payload: bytes
+    decoded: Float | None = None
+
+
 class Family(ABC):
     """A loaded model: networks for images ↔ latents, an entropy model for latents ↔ bytes.
 
@@ -55,10 +81,13 @@ class Family(ABC):
         For the model's own channels, all 12.
     default_quality
         What is used when the user names none.
+    sequential
+        Whether a frame is coded given the one before it in its block.
     """
 
     stabiliser: Stabiliser
     default_quality: int
+    sequential: bool = False
 
     @abstractmethod
     def check_size(self, height: int, width: int) -> None:
@@ -89,11 +118,11 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode(self, latents: Latents, quality: int) -> bytes:
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """Quantise and entropy-code one frame's latents."""
 
     @abstractmethod
-    def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:
+    def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """Entropy-decode one frame to dequantised latents in the network's units.
 
         Raises

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, load_network, placed, symbols
+from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -153,17 +153,17 @@ class HyperpriorFamily(Family):
         mean, index = self._predict(side, h, w, quality)
         return Coded(side, self._side_index(h, w, quality)), Coded(symbols(latents.main - mean), index)
 
-    def encode(self, latents: Latents, quality: int) -> bytes:
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """See `Family.encode`."""
         side, main = self.quantise(latents, quality)
         encoder = Encoder()
         encoder.push(side.symbols, side.tables, self.side_tables)
         encoder.push(main.symbols, main.tables, self.main_tables)
-        return encoder.finish()
+        return Written(encoder.finish())
 
-    def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:
+    def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
-        h, w = self._grid(height, width)
+        h, w = self._grid(*known.shape)
         decoder = Decoder(payload)
         side_index = self._side_index(h, w, quality)
         side = decoder.pop(side_index, self.side_tables).reshape(side_index.shape)

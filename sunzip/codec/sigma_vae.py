@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Latents, load_network, placed, symbols
+from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed, symbols
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -88,13 +88,13 @@ class SigmaVaeFamily(Family):
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 
-    def encode(self, latents: Latents, quality: int) -> bytes:
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
         encoder.push(symbols(latents.main), self._index, self.tables)
-        return encoder.finish()
+        return Written(encoder.finish())
 
-    def decode(self, payload: bytes, height: int, width: int, quality: int) -> Float:
+    def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
         decoder = Decoder(payload)
         found = decoder.pop(self._index, self.tables)

@@ -68,11 +68,11 @@ def export_hyperprior(
         "family": "hyperprior",
         "network": network.shape,
         "default_quality": default_quality,
-        "stabiliser": _numbers(stabiliser),
+        "stabiliser": stabiliser_numbers(stabiliser),
         "parameters": sum(p.numel() for p in network.parameters()),
         "training": dict(notes),
     }
-    return _model(config, arrays)
+    return pack(config, arrays)
 
 
 def fit_tables(
@@ -112,8 +112,8 @@ def fit_tables(
     for prefix in ("side_tables", "main_tables"):
         for part in ("frequencies", "lowest", "length"):
             arrays[f"{prefix}.{part}"] = np.tile(arrays[f"{prefix}.{part}"], bands)
-    family = HyperpriorFamily(_model(model.config, arrays))
-    fitted = (_Histogram(family.side_tables), _Histogram(family.main_tables))
+    family = HyperpriorFamily(pack(model.config, arrays))
+    fitted = (Histogram(family.side_tables), Histogram(family.main_tables))
     for images, present in batches:
         for quality in qualities:
             for latents in family.analyse(images, present, quality):
@@ -123,10 +123,10 @@ def fit_tables(
         arrays |= {
             f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()
         }
-    return _model(model.config, arrays)
+    return pack(model.config, arrays)
 
 
-class _Histogram:
+class Histogram:
     """Counts the entries of tables, escapes included."""
 
     #: What the old table weighs, in symbols.
@@ -136,7 +136,7 @@ class _Histogram:
         self._old = tables
         self._counts = np.zeros(tables.frequencies.size, np.int64)
 
-    def add(self, found: npt.NDArray[np.int32], index: npt.NDArray[np.int64]) -> None:
+    def add(self, found: npt.NDArray[np.int32], index: npt.NDArray[np.integer[Any]]) -> None:
         entries, _ = self._old.entries(found, index)
         self._counts += np.bincount(self._old.offsets[index] + entries, minlength=self._counts.size)
 
@@ -201,11 +201,11 @@ def export_sigma_vae(
         "name": name,
         "family": "sigma-vae",
         "bottleneck": len(steps),
-        "stabiliser": _numbers(stabiliser),
+        "stabiliser": stabiliser_numbers(stabiliser),
         "parameters": sum(p.numel() for p in network.parameters()),
         "training": dict(notes),
     }
-    return _model(config, arrays)
+    return pack(config, arrays)
 
 
 def write(model: Model, folder: Path) -> None:
@@ -217,10 +217,10 @@ def write(model: Model, folder: Path) -> None:
         aside.replace(folder / name)
 
 
-def _numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
+def stabiliser_numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
     return {key: [float(v) for v in getattr(stabiliser, key)] for key in ("a", "b", "spread")}
 
 
-def _model(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
+def pack(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
     files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: save(arrays)}
     return Model.from_files(files, str(config["name"]))

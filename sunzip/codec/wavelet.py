@@ -1,0 +1,613 @@
+"""The wavelet family: a pyramid coded from coarse to fine with what a small exact network foretells."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip import wavelet
+from sunzip.channels import NAMES
+from sunzip.codec.family import Family, Float, Known, Latents, Written
+from sunzip.entropy.coder import Decoder, Encoder
+from sunzip.entropy.tables import PRECISION, Tables
+from sunzip.errors import DamagedError, InputError
+from sunzip.nn.exact import QUALITIES, ExactContext
+from sunzip.nn.planes import (
+    COUNT_NOW,
+    GATES,
+    GROUPS,
+    LEVELS,
+    MEANS,
+    SCALES,
+    decoded_planes,
+    picture_planes,
+    place_planes,
+    references,
+)
+from sunzip.normalize import Stabiliser
+from sunzip.rotation import MAX_MINUTES, turned
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Int = npt.NDArray[np.int32]
+
+#: Latents and channels of a frame.
+Frame = tuple[Float, Sequence[int]]
+
+#: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one.
+VARIANTS = 10
+
+#: Deepest pyramid: the coarsest band of an image of `sunzip.frame.MAX_SIDE` still has 2 pixels a side.
+MAX_DEPTH = 13
+
+#: An image may grow by this factor so that its sides can be halved more often.
+_MAX_GROWTH = 1.15
+
+#: Symbols around the mean whose reconstruction has been fitted, on each side.
+FITTED = 3
+
+#: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
+WORTH = 0.13
+
+#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
+_AUDIBLE = 1.1
+
+#: Symbols around the mean whose bits the encoder weighs.
+_WEIGHED = 24
+
+#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
+_PLACED, _TIMED = 1, 2
+
+#: Down to this level the encoder tries what is better.
+_GLANCE = 5
+
+#: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
+#: variance, from which the one before is no help.
+_SMALL, _UNLIKE = 128, 0.5
+
+_MINUTES = struct.Struct("<H")
+
+#: Rotations in minutes among which the encoder looks for that between two frames.
+_TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1440, 2160, 2880, 4320, 5760)
+
+
+class Grid(NamedTuple):
+    """The pyramid of an image: its padded size and how often it is halved."""
+
+    height: int
+    width: int
+    depth: int
+
+    def level(self, n: int) -> tuple[int, int, int]:
+        """Return number, height and width of the bands of level n, the coarsest being 0."""
+        h, w = self.height >> self.depth - n, self.width >> self.depth - n
+        return min(max(min(h, w).bit_length() - 1, 1), LEVELS), h, w
+
+
+def grid_of(height: int, width: int) -> Grid:
+    """Choose how to halve an image: as often as it can be without growing much."""
+    depth = 1
+    for n in range(1, MAX_DEPTH + 1):
+        tall, wide = -(-height >> n), -(-width >> n)
+        if min(tall, wide) >= 2 and (tall * wide << 2 * n) <= _MAX_GROWTH * height * width:
+            depth = n
+    return Grid(-(-height >> depth) << depth, -(-width >> depth) << depth, depth)
+
+
+def to_pyramid(image: Float, depth: int) -> Float:
+    """Return (C, Y, X) images as wavelet coefficients of the same shape, the coarsest in the first corner."""
+    out = np.empty_like(image)
+    for c, low in enumerate(image):
+        for _ in range(depth):
+            low, bands = wavelet.analyse(low)
+            h, w = low.shape
+            out[c, :h, w : 2 * w], out[c, h : 2 * h, :w], out[c, h : 2 * h, w : 2 * w] = bands
+        out[c, : low.shape[0], : low.shape[1]] = low
+    return out
+
+
+def bands_of(pyramid: Float, h: int, w: int) -> Float:
+    """Return (C, 3, h, w), the bands of that size, of a (C, Y, X) pyramid."""
+    parts = pyramid[:, :h, w : 2 * w], pyramid[:, h : 2 * h, :w], pyramid[:, h : 2 * h, w : 2 * w]
+    return np.stack(parts, 1)
+
+
+def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
+    """Store (C, 3, h, w) bands in those channels of a pyramid."""
+    h, w = bands.shape[-2:]
+    for row, (across, along, both) in zip(rows, bands, strict=True):
+        pyramid[row, :h, w : 2 * w] = across
+        pyramid[row, h : 2 * h, :w] = along
+        pyramid[row, h : 2 * h, w : 2 * w] = both
+
+
+class Coder(Protocol):
+    """What the walk through a pyramid asks: symbols for tables, and what stands for them."""
+
+    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+        """Return the symbols of coefficients of which the tables are known.
+
+        Parameters
+        ----------
+        index
+            (N,) their tables.
+        whole, flip
+            (N,) the symbol next to the mean, from which tables count, and whether they count downwards.
+        values
+            (N,) coefficients in steps, where they are known.
+        """
+
+    def silent(self, index: Int, values: Int | None) -> Int:
+        """Return (C,) how many of its finest levels each channel does without."""
+
+    def base(self, index: Int, values: Int | None) -> Int:
+        """Return (N,) the symbols of the coarsest picture."""
+
+
+class Reader:
+    """Takes symbols from a payload."""
+
+    def __init__(self, decoder: Decoder, tables: Tables, silent_tables: Tables, base_tables: Tables) -> None:
+        self._decoder, self._tables = decoder, tables
+        self._silent_tables, self._base_tables = silent_tables, base_tables
+
+    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+        """See `Coder.symbols`."""
+        read = self._decoder.pop(index, self._tables)
+        return whole + np.where(flip, -read, read)
+
+    def silent(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.silent`."""
+        return self._decoder.pop(index, self._silent_tables)
+
+    def base(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.base`."""
+        return self._decoder.pop(index, self._base_tables)
+
+
+class Writer:
+    """Chooses symbols and puts them into a payload.
+
+    Parameters
+    ----------
+    encoder
+        Where to; None only weighs them, in `bits`.
+    tables, silent_tables, base_tables
+        The model's.
+    bits
+        (K, 2 · `_WEIGHED` + 1) bits of the symbols around each table's zero.
+    shifts
+        (K, 2 · `FITTED` + 1) of how reconstructions depart from symbols.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        tables: Tables,
+        silent_tables: Tables,
+        base_tables: Tables,
+        bits: Float,
+        shifts: Float,
+    ) -> None:
+        self._encoder, self._tables = encoder, tables
+        self._silent_tables, self._base_tables = silent_tables, base_tables
+        self._bits, self._shifts = bits, shifts
+        self.bits = 0.0
+
+    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+        """See `Coder.symbols`: of the two symbols around a coefficient the better bargain, not the nearer."""
+        assert values is not None
+        near = np.rint(values).astype(np.int32)
+        big = np.flatnonzero(near)
+        if big.size:
+            v, high, k = values[big], near[big], index[big]
+            low = high - np.sign(high)
+            sign = np.where(flip[big], -1, 1).astype(np.int32)
+            costs = []
+            for candidate in (high, low):
+                r = (candidate - whole[big]) * sign
+                shift = self._shifts[k, np.clip(r, -FITTED, FITTED) + FITTED] * sign
+                bits = self._bits[k, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
+                costs.append((v - candidate - shift) ** 2 + np.float32(WORTH) * bits)
+            near[big] = np.where(costs[1] < costs[0], low, high)
+        r = near - whole
+        np.negative(r, out=r, where=flip)
+        if self._encoder is None:
+            weighed = self._bits[index, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
+            self.bits += float(weighed.sum(dtype=np.float64))
+        else:
+            self._encoder.push(r, index, self._tables)
+        return near
+
+    def silent(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.silent`."""
+        assert values is not None
+        if self._encoder is not None:
+            self._encoder.push(values, index, self._silent_tables)
+        return values
+
+    def base(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.base`."""
+        assert values is not None
+        if self._encoder is not None:
+            self._encoder.push(values, index, self._base_tables)
+        return values
+
+
+class WaveletFamily(Family):
+    """See the module.
+
+    Raises
+    ------
+    DamagedError
+        If the model's parts are missing or do not fit each other.
+    """
+
+    sequential = True
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        count = len(NAMES)
+        self.stabiliser = Stabiliser(*(model.numbers(key, count) for key in ("a", "b", "spread")))
+        self.default_quality = model.config.get("default_quality", 0)
+        if type(self.default_quality) is not int or not 0 <= self.default_quality <= 100:
+            raise DamagedError(f"model {model.name}: config.json names no default quality")
+        self.context = ExactContext(model.arrays("context"))
+        self.tables = Tables.from_arrays(model.arrays("tables"))
+        self.base_tables = Tables.from_arrays(model.arrays("base_tables"))
+        self.silent_tables = Tables.from_arrays(model.arrays("silent_tables"))
+        arrays = model.arrays("quality")
+        found = {}
+        for name, shape, dtype in (
+            ("step", (QUALITIES, count), np.float32),
+            ("shift", (SCALES * VARIANTS, 2 * FITTED + 1), np.float32),
+            ("base_mean", (count,), np.float32),
+            ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
+            ("silent_index", (QUALITIES,), np.int32),
+        ):
+            array = arrays.get(name)
+            if (
+                array is None
+                or array.dtype != dtype
+                or array.shape != shape
+                or not (np.isfinite(array) & (np.abs(array) < 2.0**20)).all()
+            ):
+                raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
+            found[name] = array
+        self.step, self.shift, self.base_mean = found["step"], found["shift"], found["base_mean"]
+        self.base_index, self.silent_index = found["base_index"], found["silent_index"]
+        if (
+            len(self.tables) != SCALES * VARIANTS
+            or len(self.base_tables) <= self.base_index.max()
+            or len(self.silent_tables) < (self.silent_index.max() + 1) * count
+            or min(self.base_index.min(), self.silent_index.min()) < 0
+            or self.step.min() < 2.0**-10
+            or np.abs(self.shift).max() > 1
+        ):
+            raise DamagedError(f"model {model.name}: its tables do not fit its network")
+        self._inverse = np.float32(1) / self.step
+
+    @cached_property
+    def bits(self) -> Float:
+        """(K, 2 · _WEIGHED + 1): bits of the symbols around each table's zero, for the encoder."""
+        symbols = np.arange(-_WEIGHED, _WEIGHED + 1)
+        out = np.empty((len(self.tables), len(symbols)), np.float32)
+        for k, begin in enumerate(self.tables.offsets):
+            entries, outside = self.tables.entries(symbols, np.full(len(symbols), k))
+            out[k] = PRECISION - np.log2(self.tables.frequencies[begin + entries])
+            out[k, outside] += 8
+        return out
+
+    def check_size(self, height: int, width: int) -> None:
+        """Any size from 16×16 will do: images are continued at their edges."""
+        if min(height, width) < 16:
+            raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(12, Y, X) of the padded image."""
+        grid = grid_of(height, width)
+        return (len(NAMES), grid.height, grid.width)
+
+    def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
+        """See `Family.analyse`; main is the pyramid, side is empty."""
+        grid = grid_of(*images.shape[-2:])
+        pad = ((0, 0), (0, grid.height - images.shape[-2]), (0, grid.width - images.shape[-1]))
+        found = []
+        for image, shown in zip(images, present, strict=True):
+            rows = np.flatnonzero(shown)
+            pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
+            pyramid[rows] = to_pyramid(np.pad(image[rows], pad, mode="edge"), grid.depth)
+            found.append(Latents(pyramid, np.zeros(0, np.float32)))
+        return found
+
+    def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
+        """See `Family.synthesise_tensor`: elementwise, so the same to the bit wherever it runs."""
+        import torch
+
+        grid = grid_of(height, width)
+        low = latents[..., : grid.height >> grid.depth, : grid.width >> grid.depth]
+        for n in range(grid.depth):
+            _, h, w = grid.level(n)
+            parts = (
+                latents[..., :h, w : 2 * w],
+                latents[..., h : 2 * h, :w],
+                latents[..., h : 2 * h, w : 2 * w],
+            )
+            low = wavelet.synthesise(low, torch.stack(parts, -3))
+        return low[..., :height, :width]
+
+    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
+        """See `Family.synthesise`: channel by channel, which stays in the processor's cache."""
+        grid = grid_of(height, width)
+        out = np.zeros((*latents.shape[:2], height, width), np.float32)
+        for t, c in np.argwhere(present):
+            out[t, c] = _picture(latents[t, c : c + 1], grid, grid.depth)[0, :height, :width]
+        return out
+
+    def unquantised(self, latents: Latents, quality: int) -> Float:
+        """See `Family.unquantised`."""
+        return latents.main
+
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+        """See `Family.encode`."""
+        encoder = Encoder()
+        head, decoded = self.write(self._writer(encoder), latents, quality, known)
+        return Written(head + encoder.finish(), decoded)
+
+    def write(self, writer: Writer, latents: Latents, quality: int, known: Known) -> tuple[bytes, Float]:
+        """Choose a frame's symbols; return the payload's head and what is decoded of it."""
+        grid = grid_of(*known.shape)
+        minutes = self._turn(latents.main, grid, known)
+        time = None if minutes is None else self._turned(known.before, grid, minutes)
+        placed = []
+        for head in (0, _PLACED):
+            glance = self._writer(None)
+            self._walk(glance, latents.main, known.channels, grid, quality, head, time, _GLANCE)
+            placed.append(glance.bits)
+        head = (_PLACED if placed[1] < placed[0] else 0) | (0 if minutes is None else _TIMED)
+        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time)
+        return bytes([head]) + (b"" if minutes is None else _MINUTES.pack(minutes)), decoded
+
+    def decode(self, payload: bytes, quality: int, known: Known) -> Float:
+        """See `Family.decode`."""
+        grid = grid_of(*known.shape)
+        head = payload[0] if payload else 0xFF
+        time, used = None, 1
+        if head & ~(_PLACED | _TIMED):
+            raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
+        if head & _TIMED:
+            used += _MINUTES.size
+            if known.before is None or len(payload) < used:
+                raise DamagedError("entropy-coded payload: it builds on a frame that is not there")
+            (minutes,) = _MINUTES.unpack_from(payload, 1)
+            if minutes > MAX_MINUTES:
+                raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
+            time = self._turned(known.before, grid, minutes)
+        decoder = Decoder(payload[used:])
+        reader = Reader(decoder, self.tables, self.silent_tables, self.base_tables)
+        decoded = self._walk(reader, None, known.channels, grid, quality, head, time)
+        decoder.finish()
+        return decoded
+
+    def _writer(self, encoder: Encoder | None) -> Writer:
+        return Writer(encoder, self.tables, self.silent_tables, self.base_tables, self.bits, self.shift)
+
+    def _turn(self, pyramid: Float, grid: Grid, known: Known) -> int | None:
+        """Return the minutes of rotation that bring the frame before nearest to this; None if none does."""
+        both = [] if known.before is None else [c for c in known.channels if c in known.before[1]]
+        if known.before is None or not both:
+            return None
+        # A small picture is enough to see where things went.
+        n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[1] <= _SMALL)
+        now, then = (_picture(p[both], grid, n) for p in (pyramid, known.before[0]))
+        spread = now.std((1, 2), keepdims=True) + np.float32(1e-6)
+
+        def error(minutes: int) -> float:
+            return float((((turned(then, minutes) - now) / spread) ** 2).mean())
+
+        best = min(_TURNS, key=error)
+        return best if error(best) < _UNLIKE else None
+
+    def _turned(self, before: Frame | None, grid: Grid, minutes: int) -> Frame | None:
+        """Return the pyramid of the frame before, turned, and its channels."""
+        if before is None:
+            return None
+        pyramid = np.zeros_like(before[0])
+        for c in before[1]:
+            picture = _picture(before[0][c : c + 1], grid, grid.depth)
+            pyramid[c] = to_pyramid(turned(picture, minutes), grid.depth)[0]
+        return pyramid, before[1]
+
+    def _walk(
+        self,
+        coder: Coder,
+        pyramid: Float | None,
+        channels: Sequence[int],
+        grid: Grid,
+        quality: int,
+        head: int,
+        time: Frame | None,
+        last: int = LEVELS,
+    ) -> Float:
+        """Go through a pyramid from coarse to fine, to write or to read it.
+
+        Parameters
+        ----------
+        coder
+            Gives or takes the symbols.
+        pyramid
+            (12, Y, X), or None where it is to be read.
+        channels
+            Those that are present.
+        time
+            What is known of them by the frame before.
+        last
+            Number of the last level to go to.
+
+        Returns
+        -------
+        The pyramid (12, Y, X) as it is decoded.
+        """
+        out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
+        names = list(channels)
+        step, inverse = self.step[quality][:, None, None], self._inverse[quality][:, None, None]
+        timed = np.zeros(len(NAMES), np.float32)
+        if time is not None:
+            timed[[c for c in names if c in time[1]]] = 1
+        tops = np.zeros(len(NAMES), np.int32)
+        values = None
+        if pyramid is not None:
+            values = np.array([self._silent(pyramid[c] * inverse[c], grid) for c in names], np.int32)
+        index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
+        tops[names] = grid.depth - coder.silent(index, values)
+        if tops.min() < 0 or tops.max() > grid.depth:
+            raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
+        low = self._base(coder, pyramid, names, grid, quality, time, timed)
+        h, w = low.shape[1:]
+        out[names, :h, :w] = low
+        lows = dict(zip(names, low, strict=True))
+        seen = references(names)
+        carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
+        for n in range(grid.depth):
+            number, h, w = grid.level(n)
+            going = [c for c in names if tops[c] > n]
+            if not going or number > last:
+                break
+            place = place_planes(h, w) if head & _PLACED else None
+            known: dict[int, Float] = {}
+            board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
+            for g, group in enumerate(GROUPS):
+                active = [c for c in group if c in going]
+                if not active:
+                    continue
+                picture = np.stack([lows[c] for c in active])
+                planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
+                planes[:, :3] = picture_planes(picture, inverse[active], 2.0 ** (n - grid.depth))
+                flags = np.zeros((len(active), 3), np.float32)
+                for a, c in enumerate(active):
+                    for slot, r in enumerate(seen[c]):
+                        flags[a, slot] = 1
+                        if r in known:
+                            planes[a, 3 + 6 * slot : 9 + 6 * slot] = known[r]
+                if place is not None:
+                    planes[:, 15:] = place
+                reference = before = None
+                if time is not None and timed[active].any():
+                    flags[:, 2] = timed[active]
+                    reference = bands_of(time[0][active], h, w) * inverse[active][:, None]
+                    before = decoded_planes(reference)
+                carry = _rows(carries[g], active)
+                features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
+                carries[g] = (active, features)
+                exact = (
+                    None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
+                )
+                symbols = np.zeros((len(active), 3, h, w), np.int32)
+                shifts = np.zeros(symbols.shape, np.float32)
+                for here in (board, ~board):
+                    if here is not board:
+                        some = decoded_planes(symbols.astype(np.float32))
+                        outputs = self.context.beside(number, active, quality, features, some)
+                    index, whole, flip = _tables(outputs, reference, here)
+                    wanted = None if exact is None else exact[..., here].ravel()
+                    found = coder.symbols(index, whole, flip, wanted)
+                    symbols[..., here] = found.reshape(*symbols.shape[:2], -1)
+                    shifts[..., here] = self._shift(index, found - whole, flip).reshape(
+                        *symbols.shape[:2], -1
+                    )
+                plain = symbols.astype(np.float32)
+                known |= dict(zip(active, decoded_planes(plain), strict=True))
+                bands = (plain + shifts) * step[active][:, None]
+                put_bands(out, bands, active)
+                for a, c in enumerate(active):
+                    if tops[c] > n + 1:
+                        lows[c] = wavelet.synthesise(lows[c], bands[a])
+        return out
+
+    def _shift(self, index: Int, residual: Int, flip: npt.NDArray[np.bool_]) -> Float:
+        """Return how far from its symbol each coefficient most likely lies, in steps."""
+        sign = np.where(flip, np.int32(-1), np.int32(1))
+        near = np.clip(residual * sign, -FITTED, FITTED) + FITTED
+        shift: Float = self.shift[index, near] * sign.astype(np.float32)
+        return shift
+
+    def _silent(self, values: Float, grid: Grid) -> int:
+        """Return how many of the finest levels of one channel, (Y, X) in steps, are not worth coding."""
+        loud = np.abs(values) >= _AUDIBLE
+        for n in range(grid.depth - 1, -1, -1):
+            _, h, w = grid.level(n)
+            if loud[:h, w : 2 * w].any() or loud[h : 2 * h, : 2 * w].any():
+                return grid.depth - 1 - n
+        return grid.depth
+
+    def _base(
+        self,
+        coder: Coder,
+        pyramid: Float | None,
+        names: list[int],
+        grid: Grid,
+        quality: int,
+        time: Frame | None,
+        timed: Float,
+    ) -> Float:
+        """Code the coarsest picture (C, h, w): its distance from the frame before or from the usual."""
+        h, w = grid.height >> grid.depth, grid.width >> grid.depth
+        inverse, step = self._inverse[quality, names], self.step[quality, names]
+        usual = np.broadcast_to(
+            (self.base_mean[names] * np.float32(2**grid.depth))[:, None, None], (len(names), h, w)
+        )
+        if time is not None:
+            usual = np.where(timed[names][:, None, None] > 0, time[0][names, :h, :w], usual)
+        whole = np.rint(np.clip(usual * inverse[:, None, None], -(2.0**24), 2.0**24)).astype(np.int32)
+        index = self.base_index[timed[names].astype(np.int32), quality, names, grid.depth]
+        index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
+        values = None
+        if pyramid is not None:
+            scaled = np.clip(pyramid[names, :h, :w] * inverse[:, None, None], -(2.0**24), 2.0**24)
+            values = (np.rint(scaled).astype(np.int32) - whole).ravel()
+        symbols = coder.base(index, values)
+        low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
+        return low
+
+
+def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:
+    """Return (C, y, x) pictures of so many levels of a (C, Y, X) pyramid."""
+    pictures = []
+    for one in pyramid:
+        low = one[: grid.height >> grid.depth, : grid.width >> grid.depth]
+        for n in range(levels):
+            _, h, w = grid.level(n)
+            low = wavelet.synthesise(low, bands_of(one[None], h, w)[0])
+        pictures.append(low)
+    return np.stack(pictures)
+
+
+def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:
+    """Return the features of those channels that go on."""
+    if carry is None:
+        return None
+    names, features = carry
+    return features if names == active else features[[names.index(c) for c in active]]
+
+
+def _tables(
+    outputs: Float, reference: Float | None, here: npt.NDArray[np.bool_]
+) -> tuple[Int, Int, npt.NDArray[np.bool_]]:
+    """Turn outputs into table, symbol next to the mean, and whether to count down; of the pixels `here`."""
+    mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
+    if reference is not None:
+        gate = np.clip(outputs[:, GATES][..., here], 0, 16) * np.float32(1 / 16)
+        mean += gate * reference[..., here]
+    eighths = np.floor(np.clip(mean, -(2.0**20), 2.0**20) * np.float32(8) + np.float32(0.5)).astype(np.int32)
+    whole = (eighths + 4) >> 3
+    part = eighths - 8 * whole
+    scale = np.clip(outputs[:, 6:][..., here], 0, SCALES - 1).astype(np.int32)
+    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
+    return index.ravel(), whole.ravel(), (part < 0).ravel()

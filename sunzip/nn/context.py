@@ -1,0 +1,173 @@
+"""The context network while it is trained: what it sees of a wavelet band's surroundings, what it foretells.
+
+Coefficients are coded from coarse to fine. At each level the network sees, at the resolution of the bands to
+be coded, what is known already: the picture so far, the same bands of other channels, and those of the frame
+before. It foretells of every coefficient a mean and a scale. All that it sees or hands on are integers of 8
+bits, so that `sunzip.nn.exact` can run it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, GATES, LEVELS, MEANS, SCALES, WIDTHS, decoded_planes
+
+#: Planes are sixteenths, activations thirty-seconds of what the float network computes with.
+PLANE_UNIT, ACTIVATION_UNIT = 1 / 16, 1 / 32
+ACTIVATION_MAX = 255
+
+#: ln of the smallest scale, and from one to the next.
+LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
+
+#: Symbols in training are those of cells [|q| − OFFSET, |q| + 1 − OFFSET]: about what an encoder chooses.
+OFFSET = 0.4
+
+
+class Foretold(NamedTuple):
+    """Of every coefficient, in units of its step: where its distribution lies and how wide it is."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+
+def _activate(x: Tensor) -> Tensor:
+    """Clip and round as the integers will be; gradients pass through the rounding."""
+    y = x.clamp(0, ACTIVATION_MAX * ACTIVATION_UNIT)
+    return y + ((y / ACTIVATION_UNIT).round() * ACTIVATION_UNIT - y).detach()
+
+
+class LevelNet(nn.Module):
+    """The network of one level of the pyramid, for any number of channels, each by itself.
+
+    Parameters
+    ----------
+    width
+        Channels of its hidden layers.
+    below
+        Width of the next coarser level's network, whose features it is given.
+    """
+
+    def __init__(self, width: int, below: int) -> None:
+        super().__init__()
+        self.now = nn.Conv2d(COUNT_NOW, width, 3, padding=1)
+        self.time = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
+        self.carry = nn.Conv2d(below, width, 1, bias=False)
+        self.deep = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, width, 1)
+        self.first_out = nn.Conv2d(width, 9, 1)
+        self.beside = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(width, width, 1)
+        self.second_out = nn.Conv2d(width, 9, 1)
+        for out in (self.first_out, self.second_out):
+            nn.init.normal_(out.weight, std=0.02)
+            nn.init.constant_(out.bias, 0.0) if out.bias is not None else None
+        with torch.no_grad():
+            self.time.weight *= 0.3
+            self.deep.weight[:, :, 1, 1] += torch.eye(width)
+
+
+class Context(nn.Module):
+    """All levels' networks, and what tells channel, level and step apart."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(LevelNet(width, WIDTHS[max(i - 1, 0)]) for i, width in enumerate(WIDTHS))
+        self.channel = nn.Embedding(channels, 16)
+        self.depth = nn.Embedding(LEVELS, 8)
+        last = nn.Linear(64, 3 * max(WIDTHS))
+        self.condition = nn.Sequential(nn.Linear(16 + 8 + 3, 64), nn.ReLU(), last)
+        self.flags = nn.Parameter(torch.zeros(LEVELS, 3, max(WIDTHS)))
+        with torch.no_grad():
+            last.weight *= 0.3
+
+    def biases(self, channels: Tensor, level: int, log_step: Tensor, width: int) -> Tensor:
+        """Return (3, C, width) what channel, level and ln of the step (C,) add in three places."""
+        x = (log_step - 4.5) / 2
+        known = [self.channel(channels), self.depth.weight[level].expand(len(channels), -1)]
+        out = self.condition(torch.cat([*known, torch.stack([x, x * x, torch.exp(-x)], 1)], 1))
+        added: Tensor = out.view(len(channels), 3, -1).transpose(0, 1)[..., :width]
+        return added
+
+
+def level_index(level: int) -> int:
+    """Return which of the networks serves level `level` of the bands' side 2^level: 1 the coarsest."""
+    return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)
+
+
+def foretell(
+    model: Context,
+    channels: Tensor,
+    level: int,
+    log_step: Tensor,
+    flags: Tensor,
+    planes: Tensor,
+    time: Tensor | None,
+    reference: Tensor | None,
+    symbols: Tensor,
+    carry: Tensor | None,
+) -> tuple[Foretold, Tensor]:
+    """Run one level with all symbols known, as in training.
+
+    Parameters
+    ----------
+    channels, log_step
+        (C,)
+    flags
+        (C, 3) which of two references and of the frame before are there.
+    planes
+        (C, COUNT_NOW, h, w) integers.
+    time, reference
+        (C, COUNT_TIME, h, w) integers and (C, 3, h, w) in steps, of the frame before; or None.
+    symbols
+        (C, 3, h, w) to be coded.
+    carry
+        (C, width, h/2, w/2) features of the next coarser level, or None.
+
+    Returns
+    -------
+    What is foretold, (C, 3, h, w), and the features for the next finer level.
+    """
+    net = model.levels[level_index(level)]
+    assert isinstance(net, LevelNet)
+    width = net.now.out_channels
+    bias = model.biases(channels, level - 1, log_step, width)
+    flagged = flags @ model.flags[level - 1, :, :width]
+    h = net.now(planes * PLANE_UNIT) + (bias[0] + flagged)[:, :, None, None]
+    if time is not None:
+        h = h + net.time(time * PLANE_UNIT)
+    if carry is not None:
+        h = h + F.interpolate(net.carry(carry), scale_factor=2)
+    h = _activate(h)
+    h = _activate(net.deep(h) + bias[1][:, :, None, None])
+    first = net.first_out(_activate(net.first(h)))
+    height, wide = symbols.shape[-2:]
+    board = (torch.arange(height)[:, None] + torch.arange(wide)) % 2 == 0
+    beside = net.beside(decoded_planes(torch.where(board, symbols, 0)) * PLANE_UNIT)
+    second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
+    out = torch.where(board, first, second).float()
+    mean = out[:, MEANS]
+    if reference is not None:
+        gate = out[:, GATES].clamp(0, 1)
+        mean = mean + (gate + ((gate * 16).round() / 16 - gate).detach()) * reference
+    mean = mean + ((mean * 8).round() / 8 - mean).detach()
+    scale = 4 * out[:, 6:] + 20
+    scale = scale.clamp(0, SCALES - 1)
+    scale = scale + (scale.round() - scale).detach()
+    return Foretold(mean, LOG_SMALLEST + LOG_RATIO * scale), h
+
+
+def laplace_bits(symbols: Tensor, foretold: Foretold) -> Tensor:
+    """Return the bits of symbols whose cells are [|q| − OFFSET, |q| + 1 − OFFSET], the middle one wider."""
+    magnitude = symbols.abs()
+    half = torch.where(magnitude == 0, 1 - OFFSET, 0.5)
+    centre = torch.where(magnitude == 0, 0.0, symbols.sign() * (magnitude + 0.5 - OFFSET))
+    a = (centre - foretold.mean).abs()
+    b = foretold.log_scale.exp()
+    inside = 1 - torch.exp(-half / b) * torch.cosh(torch.minimum(a, half) / b)
+    outside = -(a - half).clamp_min(0) / b + torch.log(0.5 * (1 - torch.exp(-2 * half / b)) + 1e-30)
+    return -torch.where(a < half, torch.log(inside.clamp_min(1e-7)), outside.clamp_min(-30)) / math.log(2)

@@ -1,0 +1,117 @@
+"""What the context network sees, as integers: the same features for coding and for training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Array = TypeVar("Array", npt.NDArray[np.float32], Tensor)
+else:
+    Array = TypeVar("Array", npt.NDArray[np.float32], "Tensor")
+
+#: Networks are told apart by the side of the bands that they code, 2 to 256; larger ones are as 256.
+LEVELS = 8
+
+#: Widths of the networks, from the one for the coarsest levels to that of the finest.
+WIDTHS = (32, 32, 32, 32, 16)
+
+#: Scales that can be foretold.
+SCALES = 64
+
+#: What the network's outputs are: means, gates of the frame before, scales, of three bands each.
+MEANS, GATES = slice(0, 3), slice(3, 6)
+
+#: Planes of the picture so far, two references and the place; planes of one set of bands.
+COUNT_NOW, COUNT_TIME = 3 + 2 * 6 + 2, 6
+
+#: Channels coded together: none sees another of its group.
+GROUPS = ((3, 8, 11), (4, 2, 7, 9), (5, 1, 6, 0, 10))
+
+#: Of each channel those whose bands it may look at, the most telling first; two of them are taken.
+REFERENCES: dict[int, tuple[int, ...]] = {
+    3: (), 8: (), 11: (),
+    4: (3, 8, 11), 2: (3, 8, 11), 7: (8, 3, 11), 9: (11, 8, 3),
+    5: (2, 7, 3, 4, 8), 1: (2, 4, 3, 7), 6: (4, 3, 2, 7), 0: (4, 3, 2, 7), 10: (9, 11, 8, 7),
+}  # fmt: skip
+
+#: Radius of the disk as a share of the image's side: 976″ at 4.8″ a pixel of 512.
+_RADIUS = 976 / 4.8 / 512
+
+
+def references(channels: list[int]) -> dict[int, list[int]]:
+    """Return of each channel that is present the up to two whose bands it sees."""
+    return {c: [r for r in REFERENCES[c] if r in channels][:2] for c in channels}
+
+
+def root(x: Array, factor: float = 8.0) -> Array:
+    """Compress to integers of 8 bits: eight times the square root, with the sign."""
+    if isinstance(x, np.ndarray):
+        y = np.floor(np.sqrt(np.abs(x)) * np.float32(factor))
+        out: npt.NDArray[np.float32] = np.copysign(np.minimum(y, np.float32(127)), x)
+        return out
+    return (x.abs().sqrt() * factor).floor().clamp(max=127).copysign(x)
+
+
+def decoded_planes(bands: Array) -> Array:
+    """Return (..., 6, h, w): three bands in steps, (..., 3, h, w), with and without their sign."""
+    signed = root(bands)
+    if isinstance(signed, np.ndarray):
+        return np.concatenate((signed, np.abs(signed)), -3)
+    import torch
+
+    return torch.cat((signed, signed.abs()), -3)
+
+
+def picture_planes(low: Array, inverse_step: Array, shrink: float) -> Array:
+    """Return (C, 3, h, w) of the picture so far: how a pixel departs from its neighbours, and its brightness.
+
+    Parameters
+    ----------
+    low
+        (C, h, w) low-pass coefficients.
+    inverse_step
+        (C, 1, 1), 1 / step.
+    shrink
+        What makes a pixel's value of a low-pass coefficient.
+    """
+    # Sums in a fixed order, so that the features are the same on every machine.
+    around = _shifted(low, -2, 1)
+    around = around + _shifted(low, -2, -1)
+    around = around + _shifted(low, -1, 1)
+    around = around + _shifted(low, -1, -1)
+    around = around * 0.25
+    signed = root((low - around) * inverse_step)
+    bright = root(low * shrink, 4.0)
+    if isinstance(low, np.ndarray):
+        return np.stack((signed, np.abs(signed), bright), 1)
+    import torch
+
+    return torch.stack((signed, signed.abs(), bright), 1)
+
+
+def _shifted(x: Array, axis: int, by: int) -> Array:
+    """Return each sample's neighbour along an axis; the edge is its own."""
+    first: tuple[slice, ...] = (slice(None),) * (axis % x.ndim)
+    if by == 1:
+        parts = x[(*first, slice(1, None))], x[(*first, slice(-1, None))]
+    else:
+        parts = x[(*first, slice(None, 1))], x[(*first, slice(None, -1))]
+    if isinstance(x, np.ndarray):
+        return np.concatenate(parts, axis)
+    import torch
+
+    return torch.cat(parts, axis)
+
+
+def place_planes(height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return (2, h, w): how far from the centre of the disk, and from its limb."""
+    y = (np.arange(height) + 0.5) / height - 0.5
+    x = (np.arange(width) + 0.5) / width - 0.5
+    r = np.sqrt(y[:, None] ** 2 + x**2) / _RADIUS
+    planes = np.stack((np.clip(np.rint(64 * r), 0, 127), np.clip(np.rint(256 * (r - 1)), -127, 127)))
+    return planes.astype(np.float32)

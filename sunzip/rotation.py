@@ -1,0 +1,85 @@
+"""Turning a picture of the Sun by its own rotation, to foretell the next one; the same bits everywhere.
+
+Sines and cosines of a mathematics library differ in their last digit from one machine to the next. Here they
+are polynomials of single sums and products; the square root is exact by IEEE 754.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+#: Radius of the disk as a share of the image's side: 976″ at 4.8″ a pixel of 512.
+DISK_RADIUS = 976 / 4.8 / 512
+
+#: Synodic rotation in degrees a day: A + B sin²φ + C sin⁴φ (Snodgrass and Ulrich 1990, less the Earth's
+#: motion).
+_RATE = (14.71 - 0.9856, -2.39, -1.78)
+
+#: Further than this the picture has nothing more in common with the one before.
+MAX_MINUTES = 6 * 1440
+
+_DEGREE = 0.017453292519943295
+
+
+@lru_cache(maxsize=8)
+def _sources(
+    height: int, width: int, minutes: int
+) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
+    """Return for each pixel the flat place of the left one of its four sources, and their four weights."""
+    radius = DISK_RADIUS * min(height, width)
+    y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
+    x = np.arange(width, dtype=np.float64)[None] - (width - 1) / 2
+    s = (y / radius) * (y / radius)
+    angle = ((_RATE[2] * s + _RATE[1]) * s + _RATE[0]) * (minutes / 1440 * _DEGREE)
+    square = angle * angle
+    sine, cosine = np.ones_like(square), np.ones_like(square)
+    for n in range(21, 1, -2):
+        sine = 1 - sine * square * (1 / (n * (n - 1)))
+        cosine = 1 - cosine * square * (1 / ((n - 1) * (n - 2)))
+    sine = sine * angle
+    depth = radius * radius - y * y - x * x
+    z = np.sqrt(np.maximum(depth, 0))
+    before = x * cosine - z * sine
+    # What comes round the limb, and what is beyond it, stays where it is.
+    seen = (depth > 0) & (z * cosine + x * sine > 0)
+    column = np.where(seen, before, x) + (width - 1) / 2
+    column = np.clip(column, 1, width - 3)
+    left = np.floor(column)
+    f = column - left
+    # Cubic convolution (Keys 1981).
+    weights = (
+        ((2 - f) * f - 1) * f * 0.5,
+        ((3 * f - 5) * f * f + 2) * 0.5,
+        ((4 - 3 * f) * f + 1) * f * 0.5,
+        (f - 1) * f * f * 0.5,
+    )
+    # Bands at the left and the right edge are not moved: their sources would lie outside.
+    place = left.astype(np.intp) - 1 + np.arange(height)[:, None] * width
+    return place, tuple(w.astype(np.float32) for w in weights)
+
+
+def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.float32]:
+    """Return pictures as they will be some minutes later, as far as rotation goes.
+
+    Parameters
+    ----------
+    images
+        (C, Y, X) float32, the disk centred and 976″ of 4.8″ pixels of 512 in radius, north up.
+    minutes
+        0 to `MAX_MINUTES`.
+    """
+    if minutes == 0 or images.shape[-1] < 8:
+        return images
+    place, weights = _sources(*images.shape[1:], minutes)
+    out = np.empty_like(images)
+    for image, result in zip(images, out, strict=True):
+        flat = np.ascontiguousarray(image).ravel()
+        np.multiply(flat[place], weights[0], out=result)
+        for n in range(1, 4):
+            term = flat[place + n]
+            term *= weights[n]
+            result += term
+    return out

@@ -1,0 +1,272 @@
+"""Make a wavelet model of a trained context network: integers, tables fitted to real symbols, steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load
+
+from sunzip.channels import NAMES
+from sunzip.codec.family import Float, Known
+from sunzip.codec.wavelet import FITTED, MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer, grid_of
+from sunzip.entropy.tables import Tables
+from sunzip.errors import InputError
+from sunzip.nn.context import ACTIVATION_UNIT, LOG_RATIO, LOG_SMALLEST, OFFSET, PLANE_UNIT, Context, LevelNet
+from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
+from sunzip.nn.planes import LEVELS, SCALES, WIDTHS
+from sunzip.normalize import Stabiliser
+from sunzip.train.export import Histogram, pack, stabiliser_numbers
+from sunzip.weights import CONFIG_VERSION, TENSORS, Model
+
+#: Steps at quality 100, in units of noise: what rounding then adds is a third of the noise's variance.
+FINEST = 2.0
+
+#: Steps at quality 0, in standard deviations of the stabilised channel on the whole Sun.
+COARSEST = 13.0
+
+#: Those standard deviations, in units of noise, from the synthetic and the real Sun.
+SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 2.5)
+
+#: How far tables reach on each side; what lies further is escaped.
+_REACH = 300
+
+#: How many observations a reconstruction as the middle of its cell counts for.
+_PRIOR = 20.0
+
+#: Numbers that the outputs' integers are multiples of: means in 64ths, gates in 16ths, scales as they are.
+_OUTPUT_FACTORS = (64.0,) * 3 + (16.0,) * 3 + (4.0,) * 3
+_OUTPUT_OFFSETS = (0.0,) * 6 + (20.0,) * 3
+
+
+def steps() -> Float:
+    """Return the (101, 12) steps of each quality and channel, in units of noise, geometric in quality."""
+    q = np.arange(QUALITIES)[:, None] / (QUALITIES - 1)
+    coarsest = COARSEST * np.array(SPREADS)
+    found: Float = np.exp(np.log(coarsest) * (1 - q) + np.log(FINEST) * q).astype(np.float32)
+    return found
+
+
+@torch.no_grad()
+def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
+    """Round a trained network to the integers of `sunzip.nn.exact.ExactContext`.
+
+    Each output has the finest power of two with which its weights and its sums keep their bounds.
+
+    Raises
+    ------
+    InputError
+        If the weights are too large for any.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    log_step = torch.from_numpy(np.log(step))
+    channels = torch.arange(len(NAMES))
+    for n, (width, module) in enumerate(zip(WIDTHS, network.levels, strict=True)):
+        assert isinstance(module, LevelNet)
+        depths = range(LEVELS - len(WIDTHS) + 1) if n == 0 else [n + LEVELS - len(WIDTHS)]
+        tabled = (
+            np.stack(
+                [
+                    [network.biases(channels, d, row, width).transpose(0, 1).numpy() for d in depths]
+                    for row in log_step
+                ]
+            ).transpose(0, 2, 1, 3, 4)
+            / ACTIVATION_UNIT
+        )  # (101, 12, depths, 3, width)
+        flags = network.flags[list(depths), :, :width].numpy() / ACTIVATION_UNIT
+        shapes = parts_of(width, WIDTHS[max(n - 1, 0)])
+        scaled_table, scaled_flags = np.zeros(tabled.shape, np.int32), np.zeros(flags.shape, np.int32)
+        for layer, (names, place) in LAYERS.items():
+            outputs = shapes[names[0]][0][0]
+            final = layer.endswith("_out")
+            factor = np.array(_OUTPUT_FACTORS) if final else np.full(outputs, 1 / ACTIVATION_UNIT)
+            bias = np.array(_OUTPUT_OFFSETS) if final else np.zeros(outputs)
+            weights = {}
+            for name in names:
+                convolution = getattr(module, name)
+                unit = PLANE_UNIT if name in ("now", "time", "beside") else ACTIVATION_UNIT
+                weights[name] = convolution.weight.double().numpy() * (factor * unit)[:, None, None, None]
+                if convolution.bias is not None:
+                    bias = bias + convolution.bias.double().numpy() * factor
+            most = sum(np.abs(w).sum((1, 2, 3)) * shapes[k][1] for k, w in weights.items()) + np.abs(bias)
+            if place is not None:
+                most = most + np.abs(tabled[..., place, :]).max((0, 1, 2))
+            if layer == "enter":
+                most = most + np.abs(flags).sum(1).max(0)
+            largest = np.max([np.abs(w).max((1, 2, 3)) for w in weights.values()], axis=0)
+            # Rounding may add half a unit to each weight.
+            room = EXACT - 2.0**MAX_SHIFT - sum(shapes[k][1] * w[0].size for k, w in weights.items())
+            shift = np.minimum(np.log2(WEIGHT_MAX / (largest + 1e-9)), np.log2(room / (most + 1e-9)))
+            shift = np.floor(np.minimum(shift, MAX_SHIFT))
+            if (shift < 0).any():
+                raise InputError(f"the context network's weights of {n}.{layer} are too large for integers")
+            power = 2.0**shift
+            for name, weight in weights.items():
+                arrays[f"{n}.{name}"] = np.rint(weight * power[:, None, None, None]).astype(np.int16)
+            arrays[f"{n}.{layer}.shift"] = shift.astype(np.uint8)
+            arrays[f"{n}.{layer}.bias"] = np.rint(bias * power).astype(np.int32)
+            if place is not None:
+                scaled_table[..., place, :] = np.rint(tabled[..., place, :] * power)
+            if layer == "enter":
+                scaled_flags[...] = np.rint(flags * power)
+        arrays[f"bias.{n}"], arrays[f"flags.{n}"] = scaled_table, scaled_flags
+    return arrays
+
+
+def laplace_tables() -> Tables:
+    """Return the tables that training assumes: Laplace distributions over cells, the middle one wider."""
+    rows, lowest = [], []
+    for variant in range(VARIANTS):
+        mean = variant % 5 / 8
+        for number in range(SCALES):
+            b = math.exp(LOG_SMALLEST + LOG_RATIO * number)
+            reach = min(max(math.ceil(14 * b), 2), _REACH)
+            symbols = np.arange(-reach, reach + 1)
+            upper = symbols + (np.where(symbols < 0, OFFSET, 1 - OFFSET) if variant < 5 else 0.5)
+            cumulative = np.append(_laplace_cdf((upper[0] - 1 - mean) / b), _laplace_cdf((upper - mean) / b))
+            rows.append(np.maximum(np.diff(cumulative), 1e-9))
+            lowest.append(-reach)
+    return Tables.from_probabilities(rows, lowest, [1e-5] * len(rows))
+
+
+def _laplace_cdf(z: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    z = np.asarray(z, np.float64)
+    found: npt.NDArray[np.float64] = np.where(
+        z < 0, 0.5 * np.exp(np.minimum(z, 0)), 1 - 0.5 * np.exp(-np.maximum(z, 0))
+    )
+    return found
+
+
+class _Counter(Writer):
+    """Counts what a writer would write."""
+
+    def __init__(self, family: WaveletFamily) -> None:
+        super().__init__(
+            None, family.tables, family.silent_tables, family.base_tables, family.bits, family.shift
+        )
+        self.main, self.low = Histogram(family.tables), Histogram(family.base_tables)
+        self.quiet = Histogram(family.silent_tables)
+        self.sums = np.zeros((len(family.tables), 2 * FITTED + 1, 2))
+
+    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+        assert values is not None
+        found = super().symbols(index, whole, flip, values)
+        sign = np.where(flip, -1, 1)
+        residual = (found - whole) * sign
+        self.main.add(residual, index)
+        near = np.abs(residual) <= FITTED
+        place = index[near] * (2 * FITTED + 1) + residual[near] + FITTED
+        apart = np.clip((values - found) * sign, -1, 1)[near]
+        flat = self.sums.reshape(-1, 2)
+        flat[:, 0] += np.bincount(place, minlength=len(flat))
+        flat[:, 1] += np.bincount(place, apart, minlength=len(flat))
+        return found
+
+    def silent(self, index: Int, values: Int | None) -> Int:
+        assert values is not None
+        self.quiet.add(values, index)
+        return super().silent(index, values)
+
+    def base(self, index: Int, values: Int | None) -> Int:
+        assert values is not None
+        self.low.add(values, index)
+        return super().base(index, values)
+
+
+def export_wavelet(
+    network: Context, stabiliser: Stabiliser, name: str, *, default_quality: int, notes: Mapping[str, Any]
+) -> Model:
+    """Make a model of a trained network, with the tables that its training assumed."""
+    step = steps()
+    quiet = Tables.from_probabilities(
+        [[0.5**n for n in range(MAX_DEPTH + 1)]] * (11 * len(NAMES)),
+        [0] * (11 * len(NAMES)),
+        [1e-4] * (11 * len(NAMES)),
+    )
+    scale = np.exp(LOG_SMALLEST + LOG_RATIO * np.arange(SCALES))
+    rows = []
+    for b in scale:
+        reach = min(max(math.ceil(14 * b), 2), 4 * _REACH)
+        upper = np.arange(-reach, reach + 1) + 0.5
+        rows.append(np.maximum(np.diff(_laplace_cdf(np.append(upper[0] - 1, upper) / b)), 1e-9))
+    base = Tables.from_probabilities(rows, [-(len(r) // 2) for r in rows], [1e-4] * len(rows))
+    # Half of a channel's spread is between its halves.
+    wide = 0.5 * np.array(SPREADS)[:, None] * 2.0 ** np.arange(MAX_DEPTH + 1) / step[:, :, None]
+    index = [np.log(np.maximum(wide * share, 1e-6)) for share in (1.0, 0.1)]
+    numbers = np.clip(np.rint((np.stack(index) - LOG_SMALLEST) / LOG_RATIO), 0, SCALES - 1).astype(np.int32)
+    arrays: dict[str, npt.NDArray[Any]] = {f"context.{k}": v for k, v in integers(network, step).items()}
+    for prefix, tables in (("tables", laplace_tables()), ("base_tables", base), ("silent_tables", quiet)):
+        arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
+    arrays |= {
+        "quality.step": step,
+        "quality.shift": np.zeros((SCALES * VARIANTS, 2 * FITTED + 1), np.float32),
+        "quality.base_mean": np.array(SPREADS, np.float32),
+        "quality.base_index": numbers,
+        "quality.silent_index": (np.arange(QUALITIES) // 10).astype(np.int32),
+    }
+    config = {
+        "version": CONFIG_VERSION,
+        "name": name,
+        "family": "wavelet",
+        "default_quality": default_quality,
+        "stabiliser": stabiliser_numbers(stabiliser),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "training": dict(notes),
+    }
+    return pack(config, arrays)
+
+
+#: A frame and the one before it, if any: stabilised images (12, Y, X), channels.
+Pair = tuple[Float, Float | None, Sequence[int]]
+
+
+def fit_tables(model: Model, pairs: Iterable[Pair], qualities: Sequence[int]) -> Model:
+    """Replace a model's tables and reconstructions by what its symbols on training frames ask for.
+
+    Parameters
+    ----------
+    model
+        What `export_wavelet` or this function returned.
+    pairs
+        Training frames.
+    qualities
+        Each pair is coded at the next of them, round and round.
+    """
+    family = WaveletFamily(model)
+    counter = _Counter(family)
+    low: list[list[float]] = [[] for _ in NAMES]
+    for n, (now, then, channels) in enumerate(pairs):
+        quality = qualities[n % len(qualities)]
+        shape = (now.shape[-2], now.shape[-1])
+        shown = np.zeros((1, len(NAMES)), np.float32)
+        shown[0, list(channels)] = 1
+        known = Known(tuple(channels), shape)
+        if then is not None:
+            written = family.encode(family.analyse(then[None], shown, quality)[0], quality, known)
+            assert written.decoded is not None
+            known = Known(tuple(channels), shape, (written.decoded, tuple(channels)))
+        latents = family.analyse(now[None], shown, quality)[0]
+        family.write(counter, latents, quality, known)
+        grid = grid_of(*shape)
+        for c in channels:
+            corner = latents.main[c, : grid.height >> grid.depth, : grid.width >> grid.depth]
+            low[c] += (corner.ravel() * 2.0**-grid.depth).tolist()
+    arrays = dict(load(model.files[TENSORS]))
+    for prefix, histogram in (
+        ("tables", counter.main),
+        ("base_tables", counter.low),
+        ("silent_tables", counter.quiet),
+    ):
+        arrays |= {
+            f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()
+        }
+    seen, total = counter.sums[..., 0], counter.sums[..., 1]
+    arrays["quality.shift"] = (total / (seen + _PRIOR)).astype(np.float32)
+    arrays["quality.base_mean"] = np.array(
+        [np.median(v) if v else old for v, old in zip(low, family.base_mean, strict=True)], np.float32
+    )
+    return pack(model.config, arrays)
