@@ -71,6 +71,7 @@ def inputs(real: Path, work: Path, *, synthetic_frames: int = 12) -> list[Input]
 def machine() -> dict[str, Any]:
     """Describe where the numbers come from."""
     import numpy
+    import sklearn
     import torch
     import zarr
 
@@ -85,6 +86,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "sunzip": sunzip.__version__,
         "numpy": numpy.__version__,
+        "sklearn": sklearn.__version__,
         "torch": torch.__version__,
         "zarr": zarr.__version__,
     }

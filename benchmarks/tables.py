@@ -26,6 +26,7 @@ PAGES = (
     ROOT / "docs/explanation/measured.md",
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/synthetic-sun.md",
+    ROOT / "docs/explanation/forecast.md",
     ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
 )
@@ -626,6 +627,65 @@ def rate_distortion_speed(result: dict[str, Any]) -> str:
     )
 
 
+def forecast(result: dict[str, Any]) -> str:
+    """RMSE of each method by days ahead, on the paper's split."""
+    r, grid = result["report"], ", ".join(map(str, result["trees"]))
+    rows, shape = r["rows"]["1"], "×".join(map(str, r["latent_shape"]))
+    return (
+        f"{_by_horizon(r['methods'], lambda s: _of(s, 'rmse', 'low', 'high', 1))}\n\n**Synthetic Sun, "
+        f"synthetic flux.** RMSE of {r['column']} in solar flux units with 95 % intervals, bold where surely "
+        f"less than persistence's; {rows['train']:,} days to learn from, {rows['validation']} to choose by, "
+        f"{rows['test']} to test; trees chosen from {grid}; latents {shape} of {r['model']} at "
+        f"{result['size']}², {_seen(r)}. {_source(result, 'sklearn')}"
+    )
+
+
+def forecast_folds(result: dict[str, Any]) -> str:
+    """RMSE over persistence's, every month tested in turn."""
+    r = result["report"]
+    days = r["folds"]["persistence"][0]["rows"]
+    return (
+        f"{_by_horizon(r['folds'], lambda s: _of(s, 'ratio', 'ratio_low', 'ratio_high', 2))}\n\n**Synthetic "
+        "Sun, synthetic flux.** RMSE over that of persistence with 95 % intervals, bold where all of the "
+        f"interval is less; {days:,} days, each tested once by {result['trees'][0]} trees that learnt "
+        f"nothing from {r['embargo']} days before and after its month. {_source(result, 'sklearn')}"
+    )
+
+
+def forecast_flux(result: dict[str, Any]) -> str:
+    """Statistics of the synthetic flux beside the observed one."""
+    names = ("mean", "deviation", "least", "most", "change_1", "change_3", "change_7")
+    rows = [[name, *(f"{flux[n]:.1f}" for n in names)] for name, flux in result["fluxes"].items()]
+    head = [
+        "sfu, at 1 au",
+        "mean",
+        "standard deviation",
+        "least",
+        "most",
+        "change in 1 day",
+        "3 days",
+        "7 days",
+    ]
+    return f"{_table(head, rows)}\n\n2010-05-24 to 2018-12-31; changes are root mean squares."
+
+
+def _by_horizon(methods: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> str:
+    head = ["days ahead", *(str(s["horizon"]) for s in next(iter(methods.values())))]
+    return _table(head, [[name, *map(show, scores)] for name, scores in methods.items()])
+
+
+def _of(score: dict[str, Any], value: str, low: str, high: str, digits: int) -> str:
+    text = f"{score[value]:.{digits}f} ({score[low]:.{digits}f}-{score[high]:.{digits}f})"
+    return f"**{text}**" if score["ratio_high"] < 1 else text
+
+
+def _seen(report: dict[str, Any]) -> str:
+    pooled = f"means of {report['pool']}×{report['pool']} fields, " if report["pool"] else ""
+    if not report["pca"]:
+        return f"{pooled}as they are"
+    return f"{pooled}{report['pca']} principal components with {100 * report['kept']:.0f} % of the variance"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
@@ -645,6 +705,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "rate-distortion-metrics": ("rate_distortion", rate_distortion_metrics),
     "rate-distortion-speed": ("rate_distortion", rate_distortion_speed),
     "paper-sizes": ("paper_sizes", paper_sizes),
+    "forecast": ("forecast", forecast),
+    "forecast-folds": ("forecast", forecast_folds),
+    "forecast-flux": ("forecast", forecast_flux),
     "paper-archives": ("paper_sizes", paper_archives),
     "paper-metrics": ("paper_metrics", paper_metrics),
     "paper-latents": ("paper_metrics", paper_latents),

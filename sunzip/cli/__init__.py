@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import features, forecast, generate, jobs, looks, study, train
+from sunzip.cli import export, features, forecast, generate, jobs, looks, study, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -71,6 +71,7 @@ def program(ctx: click.Context) -> None:
     need_command(ctx)
 
 
+looks.models.add_command(export.export)
 for _command in (
     jobs.compress,
     jobs.decompress,

@@ -100,14 +100,24 @@ def is_picture(path: str) -> bool:
     return _begins(path, b"\x89PNG\r\n\x1a\n")
 
 
-def is_report(path: str) -> bool:
-    """Whether a file is an HTML page."""
-    return _begins(path, b"<!doctype html>")
+def check_report(out: str, sources: Sequence[str], force: bool) -> None:
+    """Refuse a page, or the JSON that will be beside it, that cannot be written.
+
+    Raises
+    ------
+    OutputError
+        As `check`; also if it is not named as a page is.
+    """
+    name, dot, ending = out.rpartition(".")
+    if not dot or ending.lower() not in ("html", "htm"):
+        raise OutputError(f"{out}: a page is written; name it *.html")
+    check(out, sources, force=force, ours=lambda p: _begins(p, b"<!doctype html>"), what="report")
+    check(f"{name}.json", sources, force=force, ours=lambda p: _begins(p, b"{"), what="JSON of a report")
 
 
-def is_json(path: str) -> bool:
-    """Whether a file holds a JSON object."""
-    return _begins(path, b"{")
+def is_encoder(path: str) -> bool:
+    """Whether a folder holds an exported encoder."""
+    return os.path.isdir(path) and "encoder.json" in os.listdir(path)
 
 
 def is_cubes(path: str) -> bool:

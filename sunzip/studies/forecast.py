@@ -29,6 +29,9 @@ Doubles = npt.NDArray[np.float64]
 PERSISTENCE = "persistence"
 LATENTS, SHUFFLED = "latents", "shuffled latents"
 
+#: Methods that every month in turn is tested with.
+CROSSED = (LATENTS, f"{PERSISTENCE} + {LATENTS}", f"{PERSISTENCE} + {SHUFFLED}")
+
 HORIZONS = tuple(range(1, 8))
 EMBARGO = 14
 
@@ -179,9 +182,10 @@ def forecast(
     horizons
         Days ahead.
     pool, pca
-        Average latent maps over `pool` × `pool` fields, then take `pca` principal components, 0 being none;
-        by default maps are averaged over 4×4 fields, of which 64 components are taken, and vectors are left
-        as they are, as in the paper.
+        Reduce latent maps to `pool` × `pool` numbers a channel (see `extractors.reduced`), then take `pca`
+        principal components, 0 being none; by default maps are averaged over 4×4 fields, pyramids of
+        wavelets cut to their 16×16 corner, and 64 components taken; vectors are left as they are, as in the
+        paper.
     decode
         Decode the images, too, for rivals that look at channel means, and at components of pixels.
     resnet
@@ -225,7 +229,8 @@ def forecast(
         days = Days(days.frames[known], days.time[known])
         shape = sun.latents.shape[1:]
         if len(shape) == 3 and pool is None:
-            pool = min(extractors.POOL, *shape[1:])
+            pyramid = sun.codec.model.family in extractors.PYRAMIDS
+            pool = min(extractors.CORNER if pyramid else extractors.POOL, *shape[1:])
         if len(shape) == 3 and pca is None and shape[0] * (pool or 1) ** 2 > PCA:
             pca = PCA
         pca = pca or None
@@ -248,13 +253,15 @@ def forecast(
     sets[SHUFFLED] = (latents[order], pca)
     ways = _ways(sets)
     most = max(grid) * len(table.horizons) * len(ways)
-    count = _counter(step, "growing trees", most + (12 * 2 * len(table.horizons) * min(grid) if folds else 0))
+    count = _counter(
+        step, "growing trees", most + (12 * len(CROSSED) * len(table.horizons) * min(grid) if folds else 0)
+    )
     spaces = _spaces(table, months, sets)
     errors = {h: _errors(table, split[h], spaces, ways, grid, seed, count) for h in table.horizons}
     methods = _scores({h: (table.targets(h)[split[h].test], e) for h, e in errors.items()}, seed)
     crossed = None
     if folds:
-        crossed = _cross(table, sets, {n: ways[n] for n in list(ways)[:2]}, embargo, min(grid), seed, count)
+        crossed = _cross(table, sets, {n: ways[n] for n in CROSSED}, embargo, min(grid), seed, count)
     return ForecastReport(
         archive=os.fspath(path),
         model=name,

@@ -27,7 +27,7 @@ from sunzip.weights import Model
 
 FIRST, COUNT = np.datetime64("2011-01-01"), 395
 #: Quick, and enough to tell knowledge from none.
-QUICK: dict[str, Any] = {"horizons": (1, 3), "grid": (30, 60)}
+QUICK: dict[str, Any] = {"horizons": (1, 3), "grid": (20, 40)}
 
 
 def walk() -> np.ndarray:
@@ -106,7 +106,7 @@ class TestForecast:
         assert (report.latent_shape, report.pool, report.pca, report.features) == ((8, 1, 1), 1, None, 8)
         assert report.lag_share > 0.8
         assert abs(report.lag) <= 2
-        assert report.methods["latents"][0].trees in (30, 60)
+        assert report.methods["latents"][0].trees in (20, 40)
         assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["column"] == "adjusted_f30"
 
     def test_it_is_reproducible(self, archive: Path, flux: Path, report: ForecastReport) -> None:
@@ -417,3 +417,13 @@ class TestCommand:
         monkeypatch.setitem(sys.modules, package, None)
         error = run(archive, "--flux", flux, "--plot", tmp_path / "p.png", code=1).stderr
         assert f"pip install '.[{extra}]'" in error
+
+
+class TestReduced:
+    def test_of_a_pyramid_the_corner_is_the_image_made_small(self) -> None:
+        pyramid = np.arange(2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
+        np.testing.assert_array_equal(extractors.reduced(pyramid, "wavelet", 4), pyramid[:, :, :4, :4])
+        assert (extractors.reduced(pyramid, "hyperprior", 1)[..., 0, 0] == pyramid.mean((2, 3))).all()
+        for side in (0, 33):
+            with pytest.raises(InputError, match=f"no corner of {side}×{side}"):
+                extractors.reduced(pyramid, "wavelet", side)
