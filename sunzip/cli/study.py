@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from sunzip.cli import target
 from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
 from sunzip.cli.output import count, duration, fields, number, result, shows_progress, size, table
 from sunzip.cli.program import need_command
-from sunzip.errors import OutputError
+from sunzip.errors import BoundNotMetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,13 +69,9 @@ def onboard(
     """
     if (mission is None) == (preset is None):
         raise click.UsageError("name a mission file or a --preset")
-    if not out.lower().endswith((".html", ".htm")):
-        raise OutputError(f"{out}: a page is written; name it *.html")
-    beside = os.path.splitext(out)[0] + ".json"
-    read = [p for p in (mission, *sources, hmi) if p]
-    target.check(out, read, force=force, ours=target.is_report, what="report")
-    target.check(beside, read, force=force, ours=target.is_json, what="JSON")
+    target.check_report(out, [p for p in (mission, *sources, hmi) if p], force)
     from sunzip.studies import onboard as studies
+    from sunzip.studies.onboard.report import page
 
     plan = studies.read(mission) if mission is not None else studies.preset(str(preset))
     with _bar(quiet) as progress:
@@ -91,8 +86,157 @@ def onboard(
             anon=anon,
             progress=progress,
         )
-    studies.write(found, out)
+    studies.write(page(found), found, out)
     result(as_json, found, _studied(out, found))
+
+
+@study.command(short_help="Packets lost, bits flipped, weights struck.")
+@click.option("--out", metavar="OUT.html", required=True, help="The report; OUT.json is written beside it.")
+@click.option("--source", metavar="SRC", help="Where frames come from; default the synthetic Sun.")
+@hmi_option
+@anon_option
+@model_option
+@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@click.option(
+    "--size",
+    "side",
+    metavar="N",
+    type=click.IntRange(16),
+    default=512,
+    show_default=True,
+    help="Of the frames.",
+)
+@click.option(
+    "--faults",
+    "wanted",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Of each kind, each way of sending.",
+)
+@click.option(
+    "--weights", type=click.IntRange(0), default=200, show_default=True, help="Bits flipped in the weights."
+)
+@click.option(
+    "--loss",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of packets lost.",
+)
+@click.option(
+    "--burst", type=click.FloatRange(1), default=8.0, show_default=True, help="Mean length of a burst."
+)
+@click.option(
+    "--packet",
+    type=click.IntRange(64, 65536),
+    default=1776,
+    show_default=True,
+    help="Most bytes of a packet.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the draws.")
+@force_option
+@json_option
+@quiet_option
+def faults(
+    out: str,
+    source: str | None,
+    hmi: str | None,
+    anon: bool,
+    model: str | None,
+    quality: int | None,
+    side: int,
+    wanted: int,
+    weights: int,
+    loss: float,
+    burst: float,
+    packet: int,
+    seed: int,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Send coded frames as CCSDS space packets through faults, and count what of them is left.
+
+    Packets are lost one by one and in bursts; bits flip in packets on their way, in the recorder before
+    packets are made, in payloads before any checksum is made, and in the weights of the encoder. Ways to
+    trade bytes for resilience are measured beside each other. Nothing may be decoded silently wrong: the
+    exit code is 5 if anything is.
+    """
+    target.check_report(out, [p for p in (source, hmi) if p], force)
+    from sunzip.studies.faults import faults as run
+    from sunzip.studies.faults_report import page
+    from sunzip.studies.onboard import write
+
+    with _bar(quiet) as progress:
+        found = run(
+            model=model,
+            quality=quality,
+            source=source,
+            hmi=hmi,
+            anon=anon,
+            size=side,
+            count=wanted,
+            weight_count=weights,
+            loss=loss,
+            burst=burst,
+            packet=packet,
+            seed=seed,
+            progress=progress,
+        )
+    write(page(found), found, out)
+    result(as_json, found, _faulted(out, found))
+    if found["silent"]:
+        raise BoundNotMetError(
+            f"{out}: {found['silent']} frames were decoded although they are not what was sent"
+        )
+
+
+def _faulted(out: str, found: dict[str, Any]) -> Iterator[str]:
+    from sunzip.studies.faults_report import KINDS
+
+    yield f"{out} holds what faults do to frames of {found['model']['name']}"
+    for kind, (title, _) in KINDS.items():
+        yield f"  {title}"
+        yield from table(
+            ["way", "bytes", "faults", "frames", "whole", "in part", "lost", "silently wrong"],
+            [
+                [
+                    row["title"],
+                    f"{100 * row['overhead']:+.1f} %",
+                    count(row["kinds"][kind]["faults"]),
+                    count(row["kinds"][kind]["frames"]),
+                    *(
+                        f"{number(100 * n / row['kinds'][kind]['frames'])} %"
+                        for n in (
+                            row["kinds"][kind]["whole"],
+                            row["kinds"][kind]["damaged"] + row["kinds"][kind]["based"],
+                            row["kinds"][kind]["lost"],
+                        )
+                    ),
+                    count(row["kinds"][kind]["silent"]),
+                ]
+                for row in found["schemes"]
+            ],
+            indent="    ",
+        )
+    p, w = found["payloads"], found["weights"]
+    yield from fields(
+        [
+            (
+                "payloads",
+                f"{count(p['faults'], 'fault')}, {p['refused']} refused, {p['silent']} silently wrong",
+            ),
+            (
+                "weights",
+                f"{count(w['faults'], 'bit')}: {w['same']} changed nothing, {w['harmless']} the error by "
+                f"1 % at most, "
+                f"{w['worse']} more, {w['useless']} twofold; {w['refused']} refused; a digest found "
+                f"{w['noticed']}",
+            ),
+            ("time", duration(found["seconds"])),
+        ]
+    )
 
 
 @contextmanager

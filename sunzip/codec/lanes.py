@@ -86,7 +86,8 @@ def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterato
 def here() -> Iterator[None]:
     """Have the calling thread do itself what it gives to `side_by_side`, so that PyTorch is not asked for.
 
-    For those whose networks do not run in PyTorch: what it computes here may not be what it computes in a lane.
+    For those whose networks do not run in PyTorch: what it computes here may not be what it computes in a
+    lane.
     """
     before = getattr(_here, "is_lane", False)
     _here.is_lane = True

@@ -1,10 +1,10 @@
-"""The half of a model that flies, family by family: what of it is a network, and what an exported one needs."""
+"""The half of a model that flies, family by family: its network, and what that needs around it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ Float = npt.NDArray[np.float32]
 
 
 class Encoder(ABC):
-    """What exporting and counting ask of a family. A new family is added here, in `_ENCODERS`, and nowhere else.
+    """What exporting and counting ask of a family; a new one is added in `_ENCODERS` and nowhere else.
 
     Attributes
     ----------
@@ -33,10 +33,13 @@ class Encoder(ABC):
         Names of what the network returns, in order.
     network_arrays
         How the names of those arrays of a model begin that the exported network replaces.
+    on_ground
+        Parts of the family's network that only decoding, or training, needs.
     """
 
     size: int
     outputs: tuple[str, ...]
+    on_ground: tuple[str, ...]
     network_arrays = "network."
 
     @abstractmethod
@@ -53,7 +56,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def kept_float(self) -> Sequence[tuple[str, ...]]:
-        """Say which layers may have to stay float32 in an int8 network: tries, from the fastest to the finest.
+        """Say which layers may have to stay float32 in an int8 network, from the fastest try to the finest.
 
         Each names layers as the network does.
         """
@@ -72,6 +75,8 @@ class HyperpriorEncoder(Encoder):
 
     size = 512
     outputs = ("main", "side")
+    on_ground = ("synthesis", "synthesis_stem", "linear_synthesis", "mask_out", "hyper_synthesis", "log_gain",
+                 "log_inverse_gain", "prior_mean", "prior_log_scale", "prior_logit")  # fmt: skip
 
     def __init__(self, family: HyperpriorFamily) -> None:
         self._family = family
@@ -101,9 +106,9 @@ class HyperpriorEncoder(Encoder):
         return Latents(outputs[0][0], outputs[1][0])
 
     def kept_float(self) -> Sequence[tuple[str, ...]]:
-        """See `Encoder.kept_float`: what makes the latents needs more than 8 bits of range; then the input."""
-        ends = ("linear_analysis", "analysis.5", "mask_in", "hyper_analysis.0", "hyper_analysis.2")
-        ends += ("hyper_analysis.4",)
+        """See `Encoder.kept_float`: what makes the latents needs more range than 8 bits; then the input."""
+        last = ("linear_analysis", "analysis.5", "mask_in")
+        ends = (*last, "hyper_analysis.0", "hyper_analysis.2", "hyper_analysis.4")
         return (
             ends,
             (*ends, "analysis_stem"),
@@ -123,7 +128,7 @@ class HyperpriorEncoder(Encoder):
     def symbols(self, height: int, width: int) -> int:
         """Latents and hyper-latents."""
         m, h, w = self._family.latent_shape(height, width)
-        return m * h * w + self._family.hyper * -(-h // HYPER_STRIDE) * -(-w // HYPER_STRIDE)
+        return int(m * h * w + self._family.hyper * -(-h // HYPER_STRIDE) * -(-w // HYPER_STRIDE))
 
 
 class SigmaVaeEncoder(Encoder):
@@ -131,6 +136,7 @@ class SigmaVaeEncoder(Encoder):
 
     size = 128
     outputs = ("mean",)
+    on_ground = ("synthesis", "log_variance", "log_sigma")
 
     def __init__(self, family: SigmaVaeFamily) -> None:
         self._family = family
@@ -188,4 +194,4 @@ def encoder_of(codec: Codec) -> Encoder:
             f"model {codec.model.name}: the family {codec.model.family!r} has no analysis network to export; "
             f"those with one are {known}"
         )
-    return cast(Encoder, build(codec.family))
+    return build(codec.family)

@@ -1,4 +1,4 @@
-"""The encoder alone as ONNX: exported, checked against PyTorch, made int8, and run where there is no PyTorch."""
+"""The encoder alone as ONNX: exported, checked against PyTorch, made int8, run without PyTorch."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class OnnxEncoder:
         self._codec = _through(Codec(model, quality), _session(place / name, threads), self.size)
 
     def encode(self, frame: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> bytes:
-        """Code one frame, (C, Y, X) in DN/s and G, to the bytes of a block that any `Codec` of the model decodes.
+        """Code one frame, (C, Y, X) in DN/s and G, to a block that any `Codec` of the model decodes.
 
         Raises
         ------
@@ -177,7 +177,8 @@ class OnnxEncoder:
         """
         if frame.shape[-2:] != (self.size, self.size):
             raise InputError(
-                f"frames of {frame.shape[-2]}×{frame.shape[-1]} pixels; the encoder was exported for {self.size}"
+                f"frames of {frame.shape[-2]}×{frame.shape[-1]} pixels; the encoder was exported for "
+                f"{self.size}"
             )
         with here():
             (block,) = self._codec.encode(frame[None], channels, scale)

@@ -1,4 +1,4 @@
-"""Studies of a mission: bytes, recorder, downlink and computing with a model on board, against what flies today."""
+"""Studies of a mission: bytes, recorder, downlink and computing with a model on board, and as it is today."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mission's camera makes of a frame: whole numbers of so many bits, with the noise of its own pixels."""
+"""What a mission's camera makes of a frame: whole numbers of so many bits, with its own pixels' noise."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Camera:
     """Turns frames in DN/s and G into what a mission's cameras would have read, and back.
 
     An AIA-like pixel holds x·t digital numbers after t seconds, with variance (g·x·t + r²)/b², where g is the
-    gain in DN per photon, r the read noise and b the mission's binning. The frames at hand are means over more
-    detector pixels and so quieter; the noise that they lack is added. Magnetograms are rounded to 1 G and keep
-    the noise that they have.
+    gain in DN per photon, r the read noise and b the mission's binning. The frames at hand are means over
+    more detector pixels and so quieter; the noise that they lack is added. Magnetograms are rounded to 1 G
+    and keep the noise that they have.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What coding a frame costs: multiplications and memory traffic counted as the model runs, time and energy there."""
+"""What coding a frame costs: products and memory traffic as the model runs; time and energy elsewhere."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sunzip.errors import UnsupportedError
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.onboard.mission import Mission
 
-#: Processor cycles of a scalar core for each sample that is stabilised (a square root, a few products), and for
-#: each symbol that is entropy-coded (a table look-up, a division or its reciprocal). Assumed.
+#: Processor cycles of a scalar core for each sample that is stabilised (a square root, a few products), and
+#: for each symbol that is entropy-coded (a table look-up, a division or its reciprocal). Assumed.
 CYCLES_SAMPLE, CYCLES_SYMBOL = 40, 120
 
 #: Share of a memory's peak rate that is reached. Assumed.
@@ -73,9 +73,10 @@ PROCESSORS = (
         width=4,
         clock=250e6,
         watts=2.0,
-        source="GR740 data sheet and user's manual (GR740-UM-DS): four cores at 250 MHz, each with a pipelined "
+        source="GR740 data sheet and user's manual (GR740-UM-DS): four cores at 250 MHz, each with a "
+        "pipelined "
         "floating-point unit that ends one operation a cycle; 64-bit PC100 SDRAM",
-        assumed="a product and a sum are two operations; a quarter of the peak, as each product needs two loads; 2 W",
+        assumed="a product and a sum are two operations; a quarter of the peak, for want of loads; 2 W",
     ),
     Processor(
         "myriad-x",
@@ -87,7 +88,8 @@ PROCESSORS = (
         width=2,
         clock=700e6,
         watts=1.5,
-        source="Intel's announcement of 2017: more than 1 TOPS of the neural compute engine, 1.5 W; RaVAEn flew a VAE on one",
+        source="Intel's announcement of 2017: more than 1 TOPS of the neural compute engine, 1.5 W; "
+        "RaVAEn flew a VAE on one",
         assumed="a fifth of the peak; 6.4 GB/s to LPDDR4; a scalar core of 700 MHz beside the engine",
     ),
     Processor(
@@ -100,7 +102,8 @@ PROCESSORS = (
         width=1,
         clock=1.2e9,
         watts=6.75,
-        source="AMD PG338: 4096 operations a cycle; UG1354: two at 300 MHz give 2.4 TOPS and reach half to two thirds "
+        source="AMD PG338: 4096 operations a cycle; UG1354: two at 300 MHz give 2.4 TOPS and reach half to "
+        "two thirds "
         "of it in wide convolutions; Antunes et al. 2026 (arXiv 2603.14091): 1.5 to 6.75 W on a ZCU104",
         assumed="half of the peak; the highest power measured; 64-bit DDR4-2400; an Arm core at 1.2 GHz",
     ),
@@ -181,9 +184,9 @@ def _tally() -> Any:
     # Where the matrix stands among the arguments.
     products = {aten.addmm: 1, aten.mm: 0, aten.bmm: 0, aten.linear: 0, aten.matmul: 0}
 
-    class Tally(TorchDispatchMode):
+    class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.macs = self.traffic = self.peak = self._alive = 0
             self._known: set[int] = set()
 

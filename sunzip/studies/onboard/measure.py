@@ -113,7 +113,8 @@ def _of_source(
     native = open_series(url, hmi=hmi, anon=anon, align=Alignment(channels=mission.channels))
     if native.shape[0] % side or native.shape[1] % side:
         raise InputError(
-            f"{url}: images of {native.shape[0]}×{native.shape[1]} pixels cannot be averaged to {side}×{side}; "
+            f"{url}: images of {native.shape[0]}×{native.shape[1]} pixels cannot be averaged to "
+            f"{side}×{side}; "
             "choose another --size"
         )
     series = open_series(url, hmi=hmi, anon=anon, align=Alignment(channels=mission.channels, size=side))
@@ -123,7 +124,8 @@ def _of_source(
     rows = np.unique(np.linspace(0, len(series) - 1, count).round().astype(int)).tolist()
 
     def frame(n: int) -> Float:
-        return series.read(rows[n], rows[n] + 1).to_scale(Scale.MEAN).data[0]
+        found: Float = series.read(rows[n], rows[n] + 1).to_scale(Scale.MEAN).data[0]
+        return found
 
     return Period(url, share, f"{len(rows)} of {len(series)} frames", len(rows), frame)
 
@@ -163,8 +165,8 @@ class Measured:
         Title → bytes of frames that no Sun shows, as the model codes them.
     errors
         Of each period: root mean square error in units of the noise of a pixel, ``read`` against what the
-        camera read, ``true`` against the frame before the camera's noise, ``read_jpeg2000`` of JPEG 2000 in as
-        many bytes.
+        camera read, ``true`` against the frame before the camera's noise, ``read_jpeg2000`` of JPEG 2000 in
+        as many bytes.
     curve
         Of the frames decoded, at several qualities: bits per sample, ``read`` and ``true``.
     seconds
@@ -249,7 +251,7 @@ def measure(
 
 
 def _seconds(mission: Mission, codec: Codec, camera: Camera, raw: Raw) -> float:
-    """Return the seconds that coding one frame takes on one core: the best of three, as others use the machine."""
+    """Return the seconds that coding one frame takes on one core: the best of three."""
     frames = camera.physical(raw)[None]
     found = []
     for _ in range(3):
@@ -334,15 +336,16 @@ def quantile(values: Floats, p: float) -> tuple[float, bool]:
     """Return a quantile, and whether it lies beyond what so few values show.
 
     Within the sample it is the empirical one. Beyond, where fewer than one value would exceed it, a
-    generalised Pareto distribution is fitted to the largest tenth, at least 5 values, by the method of moments
-    (Hosking and Wallis 1987, Technometrics 29, 339), and read at p; never below the largest value.
+    generalised Pareto distribution is fitted to the largest tenth, at least 5 values, by the method of
+    moments (Hosking and Wallis 1987, Technometrics 29, 339), and read at p; never below the largest value. Up to ten values, the
+    largest has to do.
     """
     n = len(values)
     if n * (1 - p) >= 1 or np.ptp(values) == 0:
         return float(np.quantile(values, p)), False
     ordered = np.sort(values)
-    k = min(n - 1, max(5, n // 10)) if n > 1 else 0
-    if k < 2:
+    k = max(5, n // 10)
+    if n <= 2 * k:
         return float(ordered[-1]), True
     threshold = float(ordered[-k - 1])
     over = ordered[-k:] - threshold

@@ -162,7 +162,8 @@ def read(path: str | os.PathLike[str]) -> Mission:
     Raises
     ------
     InputError
-        If it cannot be read or does not describe a mission; the message names the entry and what it should be.
+        If it cannot be read or does not describe a mission; the message names the entry and what it should
+        be.
     """
     where = os.fspath(path)
     try:
@@ -223,7 +224,8 @@ class _Reader:
         for key in given:
             if key not in names:
                 raise InputError(
-                    f"{self.where}: {prefix}{str(key)[:60]}: no such entry; known are {', '.join(sorted(names))}"
+                    f"{self.where}: {prefix}{str(key)[:60]}: no such entry; known are "
+                    f"{', '.join(sorted(names))}"
                 )
 
     def mapping(self, value: object, entry: str, names: set[str]) -> Mapping[Any, Any]:

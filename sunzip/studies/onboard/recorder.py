@@ -1,4 +1,4 @@
-"""The recorder over weeks: frames come in at the cadence, passes take them away, and what does not fit is lost."""
+"""The recorder over weeks: frames come in, passes take them away, and what does not fit is lost."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Recorder:
     overflow
         Share of the runs in which any were lost.
     latency
-        Seconds from exposure to the last byte on the ground: ``mean``, ``p95``, ``worst``; None if bytes of no
-        frame came down.
+        Seconds from exposure to the last byte on the ground: ``mean``, ``p95``, ``worst``; None if bytes of
+        no frame came down.
     years
         Of mission that one recorder holds without any pass; None without a recorder.
     fill
@@ -65,10 +65,11 @@ class Recorder:
 def simulate(mission: Mission, sizes: dict[str, Floats], shares: dict[str, float], seed: int = 0) -> Recorder:
     """Run the recorder for `STEPS` steps, `RUNS` times.
 
-    A step is a frame's interval or `STEP`, whichever is shorter. Every run has one of the periods, with the probability of its share; every `PERSISTENCE` hours one of its
-    measured frames is drawn, whose bytes all frames of these hours have. A pass fails as a whole, with the
-    probability that the mission states. Frames go down in the order in which they came. The instrument's own
-    double buffer holds two frames beside the recorder.
+    A step is a frame's interval or `STEP`, whichever is shorter. Every run has one of the periods, with the
+    probability of its share; every `PERSISTENCE` hours one of its measured frames is drawn, whose bytes all
+    frames of these hours have. A pass fails as a whole, with the probability that the mission states. Frames
+    go down in the order in which they came. The instrument's own double buffer holds two frames beside the
+    recorder.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def simulate(mission: Mission, sizes: dict[str, Floats], shares: dict[str, float
     """
     rng = np.random.default_rng(seed)
     step = step_of(mission)
-    edges = np.arange(STEPS + 1) * step
+    edges: Floats = np.arange(STEPS + 1) * np.float64(step)
     days = float(edges[-1]) / 86400
     counts = np.diff(np.floor(edges / mission.cadence))
     names = list(sizes)
@@ -99,8 +100,9 @@ def simulate(mission: Mission, sizes: dict[str, Floats], shares: dict[str, float
     stretch = np.minimum((edges[:-1] / 3600 / PERSISTENCE).astype(int), stretches - 1)
     carried = _carried(mission, step, rng)
     room = mission.storage + 2 * per_frame.max(1)
-    fill = np.zeros(RUNS)
-    came, gone = np.zeros((STEPS + 1, RUNS)), np.zeros((STEPS + 1, RUNS))
+    fill: Floats = np.zeros(RUNS)
+    came: Floats = np.zeros((STEPS + 1, RUNS))
+    gone: Floats = np.zeros((STEPS + 1, RUNS))
     offered = np.zeros(RUNS)
     lost = np.zeros(RUNS)
     for k in range(STEPS):

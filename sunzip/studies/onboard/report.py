@@ -1,4 +1,4 @@
-"""The study as one HTML page: tables and plots, readable on a wide screen and on a telephone, nothing fetched."""
+"""The study as one HTML page: tables and plots, on a wide screen and on a telephone, nothing fetched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sunzip.studies.onboard.svg import bars, lines
 _STYLE = """
 :root{color-scheme:light}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:0 auto;padding:1rem;max-width:75rem}
+body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;margin:0 auto;padding:1rem;
+ max-width:75rem}
 h1{font-size:1.6rem;line-height:1.2;margin:.4rem 0}
 h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid #ccc}
 p,ul{max-width:48rem}
@@ -44,7 +45,8 @@ tr.own{background:#eef5fb}
 """
 
 
-def _bytes(n: float | None) -> str:
+def size(n: float | None) -> str:
+    """Return a number of bytes, or a dash for none."""
     if n is None:
         return "–"
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -63,13 +65,15 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 86400:.3g} d"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """Return a share in per cent."""
     if value == 0:
         return "0 %"
     return "under 0.01 %" if value < 1e-4 else f"{100 * value:.3g} %"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], own: int | None = None) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], own: int | None = None) -> str:
+    """Return a table; cells that begin with + or ! are marked good or bad, the row `own` is set off."""
     out = ["<table><thead><tr>", *(f"<th>{escape(h)}</th>" for h in head), "</tr></thead><tbody>"]
     for n, row in enumerate(rows):
         out.append("<tr class=own>" if n == own else "<tr>")
@@ -111,9 +115,15 @@ def page(result: dict[str, Any]) -> str:
         *(f"<li>{escape(line)}</li>" for line in mission["sources"] or ["The mission file names no source"]),
         "</ul>",
         f"<p class=note>sunzip {escape(result['sunzip'])}, model {escape(model['name'])} "
-        f"(family {escape(model['family'])}, sha256 {escape(model['sha256'][:12])}…), quality {model['quality']}; "
+        f"(family {escape(model['family'])}, sha256 {escape(model['sha256'][:12])}…), quality "
+        f"{model['quality']}; "
         f"made in {result['seconds']:.0f} s. The numbers are beside this page as JSON.</p>",
     ]
+    return whole(title, parts)
+
+
+def whole(title: str, parts: Iterable[str]) -> str:
+    """Return a page of its own with a title and the given HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -126,49 +136,49 @@ def _lead(result: dict[str, Any]) -> str:
     keeping = [p["processor"].split(",")[0] for p in result["compute"]["processors"] if p["keeps_cadence"]]
     recorder, latency = own["recorder"], own["recorder"]["latency"]
     wanted = result["mission"]["latency"]
+    carried, title = size(recorder["capacity_per_day"]), now["title"]
+    ratio = now["frame"]["mean"] / own["frame"]["mean"]
+    soon = "–" if latency is None else _time(latency["p95"])
+    cadence = _time(result["mission"]["cadence"])
     rows = [
-        (_bytes(own["frame"]["mean"]), f"a frame, mean; {now['title']} {_bytes(now['frame']['mean'])}"),
+        (size(own["frame"]["mean"]), f"a frame, mean; {title} {size(now['frame']['mean'])}"),
+        (f"1/{ratio:.3g}", f"of the bytes of {title}, with an error (see below)"),
+        (size(recorder["bytes_per_day"]), f"a day; the downlink carries {carried}"),
+        (share(recorder["lost"]), f"lost for want of room; {title} {share(now['recorder']['lost'])}"),
         (
-            f"{now['frame']['mean'] / own['frame']['mean']:.0f} ×",
-            f"fewer bytes than {now['title']}, at an error (see below)",
-        ),
-        (_bytes(recorder["bytes_per_day"]), f"a day; the downlink carries {_bytes(recorder['capacity_per_day'])}"),
-        (_share(recorder["lost"]), f"lost for want of room; {now['title']} {_share(now['recorder']['lost'])}"),
-        (
-            "–" if latency is None else _time(latency["p95"]),
+            soon,
             "to the ground for 95 % of frames" + ("" if wanted is None else f"; {_time(wanted)} is wanted"),
         ),
-        (", ".join(keeping) or "none", "of the processors looked at keeps the cadence of " + _time(
-            result["mission"]["cadence"])),
-    ]  # fmt: skip
+        (", ".join(keeping) or "none", f"of the processors looked at keeps the cadence of {cadence}"),
+    ]
     return "<ul class=lead>" + "".join(f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in rows) + "</ul>"
 
 
 def _sizes(result: dict[str, Any]) -> str:
     rows, plotted = [], []
     for way in result["ways"].values():
-        whole = way["frame"]
-        plotted.append((way["title"], [whole["mean"], whole["p999"]]))
+        plotted.append((way["title"], [way["frame"]["mean"], way["frame"]["p999"]]))
         for name, s in way["periods"].items():
             rows.append(
                 [
                     f"{way['title']}, {name}",
-                    _bytes(s["mean"]),
-                    _bytes(s["p95"]),
-                    _bytes(s["p999"]) + (" (fit)" if s["p999_fitted"] else ""),
-                    _bytes(s["worst"]),
+                    size(s["mean"]),
+                    size(s["p95"]),
+                    size(s["p999"]) + (" (fit)" if s["p999_fitted"] else ""),
+                    size(s["worst"]),
                     str(s["frames"]),
                 ]
             )
     head = ["way", "mean", "95th percentile", "99.9th percentile", "worst seen", "frames"]
-    stress = "; ".join(f"{escape(k)}: {_bytes(v)}" for k, v in result["measured"]["stress"].items())
+    plot = bars("Bytes of a frame", "bytes", plotted, ["mean", "99.9th percentile"])
+    stress = "; ".join(f"{escape(k)}: {size(v)}" for k, v in result["measured"]["stress"].items())
     absent = "".join(
         f"<p class=note>{escape(k)} is not compared: {escape(v)}.</p>" for k, v in result["absent"].items()
     )
     return (
-        f"<div class=plots><figure>{bars('Bytes of a frame', 'bytes', plotted, ['mean', '99.9th percentile'])}"
-        f"</figure></div>{_table(head, rows)}"
-        f"<p>Buffers are sized by the worst. Frames that no Sun shows, with {escape(result['model']['name'])}: "
+        f"<div class=plots><figure>{plot}</figure></div>{table(head, rows)}"
+        f"<p>Buffers are sized by the worst. Frames that no Sun shows, with "
+        f"{escape(result['model']['name'])}: "
         f"{stress}.</p>{absent}"
     )
 
@@ -205,9 +215,10 @@ def _errors(result: dict[str, Any]) -> str:
             log_x=True,
         )
     return (
-        "<p>Root mean square error in units of the noise of a pixel, averaged over the channels. Against what the camera "
+        "<p>Root mean square error in units of the noise of a pixel, averaged over the channels. Against "
+        "what the camera "
         "read, 1 is what a perfect picture without noise would have. The lossless ways have 0.</p>"
-        f"<div class=plots><figure>{plot}</figure><div>{_table(head, rows)}</div></div>"
+        f"<div class=plots><figure>{plot}</figure><div>{table(head, rows)}</div></div>"
     )
 
 
@@ -219,11 +230,11 @@ def _recorder(result: dict[str, Any]) -> str:
         rows.append(
             [
                 way["title"],
-                _bytes(r["bytes_per_day"]),
+                size(r["bytes_per_day"]),
                 ("+" if r["bytes_per_day"] <= r["capacity_per_day"] else "!")
-                + _share(r["bytes_per_day"] / r["capacity_per_day"]),
-                ("+" if not r["lost"] else "!") + _share(r["lost"]),
-                _share(r["overflow"]),
+                + share(r["bytes_per_day"] / r["capacity_per_day"]),
+                ("+" if not r["lost"] else "!") + share(r["lost"]),
+                share(r["overflow"]),
                 *(["never"] * 3 if wait is None else [_time(wait[k]) for k in ("mean", "p95", "worst")]),
                 "–"
                 if r["years"] is None
@@ -239,8 +250,8 @@ def _recorder(result: dict[str, Any]) -> str:
                 [f / 1e6 for f in r["fill"]["worst"]],
             )
         )
-    head = ["way", "bytes a day", "of the downlink", "lost", "runs that lose", "latency, mean", "95th percentile",
-            "worst", "one recorder holds"]  # fmt: skip
+    head = ["way", "bytes a day", "of the downlink", "lost", "runs that lose", "latency, mean"]
+    head += ["95th percentile", "worst", "one recorder holds"]
     fill = lines(
         "Recorder, the fullest of all runs",
         "days",
@@ -250,8 +261,9 @@ def _recorder(result: dict[str, Any]) -> str:
         level=("recorder", mission["storage"] / 1e6) if mission["storage"] else None,
     )
     return (
-        f"<div class=plots><figure>{fill}</figure></div>{_table(head, rows, 0)}"
-        "<p class=note>Latency is from exposure to the last byte on the ground, of the frames that came down.</p>"
+        f"<div class=plots><figure>{fill}</figure></div>{table(head, rows, 0)}"
+        "<p class=note>Latency is from exposure to the last byte on the ground, of the frames that came "
+        "down.</p>"
     )
 
 
@@ -274,11 +286,12 @@ def _compute(result: dict[str, Any]) -> str:
         for p in c["processors"]
     ]
     rows.append(
-        ["one core of this machine, measured", ("+" if c["here"]["keeps_cadence"] else "!") + _time(c["here"]["seconds"]),
+        ["one core of this machine, measured", ("+" if c["here"]["keeps_cadence"] else "!") +
+        _time(c["here"]["seconds"]),
          "–", "–", "–", "–", "–", _yes(c["here"]["keeps_cadence"]), "–", "–"]
     )  # fmt: skip
-    head = ["processor", "time of a frame", "network", "its memory", "rest", "energy of a frame", "mean power",
-            "keeps cadence", "within power", "within memory"]  # fmt: skip
+    head = ["processor", "time of a frame", "network", "its memory", "rest", "energy of a frame"]
+    head += ["mean power", "keeps cadence", "within power", "within memory"]
     plot = bars(
         "Time of a frame",
         "seconds",
@@ -293,11 +306,13 @@ def _compute(result: dict[str, Any]) -> str:
     )
     side = result["measured"]["side"]
     return (
-        f"<p>A frame takes {frame['macs'] / 1e9:.4g} GMAC, moves {_bytes(frame['traffic'])} of float32 and entropy-codes "
-        f"{frame['symbols'] / 1e6:.3g} million symbols. The model has {_bytes(counted['weights'])}; a tile of {side}×{side} "
-        f"has {_bytes(counted['activations'])} of float32 alive at once, so that peak memory is "
-        f"{_bytes(counted['weights'] + counted['activations'])} in float32.</p>"
-        f"<div class=plots><figure>{plot}</figure></div>{_table(head, rows)}"
+        f"<p>A frame takes {frame['macs'] / 1e9:.4g} GMAC, moves {size(frame['traffic'])} of float32 and "
+        f"entropy-codes "
+        f"{frame['symbols'] / 1e6:.3g} million symbols. The model has {size(counted['weights'])}; a tile "
+        f"of {side}×{side} "
+        f"has {size(counted['activations'])} of float32 alive at once, so that peak memory is "
+        f"{size(counted['weights'] + counted['activations'])} in float32.</p>"
+        f"<div class=plots><figure>{plot}</figure></div>{table(head, rows)}"
     )
 
 
@@ -318,14 +333,14 @@ def _mission(result: dict[str, Any]) -> str:
         ],
         ["images", f"{m['side']}×{m['side']}, {m['bits']} bit, binned {m['binning']}×{m['binning']}"],
         ["cadence", _time(m["cadence"])],
-        ["recorder", _bytes(m["storage"])],
-        ["downlink", f"{m['rate'] / 1000:.4g} kbit/s, {passes}; {_share(m['usable'])} of passes come about"],
+        ["recorder", size(m["storage"])],
+        ["downlink", f"{m['rate'] / 1000:.4g} kbit/s, {passes}; {share(m['usable'])} of passes come about"],
         ["latency wanted", "–" if m["latency"] is None else _time(m["latency"])],
-        ["for coding", f"{m['power'] or '–'} W, {_bytes(m['memory'])}"],
-        ["active Sun", f"{_share(m['active'])} of the time"],
+        ["for coding", f"{m['power'] or '–'} W, {size(m['memory'])}"],
+        ["active Sun", f"{share(m['active'])} of the time"],
         *(
-            [f"frames, {p['name']}", f"{p['source']}; {_share(p['share'])} of the time"]
+            [f"frames, {p['name']}", f"{p['source']}; {share(p['share'])} of the time"]
             for p in result["measured"]["periods"]
         ),
     ]
-    return _table(["entry", "value"], rows)
+    return table(["entry", "value"], rows)

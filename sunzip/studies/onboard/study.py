@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sunzip import __version__, weights
 from sunzip.codec import Codec
 from sunzip.errors import InputError, OutputError
@@ -25,7 +23,6 @@ from sunzip.studies.onboard.compute import (
 from sunzip.studies.onboard.measure import measure, periods, statistics
 from sunzip.studies.onboard.mission import Mission
 from sunzip.studies.onboard.recorder import HEADER, PACKET, PERSISTENCE, RUNS, STEPS, simulate, step_of
-from sunzip.studies.onboard.report import page
 from sunzip.weights import Model
 
 #: Frames of each period, and pixels along a side at which they are measured, unless the user says otherwise.
@@ -95,12 +92,16 @@ def study(
         advance("filling recorders", done, len(measured.sizes.bytes))
         whole = {name: values * tiles for name, values in by_period.items()}
         mean = sum(shares[n] * float(v.mean()) for n, v in whole.items()) / sum(shares.values())
+        by_name = {name: statistics(values) for name, values in whole.items()}
         ways[key] = {
             "title": measured.sizes.ways[key],
             "note": measured.sizes.notes[key],
             "bits_per_sample": 8 * mean / mission.pixels,
-            "frame": statistics(np.concatenate(list(whole.values()))) | {"mean": mean},
-            "periods": {name: statistics(values) for name, values in whole.items()},
+            "frame": {
+                "mean": mean,
+                **{k: max(s[k] for s in by_name.values()) for k in ("p95", "p999", "worst")},
+            },
+            "periods": by_name,
             "recorder": simulate(mission, whole, shares).as_dict(),
         }
     advance("counting", 0, 1)
@@ -154,28 +155,37 @@ def _assumptions(mission: Mission, side: int, tiles: float) -> list[str]:
     step = step_of(mission)
     return [
         *mission.assumptions,
-        f"Frames are coded as {tiles:.3g} tiles of {side}×{side} pixels, each of which takes as many bytes as a whole "
+        f"Frames are coded as {tiles:.3g} tiles of {side}×{side} pixels, each of which takes as many "
+        f"bytes as a whole "
         f"Sun of {side}×{side} pixels does: pixels count, not what is in them",
-        "AIA-like images have the noise of AIA's detector (gain and read noise of SolarSoft's error table, usual "
-        f"exposure times), averaged over {mission.binning}×{mission.binning} detector pixels; all ways code the same "
+        "AIA-like images have the noise of AIA's detector (gain and read noise of SolarSoft's error "
+        "table, usual "
+        f"exposure times), averaged over {mission.binning}×{mission.binning} detector pixels; all ways "
+        f"code the same "
         "images",
         "Each channel is coded as the channel of SDO that it is like, with that channel's weights",
-        f"Percentiles beyond what {FRAMES} frames of a period show are those of a generalised Pareto distribution "
+        f"Percentiles beyond what {FRAMES} frames of a period show are those of a generalised Pareto "
+        f"distribution "
         "fitted to the largest tenth; the worst is the largest that was seen",
-        f"Recorder: {RUNS} runs of {STEPS * step / 86400:.3g} days in steps of {step:.3g} s, to which latencies are "
+        f"Recorder: {RUNS} runs of {STEPS * step / 86400:.3g} days in steps of {step:.3g} s, to which "
+        f"latencies are "
         "rounded up; one period a run; the bytes of a measured "
-        f"frame for {PERSISTENCE:.0f} h; first in, first out; passes fail as a whole; two frames fit into the "
+        f"frame for {PERSISTENCE:.0f} h; first in, first out; passes fail as a whole; two frames fit into "
+        f"the "
         "instrument's own buffers",
         f"Packets of {PACKET} bytes with {HEADER} bytes of header; latency leaves out the light's way",
-        f"Processors: {CYCLES_SAMPLE} cycles for a sample that is stabilised and {CYCLES_SYMBOL} for a symbol that is "
-        f"entropy-coded, on one core; {BANDWIDTH_REACHED:.0%} of the memory's peak rate; of arithmetic and memory the "
-        "slower counts; wavelets and other plain operations are not counted, but are in the time measured here",
+        f"Processors: {CYCLES_SAMPLE} cycles for a sample that is stabilised and {CYCLES_SYMBOL} for a "
+        f"symbol that is "
+        f"entropy-coded, on one core; {BANDWIDTH_REACHED:.0%} of the memory's peak rate; of arithmetic "
+        f"and memory the "
+        "slower counts; wavelets and other plain operations are not counted, but are in the time measured "
+        "here",
         *(f"{p.name}: {p.source}. Assumed: {p.assumed}" for p in PROCESSORS),
     ]
 
 
-def write(result: dict[str, Any], html: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the report and, beside it, the same as JSON; return both paths.
+def write(page: str, result: dict[str, Any], html: str | os.PathLike[str]) -> None:
+    """Write a report and, beside it, the same as JSON.
 
     Raises
     ------
@@ -183,15 +193,11 @@ def write(result: dict[str, Any], html: str | os.PathLike[str]) -> tuple[Path, P
         If they cannot be written.
     """
     target = Path(html)
-    beside = target.with_suffix(".json")
+    data = json.dumps(result, indent=1, allow_nan=False) + "\n"
     try:
-        for path, text in (
-            (target, page(result)),
-            (beside, json.dumps(result, indent=1, allow_nan=False) + "\n"),
-        ):
+        for path, text in ((target, page), (target.with_suffix(".json"), data)):
             aside = path.with_name(path.name + ".new")
             aside.write_text(text, encoding="utf-8")
             aside.replace(path)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
-    return target, beside

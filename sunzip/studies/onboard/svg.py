@@ -48,10 +48,10 @@ class _Axis:
     def __init__(self, values: Sequence[float], begin: float, end: float, log: bool) -> None:
         low, high = min(values), max(values)
         if log:
-            low, high = math.floor(math.log10(low)), math.ceil(math.log10(high))
-            high = max(high, low + 1)
-            step = max(1, (high - low + 5) // 6)
-            self.ticks = [10.0**n for n in range(low, high + 1, step)]
+            first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+            last = max(last, first + 1)
+            self.ticks = [10.0**n for n in range(first, last + 1, max(1, (last - first + 5) // 6))]
+            low, high = float(first), float(last)
         else:
             low = min(low, 0.0)
             span = (high - low) or 1.0
@@ -97,12 +97,10 @@ def lines(
         y = y_axis(tick)
         body.append(f'<path class=g d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
         body.append(_text(_LEFT - 5, y + 4, short(tick), "end"))
-    for tick in x_axis.ticks:
-        body.append(_text(x_axis(tick), HEIGHT - _BOTTOM + 15, short(tick)))
+    body += [_text(x_axis(tick), HEIGHT - _BOTTOM + 15, short(tick)) for tick in x_axis.ticks]
     body.append(_text((WIDTH + _LEFT) / 2, HEIGHT - 6, across))
-    body.append(
-        f'<text transform="translate(12 {HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(up)}</text>'
-    )
+    turned = f"translate(12 {HEIGHT / 2:.0f}) rotate(-90)"
+    body.append(f'<text transform="{turned}" text-anchor="middle">{escape(up)}</text>')
     if level:
         y = y_axis(level[1])
         body.append(f'<path d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}" stroke="#999" stroke-dasharray="5 4"/>')
@@ -158,9 +156,8 @@ def bars(
         y += gap - 5
         for n, value in enumerate(values):
             wide = max(1.0, axis(value) - _RIGHT)
-            body.append(
-                f'<rect x="{_RIGHT}" y="{y:.1f}" width="{wide:.1f}" height="{thick - 2}" fill="{COLOURS[n % 6]}"/>'
-            )
+            size = f'width="{wide:.1f}" height="{thick - 2}"'
+            body.append(f'<rect x="{_RIGHT}" y="{y:.1f}" {size} fill="{COLOURS[n % 6]}"/>')
             body.append(_text(_RIGHT + wide + 4, y + 9, short(value), "start", " class=s"))
             y += thick
         y += 5

@@ -124,10 +124,10 @@ def lossy_jpeg2000(
     import imagecodecs
 
     numbers = np.rint(stable(raw)).astype(np.uint16)
-    low, high = 5.0, 90.0
+    low, high = 20.0, 110.0
     best: tuple[list[bytes], int] | None = None
-    for _ in range(8):
-        level = (low + high) / 2
+    for _ in range(10):
+        level: Any = (low + high) / 2  # dB, of which it takes fractions whatever its annotation says
         coded = [
             bytes(imagecodecs.jpeg2k_encode(i, level=level, reversible=False, codecformat="J2K"))
             for i in numbers

@@ -1,0 +1,107 @@
+"""The command `models export`: the half of a model that flies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from sunzip.cli import target
+from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, quiet_option
+from sunzip.cli.output import duration, fields, number, result, shows_progress, size, table
+
+if TYPE_CHECKING:
+    from sunzip.studies.onnx import ExportReport
+
+
+@click.command(short_help="Write a model's encoder for use without PyTorch.")
+@click.argument("model", metavar="NAME|DIR")
+@click.argument("out", metavar="OUT")
+@click.option("--encoder", is_flag=True, help="The encoder alone, with the entropy coder's tables.")
+@click.option("--onnx", is_flag=True, help="As ONNX.")
+@click.option("--int8", is_flag=True, help="Also with 8-bit integers, calibrated; its losses are measured.")
+@click.option("--size", "side", metavar="N", type=click.IntRange(16), help="For images of N×N; default 512.")
+@click.option("--quality", type=click.IntRange(0, 100), help="At which losses are measured.")
+@click.option("--calibrate", metavar="SRC", help="Frames to calibrate with; default the synthetic Sun.")
+@hmi_option
+@anon_option
+@force_option
+@json_option
+@quiet_option
+def export(
+    model: str,
+    out: str,
+    encoder: bool,
+    onnx: bool,
+    int8: bool,
+    side: int | None,
+    quality: int | None,
+    calibrate: str | None,
+    hmi: str | None,
+    anon: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the encoder of a model into the folder OUT, as ONNX, with the entropy coder's tables beside it.
+
+    It is checked against PyTorch before it is written, runs under ONNX Runtime, and codes frames to blocks
+    that the whole model decodes on the ground: `sunzip.studies.onnx.OnnxEncoder`.
+    """
+    if not (encoder and onnx):
+        raise click.UsageError("say --encoder --onnx: nothing else can be exported")
+    if hmi is not None and calibrate is None:
+        raise click.UsageError("--hmi belongs to the source of --calibrate")
+    read = [p for p in (model if os.path.isdir(model) else None, calibrate, hmi) if p]
+    target.check(out, read, force=force, ours=target.is_encoder, what="exported encoder")
+    from sunzip.studies.onnx import export as run
+
+    show = shows_progress(quiet)
+    report = run(
+        model,
+        out,
+        size=side,
+        int8=int8,
+        quality=quality,
+        source=calibrate,
+        hmi=hmi,
+        anon=anon,
+        force=force,
+        progress=(lambda what: click.echo(what, err=True)) if show else None,
+    )
+    result(as_json, report.as_dict(), _exported(report))
+
+
+def _exported(r: ExportReport) -> Iterator[str]:
+    yield f"{r.path} holds the encoder of {r.model} for images of {r.size}×{r.size}"
+    yield from fields(
+        [
+            *((name, size(n)) for name, n in r.files.items()),
+            ("off PyTorch", f"at most {number(r.agreement)} of the largest output"),
+            ("same bytes", f"{number(100 * r.same_bytes)} % of frames, as coded by PyTorch"),
+            ("frames", r.frames),
+        ]
+    )
+    rows = [("float32", r.float32), *([("int8", r.int8)] if r.int8 else [])]
+    yield ""
+    yield from table(
+        ["", "B/frame", "error", "1 core", "2 cores"],
+        [
+            [
+                name,
+                number(row["bytes"]),
+                number(row["rmse"]),
+                duration(row["seconds_1"]),
+                duration(row["seconds_2"]),
+            ]
+            for name, row in rows
+        ],
+    )
+    if r.int8:
+        change = [100 * (r.int8[k] / r.float32[k] - 1) for k in ("bytes", "rmse")]
+        yield (
+            f"  int8: {change[0]:+.2f} % bytes, {change[1]:+.2f} % error; float32 stays "
+            f"{' '.join(r.kept_float)}"
+        )
