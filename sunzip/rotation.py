@@ -56,7 +56,7 @@ def _sources(
         ((4 - 3 * f) * f + 1) * f * 0.5,
         (f - 1) * f * f * 0.5,
     )
-    # Bands at the left and the right edge are not moved: their sources would lie outside.
+    # At the left and the right edge sources would lie outside: columns there are as their neighbours.
     place = left.astype(np.intp) - 1 + np.arange(height)[:, None] * width
     return place, tuple(w.astype(np.float32) for w in weights)
 

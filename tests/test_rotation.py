@@ -1,0 +1,113 @@
+"""Rotation: against sines and cosines of the mathematics library, at the limb, and at its ends."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+
+from sunzip.rotation import DISK_RADIUS, MAX_MINUTES, turned
+
+
+def degrees_a_day(sine: float) -> float:
+    """Return the synodic rotation at the latitude of that sine (Snodgrass and Ulrich 1990)."""
+    return 14.71 - 0.9856 - 2.39 * sine**2 - 1.78 * sine**4
+
+
+def keys(distance: float) -> float:
+    """Return the kernel of cubic convolution (Keys 1981, a = −1/2)."""
+    d = abs(distance)
+    if d <= 1:
+        return 1.5 * d**3 - 2.5 * d**2 + 1
+    return -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
+
+
+def expected(image: np.ndarray, minutes: int) -> np.ndarray:
+    """Turn an image pixel by pixel in longitudes, with the mathematics library's functions."""
+    height, width = image.shape
+    radius = DISK_RADIUS * min(height, width)
+    out = np.empty((height, width))
+    for i in range(height):
+        y = i - (height - 1) / 2
+        angle = math.radians(degrees_a_day(y / radius) * minutes / 1440)
+        for j in range(width):
+            x = j - (width - 1) / 2
+            source = float(j)
+            if x * x + y * y < radius * radius:
+                ring = math.sqrt(radius**2 - y**2)
+                longitude = math.asin(x / ring) - angle
+                if longitude > -math.pi / 2:
+                    source = ring * math.sin(longitude) + (width - 1) / 2
+            source = min(max(source, 1), width - 3)
+            left = math.floor(source)
+            out[i, j] = sum(image[i, left + k] * keys(source - left - k) for k in range(-1, 3))
+    return out
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(100, 20, (1, height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "minutes"),
+    [(48, 48, 12), (48, 48, 1440), (33, 40, MAX_MINUTES), (40, 33, 600), (8, 8, 2880)],
+)
+def test_it_is_the_rotation_of_a_sphere(height: int, width: int, minutes: int) -> None:
+    image = picture(height, width)
+    np.testing.assert_allclose(turned(image, minutes)[0], expected(image[0], minutes), atol=2e-3)
+
+
+def test_no_time_is_the_identity() -> None:
+    image = picture(32, 32)
+    assert (turned(image, 0) == image).all()
+
+
+def test_a_spot_on_the_equator_goes_west_by_its_longitude() -> None:
+    side = 129
+    x, y = np.meshgrid(np.arange(side) - 64.0, np.arange(side) - 64.0)
+    spot = np.exp(-(x**2 + y**2) / 18).astype(np.float32)
+    for minutes in (360, 1440, 2880):
+        row = turned(spot[None], minutes)[0, 64]
+        wanted = DISK_RADIUS * side * math.sin(math.radians(degrees_a_day(0) * minutes / 1440))
+        assert (row * x[0]).sum() / row.sum() == pytest.approx(wanted, abs=0.3)
+
+
+def test_beyond_the_limb_and_where_the_far_side_comes_round_all_stays() -> None:
+    side, minutes = 64, 2880
+    image = picture(side, side)
+    x, y = np.meshgrid(np.arange(side) - 31.5, np.arange(side) - 31.5)
+    radius = DISK_RADIUS * side
+    beyond = x**2 + y**2 > radius**2
+    beyond[:, [0, -2, -1]] = False  # which take the nearest that has four neighbours
+    after = turned(image, minutes)
+    assert (after[0][beyond] == image[0][beyond]).all()
+    # The eastern limb two days on: 27° have come round.
+    assert (after[0, 32, 7:9] == image[0, 32, 7:9]).all()
+    assert (after[0, 32, 24:40] != image[0, 32, 24:40]).all()
+    assert (after[0, :, 0] == image[0, :, 1]).all()
+    assert (after[0, :, -2:] == image[0, :, -3:-2]).all()
+
+
+def test_a_constant_stays_and_narrow_pictures_are_left_alone() -> None:
+    np.testing.assert_allclose(turned(np.full((1, 32, 32), 7, np.float32), 1000), 7, rtol=1e-6)
+    narrow = picture(16, 7)
+    assert (turned(narrow, 1440) == narrow).all()
+
+
+def test_channels_are_turned_one_by_one_and_inputs_left_alone() -> None:
+    images = np.concatenate([picture(24, 32, seed) for seed in range(3)])
+    kept = images.copy()
+    together = turned(images, 720)
+    assert (images == kept).all()
+    assert (turned(np.asfortranarray(images), 720) == together).all()
+    for image, result in zip(images, together, strict=True):
+        assert (turned(image[None], 720)[0] == result).all()
+
+
+def test_every_machine_gets_these_bits() -> None:
+    image = (np.arange(64 * 64, dtype=np.int64) ** 2 % 1009).reshape(1, 64, 64).astype(np.float32)
+    digest = hashlib.sha256(b"".join(turned(image, m).tobytes() for m in (6, 360, 5760)))
+    assert digest.hexdigest()[:16] == "4c87d451268b04ea"
