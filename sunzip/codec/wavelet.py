@@ -19,6 +19,7 @@ from sunzip.errors import DamagedError, InputError
 from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import (
     COUNT_NOW,
+    FURTHEST,
     GATES,
     GROUPS,
     LEVELS,
@@ -49,9 +50,6 @@ MAX_DEPTH = 13
 
 #: An image may grow by this factor so that its sides can be halved more often.
 _MAX_GROWTH = 1.15
-
-#: Symbols around the mean whose reconstruction has been fitted, on each side.
-FITTED = 3
 
 #: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
 WORTH = 0.13
@@ -183,8 +181,6 @@ class Writer:
         The model's.
     bits
         (K, 2 · `_WEIGHED` + 1) bits of the symbols around each table's zero.
-    shifts
-        (K, 2 · `FITTED` + 1) of how reconstructions depart from symbols.
     """
 
     def __init__(
@@ -194,11 +190,10 @@ class Writer:
         silent_tables: Tables,
         base_tables: Tables,
         bits: Float,
-        shifts: Float,
     ) -> None:
         self._encoder, self._tables = encoder, tables
         self._silent_tables, self._base_tables = silent_tables, base_tables
-        self._bits, self._shifts = bits, shifts
+        self._bits = bits
         self.bits = 0.0
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
@@ -213,9 +208,8 @@ class Writer:
             costs = []
             for candidate in (high, low):
                 r = (candidate - whole[big]) * sign
-                shift = self._shifts[k, np.clip(r, -FITTED, FITTED) + FITTED] * sign
                 bits = self._bits[k, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
-                costs.append((v - candidate - shift) ** 2 + np.float32(WORTH) * bits)
+                costs.append((v - candidate) ** 2 + np.float32(WORTH) * bits)
             near[big] = np.where(costs[1] < costs[0], low, high)
         r = near - whole
         np.negative(r, out=r, where=flip)
@@ -267,7 +261,6 @@ class WaveletFamily(Family):
         found = {}
         for name, shape, dtype in (
             ("step", (QUALITIES, count), np.float32),
-            ("shift", (SCALES * VARIANTS, 2 * FITTED + 1), np.float32),
             ("base_mean", (count,), np.float32),
             ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
             ("silent_index", (QUALITIES,), np.int32),
@@ -281,7 +274,7 @@ class WaveletFamily(Family):
             ):
                 raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
             found[name] = array
-        self.step, self.shift, self.base_mean = found["step"], found["shift"], found["base_mean"]
+        self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
         if (
             len(self.tables) != SCALES * VARIANTS
@@ -289,7 +282,6 @@ class WaveletFamily(Family):
             or len(self.silent_tables) < (self.silent_index.max() + 1) * count
             or min(self.base_index.min(), self.silent_index.min()) < 0
             or self.step.min() < 2.0**-10
-            or np.abs(self.shift).max() > 1
         ):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
         self._inverse = np.float32(1) / self.step
@@ -397,7 +389,7 @@ class WaveletFamily(Family):
         return decoded
 
     def _writer(self, encoder: Encoder | None) -> Writer:
-        return Writer(encoder, self.tables, self.silent_tables, self.base_tables, self.bits, self.shift)
+        return Writer(encoder, self.tables, self.silent_tables, self.base_tables, self.bits)
 
     def _turn(self, pyramid: Float, grid: Grid, known: Known) -> int | None:
         """Return the minutes of rotation that bring the frame before nearest to this; None if none does."""
@@ -510,7 +502,6 @@ class WaveletFamily(Family):
                     None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
                 )
                 symbols = np.zeros((len(active), 3, h, w), np.int32)
-                shifts = np.zeros(symbols.shape, np.float32)
                 for here in (board, ~board):
                     if here is not board:
                         some = decoded_planes(symbols.astype(np.float32))
@@ -519,24 +510,16 @@ class WaveletFamily(Family):
                     wanted = None if exact is None else exact[..., here].ravel()
                     found = coder.symbols(index, whole, flip, wanted)
                     symbols[..., here] = found.reshape(*symbols.shape[:2], -1)
-                    shifts[..., here] = self._shift(index, found - whole, flip).reshape(
-                        *symbols.shape[:2], -1
-                    )
                 plain = symbols.astype(np.float32)
-                known |= dict(zip(active, decoded_planes(plain), strict=True))
-                bands = (plain + shifts) * step[active][:, None]
+                own = decoded_planes(plain)
+                known |= dict(zip(active, own, strict=True))
+                settled = self.context.settle(number, active, quality, features, own)
+                bands = (plain + _apart(settled, plain, reference)) * step[active][:, None]
                 put_bands(out, bands, active)
                 for a, c in enumerate(active):
                     if tops[c] > n + 1:
                         lows[c] = wavelet.synthesise(lows[c], bands[a])
         return out
-
-    def _shift(self, index: Int, residual: Int, flip: npt.NDArray[np.bool_]) -> Float:
-        """Return how far from its symbol each coefficient most likely lies, in steps."""
-        sign = np.where(flip, np.int32(-1), np.int32(1))
-        near = np.clip(residual * sign, -FITTED, FITTED) + FITTED
-        shift: Float = self.shift[index, near] * sign.astype(np.float32)
-        return shift
 
     def _silent(self, values: Float, grid: Grid) -> int:
         """Return how many of the finest levels of one channel, (Y, X) in steps, are not worth coding."""
@@ -611,3 +594,13 @@ def _tables(
     scale = np.clip(outputs[:, 6:][..., here], 0, SCALES - 1).astype(np.int32)
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
     return index.ravel(), whole.ravel(), (part < 0).ravel()
+
+
+def _apart(outputs: Float, symbols: Float, reference: Float | None) -> Float:
+    """Turn what the network puts out into how far from its symbol each coefficient is put, in steps."""
+    apart = outputs[:, :3] * np.float32(1 / 64)
+    if reference is not None:
+        gate = np.clip(outputs[:, 3:], 0, 16) * np.float32(1 / 16)
+        gate *= reference - symbols
+        apart += gate
+    return np.clip(apart, np.float32(-FURTHEST), np.float32(FURTHEST), out=apart)

@@ -2,8 +2,9 @@
 
 Coefficients are coded from coarse to fine. At each level the network sees, at the resolution of the bands to
 be coded, what is known already: the picture so far, the same bands of other channels, and those of the frame
-before. It foretells of every coefficient a mean and a scale. All that it sees or hands on are integers of 8
-bits, so that `sunzip.nn.exact` can run it exactly.
+before. It foretells of every coefficient a mean and a scale; and once a level's symbols are known, where in
+its cell each coefficient most likely lies. All that it sees or hands on are integers of 8 bits, so that
+`sunzip.nn.exact` can run it exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, GATES, LEVELS, MEANS, SCALES, WIDTHS, decoded_planes
+from sunzip.nn.planes import (
+    COUNT_NOW,
+    COUNT_TIME,
+    FURTHEST,
+    GATES,
+    LEVELS,
+    MEANS,
+    SCALES,
+    WIDTHS,
+    decoded_planes,
+)
 
 #: Planes are sixteenths, activations thirty-seconds of what the float network computes with.
 PLANE_UNIT, ACTIVATION_UNIT = 1 / 16, 1 / 32
@@ -23,6 +34,9 @@ ACTIVATION_MAX = 255
 
 #: ln of the smallest scale, and from one to the next.
 LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
+
+#: The scale's number where the network puts out 0.
+SCALE_OFFSET = 20.0
 
 #: Symbols in training are those of cells [|q| − OFFSET, |q| + 1 − OFFSET]: about what an encoder chooses.
 OFFSET = 0.4
@@ -63,7 +77,10 @@ class LevelNet(nn.Module):
         self.beside = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
         self.second = nn.Conv2d(width, width, 1)
         self.second_out = nn.Conv2d(width, 9, 1)
-        for out in (self.first_out, self.second_out):
+        self.after = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
+        self.settle = nn.Conv2d(width, width, 1)
+        self.settle_out = nn.Conv2d(width, 6, 1)
+        for out in (self.first_out, self.second_out, self.settle_out):
             nn.init.normal_(out.weight, std=0.02)
             nn.init.constant_(out.bias, 0.0) if out.bias is not None else None
         with torch.no_grad():
@@ -79,18 +96,18 @@ class Context(nn.Module):
         self.levels = nn.ModuleList(LevelNet(width, WIDTHS[max(i - 1, 0)]) for i, width in enumerate(WIDTHS))
         self.channel = nn.Embedding(channels, 16)
         self.depth = nn.Embedding(LEVELS, 8)
-        last = nn.Linear(64, 3 * max(WIDTHS))
+        last = nn.Linear(64, 4 * max(WIDTHS))
         self.condition = nn.Sequential(nn.Linear(16 + 8 + 3, 64), nn.ReLU(), last)
         self.flags = nn.Parameter(torch.zeros(LEVELS, 3, max(WIDTHS)))
         with torch.no_grad():
             last.weight *= 0.3
 
     def biases(self, channels: Tensor, level: int, log_step: Tensor, width: int) -> Tensor:
-        """Return (3, C, width) what channel, level and ln of the step (C,) add in three places."""
+        """Return (4, C, width) what channel, level and ln of the step (C,) add in four places."""
         x = (log_step - 4.5) / 2
         known = [self.channel(channels), self.depth.weight[level].expand(len(channels), -1)]
         out = self.condition(torch.cat([*known, torch.stack([x, x * x, torch.exp(-x)], 1)], 1))
-        added: Tensor = out.view(len(channels), 3, -1).transpose(0, 1)[..., :width]
+        added: Tensor = out.view(len(channels), 4, -1).transpose(0, 1)[..., :width]
         return added
 
 
@@ -110,7 +127,7 @@ def foretell(
     reference: Tensor | None,
     symbols: Tensor,
     carry: Tensor | None,
-) -> tuple[Foretold, Tensor]:
+) -> tuple[Foretold, Tensor, Tensor]:
     """Run one level with all symbols known, as in training.
 
     Parameters
@@ -130,7 +147,8 @@ def foretell(
 
     Returns
     -------
-    What is foretold, (C, 3, h, w), and the features for the next finer level.
+    What is foretold, (C, 3, h, w); how far from its symbol each coefficient is put, in steps; and the
+    features for the next finer level.
     """
     net = model.levels[level_index(level)]
     assert isinstance(net, LevelNet)
@@ -155,10 +173,15 @@ def foretell(
         gate = out[:, GATES].clamp(0, 1)
         mean = mean + (gate + ((gate * 16).round() / 16 - gate).detach()) * reference
     mean = mean + ((mean * 8).round() / 8 - mean).detach()
-    scale = 4 * out[:, 6:] + 20
+    scale = 4 * out[:, 6:] + SCALE_OFFSET
     scale = scale.clamp(0, SCALES - 1)
     scale = scale + (scale.round() - scale).detach()
-    return Foretold(mean, LOG_SMALLEST + LOG_RATIO * scale), h
+    after = net.after(decoded_planes(symbols) * PLANE_UNIT)
+    settled = net.settle_out(_activate(net.settle(h) + after + bias[3][:, :, None, None])).float()
+    apart = settled[:, :3]
+    if reference is not None:
+        apart = apart + settled[:, 3:].clamp(0, 1) * (reference - symbols)
+    return Foretold(mean, LOG_SMALLEST + LOG_RATIO * scale), apart.clamp(-FURTHEST, FURTHEST), h
 
 
 def laplace_bits(symbols: Tensor, foretold: Foretold) -> Tensor:

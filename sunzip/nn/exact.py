@@ -47,10 +47,13 @@ def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
         "beside": ((width, COUNT_TIME, 3, 3), PLANE_MAX),
         "second": ((width, width, 1, 1), ACTIVATION_MAX),
         "second_out": ((_OUTPUTS, width, 1, 1), ACTIVATION_MAX),
+        "after": ((width, COUNT_TIME, 3, 3), PLANE_MAX),
+        "settle": ((width, width, 1, 1), ACTIVATION_MAX),
+        "settle_out": ((6, width, 1, 1), ACTIVATION_MAX),
     }
 
 
-#: The sums that layers form: of which weights, and which of the three tabled biases they have.
+#: The sums that layers form: of which weights, and which of the four tabled biases they have.
 LAYERS: dict[str, tuple[tuple[str, ...], int | None]] = {
     "enter": (("now", "time", "carry"), 0),
     "deep": (("deep",), 1),
@@ -58,6 +61,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], int | None]] = {
     "first_out": (("first_out",), None),
     "second": (("second", "beside"), 2),
     "second_out": (("second_out",), None),
+    "settle": (("settle", "after"), 3),
+    "settle_out": (("settle_out",), None),
 }
 
 
@@ -68,7 +73,7 @@ class ExactContext:
     ----------
     arrays
         ``{net}.{part}`` int16 weights; ``{net}.{layer}.shift`` uint8 and ``{net}.{layer}.bias`` int32 of each
-        output; ``bias.{net}`` (101, 12, depths, 3, width) int32 and ``flags.{net}`` (depths, 3, width) int32,
+        output; ``bias.{net}`` (101, 12, depths, 4, width) int32 and ``flags.{net}`` (depths, 3, width) int32,
         which depend on quality, channel and how deep the level lies.
 
     Raises
@@ -82,7 +87,7 @@ class ExactContext:
         for n, width in enumerate(WIDTHS):
             parts = parts_of(width, WIDTHS[max(n - 1, 0)])
             depths = LEVELS - len(WIDTHS) + 1 if n == 0 else 1
-            tabled = self._take(f"bias.{n}", (QUALITIES, len(NAMES), depths, 3, width), np.int32)
+            tabled = self._take(f"bias.{n}", (QUALITIES, len(NAMES), depths, 4, width), np.int32)
             flags = self._take(f"flags.{n}", (depths, 3, width), np.int32)
             for layer, (names, place) in LAYERS.items():
                 outputs = parts[names[0]][0][0]
@@ -176,7 +181,8 @@ class ExactContext:
             if carry is not None:
                 h += F.interpolate(F.conv2d(carry, t[f"{n}.carry"]), size=h.shape[-2:])
             tabled = t[f"bias.{n}"][quality, list(channels), depth]
-            flagged = torch.from_numpy(flags) @ t[f"flags.{n}"][depth]
+            # No product of matrices, which a library may be set to round.
+            flagged = (torch.from_numpy(flags)[:, :, None] * t[f"flags.{n}"][depth]).sum(1)
             h += (tabled[:, 0] + flagged)[:, :, None, None]
             h = self._finish(h, n, "enter", clip=True)
             h = F.conv2d(h, t[f"{n}.deep"], padding=1)
@@ -202,16 +208,45 @@ class ExactContext:
         -------
         As the second of `enter`.
         """
+        return self._branch(level, channels, quality, features, known, ("beside", "second"), 2)
+
+    def settle(
+        self, level: int, channels: Sequence[int], quality: int, features: Tensor, known: Float
+    ) -> Float:
+        """Look at all symbols of a level, to tell where in their cells the coefficients lie.
+
+        Parameters
+        ----------
+        features, known
+            As for `beside`.
+
+        Returns
+        -------
+        (C, 6, h, w) integers: distances from the symbols in 64ths of a step, gates in 16ths.
+        """
+        return self._branch(level, channels, quality, features, known, ("after", "settle"), 3)
+
+    def _branch(
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: Tensor,
+        known: Float,
+        names: tuple[str, str],
+        place: int,
+    ) -> Float:
         import torch
         from torch.nn import functional as F
 
         t, n = self._tensors, _network(level)
+        near, layer = names
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            h = F.conv2d(_tensor(known), t[f"{n}.beside"], padding=1)
-            h += F.conv2d(features, t[f"{n}.second"])
-            h += t[f"bias.{n}"][quality, list(channels), _depth(level), 2][:, :, None, None]
-            h = self._finish(h, n, "second", clip=True)
-            out = self._finish(F.conv2d(h, t[f"{n}.second_out"]), n, "second_out", clip=False)
+            h = F.conv2d(_tensor(known), t[f"{n}.{near}"], padding=1)
+            h += F.conv2d(features, t[f"{n}.{layer}"])
+            h += t[f"bias.{n}"][quality, list(channels), _depth(level), place][:, :, None, None]
+            h = self._finish(h, n, layer, clip=True)
+            out = self._finish(F.conv2d(h, t[f"{n}.{layer}_out"]), n, f"{layer}_out", clip=False)
             return out.contiguous().numpy()
 
 

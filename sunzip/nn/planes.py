@@ -18,13 +18,16 @@ else:
 LEVELS = 8
 
 #: Widths of the networks, from the one for the coarsest levels to that of the finest.
-WIDTHS = (32, 32, 32, 32, 16)
+WIDTHS = (32, 32, 32, 24, 16)
 
 #: Scales that can be foretold.
 SCALES = 64
 
 #: What the network's outputs are: means, gates of the frame before, scales, of three bands each.
 MEANS, GATES = slice(0, 3), slice(3, 6)
+
+#: Furthest that a coefficient is put from its symbol, in steps.
+FURTHEST = 0.75
 
 #: Planes of the picture so far, two references and the place; planes of one set of bands.
 COUNT_NOW, COUNT_TIME = 3 + 2 * 6 + 2, 6

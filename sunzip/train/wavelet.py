@@ -13,10 +13,19 @@ from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import FITTED, MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer, grid_of
+from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer, grid_of
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
-from sunzip.nn.context import ACTIVATION_UNIT, LOG_RATIO, LOG_SMALLEST, OFFSET, PLANE_UNIT, Context, LevelNet
+from sunzip.nn.context import (
+    ACTIVATION_UNIT,
+    LOG_RATIO,
+    LOG_SMALLEST,
+    OFFSET,
+    PLANE_UNIT,
+    SCALE_OFFSET,
+    Context,
+    LevelNet,
+)
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
 from sunzip.nn.planes import LEVELS, SCALES, WIDTHS
 from sunzip.normalize import Stabiliser
@@ -35,12 +44,9 @@ SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 
 #: How far tables reach on each side; what lies further is escaped.
 _REACH = 300
 
-#: How many observations a reconstruction as the middle of its cell counts for.
-_PRIOR = 20.0
-
 #: Numbers that the outputs' integers are multiples of: means in 64ths, gates in 16ths, scales as they are.
 _OUTPUT_FACTORS = (64.0,) * 3 + (16.0,) * 3 + (4.0,) * 3
-_OUTPUT_OFFSETS = (0.0,) * 6 + (20.0,) * 3
+_OUTPUT_OFFSETS = (0.0,) * 6 + (SCALE_OFFSET,) * 3
 
 
 def steps() -> Float:
@@ -76,19 +82,19 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
                 ]
             ).transpose(0, 2, 1, 3, 4)
             / ACTIVATION_UNIT
-        )  # (101, 12, depths, 3, width)
+        )  # (101, 12, depths, 4, width)
         flags = network.flags[list(depths), :, :width].numpy() / ACTIVATION_UNIT
         shapes = parts_of(width, WIDTHS[max(n - 1, 0)])
         scaled_table, scaled_flags = np.zeros(tabled.shape, np.int32), np.zeros(flags.shape, np.int32)
         for layer, (names, place) in LAYERS.items():
             outputs = shapes[names[0]][0][0]
             final = layer.endswith("_out")
-            factor = np.array(_OUTPUT_FACTORS) if final else np.full(outputs, 1 / ACTIVATION_UNIT)
-            bias = np.array(_OUTPUT_OFFSETS) if final else np.zeros(outputs)
+            factor = np.array(_OUTPUT_FACTORS[:outputs]) if final else np.full(outputs, 1 / ACTIVATION_UNIT)
+            bias = np.array(_OUTPUT_OFFSETS[:outputs]) if final else np.zeros(outputs)
             weights = {}
             for name in names:
                 convolution = getattr(module, name)
-                unit = PLANE_UNIT if name in ("now", "time", "beside") else ACTIVATION_UNIT
+                unit = PLANE_UNIT if name in ("now", "time", "beside", "after") else ACTIVATION_UNIT
                 weights[name] = convolution.weight.double().numpy() * (factor * unit)[:, None, None, None]
                 if convolution.bias is not None:
                     bias = bias + convolution.bias.double().numpy() * factor
@@ -145,25 +151,14 @@ class _Counter(Writer):
     """Counts what a writer would write."""
 
     def __init__(self, family: WaveletFamily) -> None:
-        super().__init__(
-            None, family.tables, family.silent_tables, family.base_tables, family.bits, family.shift
-        )
+        super().__init__(None, family.tables, family.silent_tables, family.base_tables, family.bits)
         self.main, self.low = Histogram(family.tables), Histogram(family.base_tables)
         self.quiet = Histogram(family.silent_tables)
-        self.sums = np.zeros((len(family.tables), 2 * FITTED + 1, 2))
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
         assert values is not None
         found = super().symbols(index, whole, flip, values)
-        sign = np.where(flip, -1, 1)
-        residual = (found - whole) * sign
-        self.main.add(residual, index)
-        near = np.abs(residual) <= FITTED
-        place = index[near] * (2 * FITTED + 1) + residual[near] + FITTED
-        apart = np.clip((values - found) * sign, -1, 1)[near]
-        flat = self.sums.reshape(-1, 2)
-        flat[:, 0] += np.bincount(place, minlength=len(flat))
-        flat[:, 1] += np.bincount(place, apart, minlength=len(flat))
+        self.main.add((found - whole) * np.where(flip, -1, 1), index)
         return found
 
     def silent(self, index: Int, values: Int | None) -> Int:
@@ -203,7 +198,6 @@ def export_wavelet(
         arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
     arrays |= {
         "quality.step": step,
-        "quality.shift": np.zeros((SCALES * VARIANTS, 2 * FITTED + 1), np.float32),
         "quality.base_mean": np.array(SPREADS, np.float32),
         "quality.base_index": numbers,
         "quality.silent_index": (np.arange(QUALITIES) // 10).astype(np.int32),
@@ -225,7 +219,7 @@ Pair = tuple[Float, Float | None, Sequence[int]]
 
 
 def fit_tables(model: Model, pairs: Iterable[Pair], qualities: Sequence[int]) -> Model:
-    """Replace a model's tables and reconstructions by what its symbols on training frames ask for.
+    """Replace a model's tables by what its symbols on training frames ask for.
 
     Parameters
     ----------
@@ -264,8 +258,6 @@ def fit_tables(model: Model, pairs: Iterable[Pair], qualities: Sequence[int]) ->
         arrays |= {
             f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()
         }
-    seen, total = counter.sums[..., 0], counter.sums[..., 1]
-    arrays["quality.shift"] = (total / (seen + _PRIOR)).astype(np.float32)
     arrays["quality.base_mean"] = np.array(
         [np.median(v) if v else old for v, old in zip(low, family.base_mean, strict=True)], np.float32
     )

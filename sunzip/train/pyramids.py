@@ -1,0 +1,249 @@
+"""Wavelet pyramids to train the context network on: frames, what was known before them, at random steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sunzip import wavelet
+from sunzip.channels import NAMES
+from sunzip.codec.family import Float
+from sunzip.codec.wavelet import WORTH
+from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits
+from sunzip.nn.planes import COUNT_NOW, decoded_planes, picture_planes, place_planes, references
+from sunzip.normalize import Stabiliser
+from sunzip.rotation import turned
+from sunzip.train.families import Family
+
+#: Of each sample: probability that the frame before is known, that the place of the disk is; side of what is
+#: cut out of the bands of 128 and more, where there is much of the same kind.
+_TIMED, _PLACED, _CUT = 0.5, 0.9, 64
+
+#: Steps in units of noise, and by which factors those of channels depart from them.
+_STEPS, _DEPART = (5.0, 1500.0), (-0.9, 0.5)
+
+#: Channels that go together in samples that have several: the whole, AIA alone, the rest by chance.
+_WHOLE, _AIA = 0.6, 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """A frame as wavelet coefficients in units of noise.
+
+    Attributes
+    ----------
+    channels
+        Indexes of the C that there are.
+    low
+        (C, 2, 2).
+    bands
+        (C, 3, 2, 2), (C, 3, 4, 4) and so on.
+    before
+        The same of the frame before, turned to this one's time; or None.
+    """
+
+    channels: list[int]
+    low: Float
+    bands: list[Float]
+    before: list[Float] | None
+
+
+def _halved(x: Float) -> tuple[Float, list[Float]]:
+    bands = []
+    while x.shape[-1] > 2:
+        x, band = wavelet.analyse(x)
+        bands.append(band)
+    return x, bands[::-1]
+
+
+def pyramid(
+    images: Float, channels: Sequence[int], before: Float | None, minutes: int, symmetry: int
+) -> Pyramid:
+    """Make a pyramid of stabilised images (C, S, S), S a power of two, mirrored in one of 8 ways."""
+
+    def vary(x: Float) -> Float:
+        x = np.rot90(x, symmetry % 4, (-2, -1))
+        return np.ascontiguousarray(x[..., ::-1] if symmetry >= 4 else x)
+
+    low, bands = _halved(vary(images))
+    known = None if before is None else _halved(vary(turned(before, minutes)))[1]
+    return Pyramid(list(channels), low, bands, known)
+
+
+class Pyramids:
+    """Makes batches of samples of pyramids.
+
+    Parameters
+    ----------
+    banks
+        Pairs of a share and pyramids.
+    batch
+        Samples of a batch.
+    seed
+        Of everything random; a batch is a function of it, the step and the rank.
+    """
+
+    def __init__(self, banks: Sequence[tuple[float, Sequence[Pyramid]]], batch: int, seed: int) -> None:
+        self._shares = np.array([share for share, _ in banks])
+        self._shares /= self._shares.sum()
+        self._banks = [bank for _, bank in banks]
+        self.batch, self._seed = batch, seed
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[npt.NDArray[Any], ...]:
+        """Return the arrays of a batch: how many of each sample, then all of them one after another."""
+        arrays: list[npt.NDArray[Any]] = []
+        counts = []
+        for n in range(self.batch):
+            rng = np.random.default_rng([self._seed, step, rank, n])
+            bank = self._banks[int(rng.choice(len(self._banks), p=self._shares))]
+            found = _sample(bank[int(rng.integers(len(bank)))], rng)
+            counts.append(len(found))
+            arrays += found
+        return np.array(counts), *arrays
+
+
+def _kept(count: int, rng: np.random.Generator) -> list[int]:
+    """Return which of so many channels a sample keeps."""
+    chance = rng.random()
+    if count < len(NAMES) or chance < _WHOLE:
+        return list(range(count))
+    if chance < _WHOLE + _AIA:
+        return list(range(9))
+    return sorted(rng.choice(count, int(rng.integers(2, count)), replace=False).tolist())
+
+
+def _rounded(x: Float) -> Float:
+    return np.copysign(np.floor(np.abs(x) + np.float32(OFFSET)), x)
+
+
+def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
+    """Return channels, ln of steps, flags; then of each level its cut, planes, values, the frame before.
+
+    Cut are the bands of side 128 and more; a cut lies within that of the next coarser level.
+    """
+    rows = _kept(len(example.channels), rng)
+    names = [example.channels[i] for i in rows]
+    low, high = np.log(_STEPS)
+    step = np.exp(rng.uniform(low, high) + rng.uniform(*_DEPART, len(rows))).astype(np.float32)
+    wide, inverse = step[:, None, None], (1 / step)[:, None, None]
+    timed = example.before is not None and rng.random() < _TIMED
+    placed = rng.random() < _PLACED
+    flags = np.zeros((len(names), 3), np.float32)
+    flags[:, 2] = timed
+    seen = references(names)
+    found: list[npt.NDArray[Any]] = [np.array(names), np.log(step), flags]
+    picture = np.rint(example.low[rows] * inverse) * wide
+    top, left = 0, 0
+    for n, all_bands in enumerate(example.bands):
+        values = all_bands[rows] * inverse[:, None]
+        symbols = _rounded(values)
+        side = symbols.shape[-1]
+        planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
+        planes[:, :3] = picture_planes(picture, inverse, 2.0 ** (n - len(example.bands)))
+        decoded = decoded_planes(symbols)
+        for row, c in enumerate(names):
+            for slot, other in enumerate(seen[c]):
+                planes[row, 3 + 6 * slot : 9 + 6 * slot] = decoded[names.index(other)]
+                flags[row, slot] = 1
+        if placed:
+            planes[:, 15:] = place_planes(side, side)
+        before = np.zeros((0, 3, side, side), np.float32)
+        if timed:
+            assert example.before is not None
+            # About what decoding and turning leave of the frame before: little where its symbols were 0.
+            before = example.before[n][rows] * inverse[:, None]
+            loud = _rounded(before) != 0
+            jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
+            before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
+        if n + 1 < len(example.bands):
+            picture = wavelet.synthesise(picture, symbols * wide[:, None])
+        cut: tuple[Any, ...] = (...,)
+        if side > _CUT:
+            top, left = (2 * v + 2 * int(rng.integers(_CUT // 2 + 1)) for v in (top, left))
+            cut = (..., slice(top, top + _CUT), slice(left, left + _CUT))
+        found += [np.array([top, left, side]), planes[cut], values[cut], before[cut]]
+    return [np.ascontiguousarray(a) for a in found]
+
+
+class WaveletFamily(Family):
+    """The context network of the wavelet codec.
+
+    Parameters
+    ----------
+    batches
+        Of samples.
+    stabiliser
+        What their frames went through.
+    """
+
+    statistics = ("log_bits", "mse")
+
+    def __init__(self, batches: Pyramids, stabiliser: Stabiliser) -> None:
+        self.network: Context = Context(len(NAMES))
+        self.batches = batches
+        self.stabiliser = stabiliser
+
+    def losses(self, batch: Sequence[Tensor], kl_weight: float) -> tuple[Tensor, Tensor]:
+        """See `Family.losses`: bits, and squared error by what bits are worth, relative to a sample's bits.
+
+        Relative, so that coarse steps, which take few bits, count as much as fine ones.
+        """
+        begin, losses, statistics = 1, [], []
+        for count in batch[0].tolist():
+            bits, error, size = self._one(batch[begin : begin + count])
+            begin += count
+            total, per_channel = bits.sum(), bits.detach() + 100
+            losses.append(
+                (total + error.sum() / WORTH) / (total.detach() + 200) + (bits / per_channel).mean()
+            )
+            statistics.append(torch.stack([(total.detach() + 100).log(), error.detach().sum() / size]))
+        return torch.stack(losses).mean(), torch.stack(statistics).mean(0)
+
+    def _one(self, sample: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
+        """Return bits and squared errors of each channel, as of the whole frame, and its number of values."""
+        channels, log_step, flags = sample[:3]
+        carry, at, side = None, torch.zeros(2, dtype=torch.int64), 0
+        bits, error, size = torch.zeros(len(channels)), torch.zeros(len(channels)), 0
+        for where, planes, values, before in zip(*(sample[3 + i :: 4] for i in range(4)), strict=True):
+            top, left, side = where.tolist()
+            if carry is not None and side > _CUT:
+                y, x = top // 2 - int(at[0]), left // 2 - int(at[1])
+                carry = carry[..., y : y + _CUT // 2, x : x + _CUT // 2]
+            at = where[:2]
+            planes, values, before = (_wide(t) for t in (planes, values, before))
+            symbols = torch.copysign((values.abs() + OFFSET).floor(), values)
+            timed = len(before) > 0
+            foretold, apart, carry = foretell(
+                self.network,
+                channels,
+                side.bit_length() - 1,
+                log_step,
+                flags,
+                planes,
+                decoded_planes(before) if timed else None,
+                before if timed else None,
+                symbols,
+                carry,
+            )
+            share = values.shape[-1] ** 2 / side**2
+            bits = bits + laplace_bits(symbols, foretold).sum((1, 2, 3)) / share
+            error = error + (values - symbols - apart).square().sum((1, 2, 3)) / share
+            size += 3 * len(channels) * side * side
+        return bits, error, size
+
+    def calibrate(self, network: nn.Module, batch: Sequence[Tensor]) -> None:
+        """See `Family.calibrate`: there are no such layers."""
+
+    def reconstruct(self, network: nn.Module, pixels: Float, present: npt.NDArray[np.bool_]) -> Float:
+        """See `Family.reconstruct`: what the network foretells does not show."""
+        raise NotImplementedError
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
