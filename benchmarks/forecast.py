@@ -78,20 +78,21 @@ def summary(report: ForecastReport) -> dict[str, Any]:
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--model", default=weights.DEFAULT)
 @click.option("--trees", default=",".join(map(str, GRID)), help="Numbers of trees to choose from.")
-def main(real: Path, work: Path, model: str, trees: str) -> None:
+@click.option("--pca", type=int, help="Principal components of the latents.")
+def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> None:
     """Make what is needed, forecast, keep the numbers and the plot."""
     work.mkdir(exist_ok=True)
     archive, flux = inputs(work, model)
-    report = forecast(
-        archive, flux, decode=True, folds=True, grid=tuple(map(int, trees.split(","))), step=_tell
-    )
+    grid = tuple(map(int, trees.split(",")))
+    report = forecast(archive, flux, decode=True, folds=True, grid=grid, pca=pca, step=_tell)
     forecast_figure(report, PLOT)
+    words = f" --trees {trees}" * (grid != GRID) + f" --pca {pca}" * (pca is not None)
     content = {
-        "command": f"python -m benchmarks.forecast --real ../shared/data/real --work FOLDER --trees {trees}",
+        "command": f"python -m benchmarks.forecast --real ../shared/data/real --work FOLDER{words}",
         "size": SIZE,
         "fluxes": fluxes(real),
         "bytes": archive.stat().st_size,
-        "trees": sorted(map(int, trees.split(","))),
+        "trees": sorted(grid),
         "less_than_persistence_for_sure_on_days": summary(report),
         "report": report.as_dict() | {"archive": archive.name, "flux": flux.name},
     }

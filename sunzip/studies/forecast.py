@@ -476,7 +476,11 @@ def _scores(
     for horizon, (dates, errors) in found.items():
         draws = blocks(dates, np.random.default_rng([seed, 2, horizon]))
         base = errors[PERSISTENCE][0] ** 2
-        drawn = np.sqrt(base[draws].mean(axis=1))
+        if not base.any():
+            raise InputError(
+                f"the flux never changes within {horizon} days of those to test: nothing to forecast"
+            )
+        drawn = np.maximum(np.sqrt(base[draws].mean(axis=1)), np.finfo(np.float32).tiny)
         for name, (error, trees) in errors.items():
             square = error**2
             rmse, many = float(np.sqrt(square.mean())), np.sqrt(square[draws].mean(axis=1))
@@ -494,7 +498,7 @@ def _scores(
 def blocks(
     dates: Dates, rng: np.random.Generator, *, days: int = _BLOCK, draws: int = _DRAWS
 ) -> npt.NDArray[np.intp]:
-    """Draw rows again and again in blocks of consecutive days (circular block bootstrap).
+    """Draw rows again and again in blocks of so many days (circular block bootstrap).
 
     Parameters
     ----------
@@ -503,8 +507,8 @@ def blocks(
     rng
         Draws where blocks begin.
     days
-        Length of a block; of a shorter run of days all of it. A block that comes to the end of its run goes
-        on at the run's beginning, so that all days are drawn alike often.
+        Length of a block; of a shorter run, which ends where nothing is for longer, all of it. A block that
+        comes to the end of its run goes on at the run's beginning, so that all rows are drawn alike often.
     draws
         How often.
 
@@ -516,13 +520,15 @@ def blocks(
     ----------
     Politis & Romano 1992, "A circular block-resampling procedure for stationary data".
     """
-    breaks = np.flatnonzero(np.diff(dates).astype(np.int64) != 1) + 1
+    gaps = np.diff(dates).astype(np.int64)
+    breaks = np.flatnonzero(gaps > days) + 1
+    long = max(1, round(days / float(np.median(gaps)))) if len(gaps) else 1
     begins = np.concatenate([[0], breaks])
     lengths = np.diff(np.concatenate([begins, [len(dates)]]))
     run = np.repeat(np.arange(len(begins)), lengths)
-    start = rng.integers(len(dates), size=(draws, -(-len(dates) // days)))
+    start = rng.integers(len(dates), size=(draws, -(-len(dates) // long)))
     first, length = begins[run[start]][..., None], lengths[run[start]][..., None]
-    out: npt.NDArray[np.intp] = first + (start[..., None] - first + np.arange(days)) % length
+    out: npt.NDArray[np.intp] = first + (start[..., None] - first + np.arange(long)) % length
     return out.reshape(draws, -1)[:, : len(dates)]
 
 

@@ -268,6 +268,12 @@ class TestBlocks:
         assert shares.min() > 0.75
         assert shares.max() < 1.25
 
+    def test_gaps_shorter_than_a_block_break_no_run(self) -> None:
+        dates = FIRST + 3 * np.arange(40)
+        draws = blocks(dates, np.random.default_rng(0), days=14, draws=50)
+        # Blocks of five rows, three days apart.
+        assert set(np.diff(draws.reshape(-1, 5)).ravel() % 40) == {1}
+
     def test_blocks_widen_intervals_of_errors_alike(self) -> None:
         dates, rng = FIRST + np.arange(560), np.random.default_rng(0)
         alike = np.repeat(rng.normal(size=40), 14)
@@ -393,6 +399,11 @@ class TestCommand:
     ) -> None:
         result = run(archive, "--flux", flux, "--days", 1, "--trees", "1", *more, code=1 if what else 0)
         assert what is None or what in result.stderr
+
+    def test_a_flux_that_never_changes(self, archive: Path, tmp_path: Path) -> None:
+        path = written(tmp_path / "f.csv", FIRST + np.arange(COUNT), np.full(COUNT, 70.0))
+        error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
+        assert "the flux never changes within 1 days" in error
 
     def test_months_that_the_archive_lacks(self, archive: Path, tmp_path: Path) -> None:
         dates = FIRST + 31 + np.arange(300)
