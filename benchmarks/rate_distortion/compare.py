@@ -116,8 +116,12 @@ def _prices(result: Mapping[str, Any], case: str, names: Sequence[str], errors: 
     prices = {peer: rates.sum(0) for peer, rates in each.items()}
     if not each:
         return prices
-    table = np.stack(list(each.values()))
-    # Where no peer was measured at a channel's error the sum is unknown.
+    # A peer that cannot err as much as we do still has a price, which may be the least of all. Only by itself
+    # it is not held against us there.
+    table = np.stack(
+        [[peers[peer][name].at_most(e) for name, e in zip(names, errors, strict=True)] for peer in each]
+    )
+    # Where no peer reaches a channel's error the sum is unknown.
     single = np.where(np.isfinite(table), table, np.inf).min(0).sum(0)
     prices[BEST_SINGLE] = np.where(np.isfinite(single), single, np.nan)
     mixed: dict[str, list[Array]] = {}

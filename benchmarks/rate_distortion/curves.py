@@ -54,6 +54,13 @@ class RateCurve:
             return np.full(wanted.shape, np.nan)
         return np.exp(self._inner(np.log(wanted)))
 
+    def at_most(self, error: npt.ArrayLike) -> Array:
+        """Return what an error of that or less costs: beyond the largest error, the fewest bits there are."""
+        wanted = np.asarray(error, np.float64)
+        if not len(self.error):
+            return np.full(wanted.shape, np.nan)
+        return np.where(wanted >= self.error[0], self.bits[0], self(wanted))
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -121,12 +128,12 @@ def bjontegaard(ours: RateCurve, theirs: Mapping[str, RateCurve], low: float, hi
     Parameters
     ----------
     ours, theirs
-        The curves; of theirs the cheapest at every error counts.
+        The curves; of theirs the cheapest at every error counts, with its coarsest setting if that errs less.
     low, high
         Bits per sample of ours.
     """
     error = within(ours, low, high)
-    return mean_ratio(error, ours(error), {name: c(error) for name, c in theirs.items()})
+    return mean_ratio(error, ours(error), {name: c.at_most(error) for name, c in theirs.items()})
 
 
 def within(ours: RateCurve, low: float, high: float) -> Array:

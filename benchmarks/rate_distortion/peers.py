@@ -32,7 +32,7 @@ _RANGE = struct.Struct("<ff")
 _SHARES = tuple(0.8 * 0.74**k for k in range(18))
 
 #: Bits per sample to ask for where a codec can be asked for a rate.
-_RATES = (0.0012, 0.002, 0.0035, 0.006, 0.01, 0.017, 0.03, 0.05, 0.085, 0.145, 0.25, 0.42, 0.7, 1.1)
+_RATES = tuple(0.0003 * 1.7**k for k in range(17))
 
 
 def library(name: str) -> Any:
@@ -338,14 +338,17 @@ def _av1(factor: float, threads: int, moving: bool) -> dict[str, str]:
     return {"crf": f"{factor:g}", "preset": "4", "svtav1-params": f"lp={threads}:tune=1{still}"}
 
 
-_HEVC = tuple((1 / 8, f) for f in (50, 45)) + tuple(
-    (1.0, f) for f in (51, 48, 45, 42, 39, 36, 33, 30, 27, 23, 19, 15)
+# At full contrast the coarsest settings are finer than the lowest rates need.
+_HEVC = (
+    *((1 / 8, f) for f in (50, 45)),
+    *((1.0, f) for f in (51, 48, 45, 42, 39, 36, 33, 30, 27, 23, 19, 15)),
 )
-_AV1 = tuple((1 / 8, f) for f in (60, 52)) + tuple(
-    (1.0, f) for f in (63, 60, 57, 53, 49, 45, 40, 35, 30, 24, 18, 12)
+_AV1 = (
+    (1 / 16, 50),
+    *((1 / 8, f) for f in (60, 52)),
+    *((1.0, f) for f in (63, 60, 57, 53, 49, 45, 40, 35, 30, 24, 18, 12)),
 )
-# The lower half of its settings is too coarse for JPEG XL's own quantiser at full contrast.
-_JXL = tuple((1 / 8, d) for d in (20, 13, 8, 5)) + tuple((1 / 2, d) for d in (20, 13, 8, 5, 3, 2, 1.2, 0.7))
+_JXL = (*((1 / 8, d) for d in (20, 13, 8, 5)), *((1 / 2, d) for d in (20, 13, 8, 5, 3, 2, 1.2, 0.7)))
 
 
 def stills() -> list[Stills]:
@@ -387,8 +390,11 @@ def stills() -> list[Stills]:
             "sperr",
             "SPERR",
             "imagecodecs",
-            lambda x, bits: codecs().sperr_encode(x, bits, "bpp", numthreads=1),
-            lambda data, _: codecs().sperr_decode(data, numthreads=1),
+            # Shape and type are known to whoever keeps the image.
+            lambda x, bits: codecs().sperr_encode(x, bits, "bpp", header=False, numthreads=1),
+            lambda data, shape: codecs().sperr_decode(
+                data, header=False, shape=shape, dtype=np.float32, numthreads=1
+            ),
             rates,
         ),
         Stills(

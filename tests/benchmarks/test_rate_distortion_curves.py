@@ -52,6 +52,22 @@ def test_points_that_nobody_would_use_are_left_out(curves: ModuleType) -> None:
     assert curves.RateCurve([0.1, 0.1, 0.2], [9.0, 8.0, 4.0]).error.tolist() == [8.0, 4.0]
 
 
+def test_an_error_of_at_most_so_much_costs_no_more_than_the_coarsest_setting(curves: ModuleType) -> None:
+    curve = curves.RateCurve(RATES, power(RATES))
+    wanted = power(np.array([0.0001, 0.0005, 0.02, 2.0]))
+    assert curve.at_most(wanted)[:3] == pytest.approx([0.001, 0.001, 0.02], rel=1e-6)
+    assert np.isnan(curve.at_most(wanted)[3])
+    assert np.isnan(curves.RateCurve([], []).at_most([1.0]))
+    # So the best of all has a price where the cheap one cannot err as much, and the dear one can.
+    ours = curves.RateCurve(RATES, power(RATES))
+    half = RATES[RATES > 0.004]
+    others = {
+        "dear": curves.RateCurve(9 * RATES, power(RATES)),
+        "cheap": curves.RateCurve(half / 2, power(half)),
+    }
+    assert curves.bjontegaard(ours, others, 0.001, 0.004).who == "cheap"
+
+
 @pytest.mark.parametrize("bits", [[], [0.1]])
 def test_less_than_two_points_are_no_curve(curves: ModuleType, bits: list[float]) -> None:
     curve = curves.RateCurve(bits, [5.0] * len(bits))
