@@ -301,6 +301,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestResNet:
     def test_its_features_are_of_the_image(self, archive: Path, weights: Path) -> None:
         network = extractors.load_resnet(weights)
+        # He et al.'s 18 layers without the last one, as torchvision has them.
+        assert sum(p.numel() for p in network.parameters()) == 11_689_512 - 513_000
         with open_sun(archive) as sun:
             whole = Days.of(sun)
             days = Days(whole.frames[:6], whole.time[:6])
