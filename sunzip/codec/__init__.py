@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -274,7 +274,9 @@ class Codec:
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
         masks = _masks(entries)
-        out = self._synthesise(self._runs(entries), masks, indexes, shape, scale)
+        runs = self._runs(entries, np.flatnonzero(masks[:, indexes].any(1)).tolist())
+        decoders = (partial(self._latents, entries, rows) for rows in runs)
+        out = self._synthesise(decoders, masks, indexes, shape, scale)
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][hole] = np.nan
         return out
@@ -329,8 +331,9 @@ class Codec:
         if on_cpu:
             together = min(together, -(-len(shown) // lanes_here()) or 1)
 
-        def run(rows: npt.NDArray[np.intp]) -> None:
-            latents = np.stack([found for _, found in self._latents(entries, rows.tolist())])
+        def run(rows: list[int]) -> None:
+            decoded = dict(self._latents(entries, rows))
+            latents = np.stack([decoded[t] for t in rows])
             with torch.inference_mode():
                 present = torch.from_numpy(masks[rows]).to(place)
                 images = self.family.synthesise_tensor(
@@ -339,13 +342,16 @@ class Codec:
                 if not normalised:
                     images = self._physical(images, indexes, scale)
                 images = torch.nan_to_num(images)
-                out[torch.from_numpy(rows).to(place)] = torch.where(
+                out[torch.tensor(rows, device=place)] = torch.where(
                     present[:, indexes, None, None], images, torch.nan
                 )
 
-        batches = [shown[begin : begin + together] for begin in range(0, len(shown), together)]
+        runs = self._runs(entries, shown.tolist())
+        if not self.family.sequential:
+            alone = [t for run in runs for t in run]
+            runs = [alone[begin : begin + together] for begin in range(0, len(alone), together)]
         # An accelerator works on a batch while the next one is entropy-decoded here.
-        for _ in side_by_side(run, batches) if on_cpu else map(run, batches):
+        for _ in side_by_side(run, runs) if on_cpu else map(run, runs):
             pass
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][torch.from_numpy(hole).to(place)] = torch.nan
@@ -387,8 +393,13 @@ class Codec:
             entries += [_Entry(block, place) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
-    def _latents(self, entries: Sequence[_Entry], rows: Sequence[int]) -> Iterator[tuple[int, Float]]:
-        """Entropy-decode some of the entries, in any order; yield the number of each with its latents."""
+    def _latents(
+        self, entries: Sequence[_Entry], rows: Iterable[int], *, coarse: bool = False
+    ) -> Iterator[tuple[int, Float]]:
+        """Entropy-decode some of the entries that are not empty, in any order; yield each one's number, too.
+
+        With `coarse` they give what `Family.latents` does.
+        """
         blocks: dict[int, list[int]] = {}
         for t in rows:
             blocks.setdefault(id(entries[t].block), []).append(t)
@@ -401,19 +412,24 @@ class Codec:
                     continue
                 has = tuple(i for i in range(len(NAMES)) if block.masks[place] >> i & 1)
                 known = Known(has, block.shape, before)
+                here = [t for t, p in zip(wanted, places, strict=True) if p == place]
+                if coarse and here:
+                    found = self.family.latents(block.payloads[place], block.quality, known)
+                    yield from ((t, found) for t in here)
+                    if not self.family.sequential or place == max(places):
+                        continue
                 latents = self.family.decode(block.payloads[place], block.quality, known)
                 if self.family.sequential:
                     before = latents, has
-                yield from ((t, latents) for t, p in zip(wanted, places, strict=True) if p == place)
+                if not coarse:
+                    yield from ((t, latents) for t in here)
 
-    def _runs(self, entries: Sequence[_Entry]) -> Iterator[Callable[[], Iterator[tuple[int, Float]]]]:
-        """Yield what decodes the frames that hang together, one after another."""
+    def _runs(self, entries: Sequence[_Entry], rows: Sequence[int]) -> list[list[int]]:
+        """Return entries in runs that are decoded one after another."""
         runs: dict[tuple[int, int], list[int]] = {}
-        for t, entry in enumerate(entries):
-            if entry.mask:
-                runs.setdefault((id(entry.block), 0 if self.family.sequential else t), []).append(t)
-        for rows in runs.values():
-            yield partial(self._latents, entries, rows)
+        for t in rows:
+            runs.setdefault((id(entries[t].block), 0 if self.family.sequential else t), []).append(t)
+        return list(runs.values())
 
     def _synthesise(
         self,
@@ -456,9 +472,10 @@ class Codec:
         frames: Collection[int] | None = None,
         frames_per_block: int | None = None,
     ) -> Float:
-        """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames; torch is not loaded.
+        """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames.
 
-        They are the same to the bit on every machine. `frames` and `frames_per_block` are as in `decode`.
+        They are the same to the bit on every machine. Of a wavelet model they are the coarse part of the
+        pyramid. `frames` and `frames_per_block` are as in `decode`.
 
         Raises
         ------
@@ -467,7 +484,7 @@ class Codec:
         """
         entries = self._entries(blocks, shape, frames, frames_per_block)
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
-        for t, found in self._latents(entries, range(len(entries))):
+        for t, found in self._latents(entries, np.flatnonzero([e.mask for e in entries]), coarse=True):
             out[t] = found
         return out
 

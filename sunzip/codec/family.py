@@ -101,7 +101,17 @@ class Family(ABC):
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one frame's main latents."""
+        """Return the shape of what `latents` gives."""
+
+    def latents(self, payload: bytes, quality: int, known: Known) -> Float:
+        """Entropy-decode what stands for a frame as a whole; where `decode` gives more, without the rest.
+
+        Raises
+        ------
+        DamagedError
+            As `decode`.
+        """
+        return self.decode(payload, quality, known)
 
     @abstractmethod
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:

@@ -65,7 +65,7 @@ class HyperpriorFamily(Family):
         ):
             raise DamagedError(f"model {model.name}: config.json does not describe a hyperprior network")
         self.widths: dict[str, int] = widths
-        self.latents, self.hyper = widths["latents"], widths["hyper"]
+        self.latent_channels, self.hyper = widths["latents"], widths["hyper"]
         self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
         self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
         self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
@@ -75,7 +75,7 @@ class HyperpriorFamily(Family):
             if (
                 table is None
                 or table.dtype != dtype
-                or table.shape != (101, self.latents)
+                or table.shape != (101, self.latent_channels)
                 or not (np.isfinite(table) & (np.abs(table) < 2.0**30)).all()
             ):
                 raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
@@ -90,7 +90,7 @@ class HyperpriorFamily(Family):
         grows = math.prod(layer.shuffle for layer in self.hyper_synthesis.layers)
         if (
             self.hyper_synthesis.channels_in != self.hyper
-            or self.hyper_synthesis.channels_out != 2 * self.latents
+            or self.hyper_synthesis.channels_out != 2 * self.latent_channels
             or grows != HYPER_STRIDE
             or len(self.side_tables) != bands * self.hyper
             or len(self.main_tables) != bands * SCALES
@@ -107,7 +107,7 @@ class HyperpriorFamily(Family):
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """(M, Y/16, X/16)."""
-        return (self.latents, *self._grid(height, width))
+        return (self.latent_channels, *self._grid(height, width))
 
     @cached_property
     def network(self) -> Hyperprior:
@@ -136,9 +136,9 @@ class HyperpriorFamily(Family):
     ) -> tuple[Float, npt.NDArray[np.int64]]:
         """Return the latents' means (M, h, w), exact in float32, and their tables' numbers."""
         out = self.hyper_synthesis(side)[:, :h, :w]
-        mean = out[: self.latents].astype(np.float32) * np.float32(2.0**-ACTIVATION_BITS)
-        out[self.latents :] += self._index_offset[quality]
-        index = (out[self.latents :] + (1 << (ACTIVATION_BITS - 1))) >> ACTIVATION_BITS
+        mean = out[: self.latent_channels].astype(np.float32) * np.float32(2.0**-ACTIVATION_BITS)
+        out[self.latent_channels :] += self._index_offset[quality]
+        index = (out[self.latent_channels :] + (1 << (ACTIVATION_BITS - 1))) >> ACTIVATION_BITS
         return mean, np.clip(index, 0, SCALES - 1) + SCALES * self._band[quality]
 
     def _side_index(self, h: int, w: int, quality: int) -> npt.NDArray[np.int64]:

@@ -63,8 +63,8 @@ _WEIGHED = 24
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
 _PLACED, _TIMED = 1, 2
 
-#: Down to this level the encoder tries what is better.
-_GLANCE = 5
+#: So many of the finest levels are no part of what stands for a frame as a whole.
+_FINE = 4
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
@@ -303,9 +303,15 @@ class WaveletFamily(Family):
             raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(12, Y, X) of the padded image."""
+        """(12, Y/16, X/16) of the padded image: the coarse part of the pyramid."""
         grid = grid_of(height, width)
-        return (len(NAMES), grid.height, grid.width)
+        fine = min(_FINE, grid.depth)
+        return (len(NAMES), grid.height >> fine, grid.width >> fine)
+
+    def latents(self, payload: bytes, quality: int, known: Known) -> Float:
+        """See `Family.latents`: the coarse part of the pyramid; channels that are not there are 0."""
+        _, height, width = self.latent_shape(*known.shape)
+        return self._read(payload, quality, known, _FINE)[:, :height, :width].copy()
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the pyramid, side is empty."""
@@ -361,14 +367,20 @@ class WaveletFamily(Family):
         placed = []
         for head in (0, _PLACED):
             glance = self._writer(None)
-            self._walk(glance, latents.main, known.channels, grid, quality, head, time, _GLANCE)
+            self._walk(
+                glance, latents.main, known.channels, grid, quality, head, time, grid.depth - _FINE + 1
+            )
             placed.append(glance.bits)
         head = (_PLACED if placed[1] < placed[0] else 0) | (0 if minutes is None else _TIMED)
-        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time)
+        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
         return bytes([head]) + (b"" if minutes is None else _MINUTES.pack(minutes)), decoded
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
+        return self._read(payload, quality, known)
+
+    def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
+        """Decode all but so many of the finest levels."""
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
         time, used = None, 1
@@ -384,8 +396,9 @@ class WaveletFamily(Family):
             time = self._turned(known.before, grid, minutes)
         decoder = Decoder(payload[used:])
         reader = Reader(decoder, self.tables, self.silent_tables, self.base_tables)
-        decoded = self._walk(reader, None, known.channels, grid, quality, head, time)
-        decoder.finish()
+        decoded = self._walk(reader, None, known.channels, grid, quality, head, time, grid.depth - fine)
+        if not fine:
+            decoder.finish()
         return decoded
 
     def _writer(self, encoder: Encoder | None) -> Writer:
@@ -426,7 +439,7 @@ class WaveletFamily(Family):
         quality: int,
         head: int,
         time: Frame | None,
-        last: int = LEVELS,
+        levels: int,
     ) -> Float:
         """Go through a pyramid from coarse to fine, to write or to read it.
 
@@ -440,8 +453,8 @@ class WaveletFamily(Family):
             Those that are present.
         time
             What is known of them by the frame before.
-        last
-            Number of the last level to go to.
+        levels
+            How many to go through, from the coarsest; less than 0 is none.
 
         Returns
         -------
@@ -467,10 +480,10 @@ class WaveletFamily(Family):
         lows = dict(zip(names, low, strict=True))
         seen = references(names)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
-        for n in range(grid.depth):
+        for n in range(levels):
             number, h, w = grid.level(n)
             going = [c for c in names if tops[c] > n]
-            if not going or number > last:
+            if not going:
                 break
             place = place_planes(h, w) if head & _PLACED else None
             known: dict[int, Float] = {}
