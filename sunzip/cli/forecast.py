@@ -162,7 +162,7 @@ def _forecast(r: ForecastReport) -> Iterator[str]:
         ),
         ("tested on", f"{_range(first['test'], last['test'])} days of {_named(r.test_months)}"),
         ("latents", f"{shape} of {r.model}{how}"),
-        ("they tell", f"{100 * r.lag_share:.0f} % of the variance of the flux, {_when(r.lag)}"),
+        ("they tell", _told(r)),
         ("time", duration(r.seconds)),
     ]
     yield from fields(rows)
@@ -204,5 +204,8 @@ def _range(a: int, b: int) -> str:
     return count(a) if a == b else f"{count(min(a, b))}-{count(max(a, b))}"
 
 
-def _when(lag: int) -> str:
-    return "that of the same day best" if lag == 0 else f"that of day {lag:+d} best"
+def _told(r: ForecastReport) -> str:
+    if r.lag_share < 0.1:
+        return "next to nothing of the flux of any day: are the times of both files right?"
+    when = "the same day" if r.lag == 0 else f"day {r.lag:+d}"
+    return f"{100 * r.lag_share:.0f} % of the variance of the flux, that of {when} best"

@@ -237,6 +237,7 @@ def forecast(
         # What cannot be is found out before hours of work.
         table = _Table(days, series, horizons, os.fspath(path))
         split = {h: table.parts(h, months) for h in table.horizons}
+        turns = _turns(table, embargo) if folds else {}
         count = _counter(step, "reading latents", len(days.frames))
         latents = extractors.latent_features(sun, days, pool, count)
         seen = months.seen(days.date)
@@ -252,16 +253,14 @@ def forecast(
     order = np.random.default_rng([seed, 1]).permutation(len(latents))
     sets[SHUFFLED] = (latents[order], pca)
     ways = _ways(sets)
-    most = max(grid) * len(table.horizons) * len(ways)
-    count = _counter(
-        step, "growing trees", most + (12 * len(CROSSED) * len(table.horizons) * min(grid) if folds else 0)
-    )
+    trees = max(grid) * len(ways) + min(grid) * len(CROSSED) * len(turns)
+    count = _counter(step, "growing trees", trees * len(table.horizons))
     spaces = _spaces(table, months, sets)
     errors = {h: _errors(table, split[h], spaces, ways, grid, seed, count) for h in table.horizons}
     methods = _scores({h: (table.targets(h)[split[h].test], e) for h, e in errors.items()}, seed)
     crossed = None
-    if folds:
-        crossed = _cross(table, sets, {n: ways[n] for n in CROSSED}, embargo, min(grid), seed, count)
+    if turns:
+        crossed = _cross(table, sets, {n: ways[n] for n in CROSSED}, turns, min(grid), seed, count)
     return ForecastReport(
         archive=os.fspath(path),
         model=name,
@@ -430,11 +429,33 @@ def _errors(
     return out
 
 
+def _turns(table: _Table, embargo: int) -> dict[Months, dict[int, Parts]]:
+    """Return the rows of all folds by horizon.
+
+    Raises
+    ------
+    InputError
+        If a fold has too few rows.
+    """
+    out = {}
+    for months in month_folds(embargo):
+        out[months] = {
+            h: months.parts(Rows(table.date[table.which(h)], table.targets(h))) for h in table.horizons
+        }
+        for parts in out[months].values():
+            if len(parts.train) < _MIN_ROWS or not len(parts.test):
+                raise InputError(
+                    f"month {months.test[0]} cannot be a fold: {len(parts.train)} days to learn from, "
+                    f"{len(parts.test)} to test; folds need an archive of all months of some years"
+                )
+    return out
+
+
 def _cross(
     table: _Table,
     sets: Mapping[str, tuple[Float, int | None]],
     ways: Mapping[str, tuple[str, bool]],
-    embargo: int,
+    turns: Mapping[Months, Mapping[int, Parts]],
     trees: int,
     seed: int,
     count: Callable[[int], None],
@@ -443,15 +464,9 @@ def _cross(
     targets: dict[int, list[Dates]] = {h: [] for h in table.horizons}
     errors: dict[int, list[dict[str, tuple[Doubles, int | None]]]] = {h: [] for h in table.horizons}
     used = {source: sets[source] for source, _ in ways.values()}
-    for months in month_folds(embargo):
+    for months, split in turns.items():
         spaces = _spaces(table, months, used)
-        for h in table.horizons:
-            parts = months.parts(Rows(table.date[table.which(h)], table.targets(h)))
-            if len(parts.train) < _MIN_ROWS or not len(parts.test):
-                raise InputError(
-                    f"month {months.test[0]} cannot be a fold: {len(parts.train)} days to learn from, "
-                    f"{len(parts.test)} to test; folds need an archive of all months of some years"
-                )
+        for h, parts in split.items():
             targets[h].append(parts.rows.targets[parts.test])
             errors[h].append(_errors(table, parts, spaces, ways, (trees,), seed, count))
     found = {}
