@@ -481,7 +481,12 @@ def rate_distortion(result: dict[str, Any]) -> str:
             for span in peers["best"]:
                 if peers["best"][span]["ratio"] is None:
                     continue
-                cells = [_times(peers[key][span]) if key in peers else "–" for key in shown]
+                # A single channel has nothing to be mixed with.
+                alone = case is not None and len(case["channels"]) == 1
+                cells = [
+                    "–" if key not in peers or (alone and key.startswith("KLT")) else _times(peers[key][span])
+                    for key in shown
+                ]
                 rows.append([f"`{model}`", name, span, *cells])
     head = ["model", "frames", "sunzip's bit/sample", "best of all", "best codec of each channel"]
     head += [f"KLT + {result['names'][key.removeprefix('KLT + ')]}" for key in shown[2:]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rate_distortion.curves import RateCurve
 from benchmarks.rate_distortion.peers import library
 
 #: Colours of the peers; a film and a still codec never share a plot, and sunzip is drawn black.
@@ -28,6 +29,10 @@ _STYLES = ("-", "--", ":", "-.")
 _COLUMNS = 4
 
 
+def _used(curve: Mapping[str, Any]) -> RateCurve:
+    return RateCurve(curve["bits"], curve["rmse_sigma"])
+
+
 def draw(result: Mapping[str, Any], target: Path) -> None:
     """Draw error over rate of every channel of the real frames, and of the real series, coded by itself."""
     library("matplotlib").use("Agg")
@@ -41,16 +46,16 @@ def draw(result: Mapping[str, Any], target: Path) -> None:
     for axis, (case, name) in zip(axes, panels, strict=False):
         for peer, channels in result["peers"].get(case, {}).items():
             if peer in COLOURS:
-                label, c = result["names"][peer], channels[name]
+                label, c = result["names"][peer], _used(channels[name])
                 style = "--" if peer.endswith("-film") else "-"
-                (lines[label],) = axis.plot(c["bits"], c["rmse_sigma"], style, color=COLOURS[peer], lw=1)
+                (lines[label],) = axis.plot(c.bits, c.error, style, color=COLOURS[peer], lw=1)
         for (model, found), style in zip(result["models"].items(), _STYLES, strict=False):
             if case in found:
-                c = found[case]["channels"][name]
-                (lines[f"sunzip {model}"],) = axis.plot(c["bits"], c["rmse_sigma"], "k", ls=style, lw=2)
-        axis.set(xscale="log", yscale="log", xlim=(1e-3, 1.5))
+                c = _used(found[case]["channels"][name])
+                (lines[f"sunzip {model}"],) = axis.plot(c.bits, c.error, "k", ls=style, lw=2)
+        axis.set(xscale="log", yscale="log", xlim=(5e-4, 1.5))
         axis.set_title(f"{name}: {result['cases'][case]['title']}", fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
         axis.grid(alpha=0.3)
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
