@@ -27,6 +27,8 @@ from sunzip import weights
 
 Float = npt.NDArray[np.float32]
 
+ROOT = Path(__file__).parents[2]
+
 THREADS = (1, 2)
 #: Every codec is timed at its first setting of at least so many bits per sample.
 RATE = 0.05
@@ -128,6 +130,7 @@ def measure_all(result: dict[str, Any], case: Case, wanted: Sequence[str], model
                 done = subprocess.run(
                     [sys.executable, "-m", "benchmarks.rate_distortion.speed", str(file), job, str(threads)],
                     check=True,
+                    cwd=ROOT,
                     stdout=subprocess.PIPE,
                 )
                 found[label][str(threads)] = json.loads(done.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
@@ -209,6 +210,35 @@ def test_a_run_compares_keeps_and_continues(small: None, tmp_path: Path) -> None
         assert "None" not in text
     assert "SPERR" in tables.rate_distortion_peers(second)
     assert "KLT + SPERR" in tables.rate_distortion(second)
+
+
+def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
+    from benchmarks.rate_distortion import speed
+
+    monkeypatch.setattr(speed, "_SECONDS", 0.0)
+    names = NAMES[2:4]
+    found = speed.of_peer(peer_of("sperr"), names, frame[2:4].copy(), threads=2)
+    assert speed.RATE <= found["bits"] < 4 * speed.RATE
+    assert min(found.values()) > 0
+    # It would set the threads of the tests that follow.
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    ours = speed.of_model(weights.DEFAULT, names, frame[2:4].copy(), threads=1)
+    assert ours["bits"] >= speed.RATE
+    assert min(ours.values()) > 0
+
+
+@pytest.mark.slow
+def test_every_timing_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
+    from benchmarks import tables
+    from benchmarks.rate_distortion import speed
+    from benchmarks.rate_distortion.cases import Case
+
+    peer_of("htj2k")
+    case = Case("still", "a frame", ("171A",), frame[None, 2:3].copy(), False, True, ("", ""))
+    result: dict[str, Any] = {"speed": {}, "names": {"htj2k": "HTJ2K"}, "command": "c"}
+    speed.measure_all(result, case, ["htj2k"], [])
+    assert set(result["speed"]["codecs"]["htj2k"]) == {"1", "2"}
+    assert "HTJ2K" in tables.rate_distortion_speed(result)
 
 
 def test_a_table_says_what_is_not_covered() -> None:
