@@ -58,7 +58,7 @@ def fluxes(real: Path) -> dict[str, dict[str, float]]:
     days = np.arange(FIRST, LAST + 1)
     observed = read_flux(real / "flux/cls_f107_19511101_20211202.csv", "f107").at(days)
     found = {"F10.7, observed": statistics(observed)}
-    for seed in (SEED, 0, 1):
+    for seed in (SEED, 0):
         made = radio_flux(days, seed=seed)
         found[f"F10.7, synthetic, seed {seed}"] = statistics(made["f107"][1])
         found[f"F30, synthetic, seed {seed}"] = statistics(made["f30"][1])
