@@ -474,8 +474,8 @@ class Codec:
     ) -> Float:
         """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames.
 
-        They are the same to the bit on every machine. Of a wavelet model they are the coarse part of the
-        pyramid. `frames` and `frames_per_block` are as in `decode`.
+        They are the same to the bit on every machine. Of a wavelet model they are the picture made
+        small. `frames` and `frames_per_block` are as in `decode`.
 
         Raises
         ------

@@ -63,7 +63,7 @@ _WEIGHED = 24
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
 _PLACED, _TIMED = 1, 2
 
-#: So many of the finest levels are no part of what stands for a frame as a whole.
+#: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
@@ -303,15 +303,17 @@ class WaveletFamily(Family):
             raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(12, Y/16, X/16) of the padded image: the coarse part of the pyramid."""
+        """(12, Y/16, X/16) of the padded image: the picture made small."""
         grid = grid_of(height, width)
         fine = min(_FINE, grid.depth)
         return (len(NAMES), grid.height >> fine, grid.width >> fine)
 
     def latents(self, payload: bytes, quality: int, known: Known) -> Float:
-        """See `Family.latents`: the coarse part of the pyramid; channels that are not there are 0."""
-        _, height, width = self.latent_shape(*known.shape)
-        return self._read(payload, quality, known, _FINE)[:, :height, :width].copy()
+        """See `Family.latents`: the picture made small, in units of noise; channels not there are 0."""
+        pyramid = self._read(payload, quality, known, _FINE)
+        grid = grid_of(*known.shape)
+        fine = min(_FINE, grid.depth)
+        return _picture(pyramid, grid, grid.depth - fine) * np.float32(2.0**-fine)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the pyramid, side is empty."""
