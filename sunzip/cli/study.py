@@ -225,13 +225,13 @@ def _faulted(out: str, found: dict[str, Any]) -> Iterator[str]:
         [
             (
                 "payloads",
-                f"{count(p['faults'], 'fault')}, {p['refused']} refused, {p['silent']} silently wrong",
+                f"{count(p['faults'], 'fault')} before any checksum: {p['refused']} refused, {p['same']} changed "
+                f"nothing, {p['passed']} passed",
             ),
             (
                 "weights",
-                f"{count(w['faults'], 'bit')}: {w['same']} changed nothing, {w['harmless']} the error by "
-                f"1 % at most, "
-                f"{w['worse']} more, {w['useless']} twofold; {w['refused']} refused; a digest found "
+                f"{count(w['faults'], 'bit')}: {w['same']} changed nothing, {w['harmless']} the error by 1 % at "
+                f"most, {w['worse']} more, {w['useless']} twofold; {w['refused']} refused; found by a digest "
                 f"{w['noticed']}",
             ),
             ("time", duration(found["seconds"])),

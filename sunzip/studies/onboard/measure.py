@@ -337,8 +337,8 @@ def quantile(values: Floats, p: float) -> tuple[float, bool]:
 
     Within the sample it is the empirical one. Beyond, where fewer than one value would exceed it, a
     generalised Pareto distribution is fitted to the largest tenth, at least 5 values, by the method of
-    moments (Hosking and Wallis 1987, Technometrics 29, 339), and read at p; never below the largest value. Up to ten values, the
-    largest has to do.
+    moments (Hosking and Wallis 1987, Technometrics 29, 339), and read at p; never below the largest value.
+    Of up to ten values the largest has to do.
     """
     n = len(values)
     if n * (1 - p) >= 1 or np.ptp(values) == 0:

@@ -204,7 +204,8 @@ def parse(text: str, where: str) -> Mission:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"{where}: is no YAML{at}: {getattr(error, 'problem', None) or error}") from None
+        why = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{where}: is no YAML{at}: {why}") from None
     if not isinstance(found, dict):
         raise InputError(f"{where}: is no mission file; it should hold {', '.join(_NEEDED)}")
     return _Reader(where).mission(found)
@@ -283,8 +284,8 @@ class _Reader:
         found = []
         for i, entry in enumerate(value):
             at = f"channels[{i}]"
-            if isinstance(entry, str):
-                entry = {"name": entry, "like": entry}
+            if type(entry) in (str, int):  # YAML takes 171 for a number
+                entry = {"name": str(entry), "like": str(entry)}
             entry = self.mapping(entry, at, {"name", "like"})
             try:
                 like = channel(self.text(entry.get("like"), f"{at}.like")).name

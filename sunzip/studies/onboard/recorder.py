@@ -62,8 +62,10 @@ class Recorder:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def simulate(mission: Mission, sizes: dict[str, Floats], shares: dict[str, float], seed: int = 0) -> Recorder:
-    """Run the recorder for `STEPS` steps, `RUNS` times.
+def simulate(
+    mission: Mission, ways: dict[str, dict[str, Floats]], shares: dict[str, float], seed: int = 0
+) -> dict[str, Recorder]:
+    """Run a recorder for each way of sending: `STEPS` steps, `RUNS` times, the same luck for all.
 
     A step is a frame's interval or `STEP`, whichever is shorter. Every run has one of the periods, with the
     probability of its share; every `PERSISTENCE` hours one of its measured frames is drawn, whose bytes all
@@ -75,57 +77,60 @@ def simulate(mission: Mission, sizes: dict[str, Floats], shares: dict[str, float
     ----------
     mission
         The mission.
-    sizes
-        Of each period: (N,) bytes of the mission's frames.
+    ways
+        Of each way and period: (N,) bytes of the mission's frames.
     shares
         Of each period: its share of the time.
     seed
-        Of the draws: the same luck for each way of sending.
+        Of the draws.
     """
     rng = np.random.default_rng(seed)
     step = step_of(mission)
     edges: Floats = np.arange(STEPS + 1) * np.float64(step)
     days = float(edges[-1]) / 86400
     counts = np.diff(np.floor(edges / mission.cadence))
-    names = list(sizes)
+    names = list(shares)
     weights = np.array([shares[n] for n in names])
     regime = rng.choice(len(names), RUNS, p=weights / weights.sum())
     stretches = math.ceil(days * 24 / PERSISTENCE)
     luck = rng.random((RUNS, stretches))
-    per_frame = np.empty((RUNS, stretches))
-    for run in range(RUNS):
-        known = np.sort(sizes[names[regime[run]]])
-        per_frame[run] = known[(luck[run] * len(known)).astype(int)]
-    per_frame *= PACKET / (PACKET - HEADER)
-    stretch = np.minimum((edges[:-1] / 3600 / PERSISTENCE).astype(int), stretches - 1)
     carried = _carried(mission, step, rng)
-    room = mission.storage + 2 * per_frame.max(1)
-    fill: Floats = np.zeros(RUNS)
-    came: Floats = np.zeros((STEPS + 1, RUNS))
-    gone: Floats = np.zeros((STEPS + 1, RUNS))
-    offered = np.zeros(RUNS)
-    lost = np.zeros(RUNS)
+    per_frame: Floats = np.empty((len(ways), RUNS, stretches))
+    for w, sizes in enumerate(ways.values()):
+        for run in range(RUNS):
+            known = np.sort(sizes[names[regime[run]]])
+            per_frame[w, run] = known[(luck[run] * len(known)).astype(int)]
+    per_frame *= PACKET / (PACKET - HEADER)
+    stretch = np.minimum((edges[:-1] / 3600 / PERSISTENCE).astype(int), stretches - 1).tolist()
+    room = mission.storage + 2 * per_frame.max(2)
+    fill: Floats = np.zeros((len(ways), RUNS))
+    lost: Floats = np.zeros((len(ways), RUNS))
+    came: Floats = np.zeros((STEPS + 1, len(ways), RUNS))
+    gone: Floats = np.zeros((STEPS + 1, len(ways), RUNS))
     for k in range(STEPS):
-        new = counts[k] * per_frame[:, stretch[k]]
-        offered += new
-        over = np.maximum(fill + new - carried[k] - room, 0)
-        # What does not fit is not written; a frame in the making can wait, others cannot.
-        over = np.minimum(over, new)
+        new = counts[k] * per_frame[:, :, stretch[k]]
+        # What does not fit is not written; what is written stays until it is sent.
+        over = np.clip(fill + new - carried[k] - room, 0, new)
         have = fill + new - over
         down = np.minimum(have, carried[k])
         fill = have - down
         came[k + 1] = came[k] + new - over
         gone[k + 1] = gone[k] + down
         lost += over
-    return Recorder(
-        bytes_per_day=float(offered.mean()) / days,
-        capacity_per_day=mission.rate / 8 * 86400 * mission.contact,
-        lost=float(lost.sum() / offered.sum()),
-        overflow=float((lost > 0).mean()),
-        latency=_latency(edges, came, gone),
-        years=mission.storage / (float(offered.mean()) / days) / 365.25 if mission.storage else None,
-        fill=_drawn(edges, came - gone),
-    )
+    offered = came[-1] + lost
+    found = {}
+    for w, way in enumerate(ways):
+        per_day = float(offered[w].mean()) / days
+        found[way] = Recorder(
+            bytes_per_day=per_day,
+            capacity_per_day=mission.rate / 8 * 86400 * mission.contact,
+            lost=float(lost[w].sum() / offered[w].sum()),
+            overflow=float((lost[w] > 0).mean()),
+            latency=_latency(edges, came[:, w], gone[:, w]),
+            years=mission.storage / per_day / 365.25 if mission.storage else None,
+            fill=_drawn(edges, came[:, w] - gone[:, w]),
+        )
+    return found
 
 
 def step_of(mission: Mission) -> float:
@@ -149,15 +154,12 @@ def _carried(mission: Mission, step: float, rng: np.random.Generator) -> Floats:
 def _latency(edges: Floats, came: Floats, gone: Floats) -> dict[str, float] | None:
     """Return how long bytes wait, by when as many have gone as had come when they came."""
     waits = []
-    for run in range(came.shape[1]):
-        into, out = came[:, run], gone[:, run]
-        moved = np.flatnonzero(np.diff(out) > 0)
-        arrived = np.flatnonzero((np.diff(into) > 0) & (into[1:] <= out[-1]))
-        if not moved.size or not arrived.size:
-            continue
-        rising = np.concatenate([[0], moved + 1])
-        when = np.interp(into[arrived + 1], out[rising], edges[rising])
-        waits.append(np.maximum(when - edges[arrived], 0))
+    for into, out in zip(came.T, gone.T, strict=True):
+        # Sums of many numbers: what has come has gone when it has but for rounding.
+        due = into * (1 - 1e-9)
+        arrived = np.flatnonzero((np.diff(into) > 0) & (due[1:] <= out[-1]))
+        if arrived.size:
+            waits.append(edges[np.searchsorted(out, due[arrived + 1])] - edges[arrived])
     if not waits:
         return None
     together = np.concatenate(waits)
@@ -170,7 +172,7 @@ def _latency(edges: Floats, came: Floats, gone: Floats) -> dict[str, float] | No
 
 def _drawn(edges: Floats, fill: Floats) -> dict[str, list[float]]:
     """Thin the fill out to what a plot shows: the highest of each stretch."""
-    each = len(fill) // _DRAWN
+    each = max(1, len(fill) // _DRAWN)
     used = fill[: each * _DRAWN].reshape(_DRAWN, each, -1).max(1)
     return {
         "days": (edges[: each * _DRAWN : each] / 86400).round(3).tolist(),

@@ -87,10 +87,14 @@ def study(
     measured = measure(mission, codec, known, side, advance, sum(p.count for p in known))
     tiles = (mission.side / side) ** 2
     shares = {p.name: p.share for p in known}
+    advance("filling recorders", 0, 1)
+    wholes = {
+        key: {name: values * tiles for name, values in by_period.items()}
+        for key, by_period in measured.sizes.bytes.items()
+    }
+    recorders = simulate(mission, wholes, shares)
     ways = {}
-    for done, (key, by_period) in enumerate(measured.sizes.bytes.items()):
-        advance("filling recorders", done, len(measured.sizes.bytes))
-        whole = {name: values * tiles for name, values in by_period.items()}
+    for key, whole in wholes.items():
         mean = sum(shares[n] * float(v.mean()) for n, v in whole.items()) / sum(shares.values())
         by_name = {name: statistics(values) for name, values in whole.items()}
         ways[key] = {
@@ -102,7 +106,7 @@ def study(
                 **{k: max(s[k] for s in by_name.values()) for k in ("p95", "p999", "worst")},
             },
             "periods": by_name,
-            "recorder": simulate(mission, whole, shares).as_dict(),
+            "recorder": recorders[key].as_dict(),
         }
     advance("counting", 0, 1)
     cost = count(codec, mission.channels, side)

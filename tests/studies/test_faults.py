@@ -1,0 +1,232 @@
+"""Faults: packets as the standard has them, what is lost and what is mended, nothing wrong that passes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sunzip.channels import NAMES
+from sunzip.cli import program
+from sunzip.codec import Codec
+from sunzip.errors import DamagedError, InputError
+from sunzip.studies import faults as module
+from sunzip.studies import packets
+from sunzip.studies.faults import (
+    SCHEMES,
+    bernoulli,
+    faults,
+    gilbert_elliott,
+    memory_of,
+    strike_weights,
+)
+from sunzip.studies.faults_report import page
+from sunzip.studies.packets import Key, collect, cut, parse, twice, unwrap, with_parity, wrap
+from sunzip.weights import Model
+
+pytest.importorskip("spacepackets")
+
+UNITS = [wrap(Key(n, 0, 0), bytes([n]) * (50 + 37 * n)) for n in range(12)]
+
+
+class TestPackets:
+    def test_are_as_the_standard_has_them(self) -> None:
+        (one,) = cut([b"unit"], 64, first=5)
+        # CCSDS 133.0-B-2: version 0, telemetry, no secondary header, APID 0x2A; unsegmented, 5; data − 1.
+        assert one[:6] == bytes([0x00, 0x2A, 0b11 << 6, 5, 0, 5])
+        assert one[6:10] == b"unit"
+        # CRC-16/CCITT-FALSE of "123456789" is 0x29B1; here it must leave no remainder.
+        assert packets.crc_hqx(b"123456789", 0xFFFF) == 0x29B1
+        assert packets.crc_hqx(one, 0xFFFF) == 0
+
+    def test_segments_are_marked(self) -> None:
+        found = [parse(p) for p in cut([bytes(20), bytes(3)], 8 + 8)]
+        assert [(p.first, p.last, p.number) for p in found if p] == [
+            (True, False, 0), (False, False, 1), (False, True, 2), (True, True, 3),
+        ]  # fmt: skip
+
+    @settings(max_examples=80, deadline=None)
+    @given(st.integers(9, 200), st.sets(st.integers(0, 400)), st.integers(0, 2**15))
+    def test_what_arrives_whole_is_put_together_and_nothing_else(
+        self, size: int, lost: set[int], first: int
+    ) -> None:
+        sent = cut(UNITS, size)
+        per_unit = [-(-len(u) // (size - packets.OVERHEAD)) for u in UNITS]
+        ends = list(itertools.accumulate(per_unit))
+        whole = [
+            u for u, n, end in zip(UNITS, per_unit, ends, strict=True) if not lost & set(range(end - n, end))
+        ]
+        assert collect(p for n, p in enumerate(sent) if n not in lost) == whole
+
+    def test_counts_begin_again(self) -> None:
+        sent = cut([bytes([n % 256]) * 40 for n in range(9000)], 24 + 8)
+        assert len(sent) > 2 * packets._COUNT - 20_000
+        assert len(collect(sent)) == 9000
+
+    def test_copies_come_late_and_change_nothing(self) -> None:
+        sent = cut(UNITS, 32)
+        doubled = twice(sent, 10)
+        assert len(doubled) == 2 * len(sent)
+        assert collect(doubled) == UNITS
+        # A burst as long as the distance takes one of both.
+        for begin in range(0, len(doubled) - 10, 7):
+            assert collect(doubled[:begin] + doubled[begin + 10 :]) == UNITS
+
+    @pytest.mark.parametrize("depth", [1, 4, 8])
+    def test_parity_mends_every_burst_of_its_depth(self, depth: int) -> None:
+        sent = with_parity(cut(UNITS, 32), 4, depth)
+        assert len(sent) > len(cut(UNITS, 32))
+        # The last stretch may be short, and then bears shorter bursts.
+        for begin in range(len(sent) // (5 * depth) * 5 * depth - depth + 1):
+            assert collect(sent[:begin] + sent[begin + depth :], depth) == UNITS
+        mended = collect(sent[:3] + sent[3 + 3 * depth :], depth)
+        assert mended != UNITS
+
+    def test_sizes_that_cannot_be(self) -> None:
+        for size in (0, 8, 70000):
+            with pytest.raises(InputError, match="packets of"):
+                cut(UNITS, size)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.binary(max_size=300))
+    def test_noise_is_no_packet_and_no_unit(self, data: bytes) -> None:
+        assert collect([data], 4) == []
+        with pytest.raises(DamagedError):
+            unwrap(data)
+
+    def test_units_keep_what_they_are(self) -> None:
+        unit = wrap(Key(7, 3, 1), b"block")
+        assert unwrap(unit) == (Key(7, 3, 1), b"block")
+        for place in range(8 * len(unit)):
+            struck = bytearray(unit)
+            struck[place >> 3] ^= 1 << (place & 7)
+            with pytest.raises(DamagedError):
+                unwrap(bytes(struck))
+
+
+class TestChannels:
+    def test_lose_their_share(self) -> None:
+        rng = np.random.default_rng(0)
+        n = 400_000
+        single, bursts = bernoulli(n, 0.02, rng), gilbert_elliott(n, 0.02, 6.0, rng)
+        assert single.mean() == pytest.approx(0.02, rel=0.05)
+        assert bursts.mean() == pytest.approx(0.02, rel=0.1)
+        edges = np.diff(np.concatenate([[0], bursts.astype(np.int8), [0]]))
+        lengths = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
+        assert lengths.mean() == pytest.approx(6, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def found(tiny_model: Model) -> dict[str, Any]:
+    return faults(model=tiny_model, size=256, count=60, weight_count=12, packet=256, loss=0.02)
+
+
+class TestStudy:
+    def test_nothing_is_silently_wrong(self, found: dict[str, Any]) -> None:
+        assert found["silent"] == 0
+        assert found["payloads"]["faults"] == 60
+        assert sum(found["payloads"][k] for k in ("refused", "same", "passed")) == 60
+        for row in found["schemes"]:
+            for kind in row["kinds"].values():
+                assert kind["faults"] >= 60
+                assert kind["whole"] + kind["damaged"] + kind["based"] + kind["lost"] == kind["frames"]
+
+    def test_resilience_costs_and_helps(self, found: dict[str, Any]) -> None:
+        rows = {row["scheme"]: row for row in found["schemes"]}
+        assert set(rows) == {s.key for s in SCHEMES}
+        assert rows["plain"]["overhead"] == 0
+        assert rows["twice"]["overhead"] == pytest.approx(1)
+        whole = {k: r["kinds"]["loss"]["whole"] / r["kinds"]["loss"]["frames"] for k, r in rows.items()}
+        assert whole["twice"] > whole["plain"]
+        assert whole["parity"] > whole["plain"]
+        tiles = rows["tiles"]["kinds"]["loss"]
+        assert 0 < tiles["area"] < 1
+        assert tiles["lost"] < tiles["damaged"]
+        assert rows["plain"]["kinds"]["loss"]["damaged"] == 0
+        assert rows["base"]["kinds"]["loss"]["based"] > rows["base"]["kinds"]["loss"]["lost"]
+
+    def test_a_digest_finds_every_struck_weight(self, found: dict[str, Any]) -> None:
+        w = found["weights"]
+        assert (w["noticed"], w["unnoticed"]) == (12, 0)
+        assert w["same"] + w["harmless"] + w["worse"] + w["useless"] + w["refused"] == 12
+
+    def test_a_page_stands_alone(self, found: dict[str, Any]) -> None:
+        json.dumps(found, allow_nan=False)
+        text = page(found)
+        assert not re.search(r"<(script|link|img|iframe)|src=|url\(|@import", text)
+        assert "Decoded silently wrong: 0" in text
+        assert text.count("<svg") == 1
+
+    def test_what_is_wrong_is_counted(self, tiny_model: Model, frames_of: Callable[..., np.ndarray]) -> None:
+        codec = Codec(tiny_model)
+        frames = list(frames_of(2, 12, 64, 64))
+        stream = module._stream(SCHEMES[0], codec, frames, NAMES, 256)
+        (other,) = codec.encode(frames_of(1, 12, 64, 64, seed=9), NAMES)
+
+        def swap(s: module._Stream, rng: np.random.Generator) -> tuple[list[bytes], int]:
+            return cut([wrap(key, other) for key in s.units], 256), 1
+
+        tally = module._sweep(
+            stream, swap, 1, lambda block: module._decodes(codec, NAMES, block), np.random.default_rng(0)
+        )
+        assert tally.silent == tally.frames == tally.lost == len(stream.units)
+
+    def test_arguments_that_cannot_be(self, tiny_model: Model) -> None:
+        for wrong in ({"loss": 0.0}, {"loss": 0.7}, {"burst": 0.5}):
+            with pytest.raises(InputError, match="a loss of"):
+                faults(model=tiny_model, **wrong)
+        with pytest.raises(InputError, match="smaller than the model"):
+            faults(model=tiny_model, size=8)
+
+
+class TestWeights:
+    def test_are_struck_and_put_back(self, tiny_model: Model, frames_of: Callable[..., np.ndarray]) -> None:
+        codec = Codec(tiny_model)
+        frames = list(frames_of(1, 12, 64, 64))
+        before = codec.encode(np.stack(frames), NAMES)
+        found = strike_weights(codec, frames, NAMES, 40, np.random.default_rng(1), lambda *_: None)
+        assert found["noticed"] == 40
+        # Some bit of a small network does change what is coded, or nothing was struck at all.
+        assert found["same"] < 40
+        assert codec.encode(np.stack(frames), NAMES) == before
+
+    def test_are_those_that_fly(self, tiny_model: Model, frames_of: Callable[..., np.ndarray]) -> None:
+        codec = Codec(tiny_model)
+        codec.encode(frames_of(1, 12, 64, 64), NAMES)
+        names = [m.name for m in memory_of(codec)]
+        assert any("analysis" in n for n in names)
+        assert any("hyper_synthesis" in n for n in names)
+        assert not [n for n in names if n.startswith(("network.synthesis", "network.mask_out"))]
+
+
+def test_command(tiny_model: Model, tmp_path: Path) -> None:
+    from sunzip.train.export import write
+
+    write(tiny_model, tmp_path / "tiny")
+    args = ["study", "faults", "--model", tmp_path / "tiny", "--size", 64, "--faults", 5, "--weights", 2,
+            "--packet", 128, "--out", tmp_path / "f.html"]  # fmt: skip
+    result = CliRunner().invoke(program, [str(a) for a in args])
+    assert result.exit_code == 0, result.output
+    assert "by a digest 2" in result.output
+    assert json.loads((tmp_path / "f.json").read_text())["silent"] == 0
+    # Frames of 64² are too small for tiles; the other ways are there.
+    assert [r["scheme"] for r in json.loads((tmp_path / "f.json").read_text())["schemes"]] == [
+        "plain", "twice", "parity", "base",
+    ]  # fmt: skip
+
+
+def test_without_spacepackets_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "spacepackets", None)
+    with pytest.raises(InputError, match=re.escape("pip install '.[onboard]'")):
+        cut(UNITS, 64)

@@ -1,0 +1,206 @@
+"""The exported encoder: PyTorch's latents without PyTorch; int8 with its losses; files that are checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from sunzip.channels import NAMES
+from sunzip.cli import program
+from sunzip.codec import Codec
+from sunzip.errors import DamagedError, InputError, UnsupportedError
+from sunzip.sources.synthetic import render
+from sunzip.studies.encoder import encoder_of
+from sunzip.studies.onnx import CARD, FLOAT, INT8, ExportReport, OnnxEncoder, export
+from sunzip.weights import CONFIG, TENSORS, Model
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    folder = tmp_path_factory.mktemp("onnx") / "encoder"
+    return folder, export(tiny_model, folder, size=SIDE, int8=True)
+
+
+@pytest.fixture(scope="module")
+def frame() -> np.ndarray:
+    return render("2012-05-01", size=SIDE)
+
+
+class TestExport:
+    def test_writes_network_tables_and_card(self, exported: tuple[Path, ExportReport]) -> None:
+        folder, report = exported
+        assert sorted(p.name for p in folder.iterdir()) == sorted([CARD, FLOAT, INT8, CONFIG, TENSORS])
+        card = json.loads((folder / CARD).read_text())
+        assert card["model_sha256"] == report.model_sha256
+        assert report.files[FLOAT] == (folder / FLOAT).stat().st_size
+        # The tables are there, the network is not.
+        from safetensors.numpy import load
+
+        names = load((folder / TENSORS).read_bytes())
+        assert any(n.startswith("main_tables.") for n in names)
+        assert not [n for n in names if n.startswith("network.")]
+
+    def test_computes_what_pytorch_computes(self, exported: tuple[Path, ExportReport]) -> None:
+        _, report = exported
+        assert report.agreement < 1e-5
+        assert report.same_bytes > 0.5
+
+    def test_latents_are_those_that_were_coded(
+        self, exported: tuple[Path, ExportReport], tiny_model: Model, frame: np.ndarray
+    ) -> None:
+        folder, _ = exported
+        codec = Codec(tiny_model)
+        for int8 in (False, True):
+            encoder = OnnxEncoder(folder, int8=int8)
+            latents = encoder._codec.family.analyse(*stabilised(codec, frame), codec.quality)[0]
+            coded = encoder._codec.family.quantise(latents, codec.quality)[1]  # type: ignore[attr-defined]
+            block = encoder.encode(frame, NAMES)
+            decoded = codec.latents([block], (SIDE, SIDE))[0]
+            # What the ground decodes is, to the bit, what the encoder quantised: mean and distance from it.
+            again = encoder._codec.latents([block], (SIDE, SIDE))[0]
+            np.testing.assert_array_equal(decoded, again)
+            assert decoded.shape == coded.symbols.shape
+            assert codec.encode(frame[None], NAMES)[0] == block or int8 or report_close(codec, frame, block)
+
+    def test_int8_is_other_and_measured(self, exported: tuple[Path, ExportReport], frame: np.ndarray) -> None:
+        folder, report = exported
+        assert report.int8 is not None
+        assert report.tries[0]["int8_layers"] > 0
+        assert set(report.tries[0]["loss"]) == {"bytes", "rmse"}
+        assert OnnxEncoder(folder, int8=True).encode(frame, NAMES) != OnnxEncoder(folder).encode(frame, NAMES)
+
+    def test_missing_channels_are_missing(
+        self, exported: tuple[Path, ExportReport], tiny_model: Model, frame: np.ndarray
+    ) -> None:
+        folder, _ = exported
+        block = OnnxEncoder(folder).encode(frame[2:4], ["171A", "193A"])
+        decoded = Codec(tiny_model).decode([block], ["171A", "193A", "211A"], (SIDE, SIDE))
+        assert np.isfinite(decoded[0, :2]).all()
+        assert np.isnan(decoded[0, 2]).all()
+
+
+def stabilised(codec: Codec, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return codec.family.stabiliser.forward(frame)[None], np.ones((1, len(NAMES)), np.float32)
+
+
+def report_close(codec: Codec, frame: np.ndarray, block: bytes) -> bool:
+    """Tell whether another sum's last digit moved a latent over a rounding edge, and no more than that."""
+    mine = codec.latents(codec.encode(frame[None], NAMES), (SIDE, SIDE))
+    return bool(np.mean(mine != codec.latents([block], (SIDE, SIDE))) < 0.01)
+
+
+def test_runs_without_pytorch(exported: tuple[Path, ExportReport], frame: np.ndarray, tmp_path: Path) -> None:
+    folder, _ = exported
+    np.save(tmp_path / "frame.npy", frame)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np\n"
+        "from sunzip.channels import NAMES\n"
+        "from sunzip.studies.onnx import OnnxEncoder\n"
+        f"block = OnnxEncoder({str(folder)!r}).encode(np.load('frame.npy'), NAMES)\n"
+        "open('block', 'wb').write(block)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "block").read_bytes() == OnnxEncoder(folder).encode(frame, NAMES)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", [FLOAT, CONFIG, TENSORS])
+    def test_altered_files(self, exported: tuple[Path, ExportReport], tmp_path: Path, name: str) -> None:
+        folder = tmp_path / "copy"
+        shutil.copytree(exported[0], folder)
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+        with pytest.raises(DamagedError, match=f"{name}: is not what was exported"):
+            OnnxEncoder(folder)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}'])
+    def test_altered_cards(self, exported: tuple[Path, ExportReport], tmp_path: Path, text: str) -> None:
+        folder = tmp_path / "copy"
+        shutil.copytree(exported[0], folder)
+        (folder / CARD).write_text(text)
+        with pytest.raises(DamagedError, match="not that of an exported encoder"):
+            OnnxEncoder(folder)
+
+    def test_what_is_not_there(
+        self, exported: tuple[Path, ExportReport], tmp_path: Path, frame: np.ndarray
+    ) -> None:
+        with pytest.raises(InputError, match="no exported encoder"):
+            OnnxEncoder(tmp_path)
+        with pytest.raises(InputError, match="was exported for 64"):
+            OnnxEncoder(exported[0]).encode(frame[:, :32, :32], NAMES)
+
+    def test_families_without_a_network(self) -> None:
+        codec: Any = SimpleNamespace(
+            family=SimpleNamespace(), model=SimpleNamespace(name="odd", family="linear")
+        )
+        with pytest.raises(UnsupportedError, match="model odd: the family 'linear'"):
+            encoder_of(codec)
+
+    def test_without_onnx_runtime_one_line_says_so(
+        self, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(InputError, match=r"pip install '\.\[onnx\]'"):
+            export(tiny_model, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def run(*args: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(program, ["models", "export", *map(str, args)])
+    assert result.exit_code == code, result.output
+    if code:
+        assert result.stderr.startswith("sunzip: error: ")
+        assert result.stderr.count("\n") == 1
+    return result
+
+
+def test_command(tiny_model: Model, tmp_path: Path) -> None:
+    from sunzip.train.export import write
+
+    write(tiny_model, tmp_path / "tiny")
+    out = tmp_path / "flies"
+    shown = run(tmp_path / "tiny", out, "--encoder", "--onnx", "--size", SIDE).output
+    assert "encoder.onnx" in shown
+    assert not (out / INT8).exists()
+    with pytest.raises(InputError, match="export it with --int8"):
+        OnnxEncoder(out, int8=True)
+    run(tmp_path / "tiny", out, "--encoder", "--onnx", code=1)
+    run(tmp_path / "tiny", out, "--encoder", code=2)
+    run(tmp_path / "tiny", tmp_path / "tiny", "--encoder", "--onnx", "--force", code=1)
+    assert (tmp_path / "tiny" / CONFIG).exists()
+
+
+@pytest.mark.slow
+def test_sigma_vae(sigma_model: Model, tmp_path: Path) -> None:
+    report = export(sigma_model, tmp_path / "flies", int8=True)
+    assert report.size == 128
+    assert report.agreement < 1e-5
+    frame = render("2012-05-01", size=128)
+    for int8 in (False, True):
+        block = OnnxEncoder(tmp_path / "flies", int8=int8).encode(frame, NAMES)
+        assert Codec(sigma_model).decode([block], NAMES, (128, 128)).shape == (1, 12, 128, 128)
