@@ -28,11 +28,8 @@ Counted = Callable[[int], None]
 #: The channel that the paper's ResNet looks at.
 RESNET_CHANNEL = "211A"
 
-#: Families whose latents are a pyramid of wavelets, the coarsest in the first corner.
-PYRAMIDS = ("wavelet",)
-
-#: Numbers a side that are kept of latent maps where nothing else is asked for: of maps, and of pyramids.
-POOL, CORNER = 4, 16
+#: Latent maps are averaged over so many fields a side where nothing else is asked for.
+POOL = 4
 
 # Numbers of latents and pixels that are held at a time, and of features in all: 1 GB.
 _STRETCH, _MAX_NUMBERS = 1 << 22, 1 << 28
@@ -87,17 +84,15 @@ class Days:
 
 
 def latent_features(sun: Sun, days: Days, pool: int | None, counted: Counted) -> Float:
-    """Return (N, F) latents, reduced as by `reduced` if `pool` is given; nothing is decoded to pixels.
+    """Return (N, F) latents, maps averaged over `pool` × `pool` fields; nothing is decoded to pixels.
 
     Raises
     ------
     InputError
         If they cannot be pooled so, or are too many to be held.
     """
-    whole, family = sun.latents.shape[1:], sun.codec.model.family
-    width = int(np.prod(whole))
-    if pool is not None:
-        width = reduced(np.zeros((1, *whole), np.float32), family, pool).size
+    whole = sun.latents.shape[1:]
+    width = int(np.prod(whole)) if pool is None else pooled(np.zeros((1, *whole), np.float32), pool).size
     if width * len(days.frames) > _MAX_NUMBERS:
         raise InputError(
             f"{sun.archive.path}: {width:,} latents on each of {len(days.frames):,} days are too many; "
@@ -107,27 +102,10 @@ def latent_features(sun: Sun, days: Days, pool: int | None, counted: Counted) ->
     step = max(1, _STRETCH // int(np.prod(whole)))
     for begin in range(0, len(out), step):
         found = sun.latents.take(days.frames[begin : begin + step].tolist())
-        found = found if pool is None else reduced(found, family, pool)
+        found = found if pool is None else pooled(found, pool)
         out[begin : begin + step] = found.reshape(len(found), -1)
         counted(len(found))
     return out
-
-
-def reduced(latents: Float, family: str, side: int) -> Float:
-    """Reduce (N, C, Y, X) latents of a family to `side` × `side` numbers in each channel.
-
-    Maps are averaged over fields. Of a pyramid the coarse corner is taken, which is the image made small.
-
-    Raises
-    ------
-    InputError
-        If the latents have no such numbers.
-    """
-    if family not in PYRAMIDS:
-        return pooled(latents, side)
-    if not 1 <= side <= min(latents.shape[2:]):
-        raise InputError(f"pyramids of {latents.shape[2]}×{latents.shape[3]} have no corner of {side}×{side}")
-    return latents[:, :, :side, :side]
 
 
 @dataclass(frozen=True, slots=True)

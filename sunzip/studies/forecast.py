@@ -182,10 +182,9 @@ def forecast(
     horizons
         Days ahead.
     pool, pca
-        Reduce latent maps to `pool` × `pool` numbers a channel (see `extractors.reduced`), then take `pca`
-        principal components, 0 being none; by default maps are averaged over 4×4 fields, pyramids of
-        wavelets cut to their 16×16 corner, and 64 components taken; vectors are left as they are, as in the
-        paper.
+        Average latent maps over `pool` × `pool` fields, then take `pca` principal components, 0 being none;
+        by default maps are averaged over 4×4 fields, of which 64 components are taken, and vectors are left
+        as they are, as in the paper.
     decode
         Decode the images, too, for rivals that look at channel means, and at components of pixels.
     resnet
@@ -229,8 +228,7 @@ def forecast(
         days = Days(days.frames[known], days.time[known])
         shape = sun.latents.shape[1:]
         if len(shape) == 3 and pool is None:
-            pyramid = sun.codec.model.family in extractors.PYRAMIDS
-            pool = min(extractors.CORNER if pyramid else extractors.POOL, *shape[1:])
+            pool = min(extractors.POOL, *shape[1:])
         if len(shape) == 3 and pca is None and shape[0] * (pool or 1) ** 2 > PCA:
             pca = PCA
         pca = pca or None

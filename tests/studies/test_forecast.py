@@ -430,13 +430,3 @@ class TestCommand:
         monkeypatch.setitem(sys.modules, package, None)
         error = run(archive, "--flux", flux, "--plot", tmp_path / "p.png", code=1).stderr
         assert f"pip install '.[{extra}]'" in error
-
-
-class TestReduced:
-    def test_of_a_pyramid_the_corner_is_the_image_made_small(self) -> None:
-        pyramid = np.arange(2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
-        np.testing.assert_array_equal(extractors.reduced(pyramid, "wavelet", 4), pyramid[:, :, :4, :4])
-        assert (extractors.reduced(pyramid, "hyperprior", 1)[..., 0, 0] == pyramid.mean((2, 3))).all()
-        for side in (0, 33):
-            with pytest.raises(InputError, match=f"no corner of {side}×{side}"):
-                extractors.reduced(pyramid, "wavelet", side)
