@@ -308,8 +308,7 @@ class _Latents:
         self._step = max(1, _STRETCH // int(np.prod(whole)))
 
     def read(self, start: int, stop: int, report: _Count) -> Iterator[Float]:
-        for begin in range(start, stop, self._step):
-            end = min(begin + self._step, stop)
+        for begin, end in self._sun.stretches(start, stop, self._step):
             found = self._sun.latents[begin:end]
             report.add(end - begin, found.nbytes)
             if self._pool is not None:

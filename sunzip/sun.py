@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -233,6 +233,27 @@ class Sun:
         except (DamagedError, UnsupportedError) as error:
             which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {frames[0]} to {frames[-1]}"
             raise type(error)(f"{self.archive.path}: {which}: {error}") from None
+
+    def stretches(self, start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+        """Split frames into stretches that are best decoded at a time.
+
+        Where each frame of a block is coded given the one before, that is whole blocks: what begins amid one
+        decodes what lies before it once more.
+
+        Parameters
+        ----------
+        start, stop
+            The frames.
+        most
+            Frames of a stretch, but for those whose blocks alone are longer.
+        """
+        block = self.archive.frames_per_block if self.codec.family.sequential else 1
+        step = max(1, most // block) * block
+        begin = start
+        while begin < stop:
+            end = min((begin // step + 1) * step, stop)
+            yield begin, end
+            begin = end
 
     def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords."""

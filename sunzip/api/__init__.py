@@ -1,6 +1,6 @@
 """The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
 
-from sunzip.api._compress import compress
+from sunzip.api._compress import Block, compress
 from sunzip.api._decompress import decompress, replacing
 from sunzip.api._evaluate import evaluate
 from sunzip.api._reports import CompressReport, DecompressReport, EvaluateReport, OnProgress, Progress
@@ -10,6 +10,7 @@ from sunzip.sun import Sun, open
 
 __all__ = [
     "Alignment",
+    "Block",
     "CompressReport",
     "DecompressReport",
     "EvaluateReport",

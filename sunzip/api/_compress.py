@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time as clock
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip import archive as lat
 from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress, Progress
+from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series
-from sunzip.api._shards import Coded, Part, Plan, code_shards, encode, write
+from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, open_archive
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
@@ -33,8 +33,16 @@ if TYPE_CHECKING:
 #: Frames of one shard: a day at 12 minutes. A shard is the unit of resuming and of parallel writing.
 FRAMES_PER_SHARD = 120
 
-#: Frames that are coded to estimate a whole run.
-_SAMPLE = 6
+#: Frames of a block where each is coded given the one before. At hourly cadence the first one costs 3 to 4
+#: times the others, so that a longer block saves little more; of a frame amid it those before are decoded
+#: first, 5.5 on average; and 12 divide a shard.
+_TOGETHER = 12
+
+#: Frames further apart have too little in common for that.
+_APART = np.timedelta64(1, "D")
+
+#: How many frames are coded together, or to choose it by the model and the times of the frames.
+Block = int | Literal["auto"]
 
 
 def compress(
@@ -47,7 +55,9 @@ def compress(
     align: Alignment | None = None,
     model: str | Path | Model = weights.DEFAULT,
     quality: int | None = None,
-    block: int = 1,
+    target_ratio: float | None = None,
+    target_bytes: int | None = None,
+    block: Block = "auto",
     embed_model: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -71,8 +81,13 @@ def compress(
         A model, or its name, sha256 or folder.
     quality
         0 (smallest) to 100 (finest); None is the model's default.
+    target_ratio, target_bytes
+        Instead of a quality: choose the finest whose archive is so many times smaller than its images as
+        float32, or has so many bytes at most. It is found by coding a few frames from all over, so that what
+        comes out is near the target, not below it for certain. An embedded model counts.
     block
-        Frames coded together.
+        Frames coded together. ``"auto"`` is 12 if the model codes each frame given the one before and most
+        are at most a day apart, else 1.
     embed_model
         Store the model in the archive, so that the file is enough to decode it for ever.
     force
@@ -107,15 +122,28 @@ def compress(
         else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     )
     codec.family.check_size(*series.shape)
-    if not 1 <= block <= FRAMES_PER_SHARD:
-        raise InputError(f"blocks of {block} frames; they can have 1 to {FRAMES_PER_SHARD}")
+    together = _frames_per_block(block, codec, series.time)
     if workers is not None and (client is not None or workers < 1):
         raise InputError("either a number of workers from 1 or a client of a cluster")
+    if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
+        raise InputError("a quality, a target ratio and a target size exclude each other")
     path = os.fspath(out)
-    if dry_run:
-        return _estimate(series, codec, path, embed_model)
     given = None if isinstance(src, Series) and align is None else align or Alignment()
-    spec = _specification(series, codec, block, given, degradation)
+    specified = partial(_specification, series, block=together, align=given, degradation=degradation)
+    if target_ratio is not None:
+        target_bytes = _within(series, target_ratio)
+    if dry_run or target_bytes is not None:
+        sample = Sample(series, specified(codec))
+        embedded = codec.model.nbytes if embed_model else 0
+        if target_bytes is not None:
+            try:
+                codec = codec.at(sample.finest(codec, target_bytes - embedded))
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+        if dry_run:
+            return _estimated(sample, series, codec, path, embedded, target_bytes)
+        del sample
+    spec = specified(codec)
     raw = coded = 0
     with (
         _found(client, workers) as cluster,
@@ -127,7 +155,7 @@ def compress(
         if progress:
             progress(Progress(done, len(series), 0, 0))
         try:
-            with _coding(Plan(series, writer, block), codec, todo, cluster, workers) as finished:
+            with _coding(Plan(series, writer, together), codec, todo, cluster, workers) as finished:
                 for part in finished:
                     done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
                     if progress:
@@ -140,7 +168,26 @@ def compress(
             raise
         size = writer.finish(codec.model.files if embed_model else None)
     with open_archive(path) as archive:
-        return _report(archive, series, codec, size, clock.monotonic() - begin)
+        return _report(archive, series, codec, size, clock.monotonic() - begin, target_bytes)
+
+
+def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64]) -> int:
+    """Return how many frames are coded together; shards have a whole number of blocks."""
+    if wanted == "auto":
+        if not codec.family.sequential or len(time) < 2 or np.median(np.diff(time).astype("m8[ms]")) > _APART:
+            return 1
+        return min(_TOGETHER, FRAMES_PER_SHARD, len(time))
+    if not 1 <= wanted <= FRAMES_PER_SHARD:
+        raise InputError(f"blocks of {wanted} frames; they can have 1 to {FRAMES_PER_SHARD}")
+    return wanted
+
+
+def _within(series: Series, ratio: float) -> int:
+    """Return the bytes of an archive that is so many times smaller than its images as float32."""
+    if not ratio > 0:
+        raise InputError(f"a ratio of {ratio:g}; it must be above 0")
+    images = int(np.count_nonzero(~np.isnat(series.t_obs)))
+    return int(4 * images * series.shape[0] * series.shape[1] / ratio)
 
 
 @contextmanager
@@ -231,7 +278,9 @@ def _errors(
     return out
 
 
-def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: float) -> CompressReport:
+def _report(
+    done: Archive, series: Series, codec: Codec, size: int, seconds: float, target: int | None
+) -> CompressReport:
     valid = done.valid
     return CompressReport(
         path=done.path,
@@ -245,6 +294,8 @@ def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: flo
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.quality,
+        block=done.frames_per_block,
+        target_bytes=target,
         seconds=seconds,
         raw_bytes=int(valid.sum()) * done.shape[0] * done.shape[1] * 4,
         # As found at the beginning: listing a large remote store once more would take minutes.
@@ -258,28 +309,15 @@ def _report(done: Archive, series: Series, codec: Codec, size: int, seconds: flo
     )
 
 
-def _estimate(series: Series, codec: Codec, path: str, embed: bool) -> CompressReport:
-    # The network is loaded and warmed up by the first frame; only the others are timed.
-    picks = sorted({int(i) for i in np.linspace(0, len(series) - 1, _SAMPLE)})
-    parts, spent = [], []
-    raw = images = 0
-    for n, i in enumerate([picks[0], *picks]):
-        started = clock.monotonic()
-        cube = series.read(i, i + 1)
-        _, part = encode(codec, cube, 1)
-        if n:
-            spent.append(clock.monotonic() - started)
-            parts.append(part)
-            raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
-    grow = len(series) / len(picks)
-    coded = round(grow * sum(len(b) for p in parts for b in p.blocks))
-    overhead = _overhead(series, codec, picks, parts)
-    stats = {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS}
+def _estimated(
+    sample: Sample, series: Series, codec: Codec, path: str, embedded: int, target: int | None
+) -> CompressReport:
+    found = sample.code(codec)
     return CompressReport(
         path=path,
         dry_run=True,
         frames=len(series),
-        images=round(grow * images),
+        images=sample.images,
         channels=series.channels,
         shape=series.shape,
         first=str(series.time[0]),
@@ -287,27 +325,15 @@ def _estimate(series: Series, codec: Codec, path: str, embed: bool) -> CompressR
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.quality,
-        seconds=float(np.mean(spent)) * len(series),
-        raw_bytes=round(grow * raw),
+        block=sample.spec.frames_per_block,
+        target_bytes=target,
+        seconds=found.seconds,
+        raw_bytes=sample.raw_bytes,
         source_bytes=series.stored_bytes,
-        archive_bytes=coded + overhead + (codec.model.nbytes if embed else 0),
-        coded_bytes=coded,
+        archive_bytes=found.coded_bytes + found.overhead + embedded,
+        coded_bytes=found.coded_bytes,
         latent_bytes=_latent_bytes(codec, series.shape, len(series)),
         model_bytes=codec.model.nbytes,
-        errors=_errors(series.channels, stats),
+        errors=_errors(series.channels, found.stats),
         alignment=series.report.as_dict(),
     )
-
-
-def _overhead(series: Series, codec: Codec, picks: Sequence[int], parts: list[Part]) -> int:
-    """Estimate what a whole archive holds besides blocks, from one of the sample alone."""
-    spec = replace(_specification(series, codec, 1, None, None), time=series.time[picks])
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "sample.lat")
-        with ArchiveWriter.create(path, spec) as writer:
-            write(writer, 0, parts)
-            writer.finish()
-        bytes_of = lat.summary(path)["parts"]
-    shards = -(-len(series) // FRAMES_PER_SHARD)
-    # Tables and keywords are packed shard by shard, and what frames have in common is stored once in each.
-    return int(bytes_of["structure"] + shards * (bytes_of["tables"] + bytes_of["keywords"]))

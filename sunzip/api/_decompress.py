@@ -14,7 +14,7 @@ from typing import Any
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
 from sunzip.channels import canonical
-from sunzip.codec.lanes import Task
+from sunzip.codec.lanes import Task, count
 from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
 from sunzip.sun import open
@@ -71,23 +71,25 @@ def decompress(
         form = layout or _layout_of(os.fspath(out), sun.archive.source)
         raw = images = 0
         sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
+        step = frames_at_a_time(len(names), sun.archive.shape)
+        if sun.codec.family.sequential:
+            # One lane decodes what hangs together.
+            step = max(step, t * count())
         with replacing(os.fspath(out), force) as target:
             sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
-            step = frames_at_a_time(len(names), sun.archive.shape)
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
                 written: Task[None] | None = None
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))
-                for a in range(frames.start, frames.stop, step):
-                    cube = sun.cube(a, min(a + step, frames.stop), names)
+                for a, b in sun.stretches(frames.start, frames.stop, step):
+                    cube = sun.cube(a, b, names)
                     if written:
                         written.result()
                     written = Task(pool, sink.write, cube)
                     raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
                     if progress:
-                        done = a + len(cube)
-                        coded = int(sizes[frames.start // t : -(-done // t)].sum())
-                        progress(Progress(done - frames.start, frames.stop - frames.start, raw, coded))
+                        coded = int(sizes[frames.start // t : -(-b // t)].sum())
+                        progress(Progress(b - frames.start, frames.stop - frames.start, raw, coded))
                 if written:
                     written.result()
         return DecompressReport(

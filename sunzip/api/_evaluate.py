@@ -64,16 +64,22 @@ def evaluate(
         offered = int(np.count_nonzero(~np.isnat(elsewhere)))
         if progress:
             progress(Progress(0, len(both), 0, 0))
-        for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            original = series.read(int(a), int(a) + 1).to_scale(Scale.MEAN)
-            decoded = sun.cube(int(b), int(b) + 1).to_scale(Scale.MEAN)
-            same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
-            gather.add(original.data, decoded.data, same)
-            images, frames = images + int(same.sum()), frames + bool(same.any())
-            offered += int(original.valid.sum())
-            raw += original.nbytes
-            if progress:
-                progress(Progress(n + 1, len(both), raw, 0))
+        done = 0
+        for begin, end in sun.stretches(0, len(sun), 1):
+            here = np.flatnonzero((begin <= theirs) & (theirs < end))
+            if not len(here):
+                continue
+            decoded = sun.cube(begin, end).to_scale(Scale.MEAN)
+            for a, b in zip(ours[here].tolist(), (theirs[here] - begin).tolist(), strict=True):
+                original = series.read(a, a + 1).to_scale(Scale.MEAN)
+                same = original.valid[0] & decoded.valid[b] & (original.t_obs[0] == decoded.t_obs[b])
+                gather.add(original.data, decoded.data[b : b + 1], same[None])
+                images, frames = images + int(same.sum()), frames + bool(same.any())
+                offered += int(original.valid.sum())
+                raw += original.nbytes
+                done += 1
+                if progress:
+                    progress(Progress(done, len(both), raw, 0))
         if not images:
             raise InputError(
                 f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"

@@ -34,6 +34,10 @@ class CompressReport:
         What it holds: nominal times of the first and last frame, images summed over channels.
     model, model_sha256, quality
         What coded it.
+    block
+        Frames coded together.
+    target_bytes
+        The size that the quality was chosen for; None if it was given.
     seconds
         Wall time.
     raw_bytes
@@ -65,6 +69,8 @@ class CompressReport:
     model: str
     model_sha256: str
     quality: int
+    block: int
+    target_bytes: int | None
     seconds: float
     raw_bytes: int
     source_bytes: int | None

@@ -73,8 +73,11 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
         If a frame cannot be read, coded or written; shards that are coded already are written nevertheless.
     """
     writer, series = plan.writer, plan.series
+    step = _step(plan, codec)
     stretches = [
-        (shard, *ends) for shard in shards for ends in _stretches(writer.frames_of(shard), series, plan.block)
+        (shard, begin, min(begin + step, frames.stop))
+        for shard, frames in ((shard, writer.frames_of(shard)) for shard in shards)
+        for begin in range(frames.start, frames.stop, step)
     ]
     # One thread reads, two have frames coded, so that lanes do not wait for the end of a stretch, one writes.
     with _pool(4) as pool:
@@ -117,13 +120,17 @@ def encode(codec: Codec, cube: Cube, block: int) -> tuple[int, Part]:
 
 def write(writer: ArchiveWriter, shard: int, parts: Sequence[Part]) -> None:
     """Write a shard from all its stretches."""
-    table = ShardTable(
+    writer.write_shard(shard, [b for p in parts for b in p.blocks], joined(parts))
+
+
+def joined(parts: Sequence[Part]) -> ShardTable:
+    """Return what is known of the images of several stretches."""
+    return ShardTable(
         np.concatenate([p.table.t_obs for p in parts]),
         np.concatenate([p.table.valid for p in parts]),
         [row for p in parts for row in p.table.headers],
         {k: np.concatenate([p.table.stats[k] for p in parts]) for k in lat.STATS},
     )
-    writer.write_shard(shard, [b for p in parts for b in p.blocks], table)
 
 
 def frames_at_a_time(channels: int, shape: tuple[int, int]) -> int:
@@ -132,11 +139,12 @@ def frames_at_a_time(channels: int, shape: tuple[int, int]) -> int:
     return max(fit // count(), 1) * count()
 
 
-def _stretches(frames: slice, series: Series, block: int) -> Iterator[tuple[int, int]]:
-    """Split frames into stretches of whole blocks."""
-    step = max(1, frames_at_a_time(len(series.channels), series.shape) // block) * block
-    for begin in range(frames.start, frames.stop, step):
-        yield begin, min(begin + step, frames.stop)
+def _step(plan: Plan, codec: Codec) -> int:
+    """Return how many frames a stretch has: those of whole blocks."""
+    blocks = frames_at_a_time(len(plan.series.channels), plan.series.shape) // plan.block
+    # One lane codes what hangs together; of two stretches at a time each keeps half of them busy.
+    least = -(-count() // 2) if codec.family.sequential else 1
+    return max(blocks, least) * plan.block
 
 
 def _one_ahead(pool: ThreadPoolExecutor, items: Sequence[_Item], work: Callable[[_Item], _T]) -> Iterator[_T]:

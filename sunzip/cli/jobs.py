@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -24,7 +25,7 @@ from sunzip.cli.program import Interrupted
 from sunzip.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from sunzip.api import CompressReport, EvaluateReport
+    from sunzip.api import Block, CompressReport, EvaluateReport
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -48,6 +49,26 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 channels_option = click.option(
     "--channels", metavar="NAMES", callback=_names, help="Channels, as in 171A,193A,Bz; default all."
 )
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(|k|M|G|T)B?", re.IGNORECASE)
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    found = _SIZE.fullmatch(value.strip())
+    if not found:
+        raise click.BadParameter(f"{value!r} is no size; write it as 500MB, 1.5GB or a number of bytes")
+    return round(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
+
+
+def _block(_: click.Context, __: click.Parameter, value: str) -> Block:
+    if value == "auto":
+        return "auto"
+    if not re.fullmatch("[0-9]{1,3}", value) or not 1 <= int(value) <= 120:
+        raise click.BadParameter(f"{value!r} is neither auto nor a number from 1 to 120")
+    return int(value)
+
+
 start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
 stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
 
@@ -75,7 +96,18 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @model_option
 @click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
 @click.option(
-    "--block", type=click.IntRange(1, 120), default=1, show_default=True, help="Frames coded together."
+    "--target-ratio", metavar="X", type=float, help="Choose the quality: X times smaller than float32."
+)
+@click.option(
+    "--target-bytes", metavar="SIZE", callback=_bytes, help="Choose the quality for a size, as in 500MB."
+)
+@click.option(
+    "--block",
+    metavar="N|auto",
+    default="auto",
+    callback=_block,
+    show_default=True,
+    help="Frames coded together, up to 120; auto asks the model and the times.",
 )
 @click.option("--embed-model", is_flag=True, help="Store the model, so that the file decodes by itself.")
 @force_option
@@ -101,7 +133,9 @@ def compress(
     missing: Literal["mask", "drop"],
     model: str | None,
     quality: int | None,
-    block: int,
+    target_ratio: float | None,
+    target_bytes: int | None,
+    block: Block,
     embed_model: bool,
     force: bool,
     resume: bool,
@@ -120,6 +154,10 @@ def compress(
     OUT.partial; after Ctrl-C, an error or a crash, the same command with --resume continues it and ends with
     the same bytes, as do any number of --workers and any --dask cluster.
     """
+    wishes = {"--quality": quality, "--target-ratio": target_ratio, "--target-bytes": target_bytes}
+    named = [name for name, wish in wishes.items() if wish is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} exclude each other")
     if not dry_run:
         target.check(
             out,
@@ -145,6 +183,8 @@ def compress(
                 align=align,
                 model=model or weights.DEFAULT,
                 quality=quality,
+                target_ratio=target_ratio,
+                target_bytes=target_bytes,
                 block=block,
                 embed_model=embed_model,
                 force=force,
@@ -184,7 +224,8 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     yield from fields(
         [
             ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
-            ("model", f"{r.model}, quality {r.quality}"),
+            ("model", f"{r.model}, quality {r.quality}{_chosen(r)}"),
+            ("blocks", f"of {count(r.block, 'frame')}"),
             ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}, {speed}"),
         ]
     )
@@ -205,6 +246,14 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         yield ""
         yield "  found on the way"
         yield from fields(odd, indent="    ")
+
+
+def _chosen(r: CompressReport) -> str:
+    """Say what the quality was chosen for, and how near the archive comes."""
+    if r.target_bytes is None:
+        return ""
+    share = 100 * r.archive_bytes / max(r.target_bytes, 1)
+    return f", chosen for {size(r.target_bytes)}: {size(r.archive_bytes)}, {number(share)} % of that"
 
 
 def _unit(name: str) -> str:

@@ -1,0 +1,186 @@
+"""What compress chooses by itself: how many frames a block has, and the quality that makes a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sunzip
+from sunzip import api
+from sunzip.errors import InputError
+from sunzip.frame import Block
+from sunzip.sources.series import Series, join
+from sunzip.sources.synthetic import Synthetic
+from sunzip.weights import Model
+
+CHANNELS = ("171A", "Bz")
+#: A shard of 24 frames and one of 2, a block of which is filled up.
+FRAMES = 26
+
+
+def series_of(frames: int = FRAMES, size: int = 16, cadence: str = "12min") -> Series:
+    source = Synthetic(
+        frames=frames, size=size, start="2012-03-01", cadence=cadence, channels=CHANNELS, seed=3
+    )
+    return join([source], cadence=None if cadence == "12min" else "native")
+
+
+@pytest.fixture(scope="module")
+def film() -> Series:
+    return series_of()
+
+
+@pytest.fixture(scope="module")
+def shards() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api._compress, "FRAMES_PER_SHARD", 24)
+        yield
+
+
+@pytest.fixture(scope="module")
+def lat(film: Series, shards: None, wavelet_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of blocks as chosen."""
+    path = tmp_path_factory.mktemp("choices") / "film.lat"
+    api.compress(film, path, model=wavelet_model)
+    return path
+
+
+# --- blocks ----------------------------------------------------------------------------------------------
+
+
+def test_frames_that_follow_each_other_are_coded_together(lat: Path) -> None:
+    with sunzip.open(lat) as sun:
+        archive = sun.archive
+        assert (archive.frames_per_block, archive.blocks, archive.shards) == (12, 3, 2)
+        assert archive.coding["frames_per_block"] == 12
+        masks = [Block.unpack(block).masks for block in archive.read_blocks(range(3))]
+        assert [sum(map(bool, m)) for m in masks] == [12, 12, 2]  # no block crosses a shard
+
+
+@pytest.mark.parametrize(
+    ("frames", "cadence", "model", "block"),
+    [
+        (26, "1d", "wavelet", 12),
+        (5, "12min", "wavelet", 5),
+        (1, "12min", "wavelet", 1),
+        (26, "25h", "wavelet", 1),
+        (26, "12min", "tiny", 1),
+    ],
+)
+def test_blocks_are_chosen_by_model_and_times(
+    request: pytest.FixtureRequest, frames: int, cadence: str, model: str, block: int
+) -> None:
+    codec = sunzip.codec.Codec(request.getfixturevalue(f"{model}_model"))
+    times = series_of(frames, cadence=cadence).time
+    assert api._compress._frames_per_block("auto", codec, times) == block
+    assert api._compress._frames_per_block(3, codec, times) == 3
+
+
+def test_a_gap_does_not_make_a_film_scattered(wavelet_model: Model) -> None:
+    codec = sunzip.codec.Codec(wavelet_model)
+    times = np.arange(20) * np.timedelta64(1, "h") + np.datetime64("2014-01-01", "ms")
+    times[10:] += np.timedelta64(900, "D")
+    assert api._compress._frames_per_block("auto", codec, times) == 12
+    assert api._compress._frames_per_block("auto", codec, times[::10]) == 1
+
+
+def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Series) -> None:
+    with sunzip.open(lat) as sun:
+        everything = sun[:]
+        for frames in ([11], [12, 3], [25, 13, 14]):
+            np.testing.assert_array_equal(sun.take(frames), everything[frames])
+        assert list(sun.stretches(5, 26, 1)) == [(5, 12), (12, 24), (24, 26)]
+        assert list(sun.stretches(5, 26, 25)) == [(5, 24), (24, 26)]
+        assert list(sun.stretches(7, 7, 1)) == []
+
+
+def test_jobs_over_blocks_agree_with_the_archive(lat: Path, film: Series, tmp_path: Path) -> None:
+    seen: list[api.Progress] = []
+    part = {"start": "2012-03-01T01:00", "stop": "2012-03-01T04:36"}
+    api.decompress(lat, tmp_path / "a.h5", progress=seen.append, **part)
+    assert [p.done for p in seen][-1] == 18
+    with sunzip.open(lat) as sun:
+        back = join([sunzip.sources.open_source(str(tmp_path / "a.h5"))])
+        np.testing.assert_array_equal(back.read(0, 18).data, sun[5:23])
+        report = api.evaluate(film, lat)
+        assert (report.frames, report.images, report.absent) == (FRAMES, 2 * FRAMES, 0)
+        stored = sun.archive.stats["err_rmse"].astype(np.float64).mean(0)
+        found = [report.metrics["paper"][name]["rmse"] for name in CHANNELS]
+        np.testing.assert_allclose(found, stored, rtol=1e-5)
+
+
+def test_neither_workers_nor_breaks_change_the_bytes(
+    lat: Path, wavelet_model: Model, tmp_path: Path, shards: None
+) -> None:
+    class Broken(Synthetic):
+        limit = 24
+
+        def read(self, row: int, channel: str) -> np.ndarray:
+            if row >= self.limit:
+                raise InputError("sun: chunk 24 cannot be read")
+            return super().read(row, channel)
+
+    source = Broken(frames=FRAMES, size=16, start="2012-03-01", channels=CHANNELS, seed=3)
+    with pytest.raises(InputError, match="chunk 24"):
+        api.compress(join([source]), tmp_path / "a.lat", model=wavelet_model)
+    source.limit = FRAMES
+    api.compress(join([source]), tmp_path / "a.lat", model=wavelet_model, resume=True)
+    assert (tmp_path / "a.lat").read_bytes() == lat.read_bytes()
+
+
+# --- a size instead of a quality -------------------------------------------------------------------------
+
+
+def test_the_finest_quality_within_a_size_is_found(tiny_model: Model, tmp_path: Path) -> None:
+    film = series_of(8, size=64)
+    sizes = {}
+    for quality in (0, 40, 100):
+        report = api.compress(film, tmp_path / "a.lat", model=tiny_model, quality=quality, force=True)
+        sizes[quality] = report.archive_bytes
+        assert report.target_bytes is None
+    assert sizes[0] < sizes[40] < sizes[100]
+    wanted = (sizes[0] + sizes[100]) // 2
+    estimate = api.compress(film, tmp_path / "b.lat", model=tiny_model, target_bytes=wanted, dry_run=True)
+    report = api.compress(film, tmp_path / "b.lat", model=tiny_model, target_bytes=wanted)
+    assert report.quality == estimate.quality
+    assert report.target_bytes == wanted
+    assert report.archive_bytes == pytest.approx(wanted, rel=0.1)
+    # The same as a ratio, and as the quality that was found.
+    ratio = report.raw_bytes / wanted
+    for settings in ({"target_ratio": ratio}, {"quality": report.quality}):
+        api.compress(film, tmp_path / "c.lat", model=tiny_model, force=True, **settings)
+        assert (tmp_path / "c.lat").read_bytes() == (tmp_path / "b.lat").read_bytes()
+    finer = api.compress(film, tmp_path / "d.lat", model=tiny_model, quality=report.quality + 3, dry_run=True)
+    assert finer.archive_bytes > wanted
+    # Whatever is enough for the finest is enough.
+    assert api.compress(film, "x", model=tiny_model, target_ratio=0.1, dry_run=True).quality == 100
+    embedded = api.compress(
+        film, "x", model=tiny_model, target_bytes=wanted + tiny_model.nbytes, embed_model=True, dry_run=True
+    )
+    assert embedded.quality == report.quality
+
+
+def test_a_film_is_sampled_by_the_beginnings_of_its_blocks(
+    film: Series, lat: Path, wavelet_model: Model, shards: None, tmp_path: Path
+) -> None:
+    estimate = api.compress(film, tmp_path / "a.lat", model=wavelet_model, dry_run=True)
+    assert list(tmp_path.iterdir()) == []
+    with sunzip.open(lat) as sun:
+        assert estimate.coded_bytes == pytest.approx(int(sun.archive.block_bytes.sum()), rel=0.1)
+        assert estimate.archive_bytes == pytest.approx(sun.archive.size, rel=0.1)
+        assert (estimate.frames, estimate.images, estimate.block) == (FRAMES, 2 * FRAMES, 12)
+
+
+def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) -> None:
+    film = series_of(2, size=32)
+    with pytest.raises(
+        InputError, match=r"a\.lat: cannot be held to 100 bytes: .* at quality 0 .*quality 100"
+    ):
+        api.compress(film, tmp_path / "a.lat", model=tiny_model, target_bytes=100)
+    with pytest.raises(InputError, match="must be above 0"):
+        api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=-3)
+    with pytest.raises(InputError, match="exclude each other"):
+        api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=3, quality=5)
+    assert list(tmp_path.iterdir()) == []
