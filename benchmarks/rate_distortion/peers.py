@@ -30,6 +30,8 @@ _RANGE = struct.Struct("<ff")
 #: Errors to ask for, over the standard deviation of the images: from next to nothing kept to next to nothing
 #: lost. A sweep stops where the rate passes a bit per sample.
 _SHARES = tuple(0.8 * 0.74**k for k in range(18))
+#: Those before them, where noise has all its low rates.
+_NOISY = (0.99, 0.97, 0.94, 0.88)
 
 #: Bits per sample to ask for where a codec can be asked for a rate.
 _RATES = tuple(0.0003 * 1.7**k for k in range(17))
@@ -87,8 +89,17 @@ class Peer(ABC):
 
 def shares(images: Float) -> list[float]:
     """Return errors to ask for in the images' own unit."""
+    return _of_spread(images, _SHARES)
+
+
+def more_shares(images: Float) -> list[float]:
+    """Return them for a codec that keeps to the error that it is asked for."""
+    return _of_spread(images, (*_NOISY, *_SHARES))
+
+
+def _of_spread(images: Float, parts: Sequence[float]) -> list[float]:
     spread = max(float(images.std()), 1e-6)
-    return [spread * share for share in _SHARES]
+    return [spread * part for part in parts]
 
 
 def rates(images: Float) -> list[float]:
@@ -383,7 +394,7 @@ def stills() -> list[Stills]:
         lambda level: float(level[0]),
     )
     return [
-        Stills("jpeg2000", "JPEG 2000", "imagecodecs", *jpeg2000, shares),
+        Stills("jpeg2000", "JPEG 2000", "imagecodecs", *jpeg2000, more_shares),
         Stills("htj2k", "HTJ2K", "imagecodecs", *htj2k, shares),
         Stills("jpegxl", "JPEG XL", "imagecodecs", *jpegxl, lambda _: _JXL),
         Stills(
