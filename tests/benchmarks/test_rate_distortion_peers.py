@@ -212,6 +212,34 @@ def test_a_run_compares_keeps_and_continues(small: None, tmp_path: Path) -> None
     assert "KLT + SPERR" in tables.rate_distortion(second)
 
 
+@pytest.mark.parametrize("kind", ["tiny_model", "wavelet_model"])
+def test_a_model_is_measured_together_alone_and_in_blocks(
+    kind: str, frame: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    from benchmarks.rate_distortion import ours
+    from benchmarks.rate_distortion.cases import Case
+    from benchmarks.rate_distortion.measure import METRICS, Judge
+    from sunzip.codec import Codec
+
+    codec = Codec(request.getfixturevalue(kind))
+    data = np.stack([frame[2:4, 32:96, 32:96], frame[2:4, 32:96, 31:95]])
+    names = tuple(NAMES[2:4])
+    judges = [Judge(name, data[:, c].copy()) for c, name in enumerate(names)]
+    for series in (False, True):
+        case = Case("case", "two frames", names, data, series, True, ("", ""))
+        found = ours.measure(codec, case, judges, (0, 50, 100))
+        assert ("single" in found) == series
+        assert found["frame"]["bits"] == sorted(found["frame"]["bits"])
+        assert set(found["channels"]) == set(names)
+        for name in names:
+            assert set(found["frame"]["channels"][name]) == set(METRICS)
+            # Each alone is measured at every second quality of a series.
+            assert len(found["channels"][name]["bits"]) == (2 if series else 3)
+        if series:
+            # A block of both frames has one header where two frames by themselves have two.
+            assert found["frame"]["bits"][0] < found["single"]["bits"][0]
+
+
 def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
     from benchmarks.rate_distortion import speed
 
