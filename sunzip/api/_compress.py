@@ -230,7 +230,7 @@ def _specification(
         "quality": codec.quality,
         "frames_per_block": block,
         # So that what the latents would take as float32 can be told without the model.
-        "latents_per_frame": int(np.prod(codec.family.latent_shape(*series.shape))),
+        "latents_per_frame": _latents(codec, series.shape),
         # None if the frames came as a series that somebody else had aligned.
         "align": asdict(align) if align else None,
         "degradation": degradation,
@@ -261,8 +261,14 @@ def _specification(
     )
 
 
-def _latent_bytes(codec: Codec, shape: tuple[int, int], frames: int) -> int:
-    return 4 * int(np.prod(codec.family.latent_shape(*shape))) * frames
+def _latents(codec: Codec, shape: tuple[int, int]) -> int | None:
+    """Return how many numbers a frame is, before they are coded; None if latents are not what is coded."""
+    return int(np.prod(codec.family.latent_shape(*shape))) if codec.family.latents_coded else None
+
+
+def _latent_bytes(codec: Codec, shape: tuple[int, int], frames: int) -> int | None:
+    latents = _latents(codec, shape)
+    return None if latents is None else 4 * latents * frames
 
 
 def _errors(

@@ -49,7 +49,7 @@ class CompressReport:
     coded_bytes
         The coded blocks alone.
     latent_bytes
-        The same latents as float32, the paper's way of storing them.
+        The same latents as float32, the paper's way of storing them; None where latents are not what is coded.
     model_bytes
         The model's files, encoder and decoder: what a receiver needs once.
     errors
@@ -76,7 +76,7 @@ class CompressReport:
     source_bytes: int | None
     archive_bytes: int
     coded_bytes: int
-    latent_bytes: int
+    latent_bytes: int | None
     model_bytes: int
     errors: dict[str, dict[str, float | None]]
     alignment: dict[str, Any]

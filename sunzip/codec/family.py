@@ -83,11 +83,14 @@ class Family(ABC):
         What is used when the user names none.
     sequential
         Whether a frame is coded given the one before it in its block.
+    latents_coded
+        Whether the latents that a user gets are what is coded, so that their sizes compare.
     """
 
     stabiliser: Stabiliser
     default_quality: int
     sequential: bool = False
+    latents_coded: bool = True
 
     @abstractmethod
     def check_size(self, height: int, width: int) -> None:

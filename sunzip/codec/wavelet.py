@@ -60,6 +60,9 @@ _AUDIBLE = 1.1
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
+#: Coefficients beyond so many steps, which no Sun has, are coded as the last.
+_LARGEST = np.float32(2**30)
+
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
 _PLACED, _TIMED = 1, 2
 
@@ -199,6 +202,7 @@ class Writer:
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
         """See `Coder.symbols`: of the two symbols around a coefficient the better bargain, not the nearer."""
         assert values is not None
+        values = np.clip(values, -_LARGEST, _LARGEST)
         near = np.rint(values).astype(np.int32)
         big = np.flatnonzero(near)
         if big.size:
@@ -245,6 +249,7 @@ class WaveletFamily(Family):
     """
 
     sequential = True
+    latents_coded = False
 
     def __init__(self, model: Model) -> None:
         self.model = model
