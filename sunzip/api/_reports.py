@@ -49,7 +49,7 @@ class CompressReport:
     coded_bytes
         The coded blocks alone.
     latent_bytes
-        The same latents as float32, the paper's way of storing them; None where latents are not what is coded.
+        The same latents as float32, the paper's way of storing them; None where they are not what is coded.
     model_bytes
         The model's files, encoder and decoder: what a receiver needs once.
     errors
