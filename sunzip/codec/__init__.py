@@ -19,7 +19,17 @@ from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import EMPTY, MAX_FRAMES, Block, Entry, pack_gaps, unpack_gaps
+from sunzip.frame import (
+    EMPTY,
+    MAX_FRAMES,
+    Block,
+    Entry,
+    is_raw,
+    pack_gaps,
+    pack_raw,
+    unpack_gaps,
+    unpack_raw,
+)
 from sunzip.weights import Model, load
 
 if TYPE_CHECKING:
@@ -40,6 +50,10 @@ class _Entry(NamedTuple):
     @property
     def gap(self) -> bytes:
         return self.block.gaps[self.place]
+
+    @property
+    def payload(self) -> bytes:
+        return self.block.payloads[self.place]
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -119,7 +133,13 @@ class Codec:
         return other
 
     def encode(
-        self, data: Float, channels: Sequence[str], scale: Scale = Scale.MEAN, *, frames_per_block: int = 1
+        self,
+        data: Float,
+        channels: Sequence[str],
+        scale: Scale = Scale.MEAN,
+        *,
+        frames_per_block: int = 1,
+        after: Block | None = None,
     ) -> list[bytes]:
         """Code frames.
 
@@ -134,10 +154,13 @@ class Codec:
             Of the AIA pixels.
         frames_per_block
             Frames that one block holds; the last block is filled up with empty frames.
+        after
+            A block whose frames come before the first of these in the block that they are coded for.
 
         Returns
         -------
-        ⌈T / frames_per_block⌉ blocks.
+        ⌈T / frames_per_block⌉ blocks. A frame whose symbols take more bytes than its pixels do, compressed with
+        zstd, is stored as these pixels and comes back as it was.
 
         Raises
         ------
@@ -156,7 +179,7 @@ class Codec:
 
         def code(begin: int) -> list[Entry]:
             found = []
-            before = None
+            before = None if after is None or begin else self._last(after)
             for t in range(begin, min(begin + chain, frames)):
                 missing: npt.NDArray[np.bool_] = np.isnan(data[t])
                 present = _present(missing)
@@ -164,11 +187,18 @@ class Codec:
                     found.append(EMPTY)
                     continue
                 has = tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p)
+                mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
                 latents = self._analyse(data[t], missing, present, indexes, scale)
                 written = self.family.encode(latents, self.quality, Known(has, (height, width), before))
+                most = len(written.payload) + len(gap)
+                raw = pack_raw(_means(data[t], present, indexes, scale), most)
+                before = None
+                if raw is not None:
+                    found.append((mask, raw, b""))
+                    continue
                 if written.decoded is not None:
                     before = written.decoded, has
-                found.append((sum(1 << i for i in has), written.payload, pack_gaps(missing[present])))
+                found.append((mask, written.payload, gap))
             return found
 
         entries = [entry for found in side_by_side(code, range(0, frames, chain)) for entry in found]
@@ -178,6 +208,16 @@ class Codec:
             masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
             blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps).pack())
         return blocks
+
+    def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
+        """Return what a frame that follows those of a block builds on."""
+        rows = [place for place, mask in enumerate(block.masks) if mask]
+        if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
+            return None
+        ((_, latents),) = self._latents(
+            [_Entry(block, place) for place in range(len(block.masks))], rows[-1:]
+        )
+        return latents, tuple(i for i in range(len(NAMES)) if block.masks[rows[-1]] >> i & 1)
 
     def _analyse(
         self,
@@ -274,9 +314,11 @@ class Codec:
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
         masks = _masks(entries)
-        runs = self._runs(entries, np.flatnonzero(masks[:, indexes].any(1)).tolist())
+        runs = self._runs(entries, _coded(entries, masks, indexes))
         decoders = (partial(self._latents, entries, rows) for rows in runs)
         out = self._synthesise(decoders, masks, indexes, shape, scale)
+        for t, places, pixels in _raw_frames(entries, masks, indexes, shape, scale):
+            out[t, places] = pixels
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][hole] = np.nan
         return out
@@ -325,7 +367,7 @@ class Codec:
         masks = _masks(entries)
         place = torch.device(device)
         out = torch.full((len(entries), len(indexes), *shape), torch.nan, device=place)
-        shown = np.flatnonzero(masks[:, indexes].any(1))
+        shown = _coded(entries, masks, indexes)
         on_cpu = place.type == "cpu"
         together = max(1, (_PIXELS_CPU if on_cpu else _PIXELS_ELSEWHERE) // (shape[0] * shape[1]))
         if on_cpu:
@@ -346,13 +388,18 @@ class Codec:
                     present[:, indexes, None, None], images, torch.nan
                 )
 
-        runs = self._runs(entries, shown.tolist())
+        runs = self._runs(entries, shown)
         if not self.family.sequential:
             alone = [t for run in runs for t in run]
             runs = [alone[begin : begin + together] for begin in range(0, len(alone), together)]
         # An accelerator works on a batch while the next one is entropy-decoded here.
         for _ in side_by_side(run, runs) if on_cpu else map(run, runs):
             pass
+        as_stored = Scale.MEAN if normalised else scale
+        for t, places, pixels in _raw_frames(entries, masks, indexes, shape, as_stored):
+            if normalised:
+                pixels = self.family.stabiliser.subset([indexes[c] for c in places]).forward(pixels)
+            out[t, places] = torch.from_numpy(pixels).to(place)
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][torch.from_numpy(hole).to(place)] = torch.nan
         return out
@@ -408,7 +455,9 @@ class Codec:
             places = [entries[t].place for t in wanted]
             before = None
             for place in range(max(places) + 1) if self.family.sequential else sorted(set(places)):
-                if not block.masks[place]:
+                if is_raw(block.payloads[place]):
+                    before = None
+                if not block.masks[place] or is_raw(block.payloads[place]):
                     continue
                 has = tuple(i for i in range(len(NAMES)) if block.masks[place] >> i & 1)
                 known = Known(has, block.shape, before)
@@ -472,7 +521,7 @@ class Codec:
         frames: Collection[int] | None = None,
         frames_per_block: int | None = None,
     ) -> Float:
-        """Entropy-decode the latents alone: (T, …) float32, NaN for empty frames.
+        """Entropy-decode the latents alone: (T, …) float32, NaN for frames empty or stored as pixels.
 
         They are the same to the bit on every machine. Of a wavelet model they are the picture made
         small. `frames` and `frames_per_block` are as in `decode`.
@@ -524,6 +573,40 @@ def _holes(
             for hole, index in zip(holes, has, strict=True):
                 if index in indexes:
                     yield t, indexes.index(int(index)), hole
+
+
+def _coded(entries: Sequence[_Entry], masks: npt.NDArray[np.bool_], indexes: Sequence[int]) -> list[int]:
+    """Return the numbers of the frames that have some wanted channel, in latents."""
+    some = np.flatnonzero(masks[:, indexes].any(1)).tolist()
+    return [t for t in some if not is_raw(entries[t].payload)]
+
+
+def _raw_frames(
+    entries: Sequence[_Entry],
+    masks: npt.NDArray[np.bool_],
+    indexes: Sequence[int],
+    shape: tuple[int, int],
+    scale: Scale,
+) -> Iterator[tuple[int, list[int], Float]]:
+    """Yield frame, places among the wanted channels and their (n, Y, X) of the frames stored as pixels."""
+    factor, largest = _to_mean(indexes, scale), np.finfo(np.float32).max
+    for t, entry in enumerate(entries):
+        if is_raw(entry.payload):
+            has = np.flatnonzero(masks[t]).tolist()
+            pixels = unpack_raw(entry.payload, len(has), *shape)
+            places = [c for c, index in enumerate(indexes) if index in has]
+            wanted = pixels[[has.index(indexes[c]) for c in places]]
+            if factor is not None:
+                with np.errstate(over="ignore"):
+                    wanted = np.clip(wanted / factor[places], -largest, largest)
+            yield t, places, wanted
+
+
+def _means(data: Float, present: npt.NDArray[np.bool_], indexes: Sequence[int], scale: Scale) -> Float:
+    """Return the (n, Y, X) present channels of a frame, AIA pixels as means."""
+    factor = _to_mean(indexes, scale)
+    means: Float = data if present.all() else data[present]
+    return means if factor is None else means * factor[present]
 
 
 def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

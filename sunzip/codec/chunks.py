@@ -6,6 +6,7 @@ Configuration and its checks, chunks to blocks and back, parts of chunks.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
 from sunzip.errors import InputError, UnsupportedError
-from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block
+from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block, Entry
 
 #: The codec in Zarr's and numcodecs' registries, and the version of its configuration.
 NAME, VERSION = "sunzip", 1
@@ -274,6 +275,8 @@ class ChunkCodec:
     ) -> bytes | None:
         """Put written frames into a chunk; all others keep their bytes and are not coded again.
 
+        Where frames build on those before them, what is written may only follow what is kept.
+
         Parameters
         ----------
         write
@@ -294,8 +297,8 @@ class ChunkCodec:
         Raises
         ------
         InputError
-            If part of a frame is written that already holds something, or the chunk was coded at another
-            quality.
+            If part of a frame is written that already holds something, a frame that is kept builds on one
+            that is written, or the chunk was coded at another quality.
         DamagedError
             If the stored block is damaged or not of that shape and model.
         """
@@ -324,15 +327,43 @@ class ChunkCodec:
         rest = stored is None or (empty and not any(entries[t][0] for t in others))
         if rest and not keep_empty and unchanged.all():
             return None
-        coded = Block.unpack(self._encode(write.data))
+        if not codec.family.sequential:
+            coded = Block.unpack(self._encode(write.data))
+            if stored is None and others and not empty:
+                filled = np.full((1, *write.data.shape[1:]), fill_value, np.float32)
+                [entry] = Block.unpack(self._encode(filled)).entries
+                for t in others:
+                    entries[t] = entry
+        elif stored is None and others and not empty:
+            data = np.full((frames, *write.data.shape[1:]), fill_value, np.float32)
+            data[write.frames] = write.data
+            return self._encode(data)
+        else:
+            coded = Block.unpack(self._encode(write.data, self._before(write, entries, others, stored)))
         for t, entry in zip(write.frames, coded.entries, strict=True):
             entries[t] = entry
-        if stored is None and others and not empty:
-            filled = np.full((1, *write.data.shape[1:]), fill_value, np.float32)
-            [entry] = Block.unpack(self._encode(filled)).entries
-            for t in others:
-                entries[t] = entry
         return coded.with_entries(entries).pack()
+
+    def _before(
+        self, write: Write, entries: Sequence[Entry], others: Sequence[int], stored: bytes | None
+    ) -> Block | None:
+        """Return the frames that are kept, on which those written build.
+
+        Raises
+        ------
+        InputError
+            If a frame that is kept builds on one that is written.
+        """
+        kept = [t for t in others if entries[t][0]]
+        if stored is None or not kept:
+            return None
+        for t, frame in zip(write.frames, write.data, strict=True):
+            if t < kept[-1] and (entries[t][0] or not np.isnan(frame).all()):
+                raise InputError(
+                    f"codec {NAME}: frame {kept[-1]} of this chunk, which is not written, builds on those "
+                    "before it: write the chunk up to its last frame, or make chunks of one frame"
+                )
+        return Block.unpack(stored).with_entries(entries[: kept[-1] + 1])
 
 
 def _is_sha256(text: object) -> bool:
