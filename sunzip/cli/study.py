@@ -225,14 +225,14 @@ def _faulted(out: str, found: dict[str, Any]) -> Iterator[str]:
         [
             (
                 "payloads",
-                f"{count(p['faults'], 'fault')} before any checksum: {p['refused']} refused, {p['same']} changed "
-                f"nothing, {p['passed']} passed",
+                f"{count(p['faults'], 'fault')} before any checksum: {p['refused']} refused, {p['same']} "
+                f"changed nothing, {p['passed']} passed",
             ),
             (
                 "weights",
-                f"{count(w['faults'], 'bit')}: {w['same']} changed nothing, {w['harmless']} the error by 1 % at "
-                f"most, {w['worse']} more, {w['useless']} twofold; {w['refused']} refused; found by a digest "
-                f"{w['noticed']}",
+                f"{count(w['faults'], 'bit')}: {w['same']} changed nothing, {w['harmless']} the error by 1 % "
+                f"at most, {w['worse']} more, {w['useless']} twofold; {w['refused']} refused; found by a "
+                f"digest {w['noticed']}",
             ),
             ("time", duration(found["seconds"])),
         ]

@@ -61,7 +61,7 @@ def _plot(result: dict[str, Any]) -> str:
             [
                 r["title"],
                 size(r["bytes_per_frame"]),
-                f"{100 * r['overhead']:+.1f} %",
+                f"{100 * r['overhead']:.1f} %",
                 f"{r['packets_per_frame']:.1f}",
             ]
             for r in result["schemes"]

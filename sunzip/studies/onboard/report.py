@@ -30,11 +30,13 @@ svg .g{stroke:#ddd;fill:none}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.3rem .5rem;border-bottom:1px solid #ddd;vertical-align:top}
 th:first-child,td:first-child{text-align:left}
+td+td span{white-space:nowrap}
 tr.own{background:#eef5fb}
 .bad{color:#a40000;font-weight:600}
 .good{color:#00612e;font-weight:600}
 .note{color:#444;font-size:.9rem}
 @media(max-width:40rem){
+ td+td span{white-space:normal}
  thead{display:none}
  tr{display:block;border:1px solid #ccc;border-radius:.4rem;margin:.6rem 0;padding:.2rem .5rem}
  td{display:flex;justify-content:space-between;gap:1rem;border-bottom:1px solid #eee}
@@ -65,11 +67,17 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 86400:.3g} d"
 
 
+def _energy(joules: float) -> str:
+    return f"{joules / 1000:.3g} kJ" if joules >= 999.5 else f"{joules:.3g} J"
+
+
 def share(value: float) -> str:
     """Return a share in per cent."""
     if value == 0:
         return "0 %"
-    return "under 0.01 %" if value < 1e-4 else f"{100 * value:.3g} %"
+    if value < 1e-4:
+        return "under 0.01 %"
+    return f"{100 * value:.3g} %" if value < 10 else f"{100 * value:,.0f} %"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], own: int | None = None) -> str:
@@ -252,14 +260,17 @@ def _recorder(result: dict[str, Any]) -> str:
         )
     head = ["way", "bytes a day", "of the downlink", "lost", "runs that lose", "latency, mean"]
     head += ["95th percentile", "worst", "one recorder holds"]
-    fill = lines(
-        "Recorder, the fullest of all runs",
-        "days",
-        "MB",
-        [(n, x, [max(v, 1e-3) for v in y]) for n, x, y in curves],
-        log_y=True,
-        level=("recorder", mission["storage"] / 1e6) if mission["storage"] else None,
-    )
+    fill = ""
+    if mission["storage"]:
+        # An empty recorder has no place on a logarithmic axis: a kilobyte stands for nothing.
+        fill = lines(
+            "Recorder, the fullest of all runs",
+            "days",
+            "MB",
+            [(n, x, [max(v, 1e-3) for v in y]) for n, x, y in curves],
+            log_y=True,
+            level=("recorder", mission["storage"] / 1e6),
+        )
     return (
         f"<div class=plots><figure>{fill}</figure></div>{table(head, rows, 0)}"
         "<p class=note>Latency is from exposure to the last byte on the ground, of the frames that came "
@@ -277,7 +288,7 @@ def _compute(result: dict[str, Any]) -> str:
             _time(p["network"]),
             _time(p["traffic"]),
             _time(p["scalar"]),
-            f"{p['joules']:.3g} J",
+            _energy(p["joules"]),
             "–" if p["watts"] is None else f"{p['watts']:.3g} W",
             _yes(p["keeps_cadence"]),
             _yes(p["within_power"]),

@@ -104,7 +104,7 @@ def lines(
     if level:
         y = y_axis(level[1])
         body.append(f'<path d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}" stroke="#999" stroke-dasharray="5 4"/>')
-        body.append(_text(WIDTH - _RIGHT, y - 4, level[0], "end"))
+        body.append(_text(_LEFT + 4, y + 13, level[0], "start"))
     for n, (_, xs, values) in enumerate(curves):
         points = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in zip(xs, values, strict=True))
         body.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[n % 6]}" stroke-width="2"/>')
@@ -147,9 +147,9 @@ def bars(
     axis = _Axis([min(every) / 2, max(every)], _RIGHT, WIDTH - _RIGHT - 30, True)
     foot = height - _BOTTOM
     body = []
-    for tick in axis.ticks:
+    for n, tick in enumerate(axis.ticks):
         body.append(f'<path class=g d="M{axis(tick):.1f} {_TOP + 16}V{foot}"/>')
-        body.append(_text(axis(tick), foot + 15, short(tick)))
+        body.append(_text(axis(tick), foot + 15, short(tick), "middle" if n else "start"))
     y = float(_TOP + 20)
     for label, values in rows:
         body.append(_text(_RIGHT, y + 14, label, "start"))
