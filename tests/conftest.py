@@ -109,6 +109,33 @@ def sigma_model() -> Model:
 
 
 @pytest.fixture(scope="session")
+def wavelet_model() -> Model:
+    """A wavelet model with random networks, registered under its sha256 as embedded models are."""
+    import torch
+
+    from sunzip import weights
+    from sunzip.nn.context import Context
+    from sunzip.nn.planes import GATES
+    from sunzip.train.wavelet import export_wavelet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        network = Context(len(NAMES))
+        with torch.no_grad():
+            network.flags.normal_(0, 0.3)
+            for level in network.levels:
+                # Outputs begin near nothing; tests need means, gates and scales that differ everywhere.
+                for out in (level.first_out, level.second_out, level.settle_out):
+                    out.weight *= 15
+                    out.bias[GATES] += 0.5
+    model = export_wavelet(
+        network, Stabiliser.for_channels(NAMES), "tiny-wavelet", default_quality=50, notes={}
+    )
+    weights.register(model)
+    return model
+
+
+@pytest.fixture(scope="session")
 def frames_of() -> Callable[..., np.ndarray]:
     """Make smooth positive images with noise: (t, c, y, x) float32, different in every frame and channel."""
 

@@ -1,0 +1,164 @@
+"""Wavelet models: integers stay near the network that they stand for, tables follow what is coded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sunzip.channels import NAMES
+from sunzip.codec.family import Float, Known
+from sunzip.codec.wavelet import WaveletFamily
+from sunzip.errors import InputError
+from sunzip.nn.context import (
+    ACTIVATION_UNIT,
+    LOG_RATIO,
+    LOG_SMALLEST,
+    Context,
+    Foretold,
+    foretell,
+    laplace_bits,
+)
+from sunzip.nn.exact import QUALITIES, ExactContext
+from sunzip.nn.planes import COUNT_NOW, SCALES, decoded_planes
+from sunzip.train.wavelet import FINEST, Pair, fit_tables, integers, laplace_tables, steps
+from sunzip.weights import Model
+
+CHANNELS = [3, 0, 11]
+
+
+@pytest.fixture(scope="module")
+def network() -> Context:
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        network = Context(len(NAMES)).requires_grad_(False)
+        network.flags.normal_(0, 0.3)
+        for level in network.levels:
+            for out in (level.first_out, level.second_out, level.settle_out):
+                out.weight *= 8
+                out.bias.normal_(0, 0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def exact(network: Context) -> ExactContext:
+    return ExactContext(integers(network, steps()))
+
+
+def planes_of(*shape: int, seed: int = 0) -> Float:
+    """Return small planes and a few large ones, as of coefficients."""
+    rng = np.random.default_rng(seed)
+    return np.clip(np.rint(rng.laplace(0, 8, shape)), -127, 127).astype(np.float32)
+
+
+@pytest.mark.parametrize(("level", "quality"), [(2, 0), (5, 50), (7, 100), (8, 30)])
+def test_integers_foretell_what_the_network_does(
+    network: Context, exact: ExactContext, level: int, quality: int
+) -> None:
+    rng = np.random.default_rng(level)
+    h, w = 8, 12
+    planes = planes_of(3, COUNT_NOW, h, w)
+    flags = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 1]], np.float32)
+    reference = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
+    symbols = np.rint(reference + rng.laplace(0, 0.5, reference.shape)).astype(np.float32)
+    time = decoded_planes(reference)
+    below = exact.enter(
+        level - 1, CHANNELS, quality, flags, planes[..., ::2, ::2].copy(), time[..., ::2, ::2].copy(), None
+    )[0]
+    log_step = torch.from_numpy(np.log(steps()[quality, CHANNELS]))
+    foretold, apart, features = foretell(
+        network,
+        torch.tensor(CHANNELS),
+        level,
+        log_step,
+        torch.from_numpy(flags),
+        torch.from_numpy(planes),
+        torch.from_numpy(time),
+        torch.from_numpy(reference),
+        torch.from_numpy(symbols),
+        below * ACTIVATION_UNIT,
+    )
+    found, first = exact.enter(level, CHANNELS, quality, flags, planes, time, below)
+    board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
+    half = np.where(board, symbols, 0).astype(np.float32)
+    second = exact.beside(level, CHANNELS, quality, found, decoded_planes(half))
+    last = exact.settle(level, CHANNELS, quality, found, decoded_planes(symbols))
+    # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
+    assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
+    out = np.where(board, first, second)
+    mean = out[:, :3] / 64 + np.clip(out[:, 3:6], 0, 16) / 16 * reference
+    assert np.std(foretold.mean.numpy()) > 0.3  # far more than what is tolerated
+    assert np.abs(mean - foretold.mean.numpy()).mean() < 0.08  # of which 1/32 are the eighths
+    scale = (foretold.log_scale.numpy() - LOG_SMALLEST) / LOG_RATIO
+    assert np.std(scale) > 1
+    assert np.abs(np.clip(out[:, 6:], 0, SCALES - 1) - scale).mean() < 0.4
+    settled = last[:, :3] / 64 + np.clip(last[:, 3:], 0, 16) / 16 * (reference - symbols)
+    assert np.abs(np.clip(settled, -0.75, 0.75) - apart.numpy()).mean() < 0.05
+
+
+def test_networks_too_wild_for_integers_are_refused(network: Context) -> None:
+    weight = network.levels[2].deep.weight
+    kept = weight.clone()
+    try:
+        weight[3, 5, 1, 1] = 1e9
+        with pytest.raises(InputError, match=r"weights of 2\.deep are too large"):
+            integers(network, steps())
+    finally:
+        weight.copy_(kept)
+
+
+def test_steps_are_geometric_and_end_at_the_noise() -> None:
+    found = steps()
+    assert found.shape == (QUALITIES, 12)
+    np.testing.assert_allclose(found[-1], FINEST, rtol=1e-6)
+    ratio = np.broadcast_to((found[-1] / found[0]) ** 0.01, (QUALITIES - 1, 12))
+    np.testing.assert_allclose(found[1:] / found[:-1], ratio, rtol=1e-5)
+
+
+def test_tables_are_the_distributions_that_training_assumes() -> None:
+    tables = laplace_tables()
+    symbols = np.arange(-1, 3)
+    for variant, mean, whole in ((0, 0.0, 0), (3, 0.375, 0), (7, 0.25, 5)):
+        for scale in (20, 40):
+            index = np.full(4, scale + SCALES * variant)
+            coded = [tables.cost_bits(symbols[i : i + 1], index[:1]) for i in range(4)]
+            assumed = laplace_bits(
+                torch.from_numpy(symbols + whole).float(),
+                Foretold(torch.full((4,), mean + whole), torch.full((4,), LOG_SMALLEST + LOG_RATIO * scale)),
+            )
+            if whole == 0:
+                np.testing.assert_allclose(coded, assumed, atol=0.05)
+            else:  # further out cells are of one width
+                assert np.argmin(coded) == np.argmin(assumed.numpy())
+
+
+def pairs() -> list[Pair]:
+    found: list[Pair] = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        up, right = np.mgrid[:32, :32] / 5
+        picture = 100 + 60 * np.sin(up + rng.uniform(0, 6, (12, 1, 1))) * np.cos(right)
+        now, then = (picture + rng.normal(0, 1, (2, 12, 32, 32))).astype(np.float32)
+        found.append((now, then if seed else None, (2, 3, 5, 11)))
+    return found
+
+
+def test_fitted_tables_save_bytes(wavelet_model: Model) -> None:
+    fitted = fit_tables(wavelet_model, pairs(), [30, 60])
+    assert fitted.sha256 != wavelet_model.sha256
+    before, after = WaveletFamily(wavelet_model), WaveletFamily(fitted)
+    shown = np.zeros((1, 12), np.float32)
+    shown[0, [2, 3, 5, 11]] = 1
+    sizes = []
+    for family in (before, after):
+        known = Known((2, 3, 5, 11), (32, 32))
+        latents = family.analyse(pairs()[0][0][None], shown, 30)[0]
+        written = family.encode(latents, 30, known)
+        assert (family.decode(written.payload, 30, known) == written.decoded).all()
+        sizes.append(len(written.payload))
+    assert sizes[1] < 0.95 * sizes[0]
+    # The usual brightness is learned; channels that no frame had keep theirs.
+    assert after.base_mean[[2, 3]] == pytest.approx(100, abs=30)
+    assert (after.base_mean[[0, 10]] == before.base_mean[[0, 10]]).all()
+    for name, array in wavelet_model.arrays("context").items():
+        assert np.array_equal(array, fitted.arrays("context")[name])
