@@ -31,7 +31,7 @@ class SunzipCodec(
 
     Reading decodes only the frames asked for. Writing whole frames into a chunk leaves the bytes of all
     others as they are; writing part of a frame that holds something is refused, as it would lose a second
-    time.
+    time. So is writing a frame on which later ones of its chunk build, as those of wavelet models do.
 
     Parameters
     ----------
