@@ -69,6 +69,9 @@ _PLACED, _TIMED = 1, 2
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
+#: At so many levels at least the encoder tries what is better.
+_GLANCE = 3
+
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
 _SMALL, _UNLIKE = 128, 0.5
@@ -371,12 +374,11 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes)
+        few = min(max(grid.depth - _FINE, _GLANCE), grid.depth)
         placed = []
         for head in (0, _PLACED):
             glance = self._writer(None)
-            self._walk(
-                glance, latents.main, known.channels, grid, quality, head, time, grid.depth - _FINE + 1
-            )
+            self._walk(glance, latents.main, known.channels, grid, quality, head, time, few)
             placed.append(glance.bits)
         head = (_PLACED if placed[1] < placed[0] else 0) | (0 if minutes is None else _TIMED)
         decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
