@@ -66,7 +66,7 @@ def run(case: Input, model: Model, quality: int) -> dict[str, Any]:
 
 @click.command()
 @click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--model", "name", default=weights.DEFAULT)
+@click.option("--model", "name", default="hyperprior-12")
 def main(real: Path, name: str) -> None:
     """Measure all inputs at all qualities."""
     model = weights.load(name)

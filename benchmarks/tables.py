@@ -21,7 +21,7 @@ from benchmarks.common import RESULTS
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    ROOT / "models/hyperprior-12/README.md",
+    ROOT / "models/wavelet-12/README.md",
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/measured.md",
     ROOT / "docs/explanation/rate-distortion.md",
@@ -182,7 +182,7 @@ def paper_archives(result: dict[str, Any]) -> str:
     """Beside Table 1: the same frames as archives."""
     rows = []
     models = [(f"σ-VAE {row['bottleneck']:,}", row["measured"]) for row in result["rows"]]
-    for what, ours in (*models, ("hyperprior, default", result["default"])):
+    for what, ours in (*models, ("default", result["default"])):
         if ours is None:
             rows.append([what, *["–"] * 7])
             continue

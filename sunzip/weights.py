@@ -20,7 +20,7 @@ from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipEr
 CONFIG_VERSION = 1
 
 #: The model that is used when none is named.
-DEFAULT = "hyperprior-12"
+DEFAULT = "wavelet-12"
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
 
@@ -105,7 +105,7 @@ class Model:
 
     @property
     def family(self) -> str:
-        """Which code runs the model: ``"hyperprior"`` or ``"sigma-vae"``."""
+        """Which code runs the model: ``"wavelet"``, ``"hyperprior"`` or ``"sigma-vae"``."""
         return str(self.config["family"])
 
     def arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
@@ -216,7 +216,7 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     Parameters
     ----------
     wanted
-        A name (``"hyperprior-12"``), a sha256 of 64 hexadecimal digits, or a folder with config.json and
+        A name (``"wavelet-12"``), a sha256 of 64 hexadecimal digits, or a folder with config.json and
         model.safetensors.
 
     Raises

@@ -321,7 +321,7 @@ def test_the_default_is_the_shipped_model_and_all_channels() -> None:
     codec = SunzipCodec()
     assert codec.channels == NAMES
     assert codec.model == load().sha256
-    assert codec == SunzipCodec(model="hyperprior-12") == SunzipCodec.from_dict(codec.to_dict())
+    assert codec == SunzipCodec(model="wavelet-12") == SunzipCodec.from_dict(codec.to_dict())
 
 
 def test_a_model_in_a_folder_is_kept_by_its_hash(
