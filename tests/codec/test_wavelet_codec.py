@@ -303,11 +303,11 @@ def test_the_number_of_lanes_does_not_matter(
     codec: Codec, series: Float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> list[bytes]:
-        blocks = codec.encode(series, FOUR, frames_per_block=3)
+        blocks = codec.encode(series[:4], FOUR, frames_per_block=2)
         return [*blocks, codec.decode(blocks, FOUR, (32, 48)).tobytes()]
 
     expected = made()
-    for count in (1, 3):
+    for count in (1, 2):
         monkeypatch.setattr(lanes, "_pool", None)
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
         assert made() == expected
