@@ -712,13 +712,13 @@ def faults(result: dict[str, Any]) -> str:
     c, p, w = result["channel"], result["payloads"], result["weights"]
     table = _table(["way", "bytes", *kinds.values(), "silently wrong"], rows)
     return (
-        f"{table}\n\nFrames that come whole / not at all; the others come in part. At least {least:,} faults "
-        f"in each cell; packets of up to {c['packet']} B, {100 * c['loss']:g} % lost, bursts of {c['burst']:g}; "
-        "bits flip in 5 % of the packets and in half of the units. Payloads struck before any checksum: of "
-        f"{p['faults']:,}, {p['refused']:,} refused, {p['same']:,} unchanged, {p['passed']:,} passed. "
-        f"Weights: of {w['faults']:,} bits flipped, {w['same']:,} changed nothing, {w['harmless']:,} the error by at "
-        f"most 1 %, {w['worse']:,} more, {w['useless']:,} twofold, {w['refused']:,} made blocks that are "
-        f"refused; a digest found {w['noticed']:,}. {_source(result)}"
+        f"{table}\n\nFrames that come whole / not at all; the others come in part. At least {least:,} "
+        f"faults in each cell; packets of up to {c['packet']} B, {100 * c['loss']:g} % lost, bursts of "
+        f"{c['burst']:g}; bits flip in 5 % of the packets and in half of the units. Payloads struck before "
+        f"any checksum: of {p['faults']:,}, {p['refused']:,} refused, {p['same']:,} unchanged, "
+        f"{p['passed']:,} passed. Weights: of {w['faults']:,} bits flipped, {w['same']:,} changed nothing, "
+        f"{w['harmless']:,} the error by at most 1 %, {w['worse']:,} more, {w['useless']:,} twofold, "
+        f"{w['refused']:,} made blocks that are refused; a digest found {w['noticed']:,}. {_source(result)}"
     )
 
 
