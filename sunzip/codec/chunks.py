@@ -202,8 +202,10 @@ class ChunkCodec:
         self.check_chunk(pixels.shape)
         return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
 
-    def _encode(self, data: Float) -> bytes:
-        [block] = self._codec().encode(data, self.channels, Scale(self.scale), frames_per_block=len(data))
+    def _encode(self, data: Float, after: Block | None = None) -> bytes:
+        [block] = self._codec().encode(
+            data, self.channels, Scale(self.scale), frames_per_block=len(data), after=after
+        )
         return block
 
     def decode_chunk(self, block: bytes, shape: tuple[int, ...], selection: Any = ()) -> Float:
