@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sunzip.channels import CHANNELS
 from sunzip.errors import DamagedError, InputError, UnsupportedError
+from sunzip.packed import pack, unpack
 
 MAGIC = 0x53
 VERSION = 1
@@ -27,7 +28,7 @@ MAX_SIDE = 16384
 _HEADER = struct.Struct("<BBII4sBHI")
 _START = struct.Struct("<BBI")
 _CRC = slice(6, 10)
-_GAPS = 1 << 12  # of the u16 with T − 1
+_GAPS, _RAW = 1 << 12, 1 << 13  # of the u16 with T − 1
 _LONG = 15 << 16  # payload lengths from here on take a u32
 
 #: Mask, payload and gap map of one coded frame, and those of a frame without any channel.
@@ -100,6 +101,60 @@ def unpack_gaps(data: bytes, n: int, y: int, x: int) -> npt.NDArray[np.bool_]:
     return bits[:pixels].astype(np.bool_).reshape(n, y, x)
 
 
+#: Pixels of more bytes are never stored raw: the libraries that compress them go up to 2 GiB.
+_MAX_RAW = 1 << 30
+
+#: Pixels whose compression tells that of all of them, in bytes.
+_ENOUGH = 1 << 17
+
+_LEVEL = 3
+
+
+def pack_raw(pixels: npt.NDArray[np.float32], most: int) -> bytes | None:
+    """Return the payload that holds a frame's pixels as they are, if it is shorter than that of its symbols.
+
+    Parameters
+    ----------
+    pixels
+        (n, Y, X) float32 of the n present channels; NaN where one is missing.
+    most
+        Bytes of what it replaces, payload and gap map.
+    """
+    if pixels.nbytes > _MAX_RAW:
+        return None
+    flat = np.ascontiguousarray(pixels, "<f4").reshape(-1)
+    # Nearly always a small part of them is enough to see that they take more.
+    some = max(2 * most, _ENOUGH) // 4
+    if some < flat.size and len(pack(flat[:some].data, _LEVEL, checksum=False)) > most:
+        return None
+    packed = pack(flat.data, _LEVEL, checksum=False)
+    # Entropy-coded payloads never end in a zero byte.
+    return packed + b"\0" if len(packed) < most else None
+
+
+def is_raw(payload: bytes) -> bool:
+    """Whether a payload holds pixels, not symbols."""
+    return payload[-1:] == b"\0"
+
+
+def unpack_raw(payload: bytes, n: int, y: int, x: int) -> npt.NDArray[np.float32]:
+    """Invert `pack_raw`: (n, y, x) float32.
+
+    Raises
+    ------
+    DamagedError
+        If the payload does not hold that many pixels, finite or NaN.
+    """
+    try:
+        data = unpack(payload[:-1], 4 * n * y * x, most=_MAX_RAW)
+    except DamagedError as error:
+        raise DamagedError(f"raw frame: {error}") from error
+    pixels = np.frombuffer(data, "<f4").astype(np.float32).reshape(n, y, x)
+    if np.isinf(pixels).any():
+        raise DamagedError("raw frame: holds infinite pixels")
+    return pixels
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     r"""T coded frames, 1 ≤ T ≤ `MAX_FRAMES`.
@@ -115,7 +170,7 @@ class Block:
     masks
         Per frame; bit i is set if channel i of `sunzip.channels.CHANNELS` is present.
     payloads
-        Per frame: the entropy-coded stream; empty if no channel is present.
+        Per frame: the entropy-coded stream, or `pack_raw` of its pixels; empty if no channel is present.
     gaps
         Per frame: `pack_gaps` of the present channels, in canonical order; mostly empty.
 
@@ -208,7 +263,9 @@ class Block:
                 0,
                 self.model,
                 self.quality,
-                len(self.masks) - 1 | (_GAPS if has_gaps else 0),
+                len(self.masks) - 1
+                | (_GAPS if has_gaps else 0)
+                | (_RAW if any(map(is_raw, self.payloads)) else 0),
                 self.shape[0] - 1 | self.shape[1] - 1 << 14,
             )
         )
@@ -256,7 +313,7 @@ class Block:
         _, _, _, crc, model, quality, counts, sides = _HEADER.unpack_from(view)
         if crc != _crc(view[: _HEADER.size], view[_HEADER.size :]):
             _damaged("its checksum does not match its bytes")
-        flags = counts & ~0xFFF & ~_GAPS | sides >> 28
+        flags = counts & ~0xFFF & ~_GAPS & ~_RAW | sides >> 28
         if flags:
             raise UnsupportedError("block: uses a feature that this sunzip does not know: update it")
         frames = (counts & 0xFFF) + 1
@@ -298,6 +355,8 @@ class Block:
                 gap, stream = stream[used : used + taken], stream[used + taken :]
             payloads.append(bytes(stream))
             gaps.append(bytes(gap))
+        if any(map(is_raw, payloads)) is not bool(counts & _RAW):
+            _damaged("does not say rightly whether it has raw frames")
         shape = ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
         return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps))
 
