@@ -18,6 +18,7 @@ from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.frame import MAX_FRAMES, MAX_SIDE
+from sunzip.packed import pack, unpack
 
 FORMAT = 1
 MISSING_TIME = np.int64(-(1 << 63))
@@ -527,9 +528,7 @@ def one_text(chunk: bytes, where: str) -> bytes:
 
 def zstd(data: bytes) -> bytes:
     """Compress; the frame states its content's size and checksum."""
-    from numcodecs.zstd import Zstd
-
-    return bytes(Zstd(level=19, checksum=True).encode(data))
+    return pack(data, 19, checksum=True)
 
 
 def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
@@ -540,34 +539,10 @@ def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
     DamagedError
         If the frame is broken or states another size; nothing was allocated then.
     """
-    from numcodecs.zstd import Zstd
-
-    stated = _content_size(data)
-    if stated is None or stated > _MAX_TEXT or (size is not None and stated != size):
-        raise DamagedError(
-            f"{where}: states a content of {stated} bytes" + (f" instead of {size}" if size else "")
-        )
-    out = bytearray(stated)
     try:
-        Zstd().decode(data, out)
-    except (RuntimeError, ValueError) as e:
-        raise DamagedError(f"{where}: cannot be decompressed ({e})") from e
-    return bytes(out)
-
-
-def _content_size(data: bytes) -> int | None:
-    if len(data) < 5 or data[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    descriptor = data[4]
-    single, flag = descriptor >> 5 & 1, descriptor >> 6
-    if descriptor & 3 or (flag == 0 and not single):
-        return None
-    width = (1, 2, 4, 8)[flag]
-    at = 5 if single else 6
-    field_bytes = data[at : at + width]
-    if len(field_bytes) < width:
-        return None
-    return int.from_bytes(field_bytes, "little") + (256 if width == 2 else 0)
+        return unpack(data, size, most=_MAX_TEXT)
+    except DamagedError as error:
+        raise DamagedError(f"{where}: {error}") from error
 
 
 def shard_index(sizes: Sequence[int], entries: int) -> bytes:

@@ -159,8 +159,8 @@ class Codec:
 
         Returns
         -------
-        ⌈T / frames_per_block⌉ blocks. A frame whose symbols take more bytes than its pixels do, compressed with
-        zstd, is stored as these pixels and comes back as it was.
+        ⌈T / frames_per_block⌉ blocks. A frame whose symbols take more bytes than its pixels do, compressed
+        with zstd, is stored as these pixels and comes back as it was.
 
         Raises
         ------
