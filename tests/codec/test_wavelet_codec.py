@@ -427,19 +427,19 @@ class Counted:
         given = [k for k, v in (("time", time), ("carry", carry)) if v is not None]
         width = self._add(level, planes, "now", "deep", "first", "first_out", *given)
         count, _, h, w = planes.shape
-        return torch.zeros(count, width, h, w), np.zeros((count, 9, h, w), np.float32)
+        return torch.zeros(count, width, h, w), np.zeros((count, 12, h, w), np.float32)
 
     def beside(
         self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
     ) -> Float:
         self._add(level, known, "beside", "second", "second_out")
-        return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
+        return np.zeros((len(known), 12, *known.shape[2:]), np.float32)
 
     def settle(
         self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
     ) -> Float:
         self._add(level, known, "after", "settle", "settle_out")
-        return np.zeros((len(known), 6, *known.shape[2:]), np.float32)
+        return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
 
 
 def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pytest.MonkeyPatch) -> None:
