@@ -16,6 +16,7 @@ from sunzip.nn.context import (
     LOG_SMALLEST,
     Context,
     Foretold,
+    LevelNet,
     foretell,
     laplace_bits,
 )
@@ -34,6 +35,7 @@ def network() -> Context:
         network = Context(len(NAMES)).requires_grad_(False)
         network.flags.normal_(0, 0.3)
         for level in network.levels:
+            assert isinstance(level, LevelNet)
             for out in (level.first_out, level.second_out, level.settle_out):
                 out.weight *= 8
                 out.bias.normal_(0, 0.3)
@@ -101,7 +103,9 @@ def test_integers_foretell_what_the_network_does(
 
 
 def test_networks_too_wild_for_integers_are_refused(network: Context) -> None:
-    weight = network.levels[2].deep.weight
+    level = network.levels[2]
+    assert isinstance(level, LevelNet)
+    weight = level.deep.weight
     kept = weight.clone()
     try:
         weight[3, 5, 1, 1] = 1e9
