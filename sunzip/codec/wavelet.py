@@ -63,7 +63,7 @@ WORTH = 0.13
 #: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
 _AUDIBLE = 1.1
 
-#: Squared error, in steps, by which new weights of other channels must be better than those of the level before.
+#: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
 
 #: Symbols around the mean whose bits the encoder weighs.
@@ -78,7 +78,7 @@ _PLACED, _TIMED = 1, 2
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
-#: At so many levels at least the encoder tries what is better.
+#: At so many levels, from the coarsest, the encoder tries what is better.
 _GLANCE = 3
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
@@ -401,7 +401,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes)
-        few = min(max(grid.depth - _FINE, _GLANCE), grid.depth)
+        few = min(_GLANCE, grid.depth)
         placed = []
         for head in (0, _PLACED):
             glance = self._writer(None)

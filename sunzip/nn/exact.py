@@ -30,7 +30,7 @@ PLANE_MAX, ACTIVATION_MAX, WEIGHT_MAX = 127, 255, 256
 EXACT = 2**24
 MAX_SHIFT = 20
 
-#: Outputs for three bands: means in 64ths of a step, gates of time and of channels in 16ths, numbers of scales.
+#: Outputs for three bands: means in 64ths of a step, gates of time and channels in 16ths, scales.
 _OUTPUTS = 12
 QUALITIES = 101
 
@@ -169,7 +169,8 @@ class ExactContext:
         features
             Of this level, for `beside` and for the next finer level.
         outputs
-            (C, 12, h, w) integers: means, two kinds of gates, numbers of scales, for the coefficients that come first.
+            (C, 12, h, w) integers: means, two kinds of gates, numbers of scales, for the coefficients that
+            come first.
         """
         import torch
         from torch.nn import functional as F

@@ -24,15 +24,15 @@ WIDTHS = (32, 32, 32, 24, 16)
 #: Scales that can be foretold.
 SCALES = 64
 
-#: What the network's outputs are, of three bands each: means, gates of the frame before and of the other channels,
-#: scales.
+#: What the network's outputs are, of three bands each: means, gates of the frame before and of the other
+#: channels, scales.
 MEANS, GATES, CROSS, WIDE = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)
 
 #: Furthest that a coefficient is put from its symbol, in steps.
 FURTHEST = 0.75
 
-#: Planes of the picture so far, of what other channels foretell, of their magnitudes, and of the place; planes of
-#: one set of bands.
+#: Planes of the picture so far, of what other channels foretell, of their magnitudes, and of the place; planes
+#: of one set of bands.
 COUNT_NOW, COUNT_TIME = 3 + 6 + 2 * 3 + 2, 6
 
 #: Weights of other channels are in 16ths, up to twice what their spreads would make of them.
@@ -129,7 +129,7 @@ def place_planes(height: int, width: int) -> npt.NDArray[np.float32]:
 def channel_planes(
     cross: npt.NDArray[np.float32], others: Sequence[npt.NDArray[np.float32] | None]
 ) -> npt.NDArray[np.float32]:
-    """Return (12, h, w) of what other channels foretell, (3, h, w) in steps, and of their own bands, in theirs."""
+    """Return (12, h, w) of what others foretell, (3, h, w) in steps, and of their own bands, in theirs."""
     signed = root(cross)
     loud = [np.zeros_like(signed) if o is None else np.abs(root(o)) for o in others]
     return np.concatenate((signed, np.abs(signed), *loud))
@@ -141,7 +141,7 @@ def fitted(
     usual: npt.NDArray[np.int32],
     worth: float,
 ) -> npt.NDArray[np.int32]:
-    """Return the weights, in 16ths, with which others come nearest to a target; the usual ones if those nearly do.
+    """Return the weights, in 16ths, with which others come nearest to a target; the usual if those nearly do.
 
     Parameters
     ----------
