@@ -31,8 +31,8 @@ MEANS, GATES, CROSS, WIDE = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)
 #: Furthest that a coefficient is put from its symbol, in steps.
 FURTHEST = 0.75
 
-#: Planes of the picture so far, of what other channels foretell, of their magnitudes, and of the place; planes
-#: of one set of bands.
+#: Planes of the picture so far, of what other channels foretell, of their magnitudes, and of the place; and
+#: planes of one set of bands.
 COUNT_NOW, COUNT_TIME = 3 + 6 + 2 * 3 + 2, 6
 
 #: Weights of other channels are in 16ths, up to twice what their spreads would make of them.

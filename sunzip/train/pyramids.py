@@ -133,8 +133,9 @@ def _rounded(x: Float) -> Float:
 
 
 def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
-    """Return channels, ln of steps, flags; then of each level its cut, planes, values, the frame before, what others
-    tell.
+    """Return channels, ln of steps, flags; then five arrays of each level.
+
+    They are its cut, planes, values, the frame before, and what other channels tell.
 
     Cut are the bands of side 128 and more; a cut lies within that of the next coarser level.
     """
