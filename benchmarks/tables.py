@@ -27,6 +27,7 @@ PAGES = (
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/explanation/forecast.md",
+    ROOT / "docs/explanation/onboard.md",
     ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
 )
@@ -691,7 +692,61 @@ def _seen(report: dict[str, Any]) -> str:
     return f"{pooled}{report['pca']} principal components with {100 * report['kept']:.0f} % of the variance"
 
 
+def faults(result: dict[str, Any]) -> str:
+    """One row a way of sending: what it costs, and what of frames is left under each kind of fault."""
+    kinds = {
+        "loss": "lost one by one",
+        "bursts": "lost in bursts",
+        "flips_after": "flipped on the way",
+        "flips_before": "flipped in the recorder",
+    }
+    rows = []
+    for row in result["schemes"]:
+        found = [row["kinds"][kind] for kind in kinds]
+        cells = [
+            f"{100 * k['whole'] / k['frames']:.2f} / {100 * k['lost'] / k['frames']:.2f} %" for k in found
+        ]
+        silent = sum(k["silent"] for k in found)
+        rows.append([row["title"], f"{100 * row['overhead']:+.1f} %", *cells, str(silent)])
+    least = min(k["faults"] for row in result["schemes"] for k in row["kinds"].values())
+    c, p, w = result["channel"], result["payloads"], result["weights"]
+    table = _table(["way", "bytes", *kinds.values(), "silently wrong"], rows)
+    return (
+        f"{table}\n\nFrames that come whole / not at all; the others come in part. At least {least:,} "
+        f"faults in each cell; packets of up to {c['packet']} B, {100 * c['loss']:g} % lost, bursts of "
+        f"{c['burst']:g}; bits flip in 5 % of the packets and in half of the units. Payloads struck before "
+        f"any checksum: of {p['faults']:,}, {p['refused']:,} refused, {p['same']:,} unchanged, "
+        f"{p['passed']:,} passed. Weights: of {w['faults']:,} bits flipped, {w['same']:,} changed nothing, "
+        f"{w['harmless']:,} the error by at most 1 %, {w['worse']:,} more, {w['useless']:,} twofold, "
+        f"{w['refused']:,} made blocks that are refused; a digest found {w['noticed']:,}. {_source(result)}"
+    )
+
+
+def encoder_int8(result: dict[str, Any]) -> str:
+    """One row a model: what 8-bit integers change and gain."""
+    rows = []
+    for row in result["rows"]:
+        f, i = row["float32"], row["int8"]
+        rows.append(
+            [
+                row["model"],
+                f"{row['size']}²",
+                f"{i['bytes']:,.0f}",
+                *(f"{100 * row['loss'][k]:+.2f} %" for k in ("bytes", "rmse")),
+                *(f"{1000 * f[k]:.0f} / {1000 * i[k]:.0f} ms" for k in ("seconds_1", "seconds_2")),
+                *(f"{row['faster'][k]:.2f} ×" for k in ("seconds_1", "seconds_2")),
+                f"{row['tries'][-1]['int8_layers']}",
+                f"{row['agreement']:.1g}",
+            ]
+        )
+    head = ["model", "images", "B/frame", "bytes", "error", "float32 / int8, 1 core", "2 cores"]
+    head += ["faster, 1 core", "2 cores", "int8 layers", "float32 off PyTorch"]
+    return f"{_table(head, rows)}\n\nONNX Runtime {result['onnxruntime']}. {_source(result)}"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "faults": ("faults", faults),
+    "encoder-int8": ("encoder_int8", encoder_int8),
     "main-job": ("main_job", main_job),
     "channels": ("main_job", channels),
     "latents": ("latents", latents),

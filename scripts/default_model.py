@@ -128,8 +128,11 @@ def training_frames(real: Path, run: Path, count: int, seed: int) -> dict[str, l
 @click.option("--minutes", default=60.0)
 @click.option("--synthetic", "count", default=140)
 @click.option("--seed", default=0)
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Weights to begin with.")
 @click.option("--resume", is_flag=True)
-def main(real: Path, out: Path, minutes: float, count: int, seed: int, resume: bool) -> None:
+def main(
+    real: Path, out: Path, minutes: float, count: int, seed: int, start: Path | None, resume: bool
+) -> None:
     """Train, and write the model's folder; its card is written by hand."""
     run = out / TRAINING
     run.mkdir(parents=True, exist_ok=resume)
@@ -149,6 +152,8 @@ def main(real: Path, out: Path, minutes: float, count: int, seed: int, resume: b
     del frames
     torch.manual_seed(seed)
     family = WaveletFamily(Pyramids(banks, 3, seed), stabiliser)
+    if start is not None:
+        family.network.load_state_dict(torch.load(start, weights_only=True))
     recipe = Recipe(steps=None, minutes=minutes, batch=3, rate=2e-3, decay=0.998, seed=seed)
     notes = {"recipe": asdict(recipe), **notes}
     with Place.found("cpu") as place:

@@ -58,7 +58,8 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     found = _SIZE.fullmatch(value.strip())
     if not found:
         raise click.BadParameter(f"{value!r} is no size; write it as 500MB, 1.5GB or a number of bytes")
-    return round(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
+    unit: int = 1000 ** " kmgt".index(found[2].lower() or " ")
+    return round(float(found[1]) * unit)
 
 
 def _block(_: click.Context, __: click.Parameter, value: str) -> Block:

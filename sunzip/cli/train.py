@@ -69,7 +69,12 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     help="σ of the σ-VAE's loss; default scalar, the paper's.",
 )
 @click.option("--beta", type=click.FloatRange(0, min_open=True), help="The β-VAE's loss instead (Eq. 1).")
-@click.option("--steps", type=click.IntRange(1), help="End after so many steps.")
+@click.option(
+    "--init",
+    type=click.Choice(["random", "pca"]),
+    help="Where the σ-VAE begins: at random weights (default) or at the frames' principal components.",
+)
+@click.option("--steps", type=click.IntRange(0), help="End after so many steps; 0 to keep the beginning.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="End after so many passes.")
 @click.option(
     "--time-limit",
@@ -79,7 +84,7 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
 )
 @click.option("--batch", type=click.IntRange(2), help="Samples of a step of each process; default 32 or 4.")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3 or 8e-4."
+    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3, 1e-5 or 8e-4."
 )
 @click.option(
     "--augment/--no-augment", default=True, show_default=True, help="Vary frames as the Sun itself varies."
@@ -119,6 +124,7 @@ def train(
     fit_all: bool,
     sigma: Literal["scalar", "optimal", "per-channel"] | None,
     beta: float | None,
+    init: Literal["random", "pca"] | None,
     steps: int | None,
     epochs: float | None,
     time_limit: float | None,
@@ -162,6 +168,7 @@ def train(
                 align=Alignment(cadence, tolerance, start, stop, every, channels, missing, side),
                 hold_out=hold_out,
                 fit_all=fit_all,
+                init=init,
                 steps=steps,
                 epochs=epochs,
                 minutes=time_limit,

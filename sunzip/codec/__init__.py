@@ -535,6 +535,9 @@ class Codec:
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
         for t, found in self._latents(entries, np.flatnonzero([e.mask for e in entries]), coarse=True):
             out[t] = found
+        for entry in entries:
+            if is_raw(entry.payload):  # what claims to be pixels must be some
+                unpack_raw(entry.payload, entry.mask.bit_count(), *shape)
         return out
 
 

@@ -19,13 +19,19 @@ from sunzip.errors import DamagedError, InputError
 from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import (
     COUNT_NOW,
+    CROSS,
     FURTHEST,
     GATES,
     GROUPS,
     LEVELS,
     MEANS,
     SCALES,
+    WEIGHT_MOST,
+    WEIGHT_UNIT,
+    WIDE,
+    channel_planes,
     decoded_planes,
+    fitted,
     picture_planes,
     place_planes,
     references,
@@ -57,6 +63,9 @@ WORTH = 0.13
 #: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
 _AUDIBLE = 1.1
 
+#: Squared error, in steps, by which new weights of other channels must be better than those they replace.
+_WORTHWHILE = 1.5
+
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
@@ -69,7 +78,7 @@ _PLACED, _TIMED = 1, 2
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
-#: At so many levels at least the encoder tries what is better.
+#: At so many levels, from the coarsest, the encoder tries what is better.
 _GLANCE = 3
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
@@ -132,6 +141,15 @@ def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
         pyramid[row, h : 2 * h, w : 2 * w] = both
 
 
+class Sets(NamedTuple):
+    """A model's tables: of bands' symbols, of the coarsest picture, of levels left out, of weights."""
+
+    bands: Tables
+    base: Tables
+    silent: Tables
+    weights: Tables
+
+
 class Coder(Protocol):
     """What the walk through a pyramid asks: symbols for tables, and what stands for them."""
 
@@ -154,26 +172,32 @@ class Coder(Protocol):
     def base(self, index: Int, values: Int | None) -> Int:
         """Return (N,) the symbols of the coarsest picture."""
 
+    def weights(self, index: Int, values: Int | None) -> Int:
+        """Return by how many 16ths the weights of other channels differ from those of the level before."""
+
 
 class Reader:
     """Takes symbols from a payload."""
 
-    def __init__(self, decoder: Decoder, tables: Tables, silent_tables: Tables, base_tables: Tables) -> None:
+    def __init__(self, decoder: Decoder, tables: Sets) -> None:
         self._decoder, self._tables = decoder, tables
-        self._silent_tables, self._base_tables = silent_tables, base_tables
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
         """See `Coder.symbols`."""
-        read = self._decoder.pop(index, self._tables)
+        read = self._decoder.pop(index, self._tables.bands)
         return whole + np.where(flip, -read, read)
 
     def silent(self, index: Int, values: Int | None) -> Int:
         """See `Coder.silent`."""
-        return self._decoder.pop(index, self._silent_tables)
+        return self._decoder.pop(index, self._tables.silent)
 
     def base(self, index: Int, values: Int | None) -> Int:
         """See `Coder.base`."""
-        return self._decoder.pop(index, self._base_tables)
+        return self._decoder.pop(index, self._tables.base)
+
+    def weights(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.weights`."""
+        return self._decoder.pop(index, self._tables.weights)
 
 
 class Writer:
@@ -183,22 +207,14 @@ class Writer:
     ----------
     encoder
         Where to; None only weighs them, in `bits`.
-    tables, silent_tables, base_tables
+    tables
         The model's.
     bits
         (K, 2 · `_WEIGHED` + 1) bits of the symbols around each table's zero.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder | None,
-        tables: Tables,
-        silent_tables: Tables,
-        base_tables: Tables,
-        bits: Float,
-    ) -> None:
+    def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float) -> None:
         self._encoder, self._tables = encoder, tables
-        self._silent_tables, self._base_tables = silent_tables, base_tables
         self._bits = bits
         self.bits = 0.0
 
@@ -224,21 +240,28 @@ class Writer:
             weighed = self._bits[index, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
             self.bits += float(weighed.sum(dtype=np.float64))
         else:
-            self._encoder.push(r, index, self._tables)
+            self._encoder.push(r, index, self._tables.bands)
         return near
 
     def silent(self, index: Int, values: Int | None) -> Int:
         """See `Coder.silent`."""
         assert values is not None
         if self._encoder is not None:
-            self._encoder.push(values, index, self._silent_tables)
+            self._encoder.push(values, index, self._tables.silent)
         return values
 
     def base(self, index: Int, values: Int | None) -> Int:
         """See `Coder.base`."""
         assert values is not None
         if self._encoder is not None:
-            self._encoder.push(values, index, self._base_tables)
+            self._encoder.push(values, index, self._tables.base)
+        return values
+
+    def weights(self, index: Int, values: Int | None) -> Int:
+        """See `Coder.weights`."""
+        assert values is not None
+        if self._encoder is not None:
+            self._encoder.push(values, index, self._tables.weights)
         return values
 
 
@@ -262,14 +285,13 @@ class WaveletFamily(Family):
         if type(self.default_quality) is not int or not 0 <= self.default_quality <= 100:
             raise DamagedError(f"model {model.name}: config.json names no default quality")
         self.context = ExactContext(model.arrays("context"))
-        self.tables = Tables.from_arrays(model.arrays("tables"))
-        self.base_tables = Tables.from_arrays(model.arrays("base_tables"))
-        self.silent_tables = Tables.from_arrays(model.arrays("silent_tables"))
+        self.tables = Sets(*(Tables.from_arrays(model.arrays(f"{name}_tables")) for name in Sets._fields))
         arrays = model.arrays("quality")
         found = {}
         for name, shape, dtype in (
             ("step", (QUALITIES, count), np.float32),
             ("base_mean", (count,), np.float32),
+            ("relation", (count,), np.float32),
             ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
             ("silent_index", (QUALITIES,), np.int32),
         ):
@@ -285,23 +307,28 @@ class WaveletFamily(Family):
         self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
         if (
-            len(self.tables) != SCALES * VARIANTS
-            or len(self.base_tables) <= self.base_index.max()
-            or len(self.silent_tables) < (self.silent_index.max() + 1) * count
+            len(self.tables.bands) != SCALES * VARIANTS
+            or len(self.tables.base) <= self.base_index.max()
+            or len(self.tables.silent) < (self.silent_index.max() + 1) * count
+            or len(self.tables.weights) != 2 * count
+            or found["relation"].min() < 2.0**-10
             or min(self.base_index.min(), self.silent_index.min()) < 0
             or self.step.min() < 2.0**-10
         ):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
         self._inverse = np.float32(1) / self.step
+        # What a weight of 1/16 makes of another channel's coefficients.
+        relation = found["relation"]
+        self._relation = relation[:, None] / relation * np.float32(WEIGHT_UNIT)
 
     @cached_property
     def bits(self) -> Float:
         """(K, 2 · _WEIGHED + 1): bits of the symbols around each table's zero, for the encoder."""
         symbols = np.arange(-_WEIGHED, _WEIGHED + 1)
-        out = np.empty((len(self.tables), len(symbols)), np.float32)
-        for k, begin in enumerate(self.tables.offsets):
-            entries, outside = self.tables.entries(symbols, np.full(len(symbols), k))
-            out[k] = PRECISION - np.log2(self.tables.frequencies[begin + entries])
+        out = np.empty((len(self.tables.bands), len(symbols)), np.float32)
+        for k, begin in enumerate(self.tables.bands.offsets):
+            entries, outside = self.tables.bands.entries(symbols, np.full(len(symbols), k))
+            out[k] = PRECISION - np.log2(self.tables.bands.frequencies[begin + entries])
             out[k, outside] += 8
         return out
 
@@ -374,7 +401,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes)
-        few = min(max(grid.depth - _FINE, _GLANCE), grid.depth)
+        few = min(_GLANCE, grid.depth)
         placed = []
         for head in (0, _PLACED):
             glance = self._writer(None)
@@ -404,14 +431,14 @@ class WaveletFamily(Family):
                 raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
             time = self._turned(known.before, grid, minutes)
         decoder = Decoder(payload[used:])
-        reader = Reader(decoder, self.tables, self.silent_tables, self.base_tables)
+        reader = Reader(decoder, self.tables)
         decoded = self._walk(reader, None, known.channels, grid, quality, head, time, grid.depth - fine)
         if not fine:
             decoder.finish()
         return decoded
 
     def _writer(self, encoder: Encoder | None) -> Writer:
-        return Writer(encoder, self.tables, self.silent_tables, self.base_tables, self.bits)
+        return Writer(encoder, self.tables, self.bits)
 
     def _turn(self, pyramid: Float, grid: Grid, known: Known) -> int | None:
         """Return the minutes of rotation that bring the frame before nearest to this; None if none does."""
@@ -488,6 +515,7 @@ class WaveletFamily(Family):
         out[names, :h, :w] = low
         lows = dict(zip(names, low, strict=True))
         seen = references(names)
+        weights = np.zeros((len(NAMES), 2), np.int32)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
         for n in range(levels):
             number, h, w = grid.level(n)
@@ -495,7 +523,7 @@ class WaveletFamily(Family):
             if not going:
                 break
             place = place_planes(h, w) if head & _PLACED else None
-            known: dict[int, Float] = {}
+            known: dict[int, Float] = {}  # symbols, in steps
             board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
             for g, group in enumerate(GROUPS):
                 active = [c for c in group if c in going]
@@ -505,11 +533,31 @@ class WaveletFamily(Family):
                 planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
                 planes[:, :3] = picture_planes(picture, inverse[active], 2.0 ** (n - grid.depth))
                 flags = np.zeros((len(active), 3), np.float32)
+                exact = (
+                    None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
+                )
+                cross = np.zeros((len(active), 3, h, w), np.float32)
                 for a, c in enumerate(active):
-                    for slot, r in enumerate(seen[c]):
-                        flags[a, slot] = 1
-                        if r in known:
-                            planes[a, 3 + 6 * slot : 9 + 6 * slot] = known[r]
+                    flags[a, : len(seen[c])] = 1
+                    if not any(r in known for r in seen[c]):
+                        continue
+                    others = [
+                        bands_of(out[r : r + 1], h, w)[0] * (self._relation[c, r] * self._inverse[quality, c])
+                        for r in seen[c]
+                    ]
+                    change = None
+                    if exact is not None:
+                        change = fitted(exact[a], others, weights[c], _WORTHWHILE) - weights[c]
+                        change = change[: len(others)]
+                    index = 2 * np.int32(c) + np.arange(len(others), dtype=np.int32)
+                    weights[c, : len(others)] += coder.weights(index, change)
+                    if np.abs(weights[c]).max() > WEIGHT_MOST:
+                        raise DamagedError("entropy-coded payload: a channel weighs more than any can")
+                    for other, weight in zip(others, weights[c], strict=False):
+                        cross[a] += other * np.float32(weight)
+                    planes[a, 3:15] = channel_planes(
+                        cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
+                    )
                 if place is not None:
                     planes[:, 15:] = place
                 reference = before = None
@@ -520,23 +568,19 @@ class WaveletFamily(Family):
                 carry = _rows(carries[g], active)
                 features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
                 carries[g] = (active, features)
-                exact = (
-                    None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
-                )
                 symbols = np.zeros((len(active), 3, h, w), np.int32)
                 for here in (board, ~board):
                     if here is not board:
                         some = decoded_planes(symbols.astype(np.float32))
                         outputs = self.context.beside(number, active, quality, features, some)
-                    index, whole, flip = _tables(outputs, reference, here)
+                    index, whole, flip = _tables(outputs, reference, cross, here)
                     wanted = None if exact is None else exact[..., here].ravel()
                     found = coder.symbols(index, whole, flip, wanted)
                     symbols[..., here] = found.reshape(*symbols.shape[:2], -1)
                 plain = symbols.astype(np.float32)
-                own = decoded_planes(plain)
-                known |= dict(zip(active, own, strict=True))
-                settled = self.context.settle(number, active, quality, features, own)
-                bands = (plain + _apart(settled, plain, reference)) * step[active][:, None]
+                known |= dict(zip(active, plain, strict=True))
+                settled = self.context.settle(number, active, quality, features, decoded_planes(plain))
+                bands = (plain + _apart(settled, plain, reference, cross)) * step[active][:, None]
                 put_bands(out, bands, active)
                 for a, c in enumerate(active):
                     if tops[c] > n + 1:
@@ -603,26 +647,30 @@ def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor |
 
 
 def _tables(
-    outputs: Float, reference: Float | None, here: npt.NDArray[np.bool_]
+    outputs: Float, reference: Float | None, cross: Float, here: npt.NDArray[np.bool_]
 ) -> tuple[Int, Int, npt.NDArray[np.bool_]]:
     """Turn outputs into table, symbol next to the mean, and whether to count down; of the pixels `here`."""
     mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
+    mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
     if reference is not None:
         gate = np.clip(outputs[:, GATES][..., here], 0, 16) * np.float32(1 / 16)
         mean += gate * reference[..., here]
     eighths = np.floor(np.clip(mean, -(2.0**20), 2.0**20) * np.float32(8) + np.float32(0.5)).astype(np.int32)
     whole = (eighths + 4) >> 3
     part = eighths - 8 * whole
-    scale = np.clip(outputs[:, 6:][..., here], 0, SCALES - 1).astype(np.int32)
+    scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
     return index.ravel(), whole.ravel(), (part < 0).ravel()
 
 
-def _apart(outputs: Float, symbols: Float, reference: Float | None) -> Float:
+def _apart(outputs: Float, symbols: Float, reference: Float | None, cross: Float) -> Float:
     """Turn what the network puts out into how far from its symbol each coefficient is put, in steps."""
-    apart = outputs[:, :3] * np.float32(1 / 64)
+    apart = outputs[:, MEANS] * np.float32(1 / 64)
+    gate = np.clip(outputs[:, CROSS], 0, 16) * np.float32(1 / 16)
+    gate *= cross - symbols
+    apart += gate
     if reference is not None:
-        gate = np.clip(outputs[:, 3:], 0, 16) * np.float32(1 / 16)
+        gate = np.clip(outputs[:, GATES], 0, 16) * np.float32(1 / 16)
         gate *= reference - symbols
         apart += gate
     return np.clip(apart, np.float32(-FURTHEST), np.float32(FURTHEST), out=apart)

@@ -19,11 +19,13 @@ from torch.nn import functional as F
 from sunzip.nn.planes import (
     COUNT_NOW,
     COUNT_TIME,
+    CROSS,
     FURTHEST,
     GATES,
     LEVELS,
     MEANS,
     SCALES,
+    WIDE,
     WIDTHS,
     decoded_planes,
 )
@@ -55,6 +57,12 @@ def _activate(x: Tensor) -> Tensor:
     return y + ((y / ACTIVATION_UNIT).round() * ACTIVATION_UNIT - y).detach()
 
 
+def _gate(x: Tensor) -> Tensor:
+    """Clip to a share in 16ths; gradients pass through the rounding."""
+    y = x.clamp(0, 1)
+    return y + ((y * 16).round() / 16 - y).detach()
+
+
 class LevelNet(nn.Module):
     """The network of one level of the pyramid, for any number of channels, each by itself.
 
@@ -73,16 +81,19 @@ class LevelNet(nn.Module):
         self.carry = nn.Conv2d(below, width, 1, bias=False)
         self.deep = nn.Conv2d(width, width, 3, padding=1)
         self.first = nn.Conv2d(width, width, 1)
-        self.first_out = nn.Conv2d(width, 9, 1)
+        self.first_out = nn.Conv2d(width, 12, 1)
         self.beside = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
         self.second = nn.Conv2d(width, width, 1)
-        self.second_out = nn.Conv2d(width, 9, 1)
+        self.second_out = nn.Conv2d(width, 12, 1)
         self.after = nn.Conv2d(COUNT_TIME, width, 3, padding=1, bias=False)
         self.settle = nn.Conv2d(width, width, 1)
-        self.settle_out = nn.Conv2d(width, 6, 1)
+        self.settle_out = nn.Conv2d(width, 9, 1)
         for out in (self.first_out, self.second_out, self.settle_out):
             nn.init.normal_(out.weight, std=0.02)
-            nn.init.constant_(out.bias, 0.0) if out.bias is not None else None
+            assert out.bias is not None
+            nn.init.zeros_(out.bias)
+            with torch.no_grad():
+                out.bias[CROSS] = 0.5
         with torch.no_grad():
             self.time.weight *= 0.3
             self.deep.weight[:, :, 1, 1] += torch.eye(width)
@@ -125,6 +136,7 @@ def foretell(
     planes: Tensor,
     time: Tensor | None,
     reference: Tensor | None,
+    cross: Tensor,
     symbols: Tensor,
     carry: Tensor | None,
 ) -> tuple[Foretold, Tensor, Tensor]:
@@ -140,6 +152,8 @@ def foretell(
         (C, COUNT_NOW, h, w) integers.
     time, reference
         (C, COUNT_TIME, h, w) integers and (C, 3, h, w) in steps, of the frame before; or None.
+    cross
+        (C, 3, h, w) in steps, what other channels foretell.
     symbols
         (C, 3, h, w) to be coded.
     carry
@@ -168,19 +182,18 @@ def foretell(
     beside = net.beside(decoded_planes(torch.where(board, symbols, 0)) * PLANE_UNIT)
     second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
     out = torch.where(board, first, second).float()
-    mean = out[:, MEANS]
+    mean = out[:, MEANS] + _gate(out[:, CROSS]) * cross
     if reference is not None:
-        gate = out[:, GATES].clamp(0, 1)
-        mean = mean + (gate + ((gate * 16).round() / 16 - gate).detach()) * reference
+        mean = mean + _gate(out[:, GATES]) * reference
     mean = mean + ((mean * 8).round() / 8 - mean).detach()
-    scale = 4 * out[:, 6:] + SCALE_OFFSET
+    scale = 4 * out[:, WIDE] + SCALE_OFFSET
     scale = scale.clamp(0, SCALES - 1)
     scale = scale + (scale.round() - scale).detach()
     after = net.after(decoded_planes(symbols) * PLANE_UNIT)
     settled = net.settle_out(_activate(net.settle(h) + after + bias[3][:, :, None, None])).float()
-    apart = settled[:, :3]
+    apart = settled[:, MEANS] + settled[:, CROSS].clamp(0, 1) * (cross - symbols)
     if reference is not None:
-        apart = apart + settled[:, 3:].clamp(0, 1) * (reference - symbols)
+        apart = apart + settled[:, GATES].clamp(0, 1) * (reference - symbols)
     return Foretold(mean, LOG_SMALLEST + LOG_RATIO * scale), apart.clamp(-FURTHEST, FURTHEST), h
 
 

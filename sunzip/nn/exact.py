@@ -30,8 +30,8 @@ PLANE_MAX, ACTIVATION_MAX, WEIGHT_MAX = 127, 255, 256
 EXACT = 2**24
 MAX_SHIFT = 20
 
-#: Outputs for three bands: means in 64ths of a step, gates in 16ths, numbers of scales.
-_OUTPUTS = 9
+#: Outputs for three bands: means in 64ths of a step, gates of time and channels in 16ths, scales.
+_OUTPUTS = 12
 QUALITIES = 101
 
 
@@ -49,7 +49,7 @@ def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
         "second_out": ((_OUTPUTS, width, 1, 1), ACTIVATION_MAX),
         "after": ((width, COUNT_TIME, 3, 3), PLANE_MAX),
         "settle": ((width, width, 1, 1), ACTIVATION_MAX),
-        "settle_out": ((6, width, 1, 1), ACTIVATION_MAX),
+        "settle_out": ((9, width, 1, 1), ACTIVATION_MAX),
     }
 
 
@@ -121,12 +121,13 @@ class ExactContext:
 
         out = {}
         for name, array in self._arrays.items():
-            tensor = torch.from_numpy(array.astype(np.float32))
+            # Powers of two are exact by construction, not by how well a library's exponential rounds.
+            power = name.endswith(".shift")
+            values = np.ldexp(1.0, -array.astype(np.int32)) if power else array
+            tensor = torch.from_numpy(values.astype(np.float32))
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             out[name] = tensor
-        for name in [k for k in out if k.endswith(".shift")]:
-            out[name] = torch.exp2(-out[name])
         return out
 
     def _finish(self, total: Tensor, n: int, layer: str, clip: bool) -> Tensor:
@@ -168,7 +169,8 @@ class ExactContext:
         features
             Of this level, for `beside` and for the next finer level.
         outputs
-            (C, 9, h, w) integers: means, gates, numbers of scales, for the coefficients that come first.
+            (C, 12, h, w) integers: means, two kinds of gates, numbers of scales, for the coefficients that
+            come first.
         """
         import torch
         from torch.nn import functional as F
@@ -222,7 +224,7 @@ class ExactContext:
 
         Returns
         -------
-        (C, 6, h, w) integers: distances from the symbols in 64ths of a step, gates in 16ths.
+        (C, 9, h, w) integers: distances from the symbols in 64ths of a step, two kinds of gates in 16ths.
         """
         return self._branch(level, channels, quality, features, known, ("after", "settle"), 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,14 +24,19 @@ WIDTHS = (32, 32, 32, 24, 16)
 #: Scales that can be foretold.
 SCALES = 64
 
-#: What the network's outputs are: means, gates of the frame before, scales, of three bands each.
-MEANS, GATES = slice(0, 3), slice(3, 6)
+#: What the network's outputs are, of three bands each: means, gates of the frame before and of the other
+#: channels, scales.
+MEANS, GATES, CROSS, WIDE = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)
 
 #: Furthest that a coefficient is put from its symbol, in steps.
 FURTHEST = 0.75
 
-#: Planes of the picture so far, two references and the place; planes of one set of bands.
-COUNT_NOW, COUNT_TIME = 3 + 2 * 6 + 2, 6
+#: Planes of the picture so far, of what other channels foretell, of their magnitudes, and of the place; and
+#: planes of one set of bands.
+COUNT_NOW, COUNT_TIME = 3 + 6 + 2 * 3 + 2, 6
+
+#: Weights of other channels are in 16ths, up to twice what their spreads would make of them.
+WEIGHT_UNIT, WEIGHT_MOST = 1 / 16, 32
 
 #: Channels coded together: none sees another of its group.
 GROUPS = ((3, 8, 11), (4, 2, 7, 9), (5, 1, 6, 0, 10))
@@ -118,3 +124,45 @@ def place_planes(height: int, width: int) -> npt.NDArray[np.float32]:
     r = np.sqrt(y[:, None] ** 2 + x**2) / _RADIUS
     planes = np.stack((np.clip(np.rint(64 * r), 0, 127), np.clip(np.rint(256 * (r - 1)), -127, 127)))
     return planes.astype(np.float32)
+
+
+def channel_planes(
+    cross: npt.NDArray[np.float32], others: Sequence[npt.NDArray[np.float32] | None]
+) -> npt.NDArray[np.float32]:
+    """Return (12, h, w) of what others foretell, (3, h, w) in steps, and of their own bands, in theirs."""
+    signed = root(cross)
+    loud = [np.zeros_like(signed) if o is None else np.abs(root(o)) for o in others]
+    return np.concatenate((signed, np.abs(signed), *loud))
+
+
+def fitted(
+    target: npt.NDArray[np.float32],
+    others: Sequence[npt.NDArray[np.float32]],
+    usual: npt.NDArray[np.int32],
+    worth: float,
+) -> npt.NDArray[np.int32]:
+    """Return the weights, in 16ths, with which others come nearest to a target; the usual if those nearly do.
+
+    Parameters
+    ----------
+    target
+        (N,) in steps.
+    others
+        One or two of the same.
+    usual
+        (2,) weights.
+    worth
+        Least squared error by which other weights must be better.
+    """
+    a = np.stack([o.ravel() for o in others], 1).astype(np.float64)
+    y = target.ravel().astype(np.float64)
+    square = a.T @ a
+    square[np.diag_indices(len(others))] += 1e-3 * (1 + np.trace(square))
+    found = usual.copy()
+    best = np.clip(np.rint(np.linalg.solve(square, a.T @ y) / WEIGHT_UNIT), -WEIGHT_MOST, WEIGHT_MOST)
+    found[: len(others)] = best
+
+    def error(weights: npt.NDArray[np.int32]) -> float:
+        return float(((y - a @ (weights[: len(others)] * WEIGHT_UNIT)) ** 2).sum())
+
+    return found if error(usual) - error(found) > worth else usual

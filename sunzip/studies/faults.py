@@ -21,9 +21,9 @@ from sunzip.codec import Codec
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.frame import Block
-from sunzip.normalize import Stabiliser
 from sunzip.sources.synthetic import render
 from sunzip.studies.encoder import encoder_of
+from sunzip.studies.noise import noise_error
 from sunzip.studies.packets import OVERHEAD, Key, collect, cut, twice, unwrap, with_parity, wrap
 from sunzip.weights import Model
 
@@ -432,14 +432,6 @@ def _sweep(
     return tally
 
 
-def _rms(a: Float, b: Float, channels: tuple[str, ...]) -> float:
-    """Return the error in units of noise: root mean square of each image, averaged over those present."""
-    units = Stabiliser.for_channels(channels)
-    squares = (units.forward(a) - units.forward(b)).astype(np.float64) ** 2
-    means = [float(np.nanmean(s)) for s in squares if not np.isnan(s).all()]
-    return math.sqrt(sum(means) / len(means)) if means else math.nan
-
-
 def _concealed(codec: Codec, frames: Sequence[Float], channels: tuple[str, ...]) -> dict[str, float]:
     """Return the error of what is shown: the frame; its base; and the frame before, where one is lost."""
     shape = (frames[0].shape[1], frames[0].shape[2])
@@ -448,9 +440,11 @@ def _concealed(codec: Codec, frames: Sequence[Float], channels: tuple[str, ...])
     bases = low.decode(low.encode(np.stack(frames), channels), channels, shape)
     pairs = range(1, len(frames))
     return {
-        "decoded": float(np.mean([_rms(decoded[n], frames[n], channels) for n in range(len(frames))])),
-        "base": float(np.mean([_rms(bases[n], frames[n], channels) for n in range(len(frames))])),
-        "before": float(np.mean([_rms(decoded[n - 1], frames[n], channels) for n in pairs] or [math.nan])),
+        "decoded": float(np.mean([noise_error(decoded[n], frames[n], channels) for n in range(len(frames))])),
+        "base": float(np.mean([noise_error(bases[n], frames[n], channels) for n in range(len(frames))])),
+        "before": float(
+            np.mean([noise_error(decoded[n - 1], frames[n], channels) for n in pairs] or [math.nan])
+        ),
     }
 
 
@@ -575,7 +569,7 @@ def strike_weights(
     ground = Codec(codec.model, codec.quality)
     flying = Codec(codec.model, codec.quality)
     (right,) = flying.encode(frame, channels)
-    sound = _rms(ground.decode([right], channels, shape)[0], frame[0], channels)
+    sound = noise_error(ground.decode([right], channels, shape)[0], frame[0], channels)
     parts = memory_of(flying)
     sizes = np.array([part.raw.size for part in parts])
     counts = dict.fromkeys(("same", "harmless", "worse", "useless", "refused"), 0)
@@ -595,7 +589,7 @@ def strike_weights(
             counts["same"] += 1
             continue
         try:
-            error = _rms(ground.decode(blocks, channels, shape)[0], frame[0], channels)
+            error = noise_error(ground.decode(blocks, channels, shape)[0], frame[0], channels)
         except (DamagedError, UnsupportedError):
             counts["refused"] += 1
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from sunzip.codec import Codec, codec_for
 from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError, OutputError
+from sunzip.normalize import Stabiliser
 from sunzip.sinks.base import Target
 from sunzip.sinks.sdoml_v2 import SdomlV2Sink
 from sunzip.studies.density import MIN_FRAMES, Mixture
@@ -177,7 +178,7 @@ def generate(
                 plan = _Plan.of_posterior(sun, count, seed)
             else:
                 plan = _Plan.of_prior(sun.codec, count, seed)
-                plan.known = _latents(sun)
+                plan.known = plan.space.known(sun)
     comparison = None if compare is None else Comparison(plan, compare, hmi=hmi, anon=anon)
     with replacing(path, force) as target:
         sink = _Pages(target, plan) if form == "png" else _Store(target, plan)
@@ -213,14 +214,71 @@ def _codec_of(model: str | Path | Model) -> Codec:
     return codec_for(found.sha256)
 
 
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Where frames are drawn: a model's latents, or pictures in units of noise.
+
+    The latter stand for a wavelet model, which is one step of arithmetic away from them; what `Sun.latents`
+    gives of it is a small picture, from which no frame can be made.
+
+    Attributes
+    ----------
+    codec, channels, shape
+        The model, and the frames.
+    """
+
+    codec: Codec
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+
+    @property
+    def _of_pictures(self) -> bool:
+        return self.codec.model.family == "wavelet"
+
+    @property
+    def _stabiliser(self) -> Stabiliser:
+        return self.codec.family.stabiliser.subset([NAMES.index(n) for n in self.channels])
+
+    def frames(self, sun: Sun, numbers: Sequence[int]) -> Float:
+        """Return (N, …) float32 of some frames of an archive with the same channels."""
+        if not self._of_pictures:
+            return sun.latents.take(numbers)
+        pictures = (sun.cube(i, i + 1, self.channels).to_scale(Scale.MEAN).data for i in numbers)
+        return np.concatenate([self._stabiliser.forward(np.nan_to_num(picture)) for picture in pictures])
+
+    def frame(self, frame: Float) -> Float:
+        """Return the same of a (C, Y, X) frame in DN/s (2×2 means) and G."""
+        if self._of_pictures:
+            return self._stabiliser.forward(np.nan_to_num(frame))
+        found: Float = self.codec.latents(self.codec.encode(frame[None], self.channels), self.shape)[0]
+        return found
+
+    def decode(self, z: Float) -> Float:
+        """Turn one point into a frame: (C, Y, X) in DN/s (2×2 means) and G."""
+        images = z
+        if not self._of_pictures:
+            indexes = [NAMES.index(n) for n in self.channels]
+            present = np.zeros((1, len(NAMES)), np.float32)
+            present[:, indexes] = 1
+            images = self.codec.family.synthesise(z[None], present, *self.shape)[0, indexes]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.nan_to_num(self._stabiliser.inverse(images))
+
+    def known(self, sun: Sun) -> Float:
+        """Return (N, …) of an archive's frames that hold all its channels, thinned if they are too many."""
+        whole = np.flatnonzero(sun.archive.valid.all(1))
+        size = np.prod((len(self.channels), *self.shape) if self._of_pictures else sun.latents.shape[1:])
+        return self.frames(sun, _thinned(whole, max(MIN_FRAMES, _MAX_NUMBERS // int(size))).tolist())
+
+
 @dataclass(slots=True)
 class _Plan:
     """The latents of all frames to come, and what to do with them.
 
     Attributes
     ----------
-    codec, channels, shape
-        How they are decoded.
+    space
+        Where they are, and how they are decoded.
     kind, seed, density
         See `GenerateReport`.
     z
@@ -231,15 +289,25 @@ class _Plan:
         (N, …) latents of the archive's frames; None without one.
     """
 
-    codec: Codec
-    channels: tuple[str, ...]
-    shape: tuple[int, int]
+    space: _Space
     kind: str
     seed: int | None
     density: dict[str, Any] | None
     z: Float
     time: npt.NDArray[np.datetime64]
     known: Float | None = None
+
+    @property
+    def codec(self) -> Codec:
+        return self.space.codec
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.space.channels
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.space.shape
 
     @classmethod
     def of_prior(cls, codec: Codec, count: int, seed: int) -> _Plan:
@@ -252,16 +320,18 @@ class _Plan:
 
         shape = codec.family.latent_shape(SIZE, SIZE)
         z = np.stack([_rng(seed, i).standard_normal(shape, np.float32) for i in range(count)])
-        return cls(codec, NAMES, (SIZE, SIZE), "prior", seed, None, z, _numbered(count))
+        return cls(_Space(codec, NAMES, (SIZE, SIZE)), "prior", seed, None, z, _numbered(count))
 
     @classmethod
     def of_posterior(cls, sun: Sun, count: int, seed: int) -> _Plan:
-        known = _latents(sun)
-        if len(known) < MIN_FRAMES:
+        whole = int(sun.archive.valid.all(1).sum())
+        if whole < MIN_FRAMES:
             raise InputError(
-                f"{sun.archive.path}: {len(known)} frames hold all of its channels; "
+                f"{sun.archive.path}: {whole} frames hold all of its channels; "
                 f"a density needs at least {MIN_FRAMES}"
             )
+        space = _Space(sun.codec, sun.channels, sun.archive.shape)
+        known = space.known(sun)
         mixture = Mixture.fit(known.reshape(len(known), -1))
         z = np.stack([mixture.sample(_rng(seed, i)) for i in range(count)]).reshape(count, *known.shape[1:])
         found = {
@@ -270,8 +340,7 @@ class _Plan:
             "kept": mixture.kept,
             "components": len(mixture.weights),
         }
-        shape = sun.archive.shape
-        return cls(sun.codec, sun.channels, shape, "posterior", seed, found, z, _numbered(count), known)
+        return cls(space, "posterior", seed, found, z, _numbered(count), known)
 
     @classmethod
     def between(cls, sun: Sun, times: tuple[str, str], count: int) -> _Plan:
@@ -283,8 +352,9 @@ class _Plan:
                 f"{sun.archive.path}: {times[0]} and {times[1]} are nearest to the same frame, "
                 f"{sun.time[first]}; name two dates of the archive"
             )
-        ends = np.stack([sun.latents[first], sun.latents[last]])
-        if not np.isfinite(ends).all():
+        space = _Space(sun.codec, sun.channels, sun.archive.shape)
+        ends = space.frames(sun, [first, last])
+        if not sun.archive.valid[[first, last]].any(axis=1).all():
             raise InputError(f"{sun.archive.path}: a frame to interpolate from is empty; name another date")
         along = np.linspace(0, 1, count)
         way = along.astype(np.float32).reshape(-1, *[1] * (ends.ndim - 1))
@@ -293,10 +363,7 @@ class _Plan:
         z = ends[0] * (1 - way) + ends[1] * way
         # A store goes forward in time, whichever way the line does.
         order = np.argsort(time, kind="stable")
-        return cls(
-            sun.codec, sun.channels, sun.archive.shape, "between", None, None, z[order], time[order],
-            _latents(sun),
-        )  # fmt: skip
+        return cls(space, "between", None, None, z[order], time[order], space.known(sun))
 
     def frames(self) -> Iterator[Float]:
         """Yield the frames: (C, Y, X) in DN/s (2×2 means) and G, the same on any number of cores."""
@@ -304,12 +371,7 @@ class _Plan:
             yield from side_by_side(self._decode, range(begin, min(begin + _TOGETHER, len(self.z))))
 
     def _decode(self, i: int) -> Float:
-        family, indexes = self.codec.family, [NAMES.index(n) for n in self.channels]
-        present = np.zeros((1, len(NAMES)), np.float32)
-        present[:, indexes] = 1
-        images = family.synthesise(self.z[i : i + 1], present, *self.shape)[0, indexes]
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.nan_to_num(family.stabiliser.subset(indexes).inverse(images))
+        return self.space.decode(self.z[i])
 
     def describe(self, i: int) -> str:
         """Say in one line what frame `i` is."""
@@ -328,13 +390,6 @@ def _rng(seed: int, i: int) -> np.random.Generator:
 
 def _numbered(count: int) -> npt.NDArray[np.datetime64]:
     return FIRST_TIME + np.arange(count) * _STEP
-
-
-def _latents(sun: Sun) -> Float:
-    """Return (N, …) latents of the frames that hold all channels of an archive, thinned if too many."""
-    whole = np.flatnonzero(sun.archive.valid.all(1))
-    room = max(MIN_FRAMES, _MAX_NUMBERS // int(np.prod(sun.latents.shape[1:])))
-    return sun.latents.take(_thinned(whole, room).tolist())
 
 
 def _thinned(numbers: npt.NDArray[np.intp], room: int) -> npt.NDArray[np.intp]:
@@ -483,12 +538,7 @@ class Comparison:
 
     def _held_out(self, hmi: str | None, anon: bool) -> Iterator[tuple[Float, Float]]:
         """Yield frames and their latents."""
-        codec, names, shape = self._plan.codec, self._plan.channels, self._plan.shape
-
-        def coded(frame: Float) -> Float:
-            found: Float = codec.latents(codec.encode(frame[None], names), shape)[0]
-            return found
-
+        space, names, shape = self._plan.space, self._plan.channels, self._plan.shape
         if self._path.lower().endswith(".lat"):
             with open_sun(self._path) as sun:
                 if sun.archive.shape != shape:
@@ -496,12 +546,13 @@ class Comparison:
                 lacking = [n for n in names if n not in sun.channels]
                 if lacking:
                     raise InputError(f"{self._path}: has no {lacking[0]}, which is generated")
-                same = sun.archive.model["sha256"] == codec.model.sha256
+                # What was coded by the same model need not be coded again.
+                same = sun.archive.model["sha256"] == space.codec.model.sha256 and sun.channels == names
                 columns = [sun.channels.index(n) for n in names]
                 whole = np.flatnonzero(sun.archive.valid[:, columns].all(1))
                 for i in map(int, _thinned(whole, _MAX_COMPARED)):
                     frame = sun.cube(i, i + 1, names).to_scale(Scale.MEAN).data[0]
-                    yield frame, sun.latents[i] if same else coded(frame)
+                    yield frame, space.frames(sun, [i])[0] if same else space.frame(frame)
             return
         size = shape[0] if shape[0] == shape[1] else None
         align = Alignment(channels=names, missing="drop", size=size)
@@ -511,7 +562,7 @@ class Comparison:
         for i in map(int, _thinned(np.arange(len(series)), _MAX_COMPARED)):
             cube = series.read(i, i + 1).to_scale(Scale.MEAN)
             if cube.valid.all():
-                yield cube.data[0], coded(cube.data[0])
+                yield cube.data[0], space.frame(cube.data[0])
 
     def add(self, i: int, frame: Float) -> None:
         """Add generated frame `i`; beyond the first 256 they are not looked at."""

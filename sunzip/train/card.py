@@ -67,7 +67,8 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     yield "```"
     yield ""
     yield (
-        f"{notes['steps']:,} steps in {notes['seconds'] / 60:.0f} min on {notes['device']} "
+        ("It began at the principal components of these frames. " if notes.get("init") == "pca" else "")
+        + f"{notes['steps']:,} steps in {notes['seconds'] / 60:.0f} min on {notes['device']} "
         f"({notes['precision']}), seed {notes['recipe']['seed']}; "
         + ", ".join(f"{k} {v}" for k, v in notes["versions"].items())
         + "."

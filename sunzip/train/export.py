@@ -137,10 +137,12 @@ class Histogram:
         self._counts = np.zeros(tables.frequencies.size, np.int64)
 
     def add(self, found: npt.NDArray[np.int32], index: npt.NDArray[np.integer[Any]]) -> None:
+        """Count symbols (N,) of the tables `index` (N,)."""
         entries, _ = self._old.entries(found, index)
         self._counts += np.bincount(self._old.offsets[index] + entries, minlength=self._counts.size)
 
     def tables(self) -> Tables:
+        """Return tables fitted to what was counted."""
         rows = []
         for begin, length in zip(self._old.offsets, self._old.length, strict=True):
             cut = slice(begin, begin + length)
@@ -218,9 +220,11 @@ def write(model: Model, folder: Path) -> None:
 
 
 def stabiliser_numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
+    """Return a stabiliser as a model's configuration has it."""
     return {key: [float(v) for v in getattr(stabiliser, key)] for key in ("a", "b", "spread")}
 
 
 def pack(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
+    """Make a model of its configuration and its arrays."""
     files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: save(arrays)}
     return Model.from_files(files, str(config["name"]))

@@ -18,6 +18,7 @@ from sunzip.nn import STRIDE
 from sunzip.nn.hyperprior import QUALITY_MAX, Hyperprior
 from sunzip.nn.sigma_vae import SIZE, SigmaVAE, elbo
 from sunzip.normalize import Stabiliser
+from sunzip.train import initial
 from sunzip.train.data import Float, Views, WholeFrames
 
 #: How the σ-VAE's loss sets σ: see `sunzip.nn.sigma_vae.elbo`.
@@ -104,6 +105,18 @@ class SigmaVaeFamily(Family):
             {"params": [p for p in other if p.ndim <= 1], "share": 1.0},
         ]
         return [*groups, {"params": [sigma], "share": 30.0}] if sigma.requires_grad else groups
+
+    def begin(
+        self, batches: WholeFrames, count: int, *, seed: int, progress: Callable[[int, int], object]
+    ) -> None:
+        """Set the network to the principal components of so many batches, see `sunzip.train.initial`."""
+        initial.begin(
+            self.network,
+            lambda n: self._prepare([torch.from_numpy(a) for a in batches(n)])[0],
+            count,
+            seed=seed,
+            progress=progress,
+        )
 
     def _prepare(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Stabilise a batch where it lies: frames with 0 for what is missing, and what is not."""

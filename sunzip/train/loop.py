@@ -55,7 +55,8 @@ class Recipe:
     Attributes
     ----------
     steps, minutes
-        What ends the training; the learning rate follows a cosine until whichever is first. At least one.
+        What ends the training; the learning rate follows a cosine until whichever is first. At least one;
+        0 steps train nothing.
     batch
         Samples of one process's step.
     rate
@@ -430,6 +431,8 @@ def check_settings(before: dict[str, Any], now: dict[str, Any], path: Path) -> N
 
 def _share(recipe: Recipe, step: int, elapsed: float) -> float:
     """Return how much of the run is over."""
+    if recipe.steps is not None and step >= recipe.steps:
+        return 1.0
     by_steps = step / recipe.steps if recipe.steps else 0.0
     by_time = elapsed / (60 * recipe.minutes) if recipe.minutes else 0.0
     return max(by_steps, by_time)

@@ -156,7 +156,7 @@ def coarsest(
     stabiliser
         What its inputs go through.
     frames
-        Held out from training.
+        None of those on which the model is judged.
     deviations
         (B,) float32: root mean square of the posterior's standard deviation of each latent.
 

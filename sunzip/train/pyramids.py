@@ -16,10 +16,20 @@ from sunzip.channels import NAMES
 from sunzip.codec.family import Float
 from sunzip.codec.wavelet import WORTH
 from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits
-from sunzip.nn.planes import COUNT_NOW, decoded_planes, picture_planes, place_planes, references
+from sunzip.nn.planes import (
+    COUNT_NOW,
+    WEIGHT_UNIT,
+    channel_planes,
+    decoded_planes,
+    fitted,
+    picture_planes,
+    place_planes,
+    references,
+)
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import turned
 from sunzip.train.families import Family
+from sunzip.train.wavelet import SPREADS
 
 #: Of each sample: probability that the frame before is known, that the place of the disk is; side of what is
 #: cut out of the bands of 128 and more, where there is much of the same kind.
@@ -123,7 +133,9 @@ def _rounded(x: Float) -> Float:
 
 
 def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
-    """Return channels, ln of steps, flags; then of each level its cut, planes, values, the frame before.
+    """Return channels, ln of steps, flags; then five arrays of each level.
+
+    They are its cut, planes, values, the frame before, and what other channels tell.
 
     Cut are the bands of side 128 and more; a cut lies within that of the next coarser level.
     """
@@ -146,11 +158,21 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         side = symbols.shape[-1]
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
         planes[:, :3] = picture_planes(picture, inverse, 2.0 ** (n - len(example.bands)))
-        decoded = decoded_planes(symbols)
+        cross = np.zeros_like(symbols)
         for row, c in enumerate(names):
-            for slot, other in enumerate(seen[c]):
-                planes[row, 3 + 6 * slot : 9 + 6 * slot] = decoded[names.index(other)]
-                flags[row, slot] = 1
+            others = [names.index(other) for other in seen[c]]
+            flags[row, : len(others)] = 1
+            if not others:
+                continue
+            # In a decoder they are a little nearer to what they were than their symbols tell.
+            theirs = [
+                symbols[o] * np.float32(SPREADS[c] / SPREADS[names[o]] * step[o] / step[row]) for o in others
+            ]
+            weights = fitted(values[row], theirs, np.zeros(2, np.int32), 0.0)
+            for other, weight in zip(theirs, weights, strict=False):
+                cross[row] += other * np.float32(weight * WEIGHT_UNIT)
+            loud = [symbols[o] for o in others] + [None] * (2 - len(others))
+            planes[row, 3:15] = channel_planes(cross[row], loud)
         if placed:
             planes[:, 15:] = place_planes(side, side)
         before = np.zeros((0, 3, side, side), np.float32)
@@ -167,7 +189,7 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         if side > _CUT:
             top, left = (2 * v + 2 * int(rng.integers(_CUT // 2 + 1)) for v in (top, left))
             cut = (..., slice(top, top + _CUT), slice(left, left + _CUT))
-        found += [np.array([top, left, side]), planes[cut], values[cut], before[cut]]
+        found += [np.array([top, left, side]), planes[cut], values[cut], before[cut], cross[cut]]
     return [np.ascontiguousarray(a) for a in found]
 
 
@@ -210,13 +232,13 @@ class WaveletFamily(Family):
         channels, log_step, flags = sample[:3]
         carry, at, side = None, torch.zeros(2, dtype=torch.int64), 0
         bits, error, size = torch.zeros(len(channels)), torch.zeros(len(channels)), 0
-        for where, planes, values, before in zip(*(sample[3 + i :: 4] for i in range(4)), strict=True):
+        for where, planes, values, before, cross in zip(*(sample[3 + i :: 5] for i in range(5)), strict=True):
             top, left, side = where.tolist()
             if carry is not None and side > _CUT:
                 y, x = top // 2 - int(at[0]), left // 2 - int(at[1])
                 carry = carry[..., y : y + _CUT // 2, x : x + _CUT // 2]
             at = where[:2]
-            planes, values, before = (_wide(t) for t in (planes, values, before))
+            planes, values, before, cross = (_wide(t) for t in (planes, values, before, cross))
             symbols = torch.copysign((values.abs() + OFFSET).floor(), values)
             timed = len(before) > 0
             foretold, apart, carry = foretell(
@@ -228,6 +250,7 @@ class WaveletFamily(Family):
                 planes,
                 decoded_planes(before) if timed else None,
                 before if timed else None,
+                cross,
                 symbols,
                 carry,
             )

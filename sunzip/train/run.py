@@ -46,8 +46,9 @@ MODELS = (*(f"sigma-vae-{b}" for b in BOTTLENECKS), "hyperprior")
 #: Where a training keeps its state, beside the model.
 TRAINING = "training"
 
-#: Frames that the spread of channels, entropy tables and final metrics are taken from, evenly spread.
-_SPREAD_FRAMES, _TABLE_FRAMES, _MEASURED_FRAMES = 256, 2048, 128
+#: Frames that the spread of channels, entropy tables, quantisation steps and final metrics are taken from,
+#: evenly spread.
+_SPREAD_FRAMES, _TABLE_FRAMES, _STEP_FRAMES, _MEASURED_FRAMES = 256, 512, 64, 64
 
 #: Pixels of held-out frames that are looked at by the way, per channel.
 _LOOK_PIXELS = 1 << 18
@@ -55,6 +56,9 @@ _LOOK_PIXELS = 1 << 18
 #: Batches that the hyperprior's linear transforms begin with, and that its tables are fitted to, at these
 #: qualities and in so many bands.
 COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7), 5
+
+#: Frames at a time from which a σ-VAE's principal components are found, and how often each is seen if varied.
+_COMPONENT_BATCH, _COMPONENT_VARIANTS = 32, 2
 
 #: How much less errors of the transverse field count in the hyperprior, as a factor of their spread: they are
 #: mostly noise.
@@ -126,6 +130,7 @@ def train(
     minutes: float | None = None,
     batch: int | None = None,
     rate: float | None = None,
+    init: Literal["random", "pca"] | None = None,
     augment: bool = True,
     seed: int = 0,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -156,9 +161,13 @@ def train(
     fit_all
         Learn from all frames, and measure on them, as the paper does.
     steps, epochs, minutes
-        When to end: whichever is first; at least one.
+        When to end: whichever is first; at least one. 0 steps leave the network as it begins.
     batch, rate
-        Samples of a step (of each process), and peak learning rate; by default the model's.
+        Samples of a step (of each process), and peak learning rate; by default the model's, which for a
+        σ-VAE that begins at principal components is a hundredth of the other.
+    init
+        Where the σ-VAE begins: at ``"random"`` weights, the default, or at the principal components of the
+        frames, see `sunzip.train.initial`.
     augment
         Whether frames are varied as the Sun itself varies, see `sunzip.train.data`.
     seed
@@ -193,6 +202,8 @@ def train(
         If training diverged.
     """
     mode = _mode(model, sigma, beta)
+    if init and mode is None:
+        raise InputError("--init belongs to the σ-VAE; the hyperprior begins in its own way")
     if steps is None and epochs is None and minutes is None:
         raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
     if fit_all and hold_out:
@@ -228,12 +239,12 @@ def train(
             bottleneck = int(model.rpartition("-")[2])
             family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0)
         per_epoch = len(learned) / (size * place.world)
-        ends = [n for n in (steps, epochs and max(1, round(epochs * per_epoch))) if n]
+        ends = [n for n in (steps, max(1, round(epochs * per_epoch)) if epochs else None) if n is not None]
         recipe = Recipe(
             steps=min(ends) if ends else None,
             minutes=minutes,
             batch=size,
-            rate=rate or (8e-4 if model == "hyperprior" else 1e-3),
+            rate=rate or (8e-4 if mode is None else 1e-5 if init == "pca" else 1e-3),
             seed=seed,
         )
         old = folder / CHECKPOINT
@@ -250,10 +261,14 @@ def train(
             tell(Stage("principal components", 0, 1))
             latents = family.network.shape["latents"]
             family.network.begin_as(*principal_components(family.views, latents, COMPONENT_BATCHES))
+        if isinstance(family, SigmaVaeFamily) and init == "pca" and place.leads and not begun:
+            _begin(family, learned, augment=augment, seed=seed, tell=tell)
+        place.wait()
         settings = {
             "model": model,
             "mode": mode,
             "beta": beta,
+            "init": init or "random",
             "frames": series.fingerprint()[:16],
             "train_frames": len(learned),
             "hold_out": ["all"] if fit_all else list(hold_out),
@@ -290,6 +305,7 @@ def train(
                     "fit_all": fit_all,
                 },
                 "recipe": asdict(recipe),
+                "init": settings["init"],
                 "augment": augment,
                 "precision": settings["precision"],
                 "device": _named(place),
@@ -301,7 +317,7 @@ def train(
                 notes["loss"] = {"sigma": mode} if mode != "beta" else {"beta": beta}
             judged = measured_on.spread_out(_MEASURED_FRAMES)
             if isinstance(outcome.network, SigmaVAE):
-                made = finish_sigma_vae(outcome.network, stabiliser, learned, judged, name, notes, tell)
+                made = finish_sigma_vae(outcome.network, stabiliser, learned, name, notes, tell)
             else:
                 assert isinstance(family, HyperpriorFamily)
                 made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
@@ -322,16 +338,25 @@ def train(
     return report
 
 
+def _begin(family: SigmaVaeFamily, learned: Frames, *, augment: bool, seed: int, tell: Progress) -> None:
+    """Set a σ-VAE to the principal components of frames, each of which is seen a few times if varied."""
+    whole = learned.take(np.flatnonzero(learned.present.all(1)))
+    # What is missing is 0: a component would be spent on telling that.
+    used = whole if len(whole) > family.network.bottleneck else learned
+    batches = WholeFrames(used, batch=min(_COMPONENT_BATCH, len(used)), seed=seed, augment=augment)
+    count = -(-len(used) * (_COMPONENT_VARIANTS if augment else 1) // batches.batch)
+    family.begin(batches, count, seed=seed, progress=lambda n, of: tell(Stage("components", n, of)))
+
+
 def finish_sigma_vae(
     network: SigmaVAE,
     stabiliser: Stabiliser,
     learned: Frames,
-    judged: Frames,
     name: str,
     notes: dict[str, Any],
     tell: Progress,
 ) -> Model:
-    """Make a model of a trained σ-VAE: steps from held-out frames, tables from those it learned from."""
+    """Make a model of a trained σ-VAE: steps and tables are of frames that it learned from, too."""
     with torch.no_grad():
         # As the file will hold them, so that all that follows is of the model itself.
         for parameter in network.parameters():
@@ -345,7 +370,11 @@ def finish_sigma_vae(
     )
     deviations = np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0)).astype(np.float32)
     coarseness = coarsest(
-        network, stabiliser, judged, deviations, lambda n, of: tell(Stage("quantisation steps", n, of))
+        network,
+        stabiliser,
+        learned.spread_out(_STEP_FRAMES),
+        deviations,
+        lambda n, of: tell(Stage("quantisation steps", n, of)),
     )
     notes = notes | {"active_units": active_units(means), "coarseness": coarseness}
     return export_sigma_vae(

@@ -27,7 +27,7 @@ from sunzip.nn.context import (
     LevelNet,
 )
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
-from sunzip.nn.planes import LEVELS, SCALES, WIDTHS
+from sunzip.nn.planes import LEVELS, SCALES, WEIGHT_MOST, WIDTHS
 from sunzip.normalize import Stabiliser
 from sunzip.train.export import Histogram, pack, stabiliser_numbers
 from sunzip.weights import CONFIG_VERSION, TENSORS, Model
@@ -45,8 +45,8 @@ SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 
 _REACH = 300
 
 #: Numbers that the outputs' integers are multiples of: means in 64ths, gates in 16ths, scales as they are.
-_OUTPUT_FACTORS = (64.0,) * 3 + (16.0,) * 3 + (4.0,) * 3
-_OUTPUT_OFFSETS = (0.0,) * 6 + (SCALE_OFFSET,) * 3
+_OUTPUT_FACTORS = (64.0,) * 3 + (16.0,) * 6 + (4.0,) * 3
+_OUTPUT_OFFSETS = (0.0,) * 9 + (SCALE_OFFSET,) * 3
 
 
 def steps() -> Float:
@@ -151,9 +151,10 @@ class _Counter(Writer):
     """Counts what a writer would write."""
 
     def __init__(self, family: WaveletFamily) -> None:
-        super().__init__(None, family.tables, family.silent_tables, family.base_tables, family.bits)
-        self.main, self.low = Histogram(family.tables), Histogram(family.base_tables)
-        self.quiet = Histogram(family.silent_tables)
+        super().__init__(None, family.tables, family.bits)
+        self.main, self.low = Histogram(family.tables.bands), Histogram(family.tables.base)
+        self.quiet = Histogram(family.tables.silent)
+        self.weighed = Histogram(family.tables.weights)
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
         assert values is not None
@@ -165,6 +166,11 @@ class _Counter(Writer):
         assert values is not None
         self.quiet.add(values, index)
         return super().silent(index, values)
+
+    def weights(self, index: Int, values: Int | None) -> Int:
+        assert values is not None
+        self.weighed.add(values, index)
+        return super().weights(index, values)
 
     def base(self, index: Int, values: Int | None) -> Int:
         assert values is not None
@@ -182,6 +188,8 @@ def export_wavelet(
         [0] * (11 * len(NAMES)),
         [1e-4] * (11 * len(NAMES)),
     )
+    near = [0.6 ** abs(n) for n in range(-2 * WEIGHT_MOST, 2 * WEIGHT_MOST + 1)]
+    change = Tables.from_probabilities([near] * 24, [-2 * WEIGHT_MOST] * 24, [1e-4] * 24)
     scale = np.exp(LOG_SMALLEST + LOG_RATIO * np.arange(SCALES))
     rows = []
     for b in scale:
@@ -194,11 +202,17 @@ def export_wavelet(
     index = [np.log(np.maximum(wide * share, 1e-6)) for share in (1.0, 0.1)]
     numbers = np.clip(np.rint((np.stack(index) - LOG_SMALLEST) / LOG_RATIO), 0, SCALES - 1).astype(np.int32)
     arrays: dict[str, npt.NDArray[Any]] = {f"context.{k}": v for k, v in integers(network, step).items()}
-    for prefix, tables in (("tables", laplace_tables()), ("base_tables", base), ("silent_tables", quiet)):
+    for prefix, tables in (
+        ("bands_tables", laplace_tables()),
+        ("base_tables", base),
+        ("silent_tables", quiet),
+        ("weights_tables", change),
+    ):
         arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
     arrays |= {
         "quality.step": step,
         "quality.base_mean": np.array(SPREADS, np.float32),
+        "quality.relation": np.array(SPREADS, np.float32),
         "quality.base_index": numbers,
         "quality.silent_index": (np.arange(QUALITIES) // 10).astype(np.int32),
     }
@@ -251,9 +265,10 @@ def fit_tables(model: Model, pairs: Iterable[Pair], qualities: Sequence[int]) ->
             low[c] += (corner.ravel() * 2.0**-grid.depth).tolist()
     arrays = dict(load(model.files[TENSORS]))
     for prefix, histogram in (
-        ("tables", counter.main),
+        ("bands_tables", counter.main),
         ("base_tables", counter.low),
         ("silent_tables", counter.quiet),
+        ("weights_tables", counter.weighed),
     ):
         arrays |= {
             f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()

@@ -29,7 +29,8 @@ def pixels() -> Float:
     """Four frames that change little."""
     rng = np.random.default_rng(0)
     first = 300 + 200 * np.sin(np.mgrid[:16, :24].sum(0) / 5)
-    return (first + rng.normal(0, 2, SHAPE)).astype(np.float32)
+    found: Float = (first + rng.normal(0, 2, SHAPE)).astype(np.float32)
+    return found
 
 
 def put(
@@ -104,7 +105,7 @@ def test_zarr_appends_and_refuses_alike(
         chunks=SHAPE,
         dtype="float32",
         fill_value=np.nan,
-        serializer=SunzipCodec(model=wavelet_model.sha256, channels=["171A", "304A"], quality=30),
+        serializer=SunzipCodec(model=wavelet_model.sha256, channels=("171A", "304A"), quality=30),
         compressors=None,
     )
     array[:] = pixels[:2]

@@ -165,14 +165,14 @@ def test_quality_buys_accuracy_for_bytes(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -5, 1e6, -3e38])
-def test_constant_frames_however_large(codec: Codec, value: float) -> None:
+def test_constant_frames_however_large(codec: Codec, family: WaveletFamily, value: float) -> None:
     x = np.full((2, 3, 24, 32), value, np.float32)
     blocks = codec.encode(x, THREE, frames_per_block=2)
     y = codec.decode(blocks, THREE, (24, 32))
     assert np.isfinite(y).all()
     if abs(value) < 1e7:
         stabilise = codec.family.stabiliser.subset([2, 5, 11]).forward
-        steps = codec.family.step[codec.quality, [2, 5, 11], None, None]
+        steps = family.step[codec.quality, [2, 5, 11], None, None]
         assert (np.abs(stabilise(x) - stabilise(y)) < 2 * steps).all()
 
 
@@ -228,7 +228,7 @@ def series() -> Float:
     x[2] = np.nan
     x[1, 1:3] = np.nan
     x[3, :2] = np.nan
-    x[4, 3, :5] = np.nan
+    x[4, 3, :2, :9] = np.nan
     return x
 
 
@@ -303,11 +303,11 @@ def test_the_number_of_lanes_does_not_matter(
     codec: Codec, series: Float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> list[bytes]:
-        blocks = codec.encode(series, FOUR, frames_per_block=3)
+        blocks = codec.encode(series[:4], FOUR, frames_per_block=2)
         return [*blocks, codec.decode(blocks, FOUR, (32, 48)).tobytes()]
 
     expected = made()
-    for count in (1, 3):
+    for count in (1, 2):
         monkeypatch.setattr(lanes, "_pool", None)
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
         assert made() == expected
@@ -373,10 +373,10 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"", "first byte"),
         (lambda p: b"\x04" + p[1:], "first byte"),
         (lambda p: b"\xff" + p[1:], "first byte"),
-        (lambda p: p[:1], "does not end|no encoder"),
+        (lambda p: p[:1], "payload"),
         (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),
         (lambda p: p + b"\x00", "zero byte"),
-        (lambda p: p + b"\x01", "does not end"),
+        (lambda p: p + b"\x01", "payload"),
     ],
 )
 def test_heads_of_strangers_are_damage(
@@ -427,19 +427,19 @@ class Counted:
         given = [k for k, v in (("time", time), ("carry", carry)) if v is not None]
         width = self._add(level, planes, "now", "deep", "first", "first_out", *given)
         count, _, h, w = planes.shape
-        return torch.zeros(count, width, h, w), np.zeros((count, 9, h, w), np.float32)
+        return torch.zeros(count, width, h, w), np.zeros((count, 12, h, w), np.float32)
 
     def beside(
         self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
     ) -> Float:
         self._add(level, known, "beside", "second", "second_out")
-        return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
+        return np.zeros((len(known), 12, *known.shape[2:]), np.float32)
 
     def settle(
         self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
     ) -> Float:
         self._add(level, known, "after", "settle", "settle_out")
-        return np.zeros((len(known), 6, *known.shape[2:]), np.float32)
+        return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
 
 
 def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pytest.MonkeyPatch) -> None:

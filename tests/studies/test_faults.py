@@ -199,6 +199,15 @@ class TestWeights:
         assert found["same"] < 40
         assert codec.encode(np.stack(frames), NAMES) == before
 
+    def test_of_other_families_are_struck_too(
+        self, wavelet_model: Model, frames_of: Callable[..., np.ndarray]
+    ) -> None:
+        codec = Codec(wavelet_model)
+        frames = list(frames_of(1, 12, 64, 64))
+        found = strike_weights(codec, frames, NAMES, 8, np.random.default_rng(1), lambda *_: None)
+        assert found["noticed"] == 8
+        assert found["bytes"] > 1000
+
     def test_are_those_that_fly(self, tiny_model: Model, frames_of: Callable[..., np.ndarray]) -> None:
         codec = Codec(tiny_model)
         codec.encode(frames_of(1, 12, 64, 64), NAMES)

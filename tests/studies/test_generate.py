@@ -106,6 +106,33 @@ class TestPosterior:
             generate(tmp_path / "a.zarr", density="posterior", model=sigma_model)
 
 
+class TestWavelets:
+    """A wavelet model's latents are a small picture; frames are made of whole pictures all the same."""
+
+    @pytest.fixture
+    def archive(self, wavelet_model: Model, tmp_path: Path) -> Path:
+        url = f"synthetic:frames={MIN_FRAMES},size=32,cadence=1h"
+        api.compress(url, tmp_path / "w.lat", align=HOURLY, model=wavelet_model)
+        return tmp_path / "w.lat"
+
+    def test_samples_are_new_and_ends_are_the_archives(self, archive: Path, tmp_path: Path) -> None:
+        report = generate(tmp_path / "a.zarr", density="posterior", latents=archive, count=3, compare=archive)
+        assert report.shape == (32, 32)
+        assert report.realism is not None
+        # Held-out frames that are those of the archive have a distance of none.
+        assert report.realism["nearest_held_out"] == 0
+        assert report.realism["nearest"] > 0
+        dates = ("2012-03-01T02:00", "2012-03-01T08:00")
+        generate(tmp_path / "b.zarr", latents=archive, between=dates, count=3)
+        with open_sun(archive) as sun:
+            real = sun[:]
+        found = pixels(tmp_path / "b.zarr")
+        np.testing.assert_allclose(found[[0, 2]], real[[2, 8]], rtol=1e-3, atol=1e-2)
+        drawn = pixels(tmp_path / "a.zarr")
+        np.testing.assert_allclose(drawn.mean((0, 2, 3))[:9], real.mean((0, 2, 3))[:9], rtol=0.3, atol=1)
+        assert (drawn[0] != drawn[1]).any()
+
+
 class TestMixture:
     def test_a_gaussian_keeps_its_moments(self) -> None:
         rng = np.random.default_rng(0)

@@ -328,6 +328,12 @@ class TestStudy:
         assert all(e["read_jpeg2000"] is None for e in found["measured"]["errors"].values())
         assert "not installed" in page(found)
 
+    def test_families_without_a_network_are_studied_too(self, wavelet_model: Model, short: None) -> None:
+        found = study(mission(), model=wavelet_model, frames=2, size=32)
+        assert found["model"]["family"] == "wavelet"
+        assert found["compute"]["counted"]["macs"] > 0
+        assert "tiny-wavelet" in page(found)
+
     def test_frames_come_from_anywhere(self, tiny_model: Model, short: None) -> None:
         source = "synthetic:frames=3,size=64,start=2012-01-01"
         found = study(mission(), model=tiny_model, sources=[source], frames=2, size=32)

@@ -240,6 +240,27 @@ def test_every_loss_gives_a_model_that_codes(loss: Any, shape: Any, tmp_path: Pa
     assert all(torch.equal(p, p.half().float()) for p in network.parameters() if p.ndim > 1)
 
 
+def test_a_model_may_be_what_training_begins_with(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough features for 256 latents.
+    layers = zip((8, 16, 32, 64, 64, 64, 64, 64), sigma_vae._LAYERS, strict=True)
+    monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f, k, s) for f, (_, k, s) in layers))
+    monkeypatch.setattr(sigma_vae, "_FEATURES", (64, 4, 4))
+    report = go(tmp_path / "m", cache, init="pca", steps=0, sigma="per-channel")
+    assert (report.steps, report.notes["init"]) == (0, "pca")
+    # So few frames have about as few components: hardly another latent tells anything.
+    assert report.notes["active_units"] < 20
+    assert "It began at the principal components" in (tmp_path / "m" / "README.md").read_text()
+    with pytest.raises(InputError, match="with init 'pca', not 'random'"):
+        go(tmp_path / "m", cache, steps=0, sigma="per-channel", resume=True)
+
+
+def test_only_the_vae_begins_at_components(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--init belongs to the σ-VAE"):
+        train(SUN, tmp_path / "m", model="hyperprior", steps=1, init="pca")
+
+
 def test_optimal_sigma_is_kept_for_later(tmp_path: Path, cache: Path) -> None:
     go(tmp_path / "m", cache, sigma="optimal")
     assert weights.load(tmp_path / "m").arrays("network")["log_sigma"] != 0

@@ -16,11 +16,12 @@ from sunzip.nn.context import (
     LOG_SMALLEST,
     Context,
     Foretold,
+    LevelNet,
     foretell,
     laplace_bits,
 )
 from sunzip.nn.exact import QUALITIES, ExactContext
-from sunzip.nn.planes import COUNT_NOW, SCALES, decoded_planes
+from sunzip.nn.planes import COUNT_NOW, CROSS, GATES, MEANS, SCALES, WIDE, decoded_planes
 from sunzip.train.wavelet import FINEST, Pair, fit_tables, integers, laplace_tables, steps
 from sunzip.weights import Model
 
@@ -34,6 +35,7 @@ def network() -> Context:
         network = Context(len(NAMES)).requires_grad_(False)
         network.flags.normal_(0, 0.3)
         for level in network.levels:
+            assert isinstance(level, LevelNet)
             for out in (level.first_out, level.second_out, level.settle_out):
                 out.weight *= 8
                 out.bias.normal_(0, 0.3)
@@ -60,6 +62,7 @@ def test_integers_foretell_what_the_network_does(
     planes = planes_of(3, COUNT_NOW, h, w)
     flags = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 1]], np.float32)
     reference = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
+    cross = rng.laplace(0, 1, reference.shape).astype(np.float32)
     symbols = np.rint(reference + rng.laplace(0, 0.5, reference.shape)).astype(np.float32)
     time = decoded_planes(reference)
     below = exact.enter(
@@ -75,6 +78,7 @@ def test_integers_foretell_what_the_network_does(
         torch.from_numpy(planes),
         torch.from_numpy(time),
         torch.from_numpy(reference),
+        torch.from_numpy(cross),
         torch.from_numpy(symbols),
         below * ACTIVATION_UNIT,
     )
@@ -86,18 +90,22 @@ def test_integers_foretell_what_the_network_does(
     # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
     assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
     out = np.where(board, first, second)
-    mean = out[:, :3] / 64 + np.clip(out[:, 3:6], 0, 16) / 16 * reference
+    mean = out[:, MEANS] / 64 + np.clip(out[:, GATES], 0, 16) / 16 * reference
+    mean += np.clip(out[:, CROSS], 0, 16) / 16 * cross
     assert np.std(foretold.mean.numpy()) > 0.3  # far more than what is tolerated
     assert np.abs(mean - foretold.mean.numpy()).mean() < 0.08  # of which 1/32 are the eighths
     scale = (foretold.log_scale.numpy() - LOG_SMALLEST) / LOG_RATIO
-    assert np.std(scale) > 1
-    assert np.abs(np.clip(out[:, 6:], 0, SCALES - 1) - scale).mean() < 0.4
-    settled = last[:, :3] / 64 + np.clip(last[:, 3:], 0, 16) / 16 * (reference - symbols)
+    assert np.std(scale) > 0.5
+    assert np.abs(np.clip(out[:, WIDE], 0, SCALES - 1) - scale).mean() < 0.4
+    settled = last[:, MEANS] / 64 + np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)
+    settled += np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
     assert np.abs(np.clip(settled, -0.75, 0.75) - apart.numpy()).mean() < 0.05
 
 
 def test_networks_too_wild_for_integers_are_refused(network: Context) -> None:
-    weight = network.levels[2].deep.weight
+    level = network.levels[2]
+    assert isinstance(level, LevelNet)
+    weight = level.deep.weight
     kept = weight.clone()
     try:
         weight[3, 5, 1, 1] = 1e9

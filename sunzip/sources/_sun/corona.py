@@ -523,7 +523,8 @@ class Scene:
             image = out[i].ravel()
             image[on] += corona[i]
             image[off] += beyond[i]
-        plage = 0.055 * a2**2 / (a2 + 30) / (1 + a2 / 250)
+        # Bright cores, and the wide plage around them, which has most of the light.
+        plage = 0.05 * a2**2 / (a2 + 30) / (1 + a2 / 100) + 0.045 * a6**2 / (a6 + 30) / (1 + a6 / 60)
         fine = np.exp(
             0.25 * grain + 0.13 * self.fine[2] + 0.15 * self.slow[0] + 0.105 * self.large[0] + shimmer
         )
