@@ -146,6 +146,8 @@ def grow(
     best, error = Trees(np.zeros(len(test)), 0), np.inf
     for count in counts:
         forest = ExtraTreesRegressor(count - done, random_state=rng, n_jobs=-1).fit(*train)
+        # Threads would add the trees up in any order, and the last digit would depend on it.
+        forest.n_jobs = 1
         total += forest.predict(both) * (count - done)
         if grown:
             grown(count - done)

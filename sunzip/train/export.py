@@ -226,5 +226,7 @@ def stabiliser_numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
 
 def pack(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
     """Make a model of its configuration and its arrays."""
-    files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: save(arrays)}
+    # safetensors writes memory as it lies, which of a trained network has the channels last.
+    tensors = save({k: v if v.flags.c_contiguous else np.ascontiguousarray(v) for k, v in arrays.items()})
+    files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: tensors}
     return Model.from_files(files, str(config["name"]))

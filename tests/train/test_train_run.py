@@ -372,7 +372,7 @@ def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache
         (("--steps", 1), 2, "--model"),
         (("--model", "sigma-vae-7", "--steps", 1), 1, "sigma-vae-256"),
         (("--model", "sigma-vae-256"), 1, "--time-limit"),
-        (("--model", "sigma-vae-256", "--steps", 0), 2, "--steps"),
+        (("--model", "sigma-vae-256", "--steps", -1), 2, "--steps"),
         (("--model", "sigma-vae-256", "--batch", 1, "--steps", 1), 2, "--batch"),
         (("--model", "sigma-vae-256", "--steps", 1, "--sigma", "fixed"), 2, "--sigma"),
         (("--model", "sigma-vae-256", "--steps", 1, "--sigma", "scalar", "--beta", 1), 1, "one of them"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,8 @@ from sunzip.nn.context import (
 )
 from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import COUNT_NOW, CROSS, GATES, MEANS, SCALES, WIDE, decoded_planes
-from sunzip.train.wavelet import FINEST, Pair, fit_tables, integers, laplace_tables, steps
+from sunzip.normalize import Stabiliser
+from sunzip.train.wavelet import FINEST, Pair, export_wavelet, fit_tables, integers, laplace_tables, steps
 from sunzip.weights import Model
 
 CHANNELS = [3, 0, 11]
@@ -100,6 +103,13 @@ def test_integers_foretell_what_the_network_does(
     settled = last[:, MEANS] / 64 + np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)
     settled += np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
     assert np.abs(np.clip(settled, -0.75, 0.75) - apart.numpy()).mean() < 0.05
+
+
+def test_how_memory_lies_does_not_matter(network: Context) -> None:
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    stabiliser = Stabiliser.for_channels(NAMES)
+    models = [export_wavelet(n, stabiliser, "m", default_quality=50, notes={}) for n in (network, last)]
+    assert models[0].sha256 == models[1].sha256
 
 
 def test_networks_too_wild_for_integers_are_refused(network: Context) -> None:
