@@ -317,9 +317,9 @@ class WaveletFamily(Family):
         ):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
         self._inverse = np.float32(1) / self.step
-        # What a weight of 1/16 makes of another channel's coefficients.
+        # What a weight of 1 makes of another channel's coefficients.
         relation = found["relation"]
-        self._relation = relation[:, None] / relation * np.float32(WEIGHT_UNIT)
+        self._relation = relation[:, None] / relation
 
     @cached_property
     def bits(self) -> Float:
@@ -554,7 +554,7 @@ class WaveletFamily(Family):
                     if np.abs(weights[c]).max() > WEIGHT_MOST:
                         raise DamagedError("entropy-coded payload: a channel weighs more than any can")
                     for other, weight in zip(others, weights[c], strict=False):
-                        cross[a] += other * np.float32(weight)
+                        cross[a] += other * np.float32(weight * WEIGHT_UNIT)
                     planes[a, 3:15] = channel_planes(
                         cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
                     )
