@@ -116,8 +116,7 @@ class Months:
         train, validation, test = (np.flatnonzero(part == p) for p in (TRAIN, VALIDATION, TEST))
         if self.embargo is not None:
             validation = validation[~_within(rows, validation, rows.targets[test], self.embargo)]
-            held = rows.targets[np.concatenate([validation, test])]
-            train = train[~_within(rows, train, held, self.embargo)]
+            train = train[~_within(rows, train, rows.targets[part != TRAIN], self.embargo)]
         return Parts(rows, train, validation, test, self.embargo)
 
     def part(self, dates: Dates) -> npt.NDArray[np.int64]:

@@ -158,7 +158,8 @@ def test_any_int32_under_any_tables_round_trips_at_its_ideal_cost(pushes):
         np.testing.assert_array_equal(got, symbols)
     decoder.finish()
     ideal = sum(tables.cost_bits(symbols, index) for symbols, index, tables in pushes)
-    assert abs(8 * len(payload) - ideal) <= 64 + 0.005 * ideal
+    # What the coder's 64-bit state has room for beside what it began with may take symbols that cost no word.
+    assert abs(8 * len(payload) - ideal) <= 72 + 0.005 * ideal
 
 
 @given(any_pushes())
