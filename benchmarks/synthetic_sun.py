@@ -19,6 +19,7 @@ import scipy.special
 
 from benchmarks.common import keep
 from sunzip.channels import NAMES
+from sunzip.cube import DISK_RADIUS_512
 from sunzip.sources import open_source
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import render
@@ -47,7 +48,7 @@ Image = npt.NDArray[np.float32]
 def radius(n: int) -> npt.NDArray[np.float64]:
     """(n, n) distance from the middle of the disk in solar radii."""
     y, x = np.mgrid[:n, :n] - (n - 1) / 2
-    out: npt.NDArray[np.float64] = np.hypot(x, y) / (976 / 4.8 * n / 512)
+    out: npt.NDArray[np.float64] = np.hypot(x, y) / (DISK_RADIUS_512 * n / 512)
     return out
 
 

@@ -11,6 +11,12 @@ import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES
 
+#: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
+DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
+
+#: The same radius in pixels of a 512² image.
+DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
+
 #: One FITS header as plain values; the keywords of one frame of one channel.
 Header = Mapping[str, str | int | float | bool | None]
 

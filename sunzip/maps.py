@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sunzip.channels import channel
-from sunzip.cube import Cube, Scale
+from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Scale
 from sunzip.errors import InputError
 from sunzip.sinks.base import taken_at
-from sunzip.sinks.fits import DISK_RADIUS, PIXEL_OF_512, RSUN_M, header_of
+from sunzip.sinks.fits import RSUN_M, header_of
 
 if TYPE_CHECKING:
     from ndcube import NDCube

@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import canonical, channel
+from sunzip.cube import DISK_RADIUS_512
 from sunzip.errors import InputError
 
 #: The two modes, in the order in which tables print them.
 MODES = ("paper", "strict")
-
-#: Radius of the disk in SDOML images: 976 arcsec at 4.8 arcsec/px of 512.
-_DISK_RADIUS_ARCSEC = 976.0
-_FULL_SUN_ARCSEC = 4.8 * 512
 
 _Images = npt.NDArray[np.floating[Any]]
 _Float = npt.NDArray[np.float64]
@@ -72,7 +69,7 @@ def disk_mask(shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     if x != y:
         raise InputError(f"image of {y}×{x} pixels is not square, so its disk is unknown; pass on_disk")
     offset = np.arange(x) - (x - 1) / 2
-    radius = _DISK_RADIUS_ARCSEC / _FULL_SUN_ARCSEC * x
+    radius = DISK_RADIUS_512 / 512 * x
     return np.asarray(offset[:, None] ** 2 + offset**2 <= radius**2)
 
 

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from sunzip.rotation import DISK_RADIUS, MAX_MINUTES, turned
+from sunzip.cube import DISK_RADIUS_512
+from sunzip.rotation import MAX_MINUTES, turned
 
 
 def degrees_a_day(sine: float) -> float:
@@ -27,7 +28,7 @@ def keys(distance: float) -> float:
 def expected(image: np.ndarray, minutes: int) -> np.ndarray:
     """Turn an image pixel by pixel in longitudes, with the mathematics library's functions."""
     height, width = image.shape
-    radius = DISK_RADIUS * min(height, width)
+    radius = DISK_RADIUS_512 / 512 * min(height, width)
     out = np.empty((height, width))
     for i in range(height):
         y = i - (height - 1) / 2
@@ -71,7 +72,7 @@ def test_a_spot_on_the_equator_goes_west_by_its_longitude() -> None:
     spot = np.exp(-(x**2 + y**2) / 18).astype(np.float32)
     for minutes in (360, 1440, 2880):
         row = turned(spot[None], minutes)[0, 64]
-        wanted = DISK_RADIUS * side * math.sin(math.radians(degrees_a_day(0) * minutes / 1440))
+        wanted = DISK_RADIUS_512 / 512 * side * math.sin(math.radians(degrees_a_day(0) * minutes / 1440))
         assert (row * x[0]).sum() / row.sum() == pytest.approx(wanted, abs=0.3)
 
 
@@ -79,7 +80,7 @@ def test_beyond_the_limb_and_where_the_far_side_comes_round_all_stays() -> None:
     side, minutes = 64, 2880
     image = picture(side, side)
     x, y = np.meshgrid(np.arange(side) - 31.5, np.arange(side) - 31.5)
-    radius = DISK_RADIUS * side
+    radius = DISK_RADIUS_512 / 512 * side
     beyond = x**2 + y**2 > radius**2
     beyond[:, [0, -2, -1]] = False  # which take the nearest that has four neighbours
     after = turned(image, minutes)

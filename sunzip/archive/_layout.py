@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sunzip.archive._json import dump
 from sunzip.archive._zip import MANIFEST
 from sunzip.channels import NAMES, canonical, channel
-from sunzip.cube import Header
+from sunzip.cube import PIXEL_OF_512, Header
 from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.frame import MAX_FRAMES, MAX_SIDE
 from sunzip.packed import pack, unpack
@@ -428,7 +428,8 @@ def coordinates(grid: Grid, time: npt.NDArray[np.datetime64]) -> dict[str, bytes
     """
     known = [channel(n) for n in grid.channels]
     axes = {
-        name: (np.arange(n) - (n - 1) / 2) * (4.8 * 512 / n) for name, n in zip("yx", grid.shape, strict=True)
+        name: (np.arange(n) - (n - 1) / 2) * (PIXEL_OF_512 * 512 / n)
+        for name, n in zip("yx", grid.shape, strict=True)
     }
     return {
         "time": time.astype("datetime64[ms]").astype("<i8").tobytes(),

@@ -214,10 +214,8 @@ class Codec:
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
-        ((_, latents),) = self._latents(
-            [_Entry(block, place) for place in range(len(block.masks))], rows[-1:]
-        )
-        return latents, tuple(i for i in range(len(NAMES)) if block.masks[rows[-1]] >> i & 1)
+        ((_, latents),) = self._latents([_Entry(block, rows[-1])], [0])
+        return latents, _channels(block.masks[rows[-1]])
 
     def _analyse(
         self,
@@ -459,7 +457,7 @@ class Codec:
                     before = None
                 if not block.masks[place] or is_raw(block.payloads[place]):
                     continue
-                has = tuple(i for i in range(len(NAMES)) if block.masks[place] >> i & 1)
+                has = _channels(block.masks[place])
                 known = Known(has, block.shape, before)
                 here = [t for t, p in zip(wanted, places, strict=True) if p == place]
                 if coarse and here:
@@ -557,11 +555,16 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
     return _codec(sha256).at(quality)
 
 
+def _channels(mask: int) -> tuple[int, ...]:
+    """Return the channels of a frame's mask, rising."""
+    return tuple(i for i in range(len(NAMES)) if mask >> i & 1)
+
+
 def _masks(entries: Sequence[_Entry]) -> npt.NDArray[np.bool_]:
     """Return (T, 12): which channels each frame has."""
     masks = np.zeros((len(entries), len(NAMES)), bool)
     for t, entry in enumerate(entries):
-        masks[t] = [entry.mask >> i & 1 for i in range(len(NAMES))]
+        masks[t, list(_channels(entry.mask))] = True
     return masks
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -158,6 +158,39 @@ class Family(ABC):
     @abstractmethod
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
         """Do as `synthesise` with tensors, on the device on which they are."""
+
+
+def quality_arrays(
+    model: Model, wanted: Iterable[tuple[str, tuple[int, ...], type[np.generic]]], most: float
+) -> dict[str, npt.NDArray[Any]]:
+    """Return a model's arrays ``quality.{name}``.
+
+    Parameters
+    ----------
+    model
+        Has them.
+    wanted
+        Name, shape and dtype of each.
+    most
+        What all their values stay below, in size.
+
+    Raises
+    ------
+    DamagedError
+        If one is missing or is not as wanted.
+    """
+    arrays, found = model.arrays("quality"), {}
+    for name, shape, dtype in wanted:
+        array = arrays.get(name)
+        if (
+            array is None
+            or array.dtype != dtype
+            or array.shape != shape
+            or not (np.isfinite(array) & (np.abs(array) < most)).all()
+        ):
+            raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
+        found[name] = array
+    return found
 
 
 def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:

@@ -11,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed, symbols
+from sunzip.codec.family import (
+    Family,
+    Float,
+    Known,
+    Latents,
+    Written,
+    load_network,
+    placed,
+    quality_arrays,
+    symbols,
+)
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -69,27 +79,26 @@ class HyperpriorFamily(Family):
         self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
         self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
         self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
-        tables = model.arrays("quality")
-        for name, dtype in (("gain", np.float32), ("inverse", np.float32), ("index_offset", np.int32)):
-            table = tables.get(name)
-            if (
-                table is None
-                or table.dtype != dtype
-                or table.shape != (101, self.latent_channels)
-                or not (np.isfinite(table) & (np.abs(table) < 2.0**30)).all()
-            ):
-                raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
+        each = (101, self.latent_channels)
+        tables = quality_arrays(
+            model,
+            (
+                ("gain", each, np.float32),
+                ("inverse", each, np.float32),
+                ("index_offset", each, np.int32),
+                ("band", (101,), np.int32),
+            ),
+            2.0**30,
+        )
         self._gain: Float = tables["gain"][:, :, None, None]
         self._inverse: Float = tables["inverse"][:, :, None, None]
         self._index_offset = tables["index_offset"].astype(np.int64)[:, :, None, None]
-        band = tables.get("band")
-        if band is None or band.dtype != np.int32 or band.shape != (101,) or band.min() < 0:
-            raise DamagedError(f"model {model.name}: quality.band is missing or of a wrong shape")
-        self._band: list[int] = band.tolist()
+        self._band: list[int] = tables["band"].tolist()
         bands = max(self._band) + 1
         grows = math.prod(layer.shuffle for layer in self.hyper_synthesis.layers)
         if (
-            self.hyper_synthesis.channels_in != self.hyper
+            min(self._band) < 0
+            or self.hyper_synthesis.channels_in != self.hyper
             or self.hyper_synthesis.channels_out != 2 * self.latent_channels
             or grows != HYPER_STRIDE
             or len(self.side_tables) != bands * self.hyper

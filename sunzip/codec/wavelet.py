@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip import wavelet
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Known, Latents, Written
+from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import PRECISION, Tables
 from sunzip.errors import DamagedError, InputError
@@ -42,6 +42,10 @@ from sunzip.weights import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Array = TypeVar("Array", Float, Tensor)
+else:
+    Array = TypeVar("Array", Float, "Tensor")
 
 Int = npt.NDArray[np.int32]
 
@@ -120,25 +124,26 @@ def to_pyramid(image: Float, depth: int) -> Float:
     for c, low in enumerate(image):
         for _ in range(depth):
             low, bands = wavelet.analyse(low)
-            h, w = low.shape
-            out[c, :h, w : 2 * w], out[c, h : 2 * h, :w], out[c, h : 2 * h, w : 2 * w] = bands
+            put_bands(out, bands[None], [c])
         out[c, : low.shape[0], : low.shape[1]] = low
     return out
 
 
+def places_of(pyramid: Array, h: int, w: int) -> tuple[Array, Array, Array]:
+    """Return the three bands of that size, (…, h, w), of a (…, Y, X) pyramid."""
+    return pyramid[..., :h, w : 2 * w], pyramid[..., h : 2 * h, :w], pyramid[..., h : 2 * h, w : 2 * w]
+
+
 def bands_of(pyramid: Float, h: int, w: int) -> Float:
-    """Return (C, 3, h, w), the bands of that size, of a (C, Y, X) pyramid."""
-    parts = pyramid[:, :h, w : 2 * w], pyramid[:, h : 2 * h, :w], pyramid[:, h : 2 * h, w : 2 * w]
-    return np.stack(parts, 1)
+    """Return (…, 3, h, w), the bands of that size, of a (…, Y, X) pyramid."""
+    return np.stack(places_of(pyramid, h, w), -3)
 
 
 def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
     """Store (C, 3, h, w) bands in those channels of a pyramid."""
-    h, w = bands.shape[-2:]
-    for row, (across, along, both) in zip(rows, bands, strict=True):
-        pyramid[row, :h, w : 2 * w] = across
-        pyramid[row, h : 2 * h, :w] = along
-        pyramid[row, h : 2 * h, w : 2 * w] = both
+    for row, values in zip(rows, bands, strict=True):
+        for place, band in zip(places_of(pyramid[row], *bands.shape[-2:]), values, strict=True):
+            place[...] = band
 
 
 class Sets(NamedTuple):
@@ -286,24 +291,17 @@ class WaveletFamily(Family):
             raise DamagedError(f"model {model.name}: config.json names no default quality")
         self.context = ExactContext(model.arrays("context"))
         self.tables = Sets(*(Tables.from_arrays(model.arrays(f"{name}_tables")) for name in Sets._fields))
-        arrays = model.arrays("quality")
-        found = {}
-        for name, shape, dtype in (
-            ("step", (QUALITIES, count), np.float32),
-            ("base_mean", (count,), np.float32),
-            ("relation", (count,), np.float32),
-            ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
-            ("silent_index", (QUALITIES,), np.int32),
-        ):
-            array = arrays.get(name)
-            if (
-                array is None
-                or array.dtype != dtype
-                or array.shape != shape
-                or not (np.isfinite(array) & (np.abs(array) < 2.0**20)).all()
-            ):
-                raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
-            found[name] = array
+        found = quality_arrays(
+            model,
+            (
+                ("step", (QUALITIES, count), np.float32),
+                ("base_mean", (count,), np.float32),
+                ("relation", (count,), np.float32),
+                ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
+                ("silent_index", (QUALITIES,), np.int32),
+            ),
+            2.0**20,
+        )
         self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
         if (
@@ -370,12 +368,7 @@ class WaveletFamily(Family):
         low = latents[..., : grid.height >> grid.depth, : grid.width >> grid.depth]
         for n in range(grid.depth):
             _, h, w = grid.level(n)
-            parts = (
-                latents[..., :h, w : 2 * w],
-                latents[..., h : 2 * h, :w],
-                latents[..., h : 2 * h, w : 2 * w],
-            )
-            low = wavelet.synthesise(low, torch.stack(parts, -3))
+            low = wavelet.synthesise(low, torch.stack(places_of(latents, h, w), -3))
         return low[..., :height, :width]
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
@@ -542,7 +535,7 @@ class WaveletFamily(Family):
                     if not any(r in known for r in seen[c]):
                         continue
                     others = [
-                        bands_of(out[r : r + 1], h, w)[0] * (self._relation[c, r] * self._inverse[quality, c])
+                        bands_of(out[r], h, w) * (self._relation[c, r] * self._inverse[quality, c])
                         for r in seen[c]
                     ]
                     change = None
@@ -633,7 +626,7 @@ def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:
         low = one[: grid.height >> grid.depth, : grid.width >> grid.depth]
         for n in range(levels):
             _, h, w = grid.level(n)
-            low = wavelet.synthesise(low, bands_of(one[None], h, w)[0])
+            low = wavelet.synthesise(low, bands_of(one, h, w))
         pictures.append(low)
     return np.stack(pictures)
 

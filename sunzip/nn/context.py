@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sunzip.nn.exact import ACTIVATION_MAX
 from sunzip.nn.planes import (
     COUNT_NOW,
     COUNT_TIME,
@@ -28,11 +29,11 @@ from sunzip.nn.planes import (
     WIDE,
     WIDTHS,
     decoded_planes,
+    network_of,
 )
 
 #: Planes are sixteenths, activations thirty-seconds of what the float network computes with.
 PLANE_UNIT, ACTIVATION_UNIT = 1 / 16, 1 / 32
-ACTIVATION_MAX = 255
 
 #: ln of the smallest scale, and from one to the next.
 LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
@@ -122,11 +123,6 @@ class Context(nn.Module):
         return added
 
 
-def level_index(level: int) -> int:
-    """Return which of the networks serves level `level` of the bands' side 2^level: 1 the coarsest."""
-    return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)
-
-
 def foretell(
     model: Context,
     channels: Tensor,
@@ -164,7 +160,7 @@ def foretell(
     What is foretold, (C, 3, h, w); how far from its symbol each coefficient is put, in steps; and the
     features for the next finer level.
     """
-    net = model.levels[level_index(level)]
+    net = model.levels[network_of(level)]
     assert isinstance(net, LevelNet)
     width = net.now.out_channels
     bias = model.biases(channels, level - 1, log_step, width)

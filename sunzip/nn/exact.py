@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.errors import DamagedError
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, LEVELS, WIDTHS
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, LEVELS, WIDTHS, network_of
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ class ExactContext:
         import torch
         from torch.nn import functional as F
 
-        t, n, depth = self._tensors, _network(level), _depth(level)
+        t, n, depth = self._tensors, network_of(level), _depth(level)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             h = F.conv2d(_tensor(planes), t[f"{n}.now"], padding=1)
             if time is not None:
@@ -241,7 +241,7 @@ class ExactContext:
         import torch
         from torch.nn import functional as F
 
-        t, n = self._tensors, _network(level)
+        t, n = self._tensors, network_of(level)
         near, layer = names
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             h = F.conv2d(_tensor(known), t[f"{n}.{near}"], padding=1)
@@ -252,12 +252,8 @@ class ExactContext:
             return out.contiguous().numpy()
 
 
-def _network(level: int) -> int:
-    return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)
-
-
 def _depth(level: int) -> int:
-    return level - 1 if _network(level) == 0 else 0
+    return level - 1 if network_of(level) == 0 else 0
 
 
 def _tensor(planes: Float) -> torch.Tensor:

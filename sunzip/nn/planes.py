@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.cube import DISK_RADIUS_512
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     Array = TypeVar("Array", npt.NDArray[np.float32], Tensor)
 else:
     Array = TypeVar("Array", npt.NDArray[np.float32], "Tensor")
+
+Float = npt.NDArray[np.float32]
 
 #: Networks are told apart by the side of the bands that they code, 2 to 256; larger ones are as 256.
 LEVELS = 8
@@ -48,8 +52,10 @@ REFERENCES: dict[int, tuple[int, ...]] = {
     5: (2, 7, 3, 4, 8), 1: (2, 4, 3, 7), 6: (4, 3, 2, 7), 0: (4, 3, 2, 7), 10: (9, 11, 8, 7),
 }  # fmt: skip
 
-#: Radius of the disk as a share of the image's side: 976″ at 4.8″ a pixel of 512.
-_RADIUS = 976 / 4.8 / 512
+
+def network_of(level: int) -> int:
+    """Return which of the networks serves level `level` of the bands' side 2^level: 1 the coarsest."""
+    return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)
 
 
 def references(channels: list[int]) -> dict[int, list[int]]:
@@ -61,7 +67,7 @@ def root(x: Array, factor: float = 8.0) -> Array:
     """Compress to integers of 8 bits: eight times the square root, with the sign."""
     if isinstance(x, np.ndarray):
         y = np.floor(np.sqrt(np.abs(x)) * np.float32(factor))
-        out: npt.NDArray[np.float32] = np.copysign(np.minimum(y, np.float32(127)), x)
+        out: Float = np.copysign(np.minimum(y, np.float32(127)), x)
         return out
     return (x.abs().sqrt() * factor).floor().clamp(max=127).copysign(x)
 
@@ -76,7 +82,7 @@ def decoded_planes(bands: Array) -> Array:
     return torch.cat((signed, signed.abs()), -3)
 
 
-def picture_planes(low: Array, inverse_step: Array, shrink: float) -> Array:
+def picture_planes(low: Float, inverse_step: Float, shrink: float) -> Float:
     """Return (C, 3, h, w) of the picture so far: how a pixel departs from its neighbours, and its brightness.
 
     Parameters
@@ -89,46 +95,26 @@ def picture_planes(low: Array, inverse_step: Array, shrink: float) -> Array:
         What makes a pixel's value of a low-pass coefficient.
     """
     # Sums in a fixed order, so that the features are the same on every machine.
-    around = _shifted(low, -2, 1)
-    around = around + _shifted(low, -2, -1)
-    around = around + _shifted(low, -1, 1)
-    around = around + _shifted(low, -1, -1)
-    around = around * 0.25
+    edged = np.pad(low, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    around = edged[:, 2:, 1:-1] + edged[:, :-2, 1:-1]
+    around += edged[:, 1:-1, 2:]
+    around += edged[:, 1:-1, :-2]
+    around *= np.float32(0.25)
     signed = root((low - around) * inverse_step)
-    bright = root(low * shrink, 4.0)
-    if isinstance(low, np.ndarray):
-        return np.stack((signed, np.abs(signed), bright), 1)
-    import torch
-
-    return torch.stack((signed, signed.abs(), bright), 1)
+    bright = root(low * np.float32(shrink), 4.0)
+    return np.stack((signed, np.abs(signed), bright), 1)
 
 
-def _shifted(x: Array, axis: int, by: int) -> Array:
-    """Return each sample's neighbour along an axis; the edge is its own."""
-    first: tuple[slice, ...] = (slice(None),) * (axis % x.ndim)
-    if by == 1:
-        parts = x[(*first, slice(1, None))], x[(*first, slice(-1, None))]
-    else:
-        parts = x[(*first, slice(None, 1))], x[(*first, slice(None, -1))]
-    if isinstance(x, np.ndarray):
-        return np.concatenate(parts, axis)
-    import torch
-
-    return torch.cat(parts, axis)
-
-
-def place_planes(height: int, width: int) -> npt.NDArray[np.float32]:
+def place_planes(height: int, width: int) -> Float:
     """Return (2, h, w): how far from the centre of the disk, and from its limb."""
     y = (np.arange(height) + 0.5) / height - 0.5
     x = (np.arange(width) + 0.5) / width - 0.5
-    r = np.sqrt(y[:, None] ** 2 + x**2) / _RADIUS
+    r = np.sqrt(y[:, None] ** 2 + x**2) / (DISK_RADIUS_512 / 512)
     planes = np.stack((np.clip(np.rint(64 * r), 0, 127), np.clip(np.rint(256 * (r - 1)), -127, 127)))
     return planes.astype(np.float32)
 
 
-def channel_planes(
-    cross: npt.NDArray[np.float32], others: Sequence[npt.NDArray[np.float32] | None]
-) -> npt.NDArray[np.float32]:
+def channel_planes(cross: Float, others: Sequence[Float | None]) -> Float:
     """Return (12, h, w) of what others foretell, (3, h, w) in steps, and of their own bands, in theirs."""
     signed = root(cross)
     loud = [np.zeros_like(signed) if o is None else np.abs(root(o)) for o in others]
@@ -136,8 +122,8 @@ def channel_planes(
 
 
 def fitted(
-    target: npt.NDArray[np.float32],
-    others: Sequence[npt.NDArray[np.float32]],
+    target: Float,
+    others: Sequence[Float],
     usual: npt.NDArray[np.int32],
     worth: float,
 ) -> npt.NDArray[np.int32]:

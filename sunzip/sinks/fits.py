@@ -26,13 +26,10 @@ from typing import Any
 import numpy as np
 
 from sunzip.channels import Channel, channel
-from sunzip.cube import Cube, Header, Scale
+from sunzip.cube import DISK_RADIUS_512, Cube, Header, Scale
 from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
 
-#: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
-DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
-_DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
 #: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
 RSUN_M = 696_000_000.0
 _AU_M = 149_597_870_691.0
@@ -120,7 +117,7 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
     instrument = original.get("INSTRUME")
     if not isinstance(instrument, str) or not re.fullmatch(rf"{known.instrument}[\w /-]{{0,20}}", instrument):
         instrument = known.instrument
-    plate_scale = observer["RSUN_OBS"] * 512 / (_DISK_RADIUS_512 * n)
+    plate_scale = observer["RSUN_OBS"] * 512 / (DISK_RADIUS_512 * n)
     ours: list[tuple[str, Any, str]] = [
         ("TELESCOP", f"SDO/{known.instrument}", ""),
         ("INSTRUME", instrument, ""),
@@ -141,7 +138,7 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
         ("CRVAL1", 0.0, ""),
         ("CRVAL2", 0.0, ""),
         ("CROTA2", 0.0, ""),
-        ("R_SUN", _DISK_RADIUS_512 * n / 512, "[pixel] radius of the disk"),
+        ("R_SUN", DISK_RADIUS_512 * n / 512, "[pixel] radius of the disk"),
         ("RSUN_REF", RSUN_M, "[m]"),
         *((key, value, "") for key, value in observer.items()),
         ("SZ_CHAN", known.name, "SDOML channel"),

@@ -32,14 +32,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel
-from sunzip.cube import Header, Scale
+from sunzip.cube import DISK_RADIUS_512, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
-#: Radius of the disk, in pixels of a 512² image.
-_DISK_RADIUS_512 = 976.0 / 4.8
 #: SDOML guards its division by the interpolated mask so; kept, as it reproduces its pixels.
 _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
@@ -160,10 +158,10 @@ class Fits(Source):
         if plan.ready:
             return plain
         n = self.shape[0]
-        plate_scale = plan.rsun / _DISK_RADIUS_512
+        plate_scale = plan.rsun / DISK_RADIUS_512
         plain |= {"NAXIS1": n, "NAXIS2": n, "CDELT1": plate_scale, "CDELT2": plate_scale}
         plain |= {"CRPIX1": (n + 1) / 2, "CRPIX2": (n + 1) / 2, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0}
-        plain |= {"R_SUN": _DISK_RADIUS_512, "RSUN_OBS": plan.rsun}
+        plain |= {"R_SUN": DISK_RADIUS_512, "RSUN_OBS": plan.rsun}
         if plan.channel.instrument == "AIA":
             plain |= {"DEG_COR": plan.degradation, "PIXLUNIT": "DN/s"}
         else:
@@ -345,7 +343,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     unit = re.sub(r"[ .]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
     per_second = unit in ("DN/S", "DNS-1")
     physical = per_second or unit in ("G", "GAUSS")
-    at_size = math.isclose(_number(header, "R_SUN"), _DISK_RADIUS_512 * n / 512, rel_tol=1e-3)
+    at_size = math.isclose(_number(header, "R_SUN"), DISK_RADIUS_512 * n / 512, rel_tol=1e-3)
     if "SZ_CHAN" in header or (physical and at_size):
         return _Plan(known, (rows, n), ready=True)
 
@@ -379,7 +377,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         (512, 512),
         ready=False,
         rsun=rsun,
-        zoom=_DISK_RADIUS_512 * min(n, 1024) / 512 * scale / rsun,
+        zoom=DISK_RADIUS_512 * min(n, 1024) / 512 * scale / rsun,
         bins=bins,
         centre=(centre[0], centre[1]),
         rotation=rotation,
@@ -440,7 +438,7 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
     if hmi:
         y, x = np.ogrid[-255.5:256, -255.5:256]
         # Up to the last few pixels before the limb, where HMI's own mask ends.
-        image[(weight == 0) & (np.hypot(y, x) < 0.97 * _DISK_RADIUS_512)] = np.nan
+        image[(weight == 0) & (np.hypot(y, x) < 0.97 * DISK_RADIUS_512)] = np.nan
     return (image / (plan.exposure * plan.degradation)).astype(np.float32)
 
 

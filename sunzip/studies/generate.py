@@ -18,7 +18,7 @@ from sunzip.api import Alignment, OnProgress, Progress, open_series, replacing
 from sunzip.channels import NAMES, channel
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.lanes import side_by_side
-from sunzip.cube import Cube, Header, Scale
+from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Header, Scale
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
 from sunzip.sinks.base import Target
@@ -449,7 +449,7 @@ class _Store:
         }
         y, x = self._plan.shape
         if x == y:
-            pixel = 4.8 * 512 / x
+            pixel = PIXEL_OF_512 * 512 / x
             for axis, kind in ((1, "HPLN-TAN"), (2, "HPLT-TAN")):
                 header |= {
                     f"CTYPE{axis}": kind,
@@ -458,7 +458,7 @@ class _Store:
                     f"CRPIX{axis}": (x + 1) / 2,
                     f"CRVAL{axis}": 0.0,
                 }
-            header |= {"RSUN_OBS": 976.0, "R_SUN": 976 / pixel}
+            header |= {"RSUN_OBS": DISK_RADIUS, "R_SUN": DISK_RADIUS / pixel}
         return header
 
 

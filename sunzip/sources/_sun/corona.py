@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from sunzip.cube import DISK_RADIUS_512
 from sunzip.sources._sun import field
 from sunzip.sources._sun.field import GAUSS_PER_1E21_MX, LargeScale, Window, normal, rotation, uniform
-from sunzip.sources._sun.sphere import DISK_RADIUS_512, POLAR_ANGLES, POLAR_HEIGHTS, Grid, cut
+from sunzip.sources._sun.sphere import POLAR_ANGLES, POLAR_HEIGHTS, Grid, cut
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -16,10 +16,9 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.sparse
 
-Floats = npt.NDArray[np.float32]
+from sunzip.cube import DISK_RADIUS_512
 
-#: Radius of the disk in pixels of a 512² image: 976″ at 4.8″ (SDOML geometry).
-DISK_RADIUS_512 = 976.0 / 4.8
+Floats = npt.NDArray[np.float32]
 
 
 # --- textures ---------------------------------------------------------------------------------------------
