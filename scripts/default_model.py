@@ -1,33 +1,43 @@
 """Make the default model from the synthetic Sun and the real frames before the dates below, together.
 
-Run as ``python -m scripts.default_model --real REAL --out models/NAME --minutes 60``; REAL is the folder
-with the real data. Killed, it goes on with ``--resume``.
+Run as ``python -m scripts.default_model --real REAL --out runs/first --minutes 60``; REAL is the folder with
+the real data. What a decoder knows before a frame is the frame before as the codec itself leaves it, which such
+a first model is needed for: a second run with ``--coder runs/first --start runs/first`` learns from that.
+Killed, a run goes on with ``--resume``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
+from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.normalize import Stabiliser
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
 from sunzip.train.card import versions
+from sunzip.train.checkpoint import AVERAGE
 from sunzip.train.export import write
 from sunzip.train.loop import Place, Recipe, fit
 from sunzip.train.pyramids import Pyramids, WaveletFamily, pyramid
 from sunzip.train.run import TRAINING
-from sunzip.train.wavelet import Pair, export_wavelet, fit_tables
+from sunzip.train.wavelet import coded, export_wavelet, fit_tables, steps
+from sunzip.weights import load
 
 #: Real frames from these dates on are never shown to the training; neither are the eight channels of 2024 and
 #: the SDOML v1 Bz frame of 2013. Of the synthetic Sun Januaries, Marches and the seed 0 are left out.
@@ -48,112 +58,190 @@ _APART = (12, 60, 60, 240, 1440)
 DEFAULT_QUALITY = 35
 _QUALITIES = (5, 95, 35, 65, 15, 80, 50, 25, 100, 45, 0, 70, 55, 90, 30)
 
-#: Every so many frames' tables are fitted on, twice.
-_FITTED = 3
+#: Tables are fitted on every so many films, twice.
+_FITTED = 4
+
+#: Frames of a film, and the quality below which a film's is drawn: above, no frame needs another.
+FILM, _COARSE = 5, 90
 
 
-class Frame:
-    """A stabilised frame (C, S, S), its channels, and the one before, so many minutes earlier, or None."""
+class Frame(NamedTuple):
+    """A stabilised frame of a film, and what is known before it.
 
-    def __init__(self, images: Float, channels: list[int], before: Float | None = None, minutes: int = 0):
-        self.images, self.channels, self.before, self.minutes = images, channels, before, minutes
+    Attributes
+    ----------
+    images, channels
+        (C, S, S), and which they are.
+    before
+        The frame before, as it was or as a codec leaves it; None if there is none.
+    minutes
+        How much earlier that is.
+    quality
+        With which it was coded; None if it was not.
+    """
 
-    def pair(self) -> Pair:
-        """Return it as `fit_tables` wants it."""
-
-        def whole(images: Float) -> Float:
-            out = np.zeros((len(NAMES), *images.shape[1:]), np.float32)
-            out[self.channels] = images
-            return out
-
-        before = None if self.before is None else whole(self.before)
-        return whole(self.images), before, self.channels
+    images: Float
+    channels: list[int]
+    before: Float | None
+    minutes: int
+    quality: int | None
 
 
-def real_frames(series: Series, apart: tuple[int, ...], seed: int) -> Iterator[Frame]:
-    """Read a series of one channel; every second frame with one of those a few places earlier."""
+@lru_cache(maxsize=1)
+def _codec(folder: Path) -> WaveletCodec:
+    return WaveletCodec(load(folder))
+
+
+def film(
+    images: Sequence[Float], channels: list[int], minutes: int, coder: Path | None, q: int
+) -> list[Frame]:
+    """Make frames of pictures (C, S, S); each knows the one before, as a codec leaves it if there is one."""
+    left: list[Float] = list(images)
+    if coder is not None:
+        left = [x[channels] for x in coded(_codec(coder), (_whole(images, channels), channels), q)]
+    quality = None if coder is None else q
+    before = [None, *left[:-1]]
+    return [Frame(x, channels, y, minutes, quality) for x, y in zip(images, before, strict=True)]
+
+
+def _whole(images: Sequence[Float], channels: list[int]) -> list[Float]:
+    out = []
+    for x in images:
+        out.append(np.zeros((len(NAMES), *x.shape[1:]), np.float32))
+        out[-1][channels] = x
+    return out
+
+
+def real_films(
+    series: Series, apart: tuple[int, ...], count: int, coder: Path | None, seed: int
+) -> list[list[Frame]]:
+    """Read a series of one channel; make films of frames that are some places apart, or each frame one."""
     rng = np.random.default_rng(seed)
-    channel = NAMES.index(series.channels[0])
+    channels = [NAMES.index(series.channels[0])]
     stabiliser = Stabiliser.for_channels(series.channels)
     images = [np.nan_to_num(stabiliser.forward(series.read(t, t + 1).data)[0]) for t in range(len(series))]
-    for t, image in enumerate(images):
-        back = int(rng.choice(apart)) if apart else 0
-        if back and t >= back and t % 2:
-            minutes = int((series.time[t] - series.time[t - back]) / np.timedelta64(1, "m"))
-            yield Frame(image, [channel], images[t - back], minutes)
-        else:
-            yield Frame(image, [channel])
+    if not apart:
+        return [film([image], channels, 0, None, 0) for image in images]
+    films = []
+    for _ in range(count):
+        step = int(rng.choice(apart))
+        length = min(FILM, (len(images) - 1) // step + 1)
+        begin = int(rng.integers(len(images) - step * (length - 1)))
+        picks = range(begin, begin + step * length, step)
+        minutes = int((series.time[picks[1]] - series.time[begin]) / np.timedelta64(1, "m"))
+        films.append(film([images[i] for i in picks], channels, minutes, coder, int(rng.integers(_COARSE))))
+    return films
 
 
-def _synthetic(job: tuple[np.datetime64, int, int]) -> Frame:
-    time, apart, seed = job
+def _synthetic(job: tuple[list[np.datetime64], int, int, Path | None, int]) -> list[Frame]:
+    times, apart, seed, coder, quality = job
+    torch.set_num_threads(1)
     stabiliser = Stabiliser.for_channels(NAMES)
-    now, before = (
-        stabiliser.forward(render(t, size=512, seed=seed)) for t in (time, time - np.timedelta64(apart, "m"))
-    )
-    return Frame(now, list(range(len(NAMES))), before, apart)
+    images = [stabiliser.forward(render(t, size=512, seed=seed)) for t in times]
+    return film(images, list(range(len(NAMES))), apart, coder, quality)
 
 
-def synthetic_frames(count: int, seed: int) -> list[Frame]:
-    """Render pairs of frames at random dates over one and a half cycles, of five Suns."""
+def synthetic_films(count: int, coder: Path | None, seed: int) -> list[list[Frame]]:
+    """Render films that begin at random dates over one and a half cycles, of five Suns."""
     rng = np.random.default_rng(seed)
-    jobs: list[tuple[np.datetime64, int, int]] = []
+    jobs = []
     while len(jobs) < count:
-        time = np.datetime64("2010-06-01T00:00") + np.timedelta64(int(rng.integers(14 * 365 * 1440)), "m")
-        if int(str(time)[5:7]) not in _HELD_OUT_MONTHS:
-            jobs.append((time, int(rng.choice(_APART)), 1 + len(jobs) % 5))
-    with ProcessPoolExecutor() as pool:
+        begin = np.datetime64("2010-06-01T00:00") + np.timedelta64(int(rng.integers(14 * 365 * 1440)), "m")
+        apart = int(rng.choice(_APART))
+        times = [begin + np.timedelta64(n * apart, "m") for n in range(FILM)]
+        if not any(int(str(t)[5:7]) in _HELD_OUT_MONTHS for t in times):
+            jobs.append((times, apart, 1 + len(jobs) % 5, coder, int(rng.integers(_COARSE))))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_synthetic, jobs))
 
 
-def training_frames(real: Path, run: Path, count: int, seed: int) -> dict[str, list[Frame]]:
-    """Read the real frames that may be shown, and render `count` pairs of synthetic ones."""
+def training_films(
+    real: Path, run: Path, count: int, coder: Path | None, seed: int
+) -> dict[str, list[list[Frame]]]:
+    """Read the real frames that may be shown, and render `count` films of synthetic ones."""
     wrap_real(real, run / "inputs")
     v2 = str(real / "sdomlv2_real.zarr")
     cut = {
-        "193A": (join([open_source(v2)], stop=HELD_OUT["193A 2017"]), (1,)),
+        "193A": (join([open_source(v2)], stop=HELD_OUT["193A 2017"]), (1,), 12),
         "171A": (
             join([open_source(str(run / "inputs/aia171_hourly.h5"))], stop=HELD_OUT["171A hourly"]),
             (1, 1, 2, 4),
+            48,
         ),
-        "Bz": (join([open_source(str(run / "inputs/hmi_los.h5"))], stop=HELD_OUT["HMI line of sight"]), ()),
+        "Bz": (
+            join([open_source(str(run / "inputs/hmi_los.h5"))], stop=HELD_OUT["HMI line of sight"]),
+            (),
+            0,
+        ),
     }
-    found = {name: list(real_frames(series, apart, seed)) for name, (series, apart) in cut.items()}
-    return {**found, "synthetic": synthetic_frames(count, seed)}
+    found = {
+        name: real_films(series, apart, films, coder, seed) for name, (series, apart, films) in cut.items()
+    }
+    return {**found, "synthetic": synthetic_films(count, coder, seed)}
+
+
+def _average(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the averaged weights of a run's checkpoint."""
+    found = load_file(checkpoint)
+    return {k.removeprefix(AVERAGE): v for k, v in found.items() if k.startswith(AVERAGE)}
 
 
 @click.command()
 @click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--minutes", default=60.0)
-@click.option("--synthetic", "count", default=140)
+@click.option("--synthetic", "count", default=60, help="Films.")
+@click.option("--coder", type=click.Path(path_type=Path, exists=True), help="Codes what is known before.")
 @click.option("--seed", default=0)
-@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Weights to begin with.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Checkpoint to begin with.")
 @click.option("--resume", is_flag=True)
 def main(
-    real: Path, out: Path, minutes: float, count: int, seed: int, start: Path | None, resume: bool
+    real: Path,
+    out: Path,
+    minutes: float,
+    count: int,
+    coder: Path | None,
+    seed: int,
+    start: Path | None,
+    resume: bool,
 ) -> None:
     """Train, and write the model's folder; its card is written by hand."""
     run = out / TRAINING
     run.mkdir(parents=True, exist_ok=resume)
-    frames = training_frames(real, run, count, seed)
+    films = training_films(real, run, count, coder, seed)
     rng = np.random.default_rng(seed)
+    table = steps()
     banks = [
         (
             SHARES[name],
-            [pyramid(f.images, f.channels, f.before, f.minutes, int(rng.integers(8))) for f in group],
+            [
+                pyramid(
+                    f.images,
+                    f.channels,
+                    f.before,
+                    f.minutes,
+                    None if f.quality is None else table[f.quality, f.channels],
+                    int(rng.integers(8)),
+                )
+                for one in group
+                for f in one
+            ],
         )
-        for name, group in frames.items()
+        for name, group in films.items()
     ]
-    fitted = [f for group in frames.values() for f in group[::_FITTED]]
+    fitted = [one for group in films.values() for one in group[::_FITTED]]
     order = rng.permutation(len(fitted))
     stabiliser = Stabiliser.for_channels(NAMES)
-    notes = {"examples": {name: len(group) for name, group in frames.items()}, "held_out": HELD_OUT}
-    del frames
+    notes = {
+        "examples": {name: sum(map(len, group)) for name, group in films.items()},
+        "coder": None if coder is None else load(coder).sha256,
+        "held_out": HELD_OUT,
+    }
+    del films
     torch.manual_seed(seed)
     family = WaveletFamily(Pyramids(banks, 3, seed), stabiliser)
     if start is not None:
-        family.network.load_state_dict(torch.load(start, weights_only=True))
+        family.network.load_state_dict(_average(start))
     recipe = Recipe(steps=None, minutes=minutes, batch=3, rate=2e-3, decay=0.998, seed=seed)
     notes = {"recipe": asdict(recipe), **notes}
     with Place.found("cpu") as place:
@@ -164,8 +252,9 @@ def main(
     assert isinstance(network, type(family.network))
     model = export_wavelet(network, stabiliser, out.name, default_quality=DEFAULT_QUALITY, notes=notes)
     for turn in range(2):
-        pairs = (fitted[i].pair() for i in np.roll(order, 7 * turn))
-        model = fit_tables(model, pairs, _QUALITIES)
+        films = (fitted[i] for i in np.roll(order, 7 * turn))
+        shown = ((_whole([f.images for f in one], one[0].channels), one[0].channels) for one in films)
+        model = fit_tables(model, shown, _QUALITIES)
     write(model, out)
     click.echo(f"{out}: {model.nbytes} bytes, sha256 {model.sha256}")
 

@@ -180,7 +180,8 @@ class Codec:
         def code(begin: int) -> list[Entry]:
             found = []
             before = None if after is None or begin else self._last(after)
-            for t in range(begin, min(begin + chain, frames)):
+            end = min(begin + chain, frames)
+            for t in range(begin, end):
                 missing: npt.NDArray[np.bool_] = np.isnan(data[t])
                 present = _present(missing)
                 if not present.any():
@@ -189,7 +190,8 @@ class Codec:
                 has = tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p)
                 mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
                 latents = self._analyse(data[t], missing, present, indexes, scale)
-                written = self.family.encode(latents, self.quality, Known(has, (height, width), before))
+                known = Known(has, (height, width), before)
+                written = self.family.encode(latents, self.quality, known, end - t - 1)
                 most = len(written.payload) + len(gap)
                 raw = pack_raw(_means(data[t], present, indexes, scale), most)
                 before = None

@@ -76,14 +76,18 @@ _WEIGHED = 24
 #: Coefficients beyond so many steps, which no Sun has, are coded as the last.
 _LARGEST = np.float32(2**30)
 
-#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
-_PLACED, _TIMED = 1, 2
+#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known. The bits
+#: above tell by how much the frame's quality exceeds that of its block.
+_PLACED, _TIMED, _ABOVE = 1, 2, 2
+
+#: A frame that others build on, itself on none, has so much more quality: they keep what it shows.
+_KEY = 8
 
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
 #: At so many levels, from the coarsest, the encoder tries what is better.
-_GLANCE = 3
+_GLANCE = 5
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
@@ -383,26 +387,38 @@ class WaveletFamily(Family):
         """See `Family.unquantised`."""
         return latents.main
 
-    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known, ahead: int = 0) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
-        head, decoded = self.write(self._writer(encoder), latents, quality, known)
+        head, decoded = self.write(self._writer(encoder), latents, quality, known, ahead)
         return Written(head + encoder.finish(), decoded)
 
-    def write(self, writer: Writer, latents: Latents, quality: int, known: Known) -> tuple[bytes, Float]:
+    def write(
+        self, writer: Writer, latents: Latents, quality: int, known: Known, ahead: int = 0
+    ) -> tuple[bytes, Float]:
         """Choose a frame's symbols; return the payload's head and what is decoded of it."""
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
-        time = None if minutes is None else self._turned(known.before, grid, minutes)
+        time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
+        tries = [(head, None) for head in (0, _PLACED)]
+        if time is not None:
+            tries += [(head | _TIMED, time) for head, _ in tries]
         few = min(_GLANCE, grid.depth)
-        placed = []
-        for head in (0, _PLACED):
+        _, h, w = grid.level(few)
+        corner = (list(known.channels), slice(h), slice(w))
+        costs = []
+        for head, given in tries:
             glance = self._writer(None)
-            self._walk(glance, latents.main, known.channels, grid, quality, head, time, few)
-            placed.append(glance.bits)
-        head = (_PLACED if placed[1] < placed[0] else 0) | (0 if minutes is None else _TIMED)
-        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
-        return bytes([head]) + (b"" if minutes is None else _MINUTES.pack(minutes)), decoded
+            seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
+            off = ((latents.main - seen) * self._inverse[quality][:, None, None])[corner]
+            costs.append(float(np.square(off).sum(dtype=np.float64)) + WORTH * glance.bits)
+        head, time = tries[int(np.argmin(costs))]
+        above = 0 if time is not None or not ahead else min(_KEY, QUALITIES - 1 - quality)
+        decoded = self._walk(
+            writer, latents.main, known.channels, grid, quality + above, head, time, grid.depth
+        )
+        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
+        return bytes([head | above << _ABOVE]) + turn, decoded
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
@@ -413,7 +429,8 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
         time, used = None, 1
-        if head & ~(_PLACED | _TIMED):
+        quality += head >> _ABOVE
+        if quality >= QUALITIES:
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
         if head & _TIMED:
             used += _MINUTES.size
@@ -422,7 +439,7 @@ class WaveletFamily(Family):
             (minutes,) = _MINUTES.unpack_from(payload, 1)
             if minutes > MAX_MINUTES:
                 raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
-            time = self._turned(known.before, grid, minutes)
+            time = self._turned(known.before, grid, minutes, known.channels)
         decoder = Decoder(payload[used:])
         reader = Reader(decoder, self.tables)
         decoded = self._walk(reader, None, known.channels, grid, quality, head, time, grid.depth - fine)
@@ -449,15 +466,18 @@ class WaveletFamily(Family):
         best = min(_TURNS, key=error)
         return best if error(best) < _UNLIKE else None
 
-    def _turned(self, before: Frame | None, grid: Grid, minutes: int) -> Frame | None:
-        """Return the pyramid of the frame before, turned, and its channels."""
+    def _turned(
+        self, before: Frame | None, grid: Grid, minutes: int, channels: Sequence[int]
+    ) -> Frame | None:
+        """Return the pyramid of the frame before, turned, and those of the channels wanted that it has."""
         if before is None:
             return None
         pyramid = np.zeros_like(before[0])
-        for c in before[1]:
+        both = [c for c in channels if c in before[1]]
+        for c in both:
             picture = _picture(before[0][c : c + 1], grid, grid.depth)
             pyramid[c] = to_pyramid(turned(picture, minutes), grid.depth)[0]
-        return pyramid, before[1]
+        return pyramid, both
 
     def _walk(
         self,

@@ -16,6 +16,9 @@ from sunzip.errors import DamagedError, OutputError
 
 _STATE = "sunzip"
 
+#: How the names of averaged weights begin.
+AVERAGE = "average."
+
 
 def save(
     path: Path,
@@ -41,7 +44,7 @@ def save(
         If it cannot be written.
     """
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= {f"{AVERAGE}{k}": v for k, v in average.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{key}.{name}"] = value
@@ -85,7 +88,7 @@ def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
         If they are not those of the network.
     """
     targets: dict[str, Tensor] = {f"network.{k}": v for k, v in network.state_dict().items()}
-    targets |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    targets |= {f"{AVERAGE}{k}": v for k, v in average.state_dict().items()}
     parameters = dict(network.named_parameters())
     try:
         with torch.no_grad(), safe_open(path, "pt") as file:

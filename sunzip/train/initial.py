@@ -45,6 +45,9 @@ _STILL = 30.0
 #: Iterations that find components.
 _ITERATIONS = 12
 
+#: How often components are found, with weights of channels by what those before left of them.
+_TURNS = 2
+
 #: Rounds in which channels' weights and errors are brought to agree.
 _ROUNDS = 3
 
@@ -82,6 +85,13 @@ class _Kernels:
         at = [i * self.stride for i in range(self.places)]
         found = [x[:, :, i : i + side, j : j + side].flatten(1) @ flat.T for i in at for j in at]
         return torch.stack(found, 2).flatten(1)
+
+    def synthesise(self, features: Tensor, side: int) -> Tensor:
+        """Return the images (N, C, Y, X) that features (N, F·P·P) make; 0 where no filter reaches."""
+        planes = features.unflatten(1, (-1, self.places, self.places))
+        images = F.conv_transpose2d(planes, self.values, stride=self.stride)
+        lost = side - images.shape[-1]
+        return F.pad(images, (0, lost, 0, lost))
 
     def products(self) -> Doubles:
         """Return (F·P·P, F·P·P) inner products of the images that features make, one feature at a time."""
@@ -136,18 +146,21 @@ def begin(
         x = torch.cat([frames(i) for i in range(min(batches, _PILOT))])
         base = _rim(x)
         left, shown = _pilot(x, network.bottleneck, weigh=network.log_sigma.ndim > 0)
-        scale = _Scale(base, 1 / left)
-        shown = scale.of(shown)
-        rng = torch.Generator().manual_seed(seed)
-        filters = _filters(network, shown.mean(0), shown[:_FEW], rng)
-        kernels = _Kernels.of(filters, strides, x.shape[-1])
-        found = _Moments()
-        for i in range(batches):
-            scaled = scale.of(frames(i))
-            found.add(kernels.analyse(scaled), scaled)
-            if progress:
-                progress(i + 1, batches)
-        components = _Components.of(found, kernels.products(), network.bottleneck, x[0].numel(), rng)
+        for turn in range(_TURNS):
+            scale = _Scale(base, 1 / left)
+            rng = torch.Generator().manual_seed(seed)
+            filters = _filters(network, scale.of(shown.mean(0)), scale.of(shown[:_FEW]), rng)
+            kernels = _Kernels.of(filters, strides, x.shape[-1])
+            found = _Moments()
+            for i in range(batches):
+                scaled = scale.of(frames(i))
+                found.add(kernels.analyse(scaled), scaled)
+                if progress:
+                    progress(turn * batches + i + 1, _TURNS * batches)
+            components = _Components.of(found, kernels.products(), network.bottleneck, x[0].numel(), rng)
+            if network.log_sigma.ndim == 0:
+                break
+            left = _left(components, kernels, scale, x)
 
         def tensor(values: Doubles) -> Tensor:
             return torch.from_numpy(values.astype(np.float32)).to(x.device)
@@ -254,6 +267,18 @@ class _Components:
         return cls(
             axes * decoded, steady, encoder, -encoder @ mean, np.minimum(noise / strength, 1)
         )  # fmt: skip
+
+
+def _left(components: _Components, kernels: _Kernels, scale: _Scale, x: Tensor) -> Tensor:
+    """Return (C,) root mean square of what components leave of the channels of frames (N, C, Y, X)."""
+    errors = []
+    for few in x.split(_FEWEST):
+        scaled = scale.of(few)
+        features = kernels.analyse(scaled).double().cpu().numpy()
+        latents = features @ components.encoder.T + components.offset
+        shown = torch.from_numpy((latents @ components.decoder.T + components.steady).astype(np.float32))
+        errors.append((scaled - kernels.synthesise(shown.to(x.device), x.shape[-1])).square().mean((2, 3)))
+    return torch.cat(errors).mean(0).clamp_min(_TINY).sqrt() / scale.weight
 
 
 def _of(module: nn.Module, kind: type[_Layer]) -> list[_Layer]:

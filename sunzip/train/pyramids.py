@@ -28,12 +28,16 @@ from sunzip.nn.planes import (
 )
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import turned
+from sunzip.train.data import turned as mirrored
 from sunzip.train.families import Family
 from sunzip.train.wavelet import SPREADS
 
 #: Of each sample: probability that the frame before is known, that the place of the disk is; side of what is
 #: cut out of the bands of 128 and more, where there is much of the same kind.
 _TIMED, _PLACED, _CUT = 0.5, 0.9, 64
+
+#: By so much, in ln, steps depart from those with which the frame before was coded.
+_NEAR = 0.1
 
 #: Steps in units of noise, and by which factors those of channels depart from them.
 _STEPS, _DEPART = (5.0, 1500.0), (-0.9, 0.5)
@@ -56,12 +60,15 @@ class Pyramid:
         (C, 3, 2, 2), (C, 3, 4, 4) and so on.
     before
         The same of the frame before, turned to this one's time; or None.
+    step
+        (C,) steps with which that was coded; None if it is as it was before.
     """
 
     channels: list[int]
     low: Float
     bands: list[Float]
     before: list[Float] | None
+    step: Float | None
 
 
 def _halved(x: Float) -> tuple[Float, list[Float]]:
@@ -73,17 +80,35 @@ def _halved(x: Float) -> tuple[Float, list[Float]]:
 
 
 def pyramid(
-    images: Float, channels: Sequence[int], before: Float | None, minutes: int, symmetry: int
+    images: Float,
+    channels: Sequence[int],
+    before: Float | None,
+    minutes: int,
+    step: Float | None,
+    symmetry: int,
 ) -> Pyramid:
-    """Make a pyramid of stabilised images (C, S, S), S a power of two, mirrored in one of 8 ways."""
+    """Make a pyramid of stabilised images (C, S, S), S a power of two, mirrored in one of 8 ways.
+
+    Parameters
+    ----------
+    images, channels
+        The frame.
+    before, minutes
+        The frame before, if it is to be known, and how much earlier it is.
+    step
+        Of each channel, with which that was coded; None if it was not.
+    symmetry
+        0 to 7.
+    """
 
     def vary(x: Float) -> Float:
-        x = np.rot90(x, symmetry % 4, (-2, -1))
-        return np.ascontiguousarray(x[..., ::-1] if symmetry >= 4 else x)
+        whole = np.zeros((len(NAMES), *x.shape[1:]), np.float32)
+        whole[list(channels)] = x
+        return np.ascontiguousarray(mirrored(whole, symmetry % 4, symmetry >= 4)[list(channels)])
 
     low, bands = _halved(vary(images))
     known = None if before is None else _halved(vary(turned(before, minutes)))[1]
-    return Pyramid(list(channels), low, bands, known)
+    return Pyramid(list(channels), low, bands, known, step)
 
 
 class Pyramids:
@@ -143,8 +168,10 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
     names = [example.channels[i] for i in rows]
     low, high = np.log(_STEPS)
     step = np.exp(rng.uniform(low, high) + rng.uniform(*_DEPART, len(rows))).astype(np.float32)
-    wide, inverse = step[:, None, None], (1 / step)[:, None, None]
     timed = example.before is not None and rng.random() < _TIMED
+    if timed and example.step is not None:
+        step = example.step[rows] * np.float32(np.exp(rng.uniform(-_NEAR, _NEAR)))
+    wide, inverse = step[:, None, None], (1 / step)[:, None, None]
     placed = rng.random() < _PLACED
     flags = np.zeros((len(names), 3), np.float32)
     flags[:, 2] = timed
@@ -178,11 +205,12 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         before = np.zeros((0, 3, side, side), np.float32)
         if timed:
             assert example.before is not None
-            # About what decoding and turning leave of the frame before: little where its symbols were 0.
             before = example.before[n][rows] * inverse[:, None]
-            loud = _rounded(before) != 0
-            jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
-            before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
+            if example.step is None:
+                # About what decoding and turning leave: little where symbols were 0.
+                loud = _rounded(before) != 0
+                jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
+                before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
         if n + 1 < len(example.bands):
             picture = wavelet.synthesise(picture, symbols * wide[:, None])
         cut: tuple[Any, ...] = (...,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer, grid_of
+from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
 from sunzip.nn.context import (
@@ -228,41 +228,62 @@ def export_wavelet(
     return pack(config, arrays)
 
 
-#: A frame and the one before it, if any: stabilised images (12, Y, X), channels.
-Pair = tuple[Float, Float | None, Sequence[int]]
+#: Frames that follow each other, stabilised images (12, Y, X), and their channels.
+Film = tuple[Sequence[Float], Sequence[int]]
 
 
-def fit_tables(model: Model, pairs: Iterable[Pair], qualities: Sequence[int]) -> Model:
+def coded(family: WaveletFamily, film: Film, quality: int, counter: Writer | None = None) -> Iterator[Float]:
+    """Code frames one after another, each given the one before; yield what is decoded of them.
+
+    Parameters
+    ----------
+    family
+        The codec.
+    film
+        The frames.
+    quality
+        Of them all.
+    counter
+        Is given the symbols in place of an encoder.
+
+    Yields
+    ------
+    (12, Y, X) stabilised images.
+    """
+    images, channels = film
+    before = None
+    shown = np.zeros((1, len(NAMES)), np.float32)
+    shown[0, list(channels)] = 1
+    writer = Writer(None, family.tables, family.bits) if counter is None else counter
+    for n, image in enumerate(images):
+        known = Known(tuple(channels), (image.shape[-2], image.shape[-1]), before)
+        latents = family.analyse(image[None], shown, quality)[0]
+        _, decoded = family.write(writer, latents, quality, known, len(images) - 1 - n)
+        before = decoded, tuple(channels)
+        yield family.synthesise(decoded[None], shown, *known.shape)[0]
+
+
+def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) -> Model:
     """Replace a model's tables by what its symbols on training frames ask for.
 
     Parameters
     ----------
     model
         What `export_wavelet` or this function returned.
-    pairs
+    films
         Training frames.
     qualities
-        Each pair is coded at the next of them, round and round.
+        Each film is coded at the next of them, round and round.
     """
     family = WaveletFamily(model)
     counter = _Counter(family)
     low: list[list[float]] = [[] for _ in NAMES]
-    for n, (now, then, channels) in enumerate(pairs):
-        quality = qualities[n % len(qualities)]
-        shape = (now.shape[-2], now.shape[-1])
-        shown = np.zeros((1, len(NAMES)), np.float32)
-        shown[0, list(channels)] = 1
-        known = Known(tuple(channels), shape)
-        if then is not None:
-            written = family.encode(family.analyse(then[None], shown, quality)[0], quality, known)
-            assert written.decoded is not None
-            known = Known(tuple(channels), shape, (written.decoded, tuple(channels)))
-        latents = family.analyse(now[None], shown, quality)[0]
-        family.write(counter, latents, quality, known)
-        grid = grid_of(*shape)
-        for c in channels:
-            corner = latents.main[c, : grid.height >> grid.depth, : grid.width >> grid.depth]
-            low[c] += (corner.ravel() * 2.0**-grid.depth).tolist()
+    for n, film in enumerate(films):
+        for _ in coded(family, film, qualities[n % len(qualities)], counter):
+            pass
+        for image in film[0]:
+            for c in film[1]:
+                low[c].append(float(image[c].mean()))
     arrays = dict(load(model.files[TENSORS]))
     for prefix, histogram in (
         ("bands_tables", counter.main),
