@@ -1,9 +1,9 @@
 """Make the default model from the synthetic Sun and the real frames before the dates below, together.
 
 Run as ``python -m scripts.default_model --real REAL --out runs/first --minutes 60``; REAL is the folder with
-the real data. What a decoder knows before a frame is the frame before as the codec itself leaves it, which such
-a first model is needed for: a second run with ``--coder runs/first --start runs/first`` learns from that.
-Killed, a run goes on with ``--resume``.
+the real data. What a decoder knows before a frame is the frame before as the codec leaves it, which takes a
+codec: a second run with ``--coder runs/first --start runs/first/training/checkpoint.safetensors`` learns from
+that. Killed, a run goes on with ``--resume``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -144,7 +144,7 @@ def _synthetic(job: tuple[list[np.datetime64], int, int, Path | None, int]) -> l
 def synthetic_films(count: int, coder: Path | None, seed: int) -> list[list[Frame]]:
     """Render films that begin at random dates over one and a half cycles, of five Suns."""
     rng = np.random.default_rng(seed)
-    jobs = []
+    jobs: list[tuple[list[np.datetime64], int, int, Path | None, int]] = []
     while len(jobs) < count:
         begin = np.datetime64("2010-06-01T00:00") + np.timedelta64(int(rng.integers(14 * 365 * 1440)), "m")
         apart = int(rng.choice(_APART))
@@ -192,6 +192,7 @@ def _average(checkpoint: Path) -> dict[str, Tensor]:
 @click.option("--minutes", default=60.0)
 @click.option("--synthetic", "count", default=60, help="Films.")
 @click.option("--coder", type=click.Path(path_type=Path, exists=True), help="Codes what is known before.")
+@click.option("--rate", default=2e-3, help="Peak learning rate.")
 @click.option("--seed", default=0)
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Checkpoint to begin with.")
 @click.option("--resume", is_flag=True)
@@ -201,6 +202,7 @@ def main(
     minutes: float,
     count: int,
     coder: Path | None,
+    rate: float,
     seed: int,
     start: Path | None,
     resume: bool,
@@ -232,7 +234,7 @@ def main(
     fitted = [one for group in films.values() for one in group[::_FITTED]]
     order = rng.permutation(len(fitted))
     stabiliser = Stabiliser.for_channels(NAMES)
-    notes = {
+    notes: dict[str, Any] = {
         "examples": {name: sum(map(len, group)) for name, group in films.items()},
         "coder": None if coder is None else load(coder).sha256,
         "held_out": HELD_OUT,
@@ -242,7 +244,7 @@ def main(
     family = WaveletFamily(Pyramids(banks, 3, seed), stabiliser)
     if start is not None:
         family.network.load_state_dict(_average(start))
-    recipe = Recipe(steps=None, minutes=minutes, batch=3, rate=2e-3, decay=0.998, seed=seed)
+    recipe = Recipe(steps=None, minutes=minutes, batch=3, rate=rate, decay=0.998, seed=seed)
     notes = {"recipe": asdict(recipe), **notes}
     with Place.found("cpu") as place:
         # In bfloat16 layers are never wrong here, only slower on processors that do not have it.
@@ -252,9 +254,9 @@ def main(
     assert isinstance(network, type(family.network))
     model = export_wavelet(network, stabiliser, out.name, default_quality=DEFAULT_QUALITY, notes=notes)
     for turn in range(2):
-        films = (fitted[i] for i in np.roll(order, 7 * turn))
-        shown = ((_whole([f.images for f in one], one[0].channels), one[0].channels) for one in films)
-        model = fit_tables(model, shown, _QUALITIES)
+        shown = (fitted[i] for i in np.roll(order, 7 * turn))
+        whole = ((_whole([f.images for f in one], one[0].channels), one[0].channels) for one in shown)
+        model = fit_tables(model, whole, _QUALITIES)
     write(model, out)
     click.echo(f"{out}: {model.nbytes} bytes, sha256 {model.sha256}")
 

@@ -400,7 +400,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
-        tries = [(head, None) for head in (0, _PLACED)]
+        tries: list[tuple[int, Frame | None]] = [(head, None) for head in (0, _PLACED)]
         if time is not None:
             tries += [(head | _TIMED, time) for head, _ in tries]
         few = min(_GLANCE, grid.depth)

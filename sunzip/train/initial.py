@@ -88,7 +88,7 @@ class _Kernels:
 
     def synthesise(self, features: Tensor, side: int) -> Tensor:
         """Return the images (N, C, Y, X) that features (N, F·P·P) make; 0 where no filter reaches."""
-        planes = features.unflatten(1, (-1, self.places, self.places))
+        planes = features.reshape(len(features), -1, self.places, self.places)
         images = F.conv_transpose2d(planes, self.values, stride=self.stride)
         lost = side - images.shape[-1]
         return F.pad(images, (0, lost, 0, lost))
@@ -272,8 +272,8 @@ class _Components:
 def _left(components: _Components, kernels: _Kernels, scale: _Scale, x: Tensor) -> Tensor:
     """Return (C,) root mean square of what components leave of the channels of frames (N, C, Y, X)."""
     errors = []
-    for few in x.split(_FEWEST):
-        scaled = scale.of(few)
+    for begin in range(0, len(x), _FEWEST):
+        scaled = scale.of(x[begin : begin + _FEWEST])
         features = kernels.analyse(scaled).double().cpu().numpy()
         latents = features @ components.encoder.T + components.offset
         shown = torch.from_numpy((latents @ components.decoder.T + components.steady).astype(np.float32))
