@@ -36,7 +36,7 @@ FIRST, LAST = np.datetime64("2010-05-24"), np.datetime64("2018-12-31")
 
 def inputs(work: Path, model: str) -> tuple[Path, Path]:
     """Return the archive and the flux, made if they are not there."""
-    archive, flux = work / f"sun-{model}.lat", work / "flux.csv"
+    archive, flux = work / f"sun-{Path(model).name}.lat", work / "flux.csv"
     days = np.arange(FIRST, LAST + 1)
     if not flux.exists():
         write_flux(flux, days, SEED)
