@@ -140,6 +140,7 @@ class Codec:
         *,
         frames_per_block: int = 1,
         after: Block | None = None,
+        following: int = 0,
     ) -> list[bytes]:
         """Code frames.
 
@@ -156,6 +157,8 @@ class Codec:
             Frames that one block holds; the last block is filled up with empty frames.
         after
             A block whose frames come before the first of these in the block that they are coded for.
+        following
+            Frames that come after the last of these in that block.
 
         Returns
         -------
@@ -191,7 +194,7 @@ class Codec:
                 mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
                 latents = self._analyse(data[t], missing, present, indexes, scale)
                 known = Known(has, (height, width), before)
-                written = self.family.encode(latents, self.quality, known, end - t - 1)
+                written = self.family.encode(latents, self.quality, known, end - t - 1 + following)
                 most = len(written.payload) + len(gap)
                 raw = pack_raw(_means(data[t], present, indexes, scale), most)
                 before = None

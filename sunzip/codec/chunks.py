@@ -202,9 +202,14 @@ class ChunkCodec:
         self.check_chunk(pixels.shape)
         return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
 
-    def _encode(self, data: Float, after: Block | None = None) -> bytes:
+    def _encode(self, data: Float, after: Block | None = None, following: int = 0) -> bytes:
         [block] = self._codec().encode(
-            data, self.channels, Scale(self.scale), frames_per_block=len(data), after=after
+            data,
+            self.channels,
+            Scale(self.scale),
+            frames_per_block=len(data),
+            after=after,
+            following=following,
         )
         return block
 
@@ -341,7 +346,9 @@ class ChunkCodec:
             data[write.frames] = write.data
             return self._encode(data)
         else:
-            coded = Block.unpack(self._encode(write.data, self._before(write, entries, others, stored)))
+            before = self._before(write, entries, others, stored)
+            following = frames - 1 - write.frames[-1] if write.frames else 0
+            coded = Block.unpack(self._encode(write.data, before, following))
         for t, entry in zip(write.frames, coded.entries, strict=True):
             entries[t] = entry
         return coded.with_entries(entries).pack()

@@ -86,8 +86,11 @@ _KEY = 8
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
+#: A frame stands alone if that costs less than this share of what it costs given the one before.
+_FRESH = 0.8
+
 #: At so many levels, from the coarsest, the encoder tries what is better.
-_GLANCE = 5
+_GLANCE = 3
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
@@ -403,17 +406,21 @@ class WaveletFamily(Family):
         tries: list[tuple[int, Frame | None]] = [(head, None) for head in (0, _PLACED)]
         if time is not None:
             tries += [(head | _TIMED, time) for head, _ in tries]
+        above = min(_KEY, QUALITIES - 1 - quality) if ahead else 0
+        level = quality + above if time is None else quality
         few = min(_GLANCE, grid.depth)
         _, h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
         costs = []
         for head, given in tries:
             glance = self._writer(None)
-            seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
-            off = ((latents.main - seen) * self._inverse[quality][:, None, None])[corner]
-            costs.append(float(np.square(off).sum(dtype=np.float64)) + WORTH * glance.bits)
+            seen = self._walk(glance, latents.main, known.channels, grid, level, head, given, few)
+            off = ((latents.main - seen) * self._inverse[level][:, None, None])[corner]
+            cost = float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
+            costs.append(cost if given is not None or time is None else cost / _FRESH)
         head, time = tries[int(np.argmin(costs))]
-        above = 0 if time is not None or not ahead else min(_KEY, QUALITIES - 1 - quality)
+        if time is not None:
+            above = 0
         decoded = self._walk(
             writer, latents.main, known.channels, grid, quality + above, head, time, grid.depth
         )
