@@ -476,7 +476,7 @@ def rate_distortion(result: dict[str, Any]) -> str:
     for model, found in result["comparison"].items():
         for group, peers in found["overall"].items():
             case = result["cases"].get(group)
-            if case and case["series"]:
+            if (case and case["series"]) or "best" not in peers:  # no peer was measured on it
                 continue
             name = _span(case) if case else "**all real frames**"
             for span in peers["best"]:
