@@ -1,0 +1,164 @@
+"""Make wavelet-v1.*: an archive of a wavelet model that must decode for ever, pixels to the bit, and the model.
+
+Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
+version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 40×48 pixels, which
+have to be padded, in blocks of 4, so that frames build on each other; an image and some pixels are missing. The
+model's network has small random integers. It is kept compressed beside the archive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numcodecs.zstd import Zstd
+
+from sunzip import api, weights
+from sunzip.channels import NAMES
+from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS
+from sunzip.entropy.tables import Tables
+from sunzip.nn.exact import LAYERS, QUALITIES, parts_of
+from sunzip.nn.planes import LEVELS, SCALES, WIDTHS
+from sunzip.normalize import Stabiliser
+from sunzip.rotation import turned
+from sunzip.sources.series import join
+from sunzip.train.export import pack
+from sunzip.train.wavelet import SPREADS, steps
+from sunzip.weights import TENSORS, Model
+from tests.golden.make import CHANNELS, START, Golden
+
+HERE = Path(__file__).parent
+FRAMES, SHAPE, BLOCK, QUALITY = 5, (40, 48), 4, 60
+
+#: Powers of two by which sums of layers are divided; shifts of the outputs' layers and their biases.
+_SHIFT, _SHIFT_OUT = {"enter": 5, "deep": 6, "first": 5, "second": 6, "settle": 6}, 7
+_BIAS_OUT = (0,) * 3 + (8 << _SHIFT_OUT,) * 3 + (4 << _SHIFT_OUT,) * 3 + (24 << _SHIFT_OUT,) * 3
+
+
+class Film(Golden):
+    """Waves that turn with the Sun, noise, and holes."""
+
+    shape = SHAPE
+
+    def times(self, channel: str) -> npt.NDArray[np.datetime64]:
+        """Hourly."""
+        return START + np.arange(FRAMES) * np.timedelta64(60, "m") + np.timedelta64(7, "ms")
+
+    def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
+        """Make one image."""
+        c = CHANNELS.index(channel)
+        rng = np.random.default_rng(c)
+        up, right = np.mgrid[: SHAPE[0], : SHAPE[1]] / 8
+        waves = np.sin(up + rng.uniform(0, 6)) * np.cos(right + rng.uniform(0, 6))
+        first = ([150, 30, 0][c] + [120, 20, 200][c] * waves).astype(np.float32)
+        noise = np.random.default_rng([row, c]).normal(0, 3, SHAPE)
+        image: npt.NDArray[np.float32] = (turned(first[None], 60 * row)[0] + noise).astype(np.float32)
+        if (row, c) == (1, 1):
+            image[:] = np.nan
+        if (row, c) == (2, 0):
+            image[3:5, 7:20] = np.nan
+        return image
+
+
+def model() -> Model:
+    """Return a model whose means, gates and scales are of sensible sizes and differ everywhere."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for n, width in enumerate(WIDTHS):
+        parts = parts_of(width, WIDTHS[max(n - 1, 0)])
+        depths = LEVELS - len(WIDTHS) + 1 if n == 0 else 1
+        for name, (shape, _) in parts.items():
+            arrays[f"context.{n}.{name}"] = rng.integers(-6, 7, shape).astype(np.int16)
+        for layer, (names, _) in LAYERS.items():
+            outputs = parts[names[0]][0][0]
+            out = layer.endswith("_out")
+            arrays[f"context.{n}.{layer}.shift"] = np.full(
+                outputs, _SHIFT_OUT if out else _SHIFT[layer], np.uint8
+            )
+            arrays[f"context.{n}.{layer}.bias"] = np.array(
+                _BIAS_OUT[:outputs] if out else (0,) * outputs, np.int32
+            )
+        # By quality once, by channel much.
+        tabled = np.zeros((QUALITIES, len(NAMES), depths, 4, width), np.int32)
+        tabled += rng.integers(-500, 1500, tabled.shape[1:], dtype=np.int32)
+        tabled[QUALITY:] += 200
+        arrays[f"context.bias.{n}"] = tabled
+        arrays[f"context.flags.{n}"] = rng.integers(-300, 300, (depths, 3, width), dtype=np.int32)
+    slow = [0.7 ** abs(n) for n in range(-64, 65)]
+    kinds = {
+        "bands": Tables.from_probabilities(
+            [[((s + 1) / (s + 2)) ** abs(n - 0.1 * (k % 7)) for n in range(-9, 10)] for k, s in _bands()],
+            [-9] * SCALES * VARIANTS,
+            [1e-3] * SCALES * VARIANTS,
+        ),
+        "base": Tables.from_probabilities([slow] * SCALES, [-64] * SCALES, [1e-3] * SCALES),
+        "silent": Tables.from_probabilities([slow[64:80]] * 12, [0] * 12, [1e-3] * 12),
+        "weights": Tables.from_probabilities([slow] * 24, [-64] * 24, [1e-3] * 24),
+    }
+    for kind, tables in kinds.items():
+        arrays |= {f"{kind}_tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
+    arrays |= {
+        "quality.step": steps(),
+        "quality.base_mean": np.array(SPREADS, np.float32),
+        "quality.relation": np.array(SPREADS, np.float32),
+        "quality.base_index": rng.integers(0, SCALES, (2, QUALITIES, 12, MAX_DEPTH + 1)).astype(np.int32)[
+            :, :1
+        ]
+        + np.zeros((1, QUALITIES, 1, 1), np.int32),
+        "quality.silent_index": np.zeros(QUALITIES, np.int32),
+    }
+    units = Stabiliser.for_channels(NAMES)
+    config = {
+        "version": weights.CONFIG_VERSION,
+        "name": "golden-wavelet",
+        "family": "wavelet",
+        "default_quality": QUALITY,
+        "stabiliser": {key: [float(v) for v in getattr(units, key)] for key in ("a", "b", "spread")},
+    }
+    return pack(config, arrays)
+
+
+def _bands() -> Iterator[tuple[int, int]]:
+    """Yield the number of each table of coefficients, and its scale's."""
+    yield from ((k, k % SCALES) for k in range(SCALES * VARIANTS))
+
+
+def read_model() -> Model:
+    """Return the model that was kept, and make it known to this process."""
+    files = {name: (HERE / f"wavelet-v1.{name}.zst").read_bytes() for name in (weights.CONFIG, TENSORS)}
+    found = Model.from_files({k: bytes(Zstd().decode(v)) for k, v in files.items()}, "golden-wavelet")
+    weights.register(found)
+    return found
+
+
+def facts(path: Path) -> dict[str, object]:
+    """Return what is to be found in the archive, for ever."""
+    with api.open(path) as sun:
+        latents, pixels = sun.latents[:], sun[:]
+        return {
+            "model": sun.archive.model["sha256"],
+            "latents_sha256": sha256(latents.astype("<f4").tobytes()).hexdigest(),
+            "missing_sha256": sha256(np.packbits(np.isnan(pixels)).tobytes()).hexdigest(),
+            "pixels_sha256": sha256(np.nan_to_num(pixels).astype("<f4").tobytes()).hexdigest(),
+            "mean": float(np.nanmean(pixels, dtype=np.float64)),
+            "deviation": float(np.nanstd(pixels, dtype=np.float64)),
+        }
+
+
+def main() -> None:
+    """Write all files."""
+    made = model()
+    for name, data in made.files.items():
+        (HERE / f"wavelet-v1.{name}.zst").write_bytes(Zstd(level=19).encode(data))
+    path = HERE / "wavelet-v1.lat"
+    api.compress(join([Film()]), path, model=read_model(), block=BLOCK, force=True)
+    (HERE / "wavelet-v1.json").write_text(json.dumps(facts(path), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
