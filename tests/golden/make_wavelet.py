@@ -1,9 +1,9 @@
-"""Make wavelet-v1.*: an archive of a wavelet model that must decode for ever, pixels to the bit, and the model.
+"""Make wavelet-v1.*: an archive of a wavelet model that must decode for ever to the bit, and the model.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
-version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 40×48 pixels, which
-have to be padded, in blocks of 4, so that frames build on each other; an image and some pixels are missing. The
-model's network has small random integers. It is kept compressed beside the archive.
+version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 40×48 pixels,
+which have to be padded, in blocks of 4, so that frames build on each other; an image and some pixels are
+missing. The model's network has small random integers. It is kept compressed beside the archive.
 """
 
 from __future__ import annotations
