@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Packages that are not called as they are imported.
+_CALLED = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
+
 
 class SunzipError(Exception):
     """Base of every error that sunzip raises on purpose; its text is one line that a user can act on."""
@@ -43,3 +49,32 @@ class BoundNotMetError(SunzipError):
 
 class DivergedError(SunzipError):
     """A training went astray: its loss is no number any more or has left all it had learned."""
+
+
+def how_to_install(extra: str) -> str:
+    """Say how the packages of an extra are had. The name `sunzip` on PyPI belongs to another program."""
+    return f"in a checkout of sunzip: pip install '.[{extra}]'"
+
+
+@contextmanager
+def needing(extra: str, who: str) -> Iterator[None]:
+    """Hold imports of optional packages: of one that is missing, say who needs it and how it is had.
+
+    Parameters
+    ----------
+    extra
+        Of pyproject.toml.
+    who
+        The beginning of the sentence, such as "a plot needs".
+
+    Raises
+    ------
+    InputError
+        If an import fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        package = _CALLED.get(package, package)
+        raise InputError(f"{who} {package}, which is not installed; {how_to_install(extra)}") from None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.api import OnProgress, Progress, replacing
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 from sunzip.sinks.base import Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
 from sunzip.sun import Sun, open
@@ -342,13 +342,8 @@ def _before(sun: Sun, frames: slice, fit_until: str) -> int:
 
 def _fit(latents: _Latents, start: int, stop: int, count: int, report: _Count) -> Components:
     """Fit components step by step (Ross et al. 2008), so that memory does not grow with the frames."""
-    try:
+    with needing("features", "principal components need"):
         from sklearn.decomposition import IncrementalPCA
-    except ModuleNotFoundError:
-        raise InputError(
-            "principal components need scikit-learn, which is not installed; in a checkout of sunzip: "
-            "pip install '.[features]'"
-        ) from None
     model = IncrementalPCA(count)
     step = max(count, min(_FIT_FRAMES, _FIT_NUMBERS // latents.width))
     waiting: list[Float] = []
@@ -572,14 +567,9 @@ class _Parquet(_File):
     _file: Any = None
 
     def _begin(self) -> None:
-        try:
+        with needing("features", f"{self.path}: Parquet needs"):
             import pyarrow as pa
             import pyarrow.parquet as pq
-        except ModuleNotFoundError:
-            raise InputError(
-                f"{self.path}: Parquet needs pyarrow, which is not installed; in a checkout of sunzip: "
-                "pip install '.[features]'"
-            ) from None
         names = [("time", pa.timestamp("ms", tz="UTC")), *((n, pa.float32()) for n in self._content.columns)]
         schema = pa.schema(names, metadata={"sunzip": json.dumps(self._content.about)})
         self._file = pq.ParquetWriter(self._partial, schema)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sunzip.channels import channel
 from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Scale
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 from sunzip.sinks.base import taken_at
 from sunzip.sinks.fits import RSUN_M, header_of
 
@@ -26,10 +26,8 @@ def image_map(cube: Cube, frame: int = 0) -> GenericMap:
     InputError
         If the image is missing or not square, or sunpy is not installed.
     """
-    try:
+    with needing("sunpy", "Maps need"):
         import sunpy.map
-    except ImportError:
-        raise InputError("sunpy is not installed; in the checkout: pip install '.[sunpy]'") from None
     side = _side(cube)
     if not cube.valid[frame, 0]:
         raise InputError(f"there is no image of {cube.channels[0]} at {cube.time[frame]}")
@@ -67,13 +65,11 @@ def ndcube(cube: Cube) -> NDCube:
     InputError
         If there is no frame, images are not square, or ndcube is not installed.
     """
-    try:
+    with needing("sunpy", "NDCubes need"):
         import sunpy.coordinates  # noqa: F401 (teaches astropy the Sun's coordinate systems)
         from ndcube import NDCube
         from ndcube.extra_coords import TimeTableCoordinate
         from ndcube.wcs.wrappers import CompoundLowLevelWCS
-    except ImportError:
-        raise InputError("ndcube is not installed; in the checkout: pip install '.[sunpy]'") from None
     from astropy import units
     from astropy.time import Time
     from astropy.wcs import WCS

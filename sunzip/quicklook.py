@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError, OutputError, needing
 
 _Image = npt.NDArray[np.float64]
 
@@ -77,11 +77,9 @@ def render(
     """
     described = [channel(name) for name in channels]
     _check(rows, channels, times)
-    try:
+    with needing("plot", "pictures need"):
         from matplotlib.figure import Figure
         from sunpy.visualization.colormaps import cmlist
-    except ImportError as error:
-        raise InputError(f'pictures need {error.name}: pip install "sunzip-codec[plot]"') from None
 
     layout = _Layout(len(described), compared=len(rows) == 2)
     figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import InputError
+from sunzip.errors import needing
 
 Float = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.uint16]
@@ -45,12 +45,8 @@ def library(name: str) -> Any:
     InputError
         If it is not installed; the message names the extra.
     """
-    try:
+    with needing("bench", "comparing codecs needs"):
         return importlib.import_module(name)
-    except ImportError:
-        raise InputError(
-            f"{name} is not installed; the codecs to compare with come with: pip install '.[bench]'"
-        ) from None
 
 
 class Peer(ABC):

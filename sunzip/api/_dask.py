@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sunzip import __version__, weights
 from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.codec import codec_for
-from sunzip.errors import InputError, OutputError, SunzipError
+from sunzip.errors import InputError, OutputError, SunzipError, needing
 from sunzip.sources.series import Notes
 from sunzip.weights import Model
 
@@ -109,12 +109,8 @@ def need() -> Any:
     InputError
         If it is not installed.
     """
-    try:
+    with needing("dask", "workers need"):
         import distributed
-    except ImportError:
-        raise InputError(
-            "workers need Dask, which is not installed; in a checkout of sunzip: pip install '.[dask]'"
-        ) from None
     return distributed
 
 

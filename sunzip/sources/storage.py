@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sunzip.errors import InputError
+from sunzip.errors import InputError, how_to_install
 
 
 class Storage:
@@ -172,7 +172,7 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(url, **options)
     except ImportError as error:
-        extra = "; in the checkout: pip install '.[s3]'" if {"s3", "s3a"} & set(links) else ""
+        extra = f"; {how_to_install('s3')}" if {"s3", "s3a"} & set(links) else ""
         raise InputError(
             f"{url}: this kind of store needs a further package: {_line(error)}{extra}"
         ) from error

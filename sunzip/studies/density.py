@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 
 Float = npt.NDArray[np.float32]
 _Double = npt.NDArray[np.float64]
@@ -54,11 +54,9 @@ class Mixture:
         InputError
             If scikit-learn is not installed, or all latents are the same.
         """
-        try:
+        with needing("features", "a density needs"):
             from sklearn.decomposition import PCA
             from sklearn.mixture import GaussianMixture
-        except ImportError:
-            raise InputError("a density needs scikit-learn: pip install '.[features]'") from None
 
         if not np.ptp(latents, axis=0).any():
             raise InputError("all frames of the archive have the same latents; there is nothing to fit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING
 
-from sunzip.errors import InputError
+from sunzip.errors import needing
 
 if TYPE_CHECKING:
     from sunzip.studies.forecast import ForecastReport, Score
@@ -19,12 +19,8 @@ def need_matplotlib() -> None:
     InputError
         If it is not installed.
     """
-    try:
+    with needing("plot", "a plot needs"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "a plot needs matplotlib, which is not installed; in a checkout of sunzip: pip install '.[plot]'"
-        ) from None
 
 
 def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[bytes]) -> None:

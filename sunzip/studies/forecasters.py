@@ -8,18 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 
 Float = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 #: Numbers of trees that the paper chooses from.
 GRID = (250, 500, 750, 1000, 1500, 2000)
-
-_NEEDS = (
-    "a forecast needs scikit-learn, which is not installed; "
-    "in a checkout of sunzip: pip install '.[features]'"
-)
 
 
 def need_sklearn() -> None:
@@ -30,10 +25,8 @@ def need_sklearn() -> None:
     InputError
         If it is not installed.
     """
-    try:
+    with needing("features", "a forecast needs"):
         import sklearn  # noqa: F401
-    except ImportError:
-        raise InputError(_NEEDS) from None
 
 
 @dataclass(frozen=True, slots=True)

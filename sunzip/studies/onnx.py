@@ -27,7 +27,7 @@ from sunzip.codec import Codec
 from sunzip.codec.family import Latents
 from sunzip.codec.lanes import here
 from sunzip.cube import Scale
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import DamagedError, InputError, needing
 from sunzip.sources.synthetic import render
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.noise import noise_error
@@ -97,12 +97,8 @@ class ExportReport:
 
 
 def _runtime() -> Any:
-    try:
+    with needing("onnx", "an exported encoder needs"):
         import onnxruntime
-    except ImportError:
-        raise InputError(
-            "an exported encoder needs ONNX Runtime: pip install '.[onnx]' in the checkout"
-        ) from None
     return onnxruntime
 
 
@@ -337,13 +333,9 @@ def export(
 
 def _needed() -> None:
     _runtime()
-    try:
+    with needing("onnx", "exporting needs"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "exporting needs onnx and onnxscript: pip install '.[onnx]' in the checkout"
-        ) from None
 
 
 def _frames(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import DamagedError, InputError, needing
 
 #: Bytes of the primary header and of the checksum, which every packet has.
 OVERHEAD = 6 + 2
@@ -47,12 +47,8 @@ class Packet(NamedTuple):
 
 
 def _ccsds() -> Any:
-    try:
+    with needing("onboard", "space packets need"):
         from spacepackets import ccsds
-    except ImportError:
-        raise InputError(
-            "space packets need spacepackets: pip install '.[onboard]' in the checkout"
-        ) from None
     return ccsds
 
 

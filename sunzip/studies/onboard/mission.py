@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from sunzip.channels import NAMES, channel
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 from sunzip.times import parse_duration
 
 #: What a mission sends today.
@@ -195,10 +195,8 @@ def parse(text: str, where: str) -> Mission:
     InputError
         See `read`; also if PyYAML is not installed.
     """
-    try:
+    with needing("onboard", "mission files need"):
         import yaml
-    except ImportError:
-        raise InputError("mission files need PyYAML: pip install '.[onboard]' in the checkout") from None
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.errors import how_to_install
 from sunzip.studies.onboard.camera import Raw
 
 #: Samples of a CCSDS 121 block and blocks between reference samples.
@@ -53,7 +54,7 @@ def peers(bits: int) -> list[Peer]:
     bits
         Of a pixel.
     """
-    absent = "imagecodecs is not installed or lacks it: pip install '.[onboard]' in the checkout"
+    absent = f"imagecodecs is not installed or lacks it; {how_to_install('onboard')}"
     aec, j2k = _imagecodecs("AEC"), _imagecodecs("JPEG2K")
 
     def ccsds121(image: npt.NDArray[np.uint16]) -> int:

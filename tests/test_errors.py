@@ -1,0 +1,42 @@
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sunzip.errors import InputError, needing
+
+_ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("sklearn", "scikit-learn"), ("yaml", "PyYAML"), ("matplotlib.figure", "matplotlib"), ("dask", "dask")],
+)
+def test_a_missing_package_is_named_with_who_needs_it_and_its_extra(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError) as caught, needing("plot", "a test needs"):
+        __import__(module)
+    assert str(caught.value) == (
+        f"a test needs {package}, which is not installed; in a checkout of sunzip: pip install '.[plot]'"
+    )
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(ZeroDivisionError), needing("plot", "a test needs"):
+        1 / 0
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    named = {
+        extra
+        for folder in ("sunzip", "benchmarks")
+        for path in (_ROOT / folder).rglob("*.py")
+        for extra in re.findall(r"""(?:needing|how_to_install)\(["'](\w+)""", path.read_text())
+    }
+    assert len(named) > 5
+    assert named <= project["optional-dependencies"].keys()
