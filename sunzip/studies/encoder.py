@@ -189,9 +189,8 @@ def encoder_of(codec: Codec) -> Encoder:
     """
     build = _ENCODERS.get(type(codec.family))
     if build is None:
-        known = ", ".join(sorted(kind.__name__.removesuffix("Family") for kind in _ENCODERS))
         raise UnsupportedError(
             f"model {codec.model.name}: the family {codec.model.family!r} has no analysis network to export; "
-            f"those with one are {known}"
+            "hyperprior and sigma-vae have one: export hyperprior-12, which comes with sunzip, instead"
         )
     return build(codec.family)
