@@ -1,4 +1,4 @@
-"""Models small enough for tests: the real code with random weights, made once per session."""
+"""Models small enough for tests, the real code with random weights; and a way to run commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 from sunzip.channels import NAMES
 from sunzip.normalize import Stabiliser
@@ -133,6 +134,26 @@ def wavelet_model() -> Model:
     )
     weights.register(model)
     return model
+
+
+@pytest.fixture(scope="session")
+def sunzip() -> Callable[..., Result]:
+    """Run a command in this process and hold it to its exit code and to one line of error."""
+    from sunzip.cli import program
+
+    def run(*args: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(program, [str(a) for a in args])
+        assert result.exit_code == code, result.output
+        if code == 0:
+            assert result.stderr == ""
+        else:
+            kind = "interrupted" if code == 130 else "error: "
+            assert result.stderr.startswith(f"sunzip: {kind}")
+            assert result.stderr.count("\n") == 1
+            assert result.stderr.endswith("\n")
+        return result
+
+    return run
 
 
 @pytest.fixture(scope="session")

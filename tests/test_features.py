@@ -17,14 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 import zarr
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import sunzip
 from sunzip import api, features
-from sunzip.cli import program
 from sunzip.errors import InputError, ModelNotFoundError, OutputError
 from sunzip.features import MAX_COLUMNS, export_features, pooled
 from sunzip.sources.series import join
@@ -429,17 +427,10 @@ def test_nothing_is_replaced_unless_forced_and_whole(lat: Path, tmp_path: Path, 
 # --- the command ------------------------------------------------------------------------------------------
 
 
-def run(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(program, [*map(str, words)])
-    assert result.exit_code == code, result.output
-    assert (result.stderr == "") == (code == 0)
-    return result
-
-
-def test_the_command_reports_what_it_wrote(lat: Path, tmp_path: Path) -> None:
-    found = json.loads(run("features", lat, tmp_path / "a.csv", "--pool", 1, "--pca", 2, "--json").stdout)
+def test_the_command_reports_what_it_wrote(sunzip: Any, lat: Path, tmp_path: Path) -> None:
+    found = json.loads(sunzip("features", lat, tmp_path / "a.csv", "--pool", 1, "--pca", 2, "--json").stdout)
     assert (found["features"], found["fitted"], found["empty"]) == (2, 11, 1)
-    text = run(
+    text = sunzip(
         "features", lat, tmp_path / "b.zarr", "--pool", 2, "--pca", 3, "--fit-until", "2014-01-01T01:24"
     ).stdout
     lines = text.splitlines()
@@ -449,24 +440,24 @@ def test_the_command_reports_what_it_wrote(lat: Path, tmp_path: Path) -> None:
     assert "of the 6 frames that they were fitted on" in text
 
 
-def test_the_command_exits_as_documented(lat: Path, tmp_path: Path) -> None:
+def test_the_command_exits_as_documented(sunzip: Any, lat: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    run("features", lat, out)
-    assert "use --force" in run("features", lat, out, code=1).stderr
-    run("features", lat, out, "--force", "--pool", 1)
+    sunzip("features", lat, out)
+    assert "use --force" in sunzip("features", lat, out, code=1).stderr
+    sunzip("features", lat, out, "--force", "--pool", 1)
     assert read(out)[1].shape == (FRAMES, 8)
-    run("features", lat, tmp_path / "b.h5", "--pool", 0, code=2)
-    run("features", lat, tmp_path / "b.h5", "--fit-until", "2014-01-01", code=1)
-    assert "is the source itself" in run("features", lat, lat, "--force", code=1).stderr
+    sunzip("features", lat, tmp_path / "b.h5", "--pool", 0, code=2)
+    sunzip("features", lat, tmp_path / "b.h5", "--fit-until", "2014-01-01", code=1)
+    assert "is the source itself" in sunzip("features", lat, lat, "--force", code=1).stderr
     broken = tmp_path / "broken.lat"
     broken.write_bytes(lat.read_bytes()[:-9])
-    run("features", broken, tmp_path / "b.h5", code=3)
+    sunzip("features", broken, tmp_path / "b.h5", code=3)
     (tmp_path / "c.csv").write_text("mine")
     assert (
         "is no result of sunzip features"
-        in run("features", lat, tmp_path / "c.csv", "--force", code=1).stderr
+        in sunzip("features", lat, tmp_path / "c.csv", "--force", code=1).stderr
     )
     for name in ("c.zarr", "d.parquet", "e.csv"):
-        run("features", lat, tmp_path / name)
-        run("features", lat, tmp_path / name, "--force")
+        sunzip("features", lat, tmp_path / name)
+        sunzip("features", lat, tmp_path / name, "--force")
     assert (tmp_path / "c.csv").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""What these tests share: a tiny untrained model, a small store, and a way to run commands."""
+"""What these tests share: a tiny untrained model, a small store and its archive."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-
-from sunzip.cli import program
+from click.testing import Result
 
 Sunzip = Callable[..., Result]
 
@@ -20,24 +18,6 @@ def disks_that_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
-
-
-@pytest.fixture(scope="session")
-def sunzip() -> Sunzip:
-    """Run a command in this process and hold it to its exit code and to one line of error."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(program, [str(a) for a in args])
-        assert result.exit_code == code, result.output
-        if code == 0:
-            assert result.stderr == ""
-        else:
-            assert result.stderr.startswith("sunzip: ")
-            assert result.stderr.count("\n") == 1
-            assert result.stderr.endswith("\n")
-        return result
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunzip.channels import NAMES
-from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
 from sunzip.studies import faults as module
@@ -217,15 +215,13 @@ class TestWeights:
         assert not [n for n in names if n.startswith(("network.synthesis", "network.mask_out"))]
 
 
-def test_command(tiny_model: Model, tmp_path: Path) -> None:
+def test_command(sunzip: Any, tiny_model: Model, tmp_path: Path) -> None:
     from sunzip.train.export import write
 
     write(tiny_model, tmp_path / "tiny")
     args = ["study", "faults", "--model", tmp_path / "tiny", "--size", 64, "--faults", 5, "--weights", 2,
             "--packet", 128, "--out", tmp_path / "f.html"]  # fmt: skip
-    result = CliRunner().invoke(program, [str(a) for a in args])
-    assert result.exit_code == 0, result.output
-    assert "by a digest 2" in result.output
+    assert "by a digest 2" in sunzip(*args).output
     assert json.loads((tmp_path / "f.json").read_text())["silent"] == 0
     # Frames of 64² are too small for tiles; the other ways are there.
     assert [r["scheme"] for r in json.loads((tmp_path / "f.json").read_text())["schemes"]] == [

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from sunzip import api
-from sunzip.cli import program
 from sunzip.errors import InputError
 from sunzip.studies import extractors, figures
 from sunzip.studies.extractors import Days
@@ -352,17 +351,13 @@ class TestResNet:
         torch.testing.assert_close(extractors.load_resnet(weights)(x), theirs(x))
 
 
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(program, ["forecast", *map(str, args)])
-    assert result.exit_code == code, result.output
-    if code:
-        assert result.stderr.startswith("sunzip: error: ")
-        assert result.stderr.count("\n") == 1
-    return result
+@pytest.fixture
+def run(sunzip: Any) -> Any:
+    return partial(sunzip, "forecast")
 
 
 class TestCommand:
-    def test_a_table_a_plot_and_json(self, archive: Path, flux: Path, tmp_path: Path) -> None:
+    def test_a_table_a_plot_and_json(self, run: Any, archive: Path, flux: Path, tmp_path: Path) -> None:
         args = [archive, "--flux", flux, "--days", 2, "--trees", "2,4", "--plot", tmp_path / "p.png"]
         shown = run(*args).stdout
         assert f"forecasts the SYNTHETIC flux adjusted_f30 of {flux}" in shown
@@ -397,29 +392,30 @@ class TestCommand:
         ],
     )
     def test_what_cannot_be_is_refused(
-        self, archive: Path, flux: Path, more: list[Any], what: str | None
+        self, run: Any, archive: Path, flux: Path, more: list[Any], what: str | None
     ) -> None:
         result = run(archive, "--flux", flux, "--days", 1, "--trees", "1", *more, code=1 if what else 0)
         assert what is None or what in result.stderr
 
-    def test_a_flux_that_never_changes(self, archive: Path, tmp_path: Path) -> None:
+    def test_a_flux_that_never_changes(self, run: Any, archive: Path, tmp_path: Path) -> None:
         path = written(tmp_path / "f.csv", FIRST + np.arange(COUNT), np.full(COUNT, 70.0))
         error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
         assert "the flux never changes within 1 days" in error
 
-    def test_months_that_the_archive_lacks(self, archive: Path, tmp_path: Path) -> None:
+    def test_months_that_the_archive_lacks(self, run: Any, archive: Path, tmp_path: Path) -> None:
         dates = FIRST + 31 + np.arange(300)
         path = written(tmp_path / "f.csv", dates, walk()[31:331])
         error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
         assert "0 days of the months to test have an image and, 1 days later, a flux" in error
 
-    def test_words_are_no_months(self, archive: Path, flux: Path) -> None:
+    def test_words_are_no_months(self, run: Any, archive: Path, flux: Path) -> None:
         for option, value in (("--test", "January"), ("--trees", "many"), ("--trees", "0")):
             assert "numbers" in run(archive, "--flux", flux, option, value, code=2).stderr
 
     @pytest.mark.parametrize(("package", "extra"), [("sklearn", "features"), ("matplotlib", "plot")])
     def test_packages_that_are_missing_are_named(
         self,
+        run: Any,
         package: str,
         extra: str,
         archive: Path,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunzip import api
 from sunzip.channels import NAMES
-from sunzip.cli import program
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
 from sunzip.studies.density import MIN_FRAMES, Mixture
@@ -44,13 +44,9 @@ def held_out(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(program, ["generate", *map(str, args)])
-    assert result.exit_code == code, result.output
-    if code:
-        assert result.stderr.startswith("sunzip: error: ")
-        assert result.stderr.count("\n") == 1
-    return result
+@pytest.fixture
+def run(sunzip: Any) -> Any:
+    return partial(sunzip, "generate")
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -197,7 +193,7 @@ class TestMarks:
         assert all("generated" in t for t in keywords["TELESCOP"])
         assert ["1 of 2" in c and "not an observation" in c for c in keywords["COMMENT"]] == [True, False]
 
-    def test_a_picture_says_so_too(self, archive: Path, tmp_path: Path) -> None:
+    def test_a_picture_says_so_too(self, run: Any, archive: Path, tmp_path: Path) -> None:
         image = pytest.importorskip("PIL.Image")
         pytest.importorskip("sunpy")
         sizes = []
@@ -302,7 +298,7 @@ class TestCompare:
 
 
 class TestCommand:
-    def test_json_is_the_report(self, archive: Path, held_out: Path, tmp_path: Path) -> None:
+    def test_json_is_the_report(self, run: Any, archive: Path, held_out: Path, tmp_path: Path) -> None:
         args = ("--from", "posterior", "--latents", archive, "--compare", held_out, "--count", 2)
         found = json.loads(run(tmp_path / "a.zarr", *args, "--json").stdout)
         assert found["kind"] == "posterior"
@@ -311,7 +307,7 @@ class TestCommand:
         assert "2 generated frames of 32×32" in text
         assert "held against held.lat: 2 frames, 6 held-out frames" in text
 
-    def test_replaces_only_when_forced(self, archive: Path, tmp_path: Path) -> None:
+    def test_replaces_only_when_forced(self, run: Any, archive: Path, tmp_path: Path) -> None:
         args = ("--from", "posterior", "--latents", archive)
         run(tmp_path / "a.zarr", *args)
         assert "exists" in run(tmp_path / "a.zarr", *args, code=1).stderr
@@ -330,10 +326,12 @@ class TestCommand:
             (("--hmi", "b.zarr", "--model", "x"), "--compare"),
         ],
     )
-    def test_words_that_do_not_go_together(self, args: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    def test_words_that_do_not_go_together(
+        self, run: Any, args: tuple[str, ...], says: str, tmp_path: Path
+    ) -> None:
         assert says in run(tmp_path / "a.zarr", *args, code=2).stderr
 
-    def test_a_picture_holds_no_hundred_frames(self, archive: Path, tmp_path: Path) -> None:
+    def test_a_picture_holds_no_hundred_frames(self, run: Any, archive: Path, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="name it"):
             generate(tmp_path / "a.jpg", density="posterior", latents=archive)
         args = ("--from", "posterior", "--latents", archive, "--count", 100)

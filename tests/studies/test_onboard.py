@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunzip import weights
 from sunzip.channels import NAMES
-from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.errors import InputError
 from sunzip.studies.onboard import compute, measure, recorder, ways
@@ -343,17 +342,13 @@ class TestStudy:
             study(mission(), model=tiny_model, sources=[source], frames=2, size=48)
 
 
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(program, ["study", *map(str, args)])
-    assert result.exit_code == code, result.output
-    if code:
-        assert result.stderr.startswith("sunzip: error: ")
-        assert result.stderr.count("\n") == 1
-    return result
+@pytest.fixture
+def run(sunzip: Any) -> Any:
+    return partial(sunzip, "study")
 
 
 class TestCommand:
-    def test_writes_page_and_json(self, tiny_model: Model, short: None, tmp_path: Path) -> None:
+    def test_writes_page_and_json(self, run: Any, tiny_model: Model, short: None, tmp_path: Path) -> None:
         from sunzip.train.export import write
 
         write(tiny_model, tmp_path / "tiny")
@@ -367,7 +362,7 @@ class TestCommand:
         assert "exists" in run(*args, "--out", tmp_path / "a.html", code=1).stderr
         run(*args, "--out", tmp_path / "a.html", "--force")
 
-    def test_refuses_what_cannot_be(self, tmp_path: Path) -> None:
+    def test_refuses_what_cannot_be(self, run: Any, tmp_path: Path) -> None:
         (tmp_path / "m.yaml").write_text(GOOD.replace("1min", "often"))
         assert "cadence" in run("onboard", tmp_path / "m.yaml", "--out", tmp_path / "a.html", code=1).stderr
         run("onboard", "--out", tmp_path / "a.html", code=2)

@@ -6,16 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from sunzip.channels import NAMES
-from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.sources.synthetic import render
@@ -161,6 +160,15 @@ class TestRefusals:
         with pytest.raises(UnsupportedError, match="model odd: the family 'linear'"):
             encoder_of(codec)
 
+    def test_a_wavelet_model_is_refused_with_what_can_be_exported(
+        self, wavelet_model: Model, tmp_path: Path
+    ) -> None:
+        with pytest.raises(
+            UnsupportedError, match=r"^model tiny-wavelet: [^\n]*'wavelet'[^\n]*hyperprior-12"
+        ):
+            export(wavelet_model, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_without_onnx_runtime_one_line_says_so(
         self, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -170,16 +178,12 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
 
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(program, ["models", "export", *map(str, args)])
-    assert result.exit_code == code, result.output
-    if code:
-        assert result.stderr.startswith("sunzip: error: ")
-        assert result.stderr.count("\n") == 1
-    return result
+@pytest.fixture
+def run(sunzip: Any) -> Any:
+    return partial(sunzip, "models", "export")
 
 
-def test_command(tiny_model: Model, tmp_path: Path) -> None:
+def test_command(run: Any, tiny_model: Model, tmp_path: Path) -> None:
     from sunzip.train.export import write
 
     write(tiny_model, tmp_path / "tiny")
