@@ -9,14 +9,14 @@ library is set to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.errors import DamagedError
+from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, LEVELS, WIDTHS, network_of
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class ExactContext:
         """Everything as float32 tensors, weights in the layout that convolutions are fastest in."""
         import torch
 
+        _prove_convolutions()
         out = {}
         for name, array in self._arrays.items():
             # Powers of two are exact by construction, not by how well a library's exponential rounds.
@@ -250,6 +251,37 @@ class ExactContext:
             h = self._finish(h, n, layer, clip=True)
             out = self._finish(F.conv2d(h, t[f"{n}.{layer}_out"]), n, f"{layer}_out", clip=False)
             return out.contiguous().numpy()
+
+
+@cache
+def _prove_convolutions() -> None:
+    """Try whether convolutions here are sums of products, which is what the bound on them speaks of.
+
+    Libraries may compute them by transforms instead (Winograd's, Fourier's), of which no such bound holds,
+    and choose by size: so it is tried on sizes that occur, with large integers, and compared in some places.
+
+    Raises
+    ------
+    UnsupportedError
+        If they are not.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    rng = np.random.default_rng(0)
+    for width, side in zip(WIDTHS[::-1], (128, 96, 64, 16, 8), strict=True):
+        images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, side + 2, side + 2))
+        # Of one sign, and no larger than what keeps their sums below the bound.
+        weight = rng.integers(0, EXACT // (9 * width * ACTIVATION_MAX), (width, width, 3, 3))
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            found = F.conv2d(_tensor(images.astype(np.float32)), _tensor(weight.astype(np.float32)))
+        for n, y, x in rng.integers(0, (2, side, side), (50, 3)):
+            patch = images[n, :, y : y + 3, x : x + 3]
+            if not np.array_equal(found[n, :, y, x].numpy(), (weight * patch).sum((1, 2, 3))):
+                raise UnsupportedError(
+                    f"convolutions of torch {torch.__version__} are not exact on this machine, so that no "
+                    "wavelet model can be used here; switch off its fast mathematics, or take another torch"
+                )
 
 
 def _depth(level: int) -> int:

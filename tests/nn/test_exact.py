@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sunzip.errors import DamagedError
+from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.nn.exact import (
     ACTIVATION_MAX,
     EXACT,
@@ -21,6 +21,7 @@ from sunzip.nn.exact import (
     QUALITIES,
     WEIGHT_MAX,
     ExactContext,
+    _prove_convolutions,
     macs_per_position,
     parts_of,
 )
@@ -335,3 +336,17 @@ def test_every_machine_gets_these_bits(arrays: Arrays) -> None:
     at.carry[...] = (torch.arange(at.carry.numel()) ** 2 % 256).reshape(at.carry.shape)
     digest = hashlib.sha256(b"".join(v.tobytes() for v in run(context, at)))
     assert digest.hexdigest()[:16] == "1f6aea23c9af16c4"
+
+
+def test_a_library_whose_convolutions_are_no_sums_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = F.conv2d
+    _prove_convolutions.__wrapped__()
+
+    def transformed(
+        images: torch.Tensor, weight: torch.Tensor, *rest: object, **more: object
+    ) -> torch.Tensor:
+        return plain(images, weight, *rest, **more) + 2**-8 * images.mean()  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "conv2d", transformed)
+    with pytest.raises(UnsupportedError, match="not exact on this machine"):
+        _prove_convolutions.__wrapped__()
