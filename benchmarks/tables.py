@@ -23,7 +23,6 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "models/wavelet-12/README.md",
     ROOT / "docs/explanation/paper.md",
-    ROOT / "docs/explanation/measured.md",
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/explanation/forecast.md",
