@@ -247,14 +247,30 @@ def test_sums_and_means_are_coded_alike(codec: Codec, frames_of: Frames) -> None
     np.testing.assert_array_equal(codec.decode(as_means, THREE, (32, 32), Scale.SUM), means * aia)
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-30, -1e6, 1e12, 3.4e38, -3.4e38])
-def test_extreme_but_finite_frames_decode_to_finite_pixels(codec: Codec, value: float) -> None:
+EXTREMES = [0.0, 1e-30, -1e6, 1e12, 3.4e38, -3.4e38]
+
+
+@pytest.mark.parametrize(("value", "raw"), list(zip(EXTREMES, [False] * 2 + [True] * 4, strict=True)))
+def test_extreme_but_finite_frames_decode_to_finite_pixels(codec: Codec, value: float, raw: bool) -> None:
     x = np.full((1, 3, 32, 32), value, np.float32)
     for scale in Scale:
         blocks = codec.encode(x, THREE, scale)
         assert np.isfinite(codec.decode(blocks, THREE, (32, 32), scale)).all()
-        raw = is_raw(Block.unpack(blocks[0]).payloads[0])
+        assert is_raw(Block.unpack(blocks[0]).payloads[0]) == raw
         assert (np.isnan if raw else np.isfinite)(codec.latents(blocks, (32, 32))).all()
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+def test_extreme_but_finite_frames_are_coded_where_pixels_are_too_long(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr("sunzip.codec.pack_raw", lambda *_: None)
+    x = np.full((1, 3, 32, 32), value, np.float32)
+    for scale in Scale:
+        blocks = codec.encode(x, THREE, scale)
+        assert not is_raw(Block.unpack(blocks[0]).payloads[0])
+        assert np.isfinite(codec.decode(blocks, THREE, (32, 32), scale)).all()
+        assert np.isfinite(codec.latents(blocks, (32, 32))).all()
 
 
 @settings(max_examples=15, deadline=None)
