@@ -82,6 +82,7 @@ def summary(report: ForecastReport) -> dict[str, Any]:
 def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> None:
     """Make what is needed, forecast, keep the numbers and the plot."""
     work.mkdir(exist_ok=True)
+    weights.register(weights.load(model))  # which may be a folder
     archive, flux = inputs(work, model)
     grid = tuple(map(int, trees.split(",")))
     report = forecast(archive, flux, decode=True, folds=True, grid=grid, pca=pca, step=_tell)

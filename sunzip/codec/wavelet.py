@@ -70,6 +70,10 @@ _AUDIBLE = 1.1
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
 
+#: Furthest that the scales of a level are shifted from what the network foretells: the encoder corrects it
+#: where a Sun is not like those that it has seen.
+SHIFT_MOST = 8
+
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
@@ -154,12 +158,13 @@ def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
 
 
 class Sets(NamedTuple):
-    """A model's tables: of bands' symbols, of the coarsest picture, of levels left out, of weights."""
+    """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales."""
 
     bands: Tables
     base: Tables
     silent: Tables
     weights: Tables
+    shifts: Tables
 
 
 class Coder(Protocol):
@@ -187,6 +192,27 @@ class Coder(Protocol):
     def weights(self, index: Int, values: Int | None) -> Int:
         """Return by how many 16ths the weights of other channels differ from those of the level before."""
 
+    def shifts(
+        self,
+        index: Int,
+        before: Int,
+        tables: Int,
+        whole: Int,
+        flip: npt.NDArray[np.bool_],
+        values: Float | None,
+    ) -> Int:
+        """Return by how much (C,) shifts of scales differ from those of the level before.
+
+        Parameters
+        ----------
+        index
+            (C,) tables of the shifts.
+        before
+            (C,) shifts of the level before.
+        tables, whole, flip, values
+            (C, N) as in `symbols`, of the coefficients that come first, without any shift.
+        """
+
 
 class Reader:
     """Takes symbols from a payload."""
@@ -211,6 +237,18 @@ class Reader:
         """See `Coder.weights`."""
         return self._decoder.pop(index, self._tables.weights)
 
+    def shifts(
+        self,
+        index: Int,
+        before: Int,
+        tables: Int,
+        whole: Int,
+        flip: npt.NDArray[np.bool_],
+        values: Float | None,
+    ) -> Int:
+        """See `Coder.shifts`."""
+        return self._decoder.pop(index, self._tables.shifts)
+
 
 class Writer:
     """Chooses symbols and puts them into a payload.
@@ -223,16 +261,28 @@ class Writer:
         The model's.
     bits
         (K, 2 · `_WEIGHED` + 1) bits of the symbols around each table's zero.
+    shifted
+        (2 · `SHIFT_MOST` + 1, K · (2 · `_WEIGHED` + 1)), the same with scales shifted.
     """
 
-    def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float) -> None:
+    def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float, shifted: Float) -> None:
         self._encoder, self._tables = encoder, tables
-        self._bits = bits
+        self._bits, self._shifted = bits, shifted
         self.bits = 0.0
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
-        """See `Coder.symbols`: of the two symbols around a coefficient the better bargain, not the nearer."""
+        """See `Coder.symbols`."""
         assert values is not None
+        near, r = self._chosen(index, whole, flip, values)
+        if self._encoder is None:
+            weighed = self._bits[index, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
+            self.bits += float(weighed.sum(dtype=np.float64))
+        else:
+            self._encoder.push(r, index, self._tables.bands)
+        return near
+
+    def _chosen(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float) -> tuple[Int, Int]:
+        """Return of the two symbols around a value the better bargain, not the nearer; and its entry."""
         values = np.clip(values, -_LARGEST, _LARGEST)
         near = np.rint(values).astype(np.int32)
         big = np.flatnonzero(near)
@@ -248,12 +298,35 @@ class Writer:
             near[big] = np.where(costs[1] < costs[0], low, high)
         r = near - whole
         np.negative(r, out=r, where=flip)
-        if self._encoder is None:
-            weighed = self._bits[index, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
-            self.bits += float(weighed.sum(dtype=np.float64))
-        else:
-            self._encoder.push(r, index, self._tables.bands)
-        return near
+        return near, r
+
+    def shifts(
+        self,
+        index: Int,
+        before: Int,
+        tables: Int,
+        whole: Int,
+        flip: npt.NDArray[np.bool_],
+        values: Float | None,
+    ) -> Int:
+        """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
+        assert values is not None
+        _, r = self._chosen(tables.ravel(), whole.ravel(), flip.ravel(), values.ravel())
+        wide = 2 * _WEIGHED + 1
+        entries = tables * wide + (np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED).reshape(tables.shape)
+        shifts = np.arange(-SHIFT_MOST, SHIFT_MOST + 1, dtype=np.int32)
+        found = []
+        for k, held, these in zip(index, before, entries, strict=True):
+            costs = 2 * self._shifted @ np.bincount(these, minlength=self._bits.size).astype(np.float32)
+            change = shifts - held
+            own, outside = self._tables.shifts.entries(change, np.full(len(change), k))
+            share = self._tables.shifts.frequencies[self._tables.shifts.offsets[k] + own]
+            costs += PRECISION - np.log2(share) + 16 * outside
+            found.append(change[np.argmin(costs)])
+        wanted = np.array(found, np.int32)
+        if self._encoder is not None:
+            self._encoder.push(wanted, index, self._tables.shifts)
+        return wanted
 
     def silent(self, index: Int, values: Int | None) -> Int:
         """See `Coder.silent`."""
@@ -316,6 +389,7 @@ class WaveletFamily(Family):
             or len(self.tables.base) <= self.base_index.max()
             or len(self.tables.silent) < (self.silent_index.max() + 1) * count
             or len(self.tables.weights) != 2 * count
+            or len(self.tables.shifts) != count
             or found["relation"].min() < 2.0**-10
             or min(self.base_index.min(), self.silent_index.min()) < 0
             or self.step.min() < 2.0**-10
@@ -336,6 +410,18 @@ class WaveletFamily(Family):
             out[k] = PRECISION - np.log2(self.tables.bands.frequencies[begin + entries])
             out[k, outside] += 8
         return out
+
+    @cached_property
+    def shifted(self) -> Float:
+        """(2 · SHIFT_MOST + 1, K · (2 · _WEIGHED + 1)): the same with the scales of all tables shifted."""
+        scales = np.arange(SCALES)
+        bits = self.bits.reshape(VARIANTS, SCALES, -1)
+        return np.stack(
+            [
+                bits[:, np.clip(scales + shift, 0, SCALES - 1)].ravel()
+                for shift in range(-SHIFT_MOST, SHIFT_MOST + 1)
+            ]
+        )
 
     def check_size(self, height: int, width: int) -> None:
         """Any size from 16×16 will do: images are continued at their edges."""
@@ -455,7 +541,7 @@ class WaveletFamily(Family):
         return decoded
 
     def _writer(self, encoder: Encoder | None) -> Writer:
-        return Writer(encoder, self.tables, self.bits)
+        return Writer(encoder, self.tables, self.bits, self.shifted)
 
     def _turn(self, pyramid: Float, grid: Grid, known: Known) -> int | None:
         """Return the minutes of rotation that bring the frame before nearest to this; None if none does."""
@@ -536,6 +622,7 @@ class WaveletFamily(Family):
         lows = dict(zip(names, low, strict=True))
         seen = references(names)
         weights = np.zeros((len(NAMES), 2), np.int32)
+        shifts = np.zeros(len(NAMES), np.int32)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
         for n in range(levels):
             number, h, w = grid.level(n)
@@ -593,9 +680,22 @@ class WaveletFamily(Family):
                     if here is not board:
                         some = decoded_planes(symbols.astype(np.float32))
                         outputs = self.context.beside(number, active, quality, features, some)
-                    index, whole, flip = _tables(outputs, reference, cross, here)
-                    wanted = None if exact is None else exact[..., here].ravel()
-                    found = coder.symbols(index, whole, flip, wanted)
+                    tables, whole, flip = _tables(outputs, reference, cross, here)
+                    wanted = None if exact is None else exact[..., here].reshape(tables.shape)
+                    if here is board:
+                        own = np.array(active, np.int32)
+                        shifts[own] += coder.shifts(own, shifts[own], tables, whole, flip, wanted)
+                        if np.abs(shifts).max() > SHIFT_MOST:
+                            raise DamagedError("entropy-coded payload: scales are shifted more than any can")
+                    if shifts[active].any():
+                        scale = tables % SCALES
+                        tables += np.clip(scale + shifts[active, None], 0, SCALES - 1) - scale
+                    found = coder.symbols(
+                        tables.ravel(),
+                        whole.ravel(),
+                        flip.ravel(),
+                        None if wanted is None else wanted.ravel(),
+                    )
                     symbols[..., here] = found.reshape(*symbols.shape[:2], -1)
                 plain = symbols.astype(np.float32)
                 known |= dict(zip(active, plain, strict=True))
@@ -669,7 +769,7 @@ def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor |
 def _tables(
     outputs: Float, reference: Float | None, cross: Float, here: npt.NDArray[np.bool_]
 ) -> tuple[Int, Int, npt.NDArray[np.bool_]]:
-    """Turn outputs into table, symbol next to the mean, and whether to count down; of the pixels `here`."""
+    """Return (C, N) table, symbol next to the mean, and whether to count down, of the places `here`."""
     mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
     mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
     if reference is not None:
@@ -680,7 +780,8 @@ def _tables(
     part = eighths - 8 * whole
     scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
-    return index.ravel(), whole.ravel(), (part < 0).ravel()
+    count = len(outputs)
+    return index.reshape(count, -1), whole.reshape(count, -1), (part < 0).reshape(count, -1)
 
 
 def _apart(outputs: Float, symbols: Float, reference: Float | None, cross: Float) -> Float:

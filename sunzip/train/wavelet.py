@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS, Int, WaveletFamily, Writer
+from sunzip.codec.wavelet import MAX_DEPTH, SHIFT_MOST, VARIANTS, Int, WaveletFamily, Writer
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
 from sunzip.nn.context import (
@@ -151,10 +151,11 @@ class _Counter(Writer):
     """Counts what a writer would write."""
 
     def __init__(self, family: WaveletFamily) -> None:
-        super().__init__(None, family.tables, family.bits)
+        super().__init__(None, family.tables, family.bits, family.shifted)
         self.main, self.low = Histogram(family.tables.bands), Histogram(family.tables.base)
         self.quiet = Histogram(family.tables.silent)
         self.weighed = Histogram(family.tables.weights)
+        self.moved = Histogram(family.tables.shifts)
 
     def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
         assert values is not None
@@ -171,6 +172,19 @@ class _Counter(Writer):
         assert values is not None
         self.weighed.add(values, index)
         return super().weights(index, values)
+
+    def shifts(
+        self,
+        index: Int,
+        before: Int,
+        tables: Int,
+        whole: Int,
+        flip: npt.NDArray[np.bool_],
+        values: Float | None,
+    ) -> Int:
+        found = super().shifts(index, before, tables, whole, flip, values)
+        self.moved.add(found, index)
+        return found
 
     def base(self, index: Int, values: Int | None) -> Int:
         assert values is not None
@@ -190,6 +204,9 @@ def export_wavelet(
     )
     near = [0.6 ** abs(n) for n in range(-2 * WEIGHT_MOST, 2 * WEIGHT_MOST + 1)]
     change = Tables.from_probabilities([near] * 24, [-2 * WEIGHT_MOST] * 24, [1e-4] * 24)
+    moves = range(-2 * SHIFT_MOST, 2 * SHIFT_MOST + 1)
+    still = [(0.5 if n else 8.0) * 0.6 ** abs(n) for n in moves]
+    moved = Tables.from_probabilities([still] * len(NAMES), [moves[0]] * len(NAMES), [1e-4] * len(NAMES))
     scale = np.exp(LOG_SMALLEST + LOG_RATIO * np.arange(SCALES))
     rows = []
     for b in scale:
@@ -207,6 +224,7 @@ def export_wavelet(
         ("base_tables", base),
         ("silent_tables", quiet),
         ("weights_tables", change),
+        ("shifts_tables", moved),
     ):
         arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
     arrays |= {
@@ -254,7 +272,7 @@ def coded(family: WaveletFamily, film: Film, quality: int, counter: Writer | Non
     before = None
     shown = np.zeros((1, len(NAMES)), np.float32)
     shown[0, list(channels)] = 1
-    writer = Writer(None, family.tables, family.bits) if counter is None else counter
+    writer = Writer(None, family.tables, family.bits, family.shifted) if counter is None else counter
     for n, image in enumerate(images):
         known = Known(tuple(channels), (image.shape[-2], image.shape[-1]), before)
         latents = family.analyse(image[None], shown, quality)[0]
@@ -290,6 +308,7 @@ def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) ->
         ("base_tables", counter.low),
         ("silent_tables", counter.quiet),
         ("weights_tables", counter.weighed),
+        ("shifts_tables", counter.moved),
     ):
         arrays |= {
             f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()

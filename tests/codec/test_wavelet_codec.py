@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes
 from sunzip.codec.family import Float, Known, Latents
-from sunzip.codec.wavelet import WaveletFamily, grid_of
+from sunzip.codec.wavelet import SHIFT_MOST, WaveletFamily, grid_of
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import Block
@@ -390,10 +390,10 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"", "first byte"),
         (lambda p: bytes([51 << ABOVE]) + p[1:], "first byte"),
         (lambda p: b"\xff" + p[1:], "first byte"),
-        (lambda p: p[:1], "weighs more than any can|escape|does not end"),
+        (lambda p: p[:1], "more than any can|escape|does not end"),
         (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),
         (lambda p: p + b"\x00", "zero byte"),
-        (lambda p: p + b"\x01", "weighs more than any can|escape|does not end"),
+        (lambda p: p + b"\x01", "more than any can|escape|does not end"),
     ],
 )
 def test_heads_of_strangers_are_damage(
@@ -477,3 +477,17 @@ def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pyt
     counted.macs = 0
     family.decode(built.payload, 50, after)
     assert 30_000 < counted.macs / 512**2 < 60_000
+
+
+def test_scales_are_shifted_where_the_network_is_wrong(wavelet_model: Model) -> None:
+    family = WaveletFamily(wavelet_model)
+    frame = film(1, 3, 64, 64)[0]
+    latents = images_of(family, frame, (2, 5, 11), 60)
+    known = Known((2, 5, 11), (64, 64))
+    written = family.encode(latents, 60, known)
+    # One that may not shift scales.
+    family.shifted = np.repeat(family.bits.reshape(1, -1), 2 * SHIFT_MOST + 1, 0)
+    without = family.encode(latents, 60, known)
+    assert len(written.payload) < len(without.payload)
+    for each in (written, without):
+        assert (family.decode(each.payload, 60, known) == each.decoded).all()

@@ -99,6 +99,7 @@ def model() -> Model:
         "base": Tables.from_probabilities([slow] * SCALES, [-64] * SCALES, [1e-3] * SCALES),
         "silent": Tables.from_probabilities([slow[64:80]] * 12, [0] * 12, [1e-3] * 12),
         "weights": Tables.from_probabilities([slow] * 24, [-64] * 24, [1e-3] * 24),
+        "shifts": Tables.from_probabilities([slow[48:81]] * 12, [-16] * 12, [1e-3] * 12),
     }
     for kind, tables in kinds.items():
         arrays |= {f"{kind}_tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
