@@ -11,6 +11,7 @@ import click
 from sunzip.cli import target
 from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, quiet_option
 from sunzip.cli.output import duration, fields, number, result, shows_progress, size, table
+from sunzip.cli.program import refuse_idle
 
 if TYPE_CHECKING:
     from sunzip.studies.onnx import ExportReport
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
 @click.option("--encoder", is_flag=True, help="The encoder alone, with the entropy coder's tables.")
 @click.option("--onnx", is_flag=True, help="As ONNX.")
 @click.option("--int8", is_flag=True, help="Also with 8-bit integers, calibrated; its losses are measured.")
-@click.option("--size", "side", metavar="N", type=click.IntRange(16), help="For images of N×N; default 512.")
+@click.option(
+    "--size",
+    "side",
+    metavar="N",
+    type=click.IntRange(16),
+    help="For images of N×N; default 512, or 128 for a σ-VAE.",
+)
 @click.option("--quality", type=click.IntRange(0, 100), help="At which losses are measured.")
 @click.option("--calibrate", metavar="SRC", help="Frames to calibrate with; default the synthetic Sun.")
 @hmi_option
@@ -52,8 +59,8 @@ def export(
     """
     if not (encoder and onnx):
         raise click.UsageError("say --encoder --onnx: nothing else can be exported")
-    if hmi is not None and calibrate is None:
-        raise click.UsageError("--hmi belongs to the source of --calibrate")
+    if calibrate is None:
+        refuse_idle("without --calibrate", "--hmi", "--anon")
     read = [p for p in (model if os.path.isdir(model) else None, calibrate, hmi) if p]
     target.check(out, read, force=force, ours=target.is_encoder, what="exported encoder")
     from sunzip.studies.onnx import export as run

@@ -10,6 +10,7 @@ import click
 from sunzip.cli import target
 from sunzip.cli.jobs import anon_option, force_option, json_option, model_option, quiet_option
 from sunzip.cli.output import count, duration, fields, number, result, steps_bar, table
+from sunzip.cli.program import refuse_idle
 from sunzip.errors import OutputError
 
 if TYPE_CHECKING:
@@ -108,7 +109,11 @@ def forecast(
     trees by, some to test. Every method is tested on the same days, persistence first: the flux stays as it
     is. With shuffled latents nothing must be gained.
     """
-    if plot is not None:
+    if not folds:
+        refuse_idle("without --folds", "--embargo")
+    if plot is None:
+        refuse_idle("without --plot", "--force")
+    else:
         if not plot.lower().endswith(".png"):
             raise OutputError(f"{plot}: a picture is written; name it *.png")
         sources = [path for path in (archive, flux, resnet) if path]

@@ -11,6 +11,7 @@ import click
 from sunzip.cli import target
 from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
 from sunzip.cli.output import NONE, count, duration, fields, frames_bar, moment, number, result, table
+from sunzip.cli.program import refuse_idle
 from sunzip.errors import OutputError
 
 if TYPE_CHECKING:
@@ -71,8 +72,12 @@ def generate(
         raise click.UsageError("--between needs --count 2 or more; both dates count")
     if model is None and latents is None:
         raise click.UsageError("name a σ-VAE with --model, or an archive with --latents")
-    if hmi is not None and compare is None:
-        raise click.UsageError("--hmi belongs to the source of --compare")
+    if between is not None:
+        refuse_idle("with --between, which draws nothing", "--seed")
+    if compare is None or compare.lower().endswith(".lat"):
+        refuse_idle("without --compare SRC", "--hmi")
+    if compare is None and latents is None:
+        refuse_idle("without --latents or --compare", "--anon")
     picture = out.lower().endswith(".png")
     if not picture and not out.rstrip("/").lower().endswith(".zarr"):
         raise OutputError(f"{out}: a picture or a store is written; name it *.png or *.zarr")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from sunzip.cli.output import one_line
 from sunzip.errors import SunzipError
@@ -61,6 +62,23 @@ def need_command(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+
+
+def refuse_idle(when: str, *options: str) -> None:
+    """Refuse options that were given though they do nothing, which whoever gave them does not know.
+
+    Parameters
+    ----------
+    when
+        When they do nothing, as in "without --compare".
+    options
+        Their names, as a user writes them.
+    """
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        given = parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        if given and {*parameter.opts} & {*options}:
+            raise click.UsageError(f"{parameter.opts[0]} does nothing {when}")
 
 
 def _take_debug(words: list[str]) -> bool:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sunzip.cli import target
 from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
-from sunzip.cli.output import count, duration, fields, number, result, shows_progress, size, table
-from sunzip.cli.program import need_command
+from sunzip.cli.output import count, duration, fields, number, result, size, steps_bar, table
+from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import BoundNotMetError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _PRESETS = ("cubesat", "l5-monitor", "sdo", "solar-orbiter")
 
@@ -69,12 +65,14 @@ def onboard(
     """
     if (mission is None) == (preset is None):
         raise click.UsageError("name a mission file or a --preset")
+    if not sources:
+        refuse_idle("without --source", "--hmi", "--anon")
     target.check_report(out, [p for p in (mission, *sources, hmi) if p], force)
     from sunzip.studies import onboard as studies
     from sunzip.studies.onboard.report import page
 
     plan = studies.read(mission) if mission is not None else studies.preset(str(preset))
-    with _bar(quiet) as progress:
+    with steps_bar(quiet, "opening the frames") as progress:
         found = studies.study(
             plan,
             model=model,
@@ -163,12 +161,14 @@ def faults(
     trade bytes for resilience are measured beside each other. Nothing may be decoded silently wrong: the
     exit code is 5 if anything is.
     """
+    if source is None:
+        refuse_idle("without --source", "--hmi", "--anon")
     target.check_report(out, [p for p in (source, hmi) if p], force)
     from sunzip.studies.faults import faults as run
     from sunzip.studies.faults_report import page
     from sunzip.studies.onboard import write
 
-    with _bar(quiet) as progress:
+    with steps_bar(quiet, "opening the frames") as progress:
         found = run(
             model=model,
             quality=quality,
@@ -237,27 +237,6 @@ def _faulted(out: str, found: dict[str, Any]) -> Iterator[str]:
             ("time", duration(found["seconds"])),
         ]
     )
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], object] | None]:
-    """Show how a study goes on, on stderr; yields None if nobody looks."""
-    if not shows_progress(quiet):
-        yield None
-        return
-    from tqdm import tqdm
-
-    bar: tqdm[Any] = tqdm(total=0, leave=False, dynamic_ncols=True, bar_format="{desc}: {n_fmt}/{total_fmt}")
-
-    def update(what: str, done: int, total: int) -> None:
-        bar.set_description_str(what, refresh=False)
-        bar.total, bar.n = total, done
-        bar.refresh()
-
-    try:
-        yield update
-    finally:
-        bar.close()
 
 
 def _studied(out: str, found: dict[str, Any]) -> Iterator[str]:

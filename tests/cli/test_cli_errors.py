@@ -161,10 +161,48 @@ def test_an_option_that_cannot_be_met_says_how_to_write_it(sunzip, model, store,
         (["compress", "a", "b", "--block", "0"], "'0' is neither auto nor a number"),
         (["decompress", "a", "b", "--layout", "gif"], "'gif' is not one of 'sdoml-v2'"),
         (["show", "a.lat", "b.png", "--time", "2012", "--frame", "1"], "exclude each other"),
+        (["models", "export", "out", "--encoder", "--onnx"], "Missing argument 'OUT'"),
     ],
 )
 def test_usage_errors_are_one_line_too(sunzip, args, words):
     assert words in sunzip(*args, code=2).stderr
+
+
+EXPORT = ["models", "export", "gone", "out", "--encoder", "--onnx"]
+DRAW = ["generate", "a.png", "--latents", "gone.lat"]
+GUESS = ["forecast", "gone.lat", "--flux", "gone.csv"]
+BETWEEN = ["--between", "2012", "2013", "--count", "2"]
+FAULTS = ["study", "faults", "--out", "a.html"]
+ONBOARD = ["study", "onboard", "--preset", "sdo", "--out", "a.html"]
+
+
+@pytest.mark.parametrize(
+    ("command", "idle", "when", "missing"),
+    [
+        (EXPORT, ["--hmi", "h"], "without --calibrate", ["--calibrate", "gone.zarr"]),
+        (EXPORT, ["--anon"], "without --calibrate", ["--calibrate", "gone.zarr"]),
+        (DRAW, ["--hmi", "h"], "without --compare SRC", ["--compare", "gone.zarr"]),
+        ([*DRAW, "--compare", "gone.lat"], ["--hmi", "h"], "without --compare SRC", None),
+        ([*DRAW[:2], "--model", "gone"], ["--anon"], "without --latents or --compare", DRAW[2:]),
+        (DRAW + BETWEEN, ["--seed", "0"], "with --between, which draws nothing", None),
+        (GUESS, ["--embargo", "14"], "without --folds", ["--folds"]),
+        (GUESS, ["--force"], "without --plot", ["--plot", "a.png"]),
+        (FAULTS, ["--hmi", "h"], "without --source", ["--source", "gone.zarr"]),
+        (FAULTS, ["--anon"], "without --source", ["--source", "gone.zarr"]),
+        (ONBOARD, ["--hmi", "h"], "without --source", ["--source", "gone.zarr"]),
+        (ONBOARD, ["--anon"], "without --source", ["--source", "gone.zarr"]),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    sunzip, tmp_path, monkeypatch, command, idle, when, missing
+):
+    monkeypatch.chdir(tmp_path)
+    assert f"{idle[0]} does nothing {when}; see" in sunzip(*command, *idle, code=2).stderr
+    if missing is not None:
+        # With what it belongs to, the command goes on until it finds that its input is not there.
+        result = CliRunner().invoke(program, [*command, *idle, *missing])
+        assert "gone" in result.stderr
+        assert result.exit_code in (1, 4)
 
 
 @pytest.mark.parametrize(("args", "words"), [([], "compress"), (["models"], "list")])
