@@ -216,7 +216,7 @@ def _through(codec: Codec, session: Any, size: int) -> Codec:
 
 
 def export(
-    model: str | Path | Model | None,
+    model: str | Path | Model,
     out: str | os.PathLike[str],
     *,
     size: int | None = None,
@@ -233,7 +233,7 @@ def export(
     Parameters
     ----------
     model
-        The model; None is the default one.
+        The model. There is no default: that of other commands has no encoder to export.
     out
         The folder.
     size
@@ -262,7 +262,7 @@ def export(
     """
     _needed()
     tell = progress or (lambda what: None)
-    found = model if isinstance(model, Model) else weights.load(model or weights.DEFAULT)
+    found = model if isinstance(model, Model) else weights.load(model)
     codec = Codec(found, quality)
     encoder = encoder_of(codec)
     side = size or encoder.size
