@@ -190,7 +190,7 @@ def forecast(
     resnet
         Weights of a ResNet-18, for the rival of the paper; images of 211 Å are decoded for it.
     test, validation
-        Months, 1 to 12.
+        Months, 1 to 12; none to choose by if the grid has one number.
     grid
         Numbers of trees to choose from.
     folds
@@ -217,8 +217,14 @@ def forecast(
     """
     begin = clock.monotonic()
     need_sklearn()
-    if not horizons or min(horizons) < 1 or not grid or min(grid) < 1 or embargo < 0:
-        raise InputError("horizons and numbers of trees must be at least 1, an embargo at least 0")
+    if not horizons or min(horizons) < 1 or not grid or min(grid) < 1 or min(embargo, pca or 0) < 0:
+        raise InputError(
+            "horizons and numbers of trees must be at least 1, an embargo and principal components at least 0"
+        )
+    if not validation and len(set(grid)) > 1:
+        raise InputError(
+            "there are several numbers of trees and no month to choose one by; name one of either"
+        )
     series = read_flux(flux, column)
     network = None if resnet is None else extractors.load_resnet(resnet)
     months = Months(tuple(test), tuple(validation))
@@ -233,11 +239,14 @@ def forecast(
             pca = PCA
         pca = pca or None
         # What cannot be is found out before hours of work.
-        table = _Table(days, series, horizons, os.fspath(path))
-        split = {h: table.parts(h, months) for h in table.horizons}
-        turns = _turns(table, embargo) if folds else {}
+        table, split, turns = _plan(days, series, horizons, os.fspath(path), months, folds, embargo)
         count = _counter(step, "reading latents", len(days.frames))
         latents = extractors.latent_features(sun, days, pool, count)
+        coded = np.isfinite(latents).all(1)
+        if not coded.all():
+            # Frames that are stored as pixels have no latents.
+            days, latents = Days(days.frames[coded], days.time[coded]), latents[coded]
+            table, split, turns = _plan(days, series, horizons, os.fspath(path), months, folds, embargo)
         seen = months.seen(days.date)
         space = Space.fit(latents[seen], pca)
         lag, share = alignment(space(latents), days.date, series, months)
@@ -388,6 +397,26 @@ class _Table:
                     f"flux; a forecast needs {_MIN_ROWS}"
                 )
         return parts
+
+
+def _plan(
+    days: Days,
+    flux: Flux,
+    horizons: Sequence[int],
+    path: str,
+    months: Months,
+    folds: bool,
+    embargo: int,
+) -> tuple[_Table, dict[int, Parts], dict[Months, dict[int, Parts]]]:
+    """Return the table of some days, its split by horizon, and that of each fold.
+
+    Raises
+    ------
+    InputError
+        If a part has too few rows.
+    """
+    table = _Table(days, flux, horizons, path)
+    return table, {h: table.parts(h, months) for h in table.horizons}, _turns(table, embargo) if folds else {}
 
 
 def _spaces(table: _Table, months: Months, sets: Mapping[str, tuple[Float, int | None]]) -> dict[str, Float]:

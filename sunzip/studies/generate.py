@@ -135,8 +135,10 @@ def generate(
         nearest to the one to those of the frame nearest to the other.
     compare
         Archive (``*.lat``) or source of frames that training did not see, to measure realism against.
-    hmi, anon
+    hmi
         Of that source, as in `sunzip.api.open_series`.
+    anon
+        Read what is on S3 without credentials.
     force
         Replace what is at `out`.
     progress
@@ -171,7 +173,7 @@ def generate(
             raise InputError("no model named, nor an archive that names one")
         plan = _Plan.of_prior(_codec_of(model), count, seed)
     else:
-        with open_sun(latents, model=model) as sun:
+        with open_sun(latents, model=model, anon=anon) as sun:
             if between is not None:
                 plan = _Plan.between(sun, between, count)
             elif density == "posterior":
@@ -244,7 +246,8 @@ class _Space:
         if not self._of_pictures:
             return sun.latents.take(numbers)
         pictures = (sun.cube(i, i + 1, self.channels).to_scale(Scale.MEAN).data for i in numbers)
-        return np.concatenate([self._stabiliser.forward(np.nan_to_num(picture)) for picture in pictures])
+        nothing = np.empty((0, len(self.channels), *self.shape), np.float32)
+        return np.concatenate([nothing, *(self._stabiliser.forward(np.nan_to_num(p)) for p in pictures)])
 
     def frame(self, frame: Float) -> Float:
         """Return the same of a (C, Y, X) frame in DN/s (2×2 means) and G."""
@@ -265,10 +268,14 @@ class _Space:
             return np.nan_to_num(self._stabiliser.inverse(images))
 
     def known(self, sun: Sun) -> Float:
-        """Return (N, …) of an archive's frames that hold all its channels, thinned if they are too many."""
+        """Return (N, …) of an archive's frames that hold all its channels, thinned if they are too many.
+
+        Frames that are stored as pixels have no latents and are left out.
+        """
         whole = np.flatnonzero(sun.archive.valid.all(1))
         size = np.prod((len(self.channels), *self.shape) if self._of_pictures else sun.latents.shape[1:])
-        return self.frames(sun, _thinned(whole, max(MIN_FRAMES, _MAX_NUMBERS // int(size))).tolist())
+        found = self.frames(sun, _thinned(whole, max(MIN_FRAMES, _MAX_NUMBERS // int(size))).tolist())
+        return found[np.isfinite(found).all(axis=tuple(range(1, found.ndim)))]
 
 
 @dataclass(slots=True)
@@ -286,7 +293,7 @@ class _Plan:
     time
         (count,) datetime64[ms].
     known
-        (N, …) latents of the archive's frames; None without one.
+        (N, …) latents of the archive's frames, of which there may be none; None without an archive.
     """
 
     space: _Space
@@ -324,14 +331,13 @@ class _Plan:
 
     @classmethod
     def of_posterior(cls, sun: Sun, count: int, seed: int) -> _Plan:
-        whole = int(sun.archive.valid.all(1).sum())
-        if whole < MIN_FRAMES:
-            raise InputError(
-                f"{sun.archive.path}: {whole} frames hold all of its channels; "
-                f"a density needs at least {MIN_FRAMES}"
-            )
         space = _Space(sun.codec, sun.channels, sun.archive.shape)
         known = space.known(sun)
+        if len(known) < MIN_FRAMES:
+            raise InputError(
+                f"{sun.archive.path}: {len(known)} frames hold all of its channels, as latents; "
+                f"a density needs at least {MIN_FRAMES}"
+            )
         mixture = Mixture.fit(known.reshape(len(known), -1))
         z = np.stack([mixture.sample(_rng(seed, i)) for i in range(count)]).reshape(count, *known.shape[1:])
         found = {
@@ -356,6 +362,11 @@ class _Plan:
         ends = space.frames(sun, [first, last])
         if not sun.archive.valid[[first, last]].any(axis=1).all():
             raise InputError(f"{sun.archive.path}: a frame to interpolate from is empty; name another date")
+        if not np.isfinite(ends).all():
+            raise InputError(
+                f"{sun.archive.path}: a frame to interpolate from is stored as pixels and has no latents; "
+                "name another date"
+            )
         along = np.linspace(0, 1, count)
         way = along.astype(np.float32).reshape(-1, *[1] * (ends.ndim - 1))
         span = (sun.time[last] - sun.time[first]).astype("m8[ms]").astype(np.int64)
@@ -499,7 +510,7 @@ class _Pages(Target):
 
 
 class Comparison:
-    """Generated frames held against held-out ones.
+    """Generated frames held against held-out ones; those that a model would store as pixels are left out.
 
     Parameters
     ----------
@@ -522,10 +533,10 @@ class Comparison:
         self._plan = plan
         self._path = os.fspath(path)
         self._ours = Looks(plan.channels, plan.shape)
-        held = list(self._held_out(hmi, anon))
+        held = [(frame, z) for frame, z in self._held_out(hmi, anon) if np.isfinite(z).all()]
         if len(held) < 2:
             raise InputError(
-                f"{self._path}: {len(held)} frames hold {' '.join(plan.channels)}; two are needed"
+                f"{self._path}: {len(held)} frames hold {' '.join(plan.channels)}, as latents; two are needed"
             )
         self._latents = np.stack([z for _, z in held])
         self._looks = Looks(plan.channels, plan.shape)
@@ -540,7 +551,7 @@ class Comparison:
         """Yield frames and their latents."""
         space, names, shape = self._plan.space, self._plan.channels, self._plan.shape
         if self._path.lower().endswith(".lat"):
-            with open_sun(self._path) as sun:
+            with open_sun(self._path, anon=anon) as sun:
                 if sun.archive.shape != shape:
                     raise InputError(_other_size(self._path, sun.archive.shape, shape))
                 lacking = [n for n in names if n not in sun.channels]
@@ -585,7 +596,7 @@ class Comparison:
         rows = zip(
             self._plan.channels, values, self._among, self._ours.slopes(), self._looks.slopes(), strict=True
         )
-        known = self._plan.known
+        known = self._plan.known if self._plan.known is not None and len(self._plan.known) else None
         return {
             "held_out": self._path,
             "frames": len(self._ours.values),

@@ -124,6 +124,31 @@ class TestForecast:
 
 
 class TestLeaks:
+    def test_days_that_are_stored_as_pixels_are_left_out(
+        self, archive: Path, flux: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = extractors.latent_features
+
+        def some(*args: Any) -> np.ndarray:
+            latents = found(*args)
+            latents[[0, 45, 200]] = np.nan
+            return latents
+
+        whole = forecast(archive, flux, horizons=(1,), grid=(2,))
+        monkeypatch.setattr(extractors, "latent_features", some)
+        report = forecast(archive, flux, horizons=(1,), grid=(2,))
+        assert report.days == whole.days - 3
+        assert report.rows["1"]["test"] == whole.rows["1"]["test"] - 1
+        assert np.isfinite([s.rmse for scores in report.methods.values() for s in scores]).all()
+
+    def test_numbers_of_trees_need_something_to_choose_by(self, archive: Path, flux: Path) -> None:
+        with pytest.raises(InputError, match="no month to choose one by"):
+            forecast(archive, flux, validation=(), **QUICK)
+        report = forecast(archive, flux, validation=(), horizons=(1,), grid=(2,))
+        assert report.methods["latents"][0].trees == 2
+        with pytest.raises(InputError, match="at least 0"):
+            forecast(archive, flux, pca=-1, **QUICK)
+
     def test_frames_of_later_days_are_detected(self, archive: Path, tmp_path: Path) -> None:
         # The flux's dates are five days late: each frame shows what is to come.
         path = written(tmp_path / "f.csv", FIRST + 5 + np.arange(COUNT + 20), walk())
@@ -217,6 +242,7 @@ class TestDays:
         with open_sun(tmp_path / "f.lat") as sun:
             days = Days.of(sun)
             np.testing.assert_array_equal(days.time, times[[0, 2, 4]])
+            assert np.isfinite(sun.latents[2]).all()
             latents = extractors.latent_features(sun, days, None, lambda _: None)
             np.testing.assert_array_equal(latents[1], sun.latents[2].ravel())
             with pytest.raises(InputError, match="cannot be pooled"):

@@ -18,6 +18,9 @@ from sunzip import api
 from sunzip.channels import NAMES
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
+from sunzip.sinks import open_sink
+from sunzip.sources.series import join
+from sunzip.sources.synthetic import Synthetic
 from sunzip.studies.density import MIN_FRAMES, Mixture
 from sunzip.studies.generate import generate
 from sunzip.studies.realism import Looks, distance
@@ -42,6 +45,21 @@ def held_out(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Pat
     url = "synthetic:frames=6,size=32,cadence=1h,start=2014-03-01"
     api.compress(url, path, align=HOURLY, model=tiny_model)
     return path
+
+
+@pytest.fixture(scope="module")
+def with_pixels(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `archive`, but for its third frame, which is white and stored as pixels."""
+    folder = tmp_path_factory.mktemp("archive")
+    series = join([Synthetic(frames=20, size=32, start="2012-03-01", cadence="1h")])
+    cube = series.read(0, 20)
+    cube.data[2] = 1e12
+    with open_sink(folder / "s.zarr", "sdoml-v2", channels=NAMES, shape=(32, 32), scale=series.scale) as sink:
+        sink.write(cube)
+    api.compress(folder / "s.zarr", folder / "pixels.lat", align=HOURLY, model=tiny_model)
+    with open_sun(folder / "pixels.lat") as sun:
+        assert np.flatnonzero(np.isnan(sun.latents[:]).any((1, 2, 3))).tolist() == [2]
+    return folder / "pixels.lat"
 
 
 @pytest.fixture
@@ -96,6 +114,18 @@ class TestPosterior:
     def test_too_few_frames_are_refused(self, held_out: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"6 frames hold all of its channels.*at least {MIN_FRAMES}"):
             generate(tmp_path / "a.zarr", density="posterior", latents=held_out)
+
+    def test_frames_that_are_stored_as_pixels_are_left_out(
+        self, with_pixels: Path, archive: Path, tmp_path: Path
+    ) -> None:
+        report = generate(
+            tmp_path / "a.zarr", density="posterior", latents=with_pixels, count=2, compare=with_pixels
+        )
+        assert report.density is not None
+        assert report.density["frames"] == 19
+        assert report.realism is not None
+        assert report.realism["held_out_frames"] == 19
+        json.dumps(report.as_dict(), allow_nan=False)
 
     def test_it_needs_an_archive(self, sigma_model: Model, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="needs the latents of an archive"):
@@ -167,6 +197,12 @@ class TestBetween:
         assert (found[1] != found[0]).any()
         generate(tmp_path / "b.zarr", latents=archive, between=dates[::-1], count=4)
         np.testing.assert_allclose(pixels(tmp_path / "b.zarr"), found, rtol=1e-4, atol=1e-4)
+
+    def test_pixels_are_no_end(self, with_pixels: Path, tmp_path: Path) -> None:
+        dates = ("2012-03-01T02:00", "2012-03-01T08:00")
+        with pytest.raises(InputError, match="stored as pixels and has no latents; name another date"):
+            generate(tmp_path / "a.zarr", latents=with_pixels, between=dates, count=4)
+        assert not os.listdir(tmp_path)
 
     def test_one_frame_is_no_way(self, archive: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="nearest to the same frame"):
@@ -295,6 +331,23 @@ class TestCompare:
         with pytest.raises(InputError, match="48×48 pixels, those that are generated have 32×32"):
             generate(tmp_path / "a.zarr", density="posterior", latents=archive, compare=other)
         assert os.listdir(tmp_path) == ["other.lat"]
+
+
+@pytest.mark.parametrize("anon", [False, True])
+def test_archives_are_read_without_credentials_where_asked(
+    sigma_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anon: bool
+) -> None:
+    seen = []
+
+    def opened(path: Any, *, model: Any = None, anon: bool = False) -> Any:
+        seen.append((path, anon))
+        raise InputError("seen")
+
+    monkeypatch.setattr("sunzip.studies.generate.open_sun", opened)
+    for where in ({"latents": "s3://b/a.lat"}, {"model": sigma_model, "compare": "s3://b/a.lat"}):
+        with pytest.raises(InputError, match="seen"):
+            generate(tmp_path / "a.zarr", anon=anon, **where)
+    assert seen == [("s3://b/a.lat", anon)] * 2
 
 
 class TestCommand:
