@@ -511,7 +511,10 @@ def _common_shape(sources: Sequence[Source], wanted: tuple[str, ...], size: int 
     for source in used:
         y, x = source.shape
         if y != x or y % size:
-            raise InputError(f"{source.url}: images of {y}×{x} cannot be averaged to {size}×{size}")
+            raise InputError(
+                f"{source.url}: images of {y}×{x} cannot be averaged to {size}×{size}; they must be square, "
+                "and the size must divide a side"
+            )
     return size, size
 
 

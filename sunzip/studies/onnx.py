@@ -348,11 +348,6 @@ def _frames(
         step = np.timedelta64(23 * 24 + 7, "h")
         dates = [(quiet, active)[n % 2] + n * step for n in range(count)]
         return [render(d, size=side) for d in dates], NAMES, f"synthetic Sun, {count} dates of 2009 to 2014"
-    native = open_series(source, hmi=hmi, anon=anon)
-    if native.shape[0] % side or native.shape[1] % side:
-        raise InputError(
-            f"{source}: images of {native.shape} cannot be averaged to {side}×{side}; see --size"
-        )
     series = open_series(source, hmi=hmi, anon=anon, align=Alignment(size=side))
     if len(series) < count:
         raise InputError(f"{source}: {len(series)} frames; calibration and check need {count}")
@@ -360,6 +355,11 @@ def _frames(
     # Checks lie between the frames that scales were found on.
     order = sorted(range(count), key=lambda n: (n % 7 in (1, 3, 5), n))
     found = [series.read(n, n + 1).to_scale(Scale.MEAN).data[0] for n in rows[order].tolist()]
+    if any(np.isnan(frame).all() for frame in found):
+        raise InputError(
+            f"{source}: a frame of those to calibrate and check with, evenly spread over it, is empty; "
+            "take another stretch"
+        )
     return found, series.channels, f"{count} of {len(series)} frames of {source}"
 
 

@@ -70,7 +70,22 @@ class TestMission:
             ("8 kbit/s", "8 kB/s", "downlink.rate"),
             ("lasts: 8h", "lasts: 23h", "over before the next one is due"),
             ("lasts: 8h", "last: 8h", "last: no such entry"),
-            ("usable: 0.9", "usable: 1.1", "from 0 to 1"),
+            ("usable: 0.9", "usable: 1.1", "from 0.01 to 1"),
+            ("usable: 0.9", "usable: 0", "from 0.01 to 1"),
+            ("usable: 0.9", "usable: .nan", "from 0.01 to 1"),
+            ("1min", "8d", "cadence: '8d' should be 7d or less"),
+            ("1 MB", "1e290 TB", "up to 1e\\+18"),
+            ("8 kbit/s", "0.0000001 bit/s", "downlink.rate"),
+            (
+                "every: 1d, lasts: 8h, begins: 2h",
+                "every: 1s, lasts: 1s",
+                "every: '1s' should be a minute or more",
+            ),
+            ("name: A", '"a\\nb": 1\nname: A', "no such entry"),
+            ("size: 64", 'size: !!int ""', "no YAML"),
+            ("size: 64", "size: !!bool x", "no YAML"),
+            ("size: 64", "size: !!timestamp x", "no YAML"),
+            ("size: 64", f"size: 0x{'f' * 9000}", "size: a number without end should be"),
             ("downlink: {", "downlink: [", "no YAML in line 8"),
             ("name: A", "name: !!python/object/apply:os.system [ls]", "no YAML"),
             ("name: A", "present: zip\nname: A", "one of raw"),
@@ -82,6 +97,11 @@ class TestMission:
             parse(GOOD.replace(before, after), "there.yaml")
         assert str(error.value).startswith("there.yaml: ")
         assert "\n" not in str(error.value)
+
+    def test_lists_within_lists_fit_into_a_message(self) -> None:
+        lists = ["&a0 [x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 15))]
+        with pytest.raises(InputError, match=r"^there\.yaml: name: \[.{,60} should be a line of text$"):
+            parse(GOOD.replace("name: A", f"name: [{', '.join(lists)}]"), "there.yaml")
 
     @settings(max_examples=60, deadline=None)
     @given(st.text(max_size=40), st.integers(0, len(GOOD)))
@@ -340,6 +360,8 @@ class TestStudy:
         assert (period["name"], period["frames"]) == (source, 2)
         with pytest.raises(InputError, match="cannot be averaged"):
             study(mission(), model=tiny_model, sources=[source], frames=2, size=48)
+        with pytest.raises(InputError, match="one is named twice"):
+            study(mission(), model=tiny_model, sources=[source] * 2, frames=2, size=32)
 
 
 @pytest.fixture

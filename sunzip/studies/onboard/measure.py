@@ -91,6 +91,8 @@ def periods(
             _synthetic(name, share, start, days, count, side, mission.channels)
             for (name, start, days), share in zip(SYNTHETIC, shares, strict=True)
         ]
+    if len(set(sources)) < len(sources):
+        raise InputError(f"sources {' '.join(sources)}: one is named twice; each is a period of its own")
     return [_of_source(url, 1 / len(sources), count, side, mission, hmi, anon) for url in sources]
 
 
@@ -110,17 +112,7 @@ def _synthetic(
 def _of_source(
     url: str, share: float, count: int, side: int, mission: Mission, hmi: str | None, anon: bool
 ) -> Period:
-    native = open_series(url, hmi=hmi, anon=anon, align=Alignment(channels=mission.channels))
-    if native.shape[0] % side or native.shape[1] % side:
-        raise InputError(
-            f"{url}: images of {native.shape[0]}×{native.shape[1]} pixels cannot be averaged to "
-            f"{side}×{side}; "
-            "choose another --size"
-        )
     series = open_series(url, hmi=hmi, anon=anon, align=Alignment(channels=mission.channels, size=side))
-    missing = [c for c in mission.channels if c not in series.channels]
-    if missing:
-        raise InputError(f"{url}: has no {' '.join(missing)}, which the mission's images are like")
     rows = np.unique(np.linspace(0, len(series) - 1, count).round().astype(int)).tolist()
 
     def frame(n: int) -> Float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -19,6 +20,13 @@ PRESENT = ("raw", "ccsds121", "jpeg2000")
 
 _MAX_BYTES = 1 << 16
 _MAX_SIDE = 16384
+
+# Beyond these numbers are slips, and sums of them no numbers any more: of bytes, bits per second and watts;
+# of seconds between frames, weeks of which are simulated, and between passes; of passes that come about.
+_LEAST, _MOST = 1e-6, 1e18
+_MAX_CADENCE = 7 * 86400.0
+_MIN_EVERY = 60.0
+_MIN_USABLE = 0.01
 
 _BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _BITS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
@@ -199,14 +207,30 @@ def parse(text: str, where: str) -> Mission:
         import yaml
     try:
         found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # All but the first are what PyYAML makes of an empty !!int, of !!bool no such thing, of deep nesting.
         mark = getattr(error, "problem_mark", None)
         at = f" in line {mark.line + 1}" if mark else ""
-        why = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise InputError(f"{where}: is no YAML{at}: {why}") from None
+        why = getattr(error, "problem", None) or f"an entry is not what its form says ({error})"
+        raise InputError(f"{where}: is no YAML{at}: {' '.join(why.split())}") from None
     if not isinstance(found, dict):
         raise InputError(f"{where}: is no mission file; it should hold {', '.join(_NEEDED)}")
     return _Reader(where).mission(found)
+
+
+# Short whatever it is given: of lists within lists a few lines of YAML make more than memory holds.
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
+_QUOTES = "'\""
+
+
+def _shown(value: object) -> str:
+    """Return a value of the file as a message can have it: some characters on one line."""
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = "a number without end"
+    return " ".join(text.split())[:60]
 
 
 class _Reader:
@@ -216,14 +240,13 @@ class _Reader:
         self.where = where
 
     def fail(self, entry: str, wanted: str, value: object) -> InputError:
-        shown = " ".join(repr(value).split())[:60]
-        return InputError(f"{self.where}: {entry}: {shown} should be {wanted}")
+        return InputError(f"{self.where}: {entry}: {_shown(value)} should be {wanted}")
 
     def known(self, given: Mapping[Any, Any], names: set[str], prefix: str = "") -> None:
         for key in given:
             if key not in names:
                 raise InputError(
-                    f"{self.where}: {prefix}{str(key)[:60]}: no such entry; known are "
+                    f"{self.where}: {prefix}{_shown(key).strip(_QUOTES)}: no such entry; known are "
                     f"{', '.join(sorted(names))}"
                 )
 
@@ -238,9 +261,9 @@ class _Reader:
             raise self.fail(entry, f"a whole number from {low} to {high}", value)
         return value
 
-    def share(self, value: object, entry: str) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
-            raise self.fail(entry, "a number from 0 to 1", value)
+    def share(self, value: object, entry: str, low: float = 0) -> float:
+        if type(value) not in (int, float) or not low <= value <= 1:  # type: ignore[operator]
+            raise self.fail(entry, f"a number from {low:g} to 1", value)
         return float(value)  # type: ignore[arg-type]
 
     def seconds(self, value: object, entry: str, *, or_zero: bool = False) -> float:
@@ -262,8 +285,8 @@ class _Reader:
         number = float(match[1]) * units.get(match[2], math.nan) if match else math.nan
         if or_zero and value == 0:
             number = 0.0
-        if not math.isfinite(number) or (number <= 0 and not or_zero):
-            raise self.fail(entry, f"a number and a unit of {', '.join(units)}", value)
+        if not (_LEAST <= number <= _MOST or (or_zero and number == 0)):
+            raise self.fail(entry, f"a number and a unit of {', '.join(units)}, up to {_MOST:.0e}", value)
         return number
 
     def text(self, value: object, entry: str) -> str:
@@ -311,6 +334,8 @@ class _Reader:
                 self.seconds(row.get("lasts"), f"{at}.lasts"),
                 self.seconds(row.get("begins", 0), f"{at}.begins", or_zero=True),
             )
+            if one.every < _MIN_EVERY:
+                raise self.fail(f"{at}.every", "a minute or more", row["every"])
             if one.begins + one.lasts > one.every:
                 raise self.fail(at, "over before the next one is due (begins + lasts up to every)", dict(row))
             found.append(one)
@@ -326,6 +351,9 @@ class _Reader:
         present = given.get("present", "ccsds121")
         if present not in PRESENT:
             raise self.fail("present", f"one of {', '.join(PRESENT)}", present)
+        cadence = self.seconds(given["cadence"], "cadence")
+        if cadence > _MAX_CADENCE:
+            raise self.fail("cadence", "7d or less", given["cadence"])
         side = self.whole(given["size"], "size", 16, _MAX_SIDE)
         if side % 16:
             raise self.fail("size", "a multiple of 16", side)
@@ -336,11 +364,11 @@ class _Reader:
             side=side,
             bits=self.whole(given["bits"], "bits", 8, 16),
             binning=self.whole(given.get("binning", 1), "binning", 1, 64),
-            cadence=self.seconds(given["cadence"], "cadence"),
+            cadence=cadence,
             storage=self.quantity(given["storage"], "storage", _BYTES, or_zero=True),
             rate=self.quantity(downlink.get("rate"), "downlink.rate", _BITS),
             passes=self.passes(downlink.get("passes")),
-            usable=self.share(downlink.get("usable", 1), "downlink.usable"),
+            usable=self.share(downlink.get("usable", 1), "downlink.usable", _MIN_USABLE),
             present=present,
             active=self.share(given.get("active", 0.5), "active"),
             latency=None if "latency" not in given else self.seconds(given["latency"], "latency"),
