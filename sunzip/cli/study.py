@@ -117,13 +117,13 @@ def onboard(
 )
 @click.option(
     "--loss",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    type=click.FloatRange(1e-4, 0.5, max_open=True),
     default=0.01,
     show_default=True,
     help="Share of packets lost.",
 )
 @click.option(
-    "--burst", type=click.FloatRange(1), default=8.0, show_default=True, help="Mean length of a burst."
+    "--burst", type=click.FloatRange(1, 1000), default=8.0, show_default=True, help="Mean length of a burst."
 )
 @click.option(
     "--packet",

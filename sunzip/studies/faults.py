@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time as clock
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ DELAY, GROUP, DEPTH = 64, 8, 16
 
 #: By how much the quality of a base lies below that of the frame.
 _BASE = 40
+
+#: Fewer losses, or longer bursts of them, would take for ever to make as many faults as are wanted.
+_MIN_LOSS, _MAX_BURST = 1e-4, 1000.0
 
 #: Most bits that one fault flips in a packet or a unit.
 _MOST_BITS = 32
@@ -203,8 +206,11 @@ def faults(
     InputError
         If an argument cannot be used or spacepackets is not installed.
     """
-    if not 0 < loss < 0.5 or burst < 1:
-        raise InputError(f"a loss of {loss:g} in bursts of {burst:g}; losses go up to 0.5, bursts from 1")
+    if not _MIN_LOSS <= loss < 0.5 or not 1 <= burst <= _MAX_BURST:
+        raise InputError(
+            f"a loss of {loss:g} in bursts of {burst:g}; losses go from {_MIN_LOSS:g} to 0.5, bursts from 1 "
+            f"to {_MAX_BURST:g}"
+        )
     begin = clock.monotonic()
     advance = progress or (lambda what, done, total: None)
     found = model if isinstance(model, Model) else weights.load(model or weights.DEFAULT)
@@ -246,7 +252,6 @@ def faults(
         )
     advance("striking payloads", 0, 1)
     payloads = _strike_payloads(codec, frames, channels, count, np.random.default_rng([seed, 100]))
-    advance("striking weights", 0, 1)
     struck = strike_weights(
         codec, frames, channels, weight_count, np.random.default_rng([seed, 101]), advance
     )
@@ -279,14 +284,10 @@ def _frames(
             NAMES,
             "synthetic Sun of 2014-02-01",
         )
-    native = open_series(source, hmi=hmi, anon=anon)
-    if native.shape[0] % size or native.shape[1] % size:
-        raise InputError(
-            f"{source}: images of {native.shape} cannot be averaged to {size}×{size}; see --size"
-        )
     series = open_series(source, hmi=hmi, anon=anon, align=Alignment(size=size))
-    rows = range(min(_FRAMES, len(series)))
-    frames = [series.read(n, n + 1).to_scale(Scale.MEAN).data[0] for n in rows]
+    read = (series.read(n, n + 1).to_scale(Scale.MEAN).data[0] for n in range(len(series)))
+    # A series never is without any image.
+    frames = list(islice((frame for frame in read if not np.isnan(frame).all()), _FRAMES))
     return frames, series.channels, f"the first {len(frames)} frames of {source}"
 
 
@@ -432,19 +433,23 @@ def _sweep(
     return tally
 
 
-def _concealed(codec: Codec, frames: Sequence[Float], channels: tuple[str, ...]) -> dict[str, float]:
+def _concealed(codec: Codec, frames: Sequence[Float], channels: tuple[str, ...]) -> dict[str, float | None]:
     """Return the error of what is shown: the frame; its base; and the frame before, where one is lost."""
     shape = (frames[0].shape[1], frames[0].shape[2])
     decoded = codec.decode(codec.encode(np.stack(frames), channels), channels, shape)
     low = codec.at(max(0, codec.quality - _BASE))
     bases = low.decode(low.encode(np.stack(frames), channels), channels, shape)
-    pairs = range(1, len(frames))
+
+    def error(shown: Iterable[Float], meant: Iterable[Float]) -> float | None:
+        found = np.array([noise_error(a, b, channels) for a, b in zip(shown, meant, strict=True)])
+        # A frame has no error that shares no channel with the one that is shown for it.
+        known = found[np.isfinite(found)]
+        return float(known.mean()) if known.size else None
+
     return {
-        "decoded": float(np.mean([noise_error(decoded[n], frames[n], channels) for n in range(len(frames))])),
-        "base": float(np.mean([noise_error(bases[n], frames[n], channels) for n in range(len(frames))])),
-        "before": float(
-            np.mean([noise_error(decoded[n - 1], frames[n], channels) for n in pairs] or [math.nan])
-        ),
+        "decoded": error(decoded, frames),
+        "base": error(bases, frames),
+        "before": error(decoded[:-1], frames[1:]),
     }
 
 
@@ -471,7 +476,7 @@ def _strike_payloads(
     frame = _small(codec, frames)
     shape = (frame.shape[1], frame.shape[2])
     (coded,) = codec.encode(frame[None], channels)
-    block, right = Block.unpack(coded), codec.latents([coded], (frame.shape[1], frame.shape[2]))
+    block, right = Block.unpack(coded), codec.latents([coded], shape)
     refused = same = passed = 0
     for _ in range(wanted):
         payload = _flipped(block.payloads[0], rng)
@@ -576,6 +581,8 @@ def strike_weights(
     noticed = 0
     largest = 0.0
     for n in range(wanted):
+        if n % 50 == 0:
+            advance("striking weights", n, wanted)
         part = parts[int(rng.choice(len(parts), p=sizes / sizes.sum()))]
         place, bit = int(rng.integers(part.raw.size)), int(rng.integers(8))
         part.raw[place] ^= np.uint8(1 << bit)
@@ -596,8 +603,6 @@ def strike_weights(
         ratio = error / sound
         largest = max(largest, ratio)
         counts["harmless" if ratio <= 1.01 else "worse" if ratio < 2 else "useless"] += 1
-        if n % 50 == 0:
-            advance("striking weights", n, wanted)
     begin = clock.perf_counter()
     intact = all(part.now() == part.digest for part in parts)
     seconds = clock.perf_counter() - begin

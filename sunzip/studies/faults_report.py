@@ -99,9 +99,12 @@ def _rest(result: dict[str, Any]) -> str:
         + table(
             ["shown", "error"],
             [
-                ["the frame as decoded", f"{shown['decoded']:.3g}"],
-                ["its base, where the frame is lost", f"{shown['base']:.3g}"],
-                ["the frame before, where it or a tile of it is lost", f"{shown['before']:.3g}"],
+                [what, "–" if shown[key] is None else f"{shown[key]:.3g}"]
+                for what, key in (
+                    ("the frame as decoded", "decoded"),
+                    ("its base, where the frame is lost", "base"),
+                    ("the frame before, where it or a tile of it is lost", "before"),
+                )
             ],
         )
         + "<h2>Bits flipped in payloads, before any checksum</h2>"

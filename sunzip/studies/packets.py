@@ -160,7 +160,18 @@ def with_parity(packets: Sequence[bytes], group: int, depth: int) -> list[bytes]
         What `cut` returned, its counts from 0 on.
     group, depth
         Packets that share one parity, and groups that are interleaved.
+
+    Raises
+    ------
+    InputError
+        If the packets are so long that one of parity, which is 16 bytes longer, would be no packet.
     """
+    longest = max(map(len, packets), default=0) + OVERHEAD + _PARITY.size
+    if longest > _MAX_PACKET:
+        raise InputError(
+            f"packets of parity of {longest} bytes; they have up to {_MAX_PACKET}: cut packets of up to "
+            f"{_MAX_PACKET - OVERHEAD - _PARITY.size} bytes"
+        )
     flags = _ccsds().SequenceFlags
     out: list[bytes] = []
     sent = 0

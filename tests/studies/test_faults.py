@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunzip.api import open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
@@ -179,11 +180,48 @@ class TestStudy:
         assert tally.silent == tally.frames == tally.lost == len(stream.units)
 
     def test_arguments_that_cannot_be(self, tiny_model: Model) -> None:
-        for wrong in ({"loss": 0.0}, {"loss": 0.7}, {"burst": 0.5}):
+        nan, inf = float("nan"), float("inf")
+        for wrong in (
+            {"loss": 0.0}, {"loss": 1e-5}, {"loss": 0.7}, {"loss": nan},
+            {"burst": 0.5}, {"burst": nan}, {"burst": inf},
+        ):  # fmt: skip
             with pytest.raises(InputError, match="a loss of"):
                 faults(model=tiny_model, **wrong)
         with pytest.raises(InputError, match="smaller than the model"):
             faults(model=tiny_model, size=8)
+
+    def test_one_frame_has_none_before_it(self, tiny_model: Model) -> None:
+        found = faults(
+            model=tiny_model, source="synthetic:frames=1,size=64", size=64, count=2, weight_count=1
+        )
+        assert found["concealed"]["decoded"] > 0
+        assert found["concealed"]["before"] is None
+        json.dumps(found, allow_nan=False)
+        assert "the frame before, where it or a tile of it is lost</span></td>" in page(found)
+
+    def test_frames_without_any_image_are_not_sent(
+        self, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        series = open_series("synthetic:frames=8,size=64")
+        read = series.read
+
+        def with_gaps(begin: int, end: int) -> Any:
+            cube = read(begin, end)
+            if begin in (0, 3):
+                cube.data[:] = np.nan
+            return cube
+
+        monkeypatch.setattr(series, "read", with_gaps)
+        monkeypatch.setattr(module, "open_series", lambda *_, **__: series)
+        frames, channels, _ = module._frames("there", 64, None, False)
+        assert channels == NAMES
+        np.testing.assert_array_equal(frames, [read(n, n + 1).data[0] for n in (1, 2, 4, 5, 6, 7)])
+
+    def test_packets_that_parity_cannot_mend(self) -> None:
+        sent = cut([wrap(Key(0, 0, 0), bytes(200_000))], 65536)
+        with pytest.raises(InputError, match="up to 65520 bytes"):
+            with_parity(sent, 8, 16)
+        assert max(map(len, with_parity(cut([bytes(200_000)], 65520), 8, 16))) == 65536
 
 
 class TestWeights:
