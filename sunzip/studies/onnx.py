@@ -8,11 +8,12 @@ import io
 import json
 import logging
 import os
+import re
 import time as clock
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -102,12 +103,12 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _session(path: Path, threads: int = 1) -> Any:
+def _session(network: bytes, threads: int = 1) -> Any:
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxEncoder:
@@ -129,7 +130,9 @@ class OnnxEncoder:
     InputError
         If ONNX Runtime is not installed, or the folder holds no such network.
     DamagedError
-        If a file is not the one that was exported.
+        If a file is not the one that was exported, or none that can be used.
+    UnsupportedError
+        If the model is of a newer version.
     """
 
     def __init__(
@@ -154,14 +157,19 @@ class OnnxEncoder:
             if hashlib.sha256(files[each]).hexdigest() != card["sha256"].get(each):
                 raise DamagedError(f"{place / each}: is not what was exported; export the encoder again")
         # The identity is that of the whole model, by which blocks name it and the ground finds it.
-        model = Model(
-            card["model"],
-            json.loads(files[CONFIG]),
-            card["model_sha256"],
-            {k: files[k] for k in (CONFIG, TENSORS)},
-        )
+        tables = Model.from_files({k: files[k] for k in (CONFIG, TENSORS)}, str(place))
+        model = replace(tables, sha256=card["model_sha256"])
         self.size: int = card["size"]
-        self._codec = _through(Codec(model, quality), _session(place / name, threads), self.size)
+        try:
+            session = _session(files[name], threads)
+        except InputError:
+            raise
+        except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
+            why = " ".join(str(error).split())[:200]
+            raise DamagedError(
+                f"{place / name}: ONNX Runtime cannot load it ({why}); export the encoder again"
+            ) from None
+        self._codec = _through(Codec(model, quality), session)
 
     def encode(self, frame: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> bytes:
         """Code one frame, (C, Y, X) in DN/s and G, to a block that any `Codec` of the model decodes.
@@ -185,9 +193,9 @@ def _card(place: Path) -> dict[str, Any]:
     try:
         card = json.loads((place / CARD).read_bytes())
         known = card["version"] == _VERSION and all(
-            isinstance(card[k], t) for k, t in (("model", str), ("model_sha256", str), ("size", int),
-                                                ("files", dict), ("sha256", dict))
-        )  # fmt: skip
+            isinstance(card[k], t) for k, t in (("model_sha256", str), ("size", int), ("files", dict),
+                                                ("sha256", dict))
+        ) and re.fullmatch("[0-9a-f]{64}", card["model_sha256"])  # fmt: skip
     except OSError:
         raise InputError(f"{place}: holds no exported encoder ({CARD} is missing)") from None
     except (ValueError, KeyError, TypeError):
@@ -197,7 +205,7 @@ def _card(place: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def _through(codec: Codec, session: Any, size: int) -> Codec:
+def _through(codec: Codec, session: Any) -> Codec:
     """Return the codec with its analysis network replaced by a session."""
     encoder = encoder_of(codec)
     names = [node.name for node in session.get_inputs()]
@@ -405,7 +413,7 @@ def _hushed() -> Iterator[None]:
 def _agreement(encoder: Any, path: Path, feeds: Sequence[dict[str, Float]]) -> float:
     import torch
 
-    network, session = encoder.network(), _session(path)
+    network, session = encoder.network(), _session(path.read_bytes())
     worst = 0.0
     for feed in feeds[:2]:
         with torch.inference_mode():
@@ -422,7 +430,7 @@ def _measured(
     codec: Codec, path: Path, frames: Sequence[Float], channels: tuple[str, ...], side: int
 ) -> tuple[list[bytes], dict[str, float]]:
     """Code frames through a network; return the blocks, and mean bytes and error in units of noise."""
-    through = _through(codec, _session(path), side)
+    through = _through(codec, _session(path.read_bytes()))
     with here():
         blocks = [through.encode(frame[None], channels)[0] for frame in frames]
     decoded = codec.decode(blocks, channels, (side, side))
@@ -434,7 +442,7 @@ def _times(paths: dict[str, Path], feed: dict[str, Float]) -> dict[str, dict[str
     """Return each network's seconds on one and on two cores: turn about, and the best of some."""
     found: dict[str, dict[str, float]] = {name: {} for name in paths}
     for threads in (1, 2):
-        sessions = {name: _session(path, threads) for name, path in paths.items()}
+        sessions = {name: _session(path.read_bytes(), threads) for name, path in paths.items()}
         for turn in range(_TIMED + 1):
             for name, session in sessions.items():
                 seconds = _timed(session, {node.name: feed[node.name] for node in session.get_inputs()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -142,6 +143,30 @@ class TestRefusals:
         folder = tmp_path / "copy"
         shutil.copytree(exported[0], folder)
         (folder / CARD).write_text(text)
+        with pytest.raises(DamagedError, match="not that of an exported encoder"):
+            OnnxEncoder(folder)
+
+    @pytest.mark.parametrize(
+        ("name", "data", "says"),
+        [
+            (FLOAT, b"no network", f"{FLOAT}: ONNX Runtime cannot load it"),
+            (CONFIG, b"{", "config.json is not a sunzip model's"),
+            (TENSORS, b"no tensors", "model.safetensors is damaged"),
+        ],
+    )
+    def test_files_that_agree_with_their_card_and_are_none(
+        self, exported: tuple[Path, ExportReport], tmp_path: Path, name: str, data: bytes, says: str
+    ) -> None:
+        folder = tmp_path / "copy"
+        shutil.copytree(exported[0], folder)
+        (folder / name).write_bytes(data)
+        card = json.loads((folder / CARD).read_text())
+        card["sha256"][name] = hashlib.sha256(data).hexdigest()
+        (folder / CARD).write_text(json.dumps(card))
+        with pytest.raises(DamagedError, match=says) as error:
+            OnnxEncoder(folder)
+        assert "\n" not in str(error.value)
+        (folder / CARD).write_text(json.dumps(card | {"model_sha256": "../.."}))
         with pytest.raises(DamagedError, match="not that of an exported encoder"):
             OnnxEncoder(folder)
 
