@@ -48,11 +48,6 @@ class Case:
     real: bool
     times: tuple[str, str]
 
-    @property
-    def samples(self) -> int:
-        """Pixels of one channel over all frames."""
-        return self.data[:, 0].size
-
     def as_dict(self) -> dict[str, Any]:
         """Return all but the pixels, and their sha256."""
         return {

@@ -130,13 +130,8 @@ class Pictures:
 def picture_features(sun: Sun, days: Days, network: ResNet18 | None, counted: Counted) -> Pictures:
     """Decode the images of some days, and take from them what rivals of the latents look at.
 
-    Raises
-    ------
-    InputError
-        If the ResNet's channel is not in the archive.
+    With a network, the archive must hold `RESNET_CHANNEL`.
     """
-    if network is not None:
-        sun.held([RESNET_CHANNEL])
     stabiliser = Stabiliser.for_channels(sun.channels)
     magnetic = np.array([channel(n).instrument == "HMI" for n in sun.channels])
     side = min(_FIELDS, *sun.archive.shape)

@@ -229,6 +229,9 @@ def forecast(
     network = None if resnet is None else extractors.load_resnet(resnet)
     months = Months(tuple(test), tuple(validation))
     with open_sun(path, model=model, anon=anon) as sun:
+        # What cannot be is found out before hours of work.
+        if network is not None:
+            sun.held([extractors.RESNET_CHANNEL])
         days = Days.of(sun)
         known = np.isfinite(series.at(days.date))
         days = Days(days.frames[known], days.time[known])
@@ -238,7 +241,6 @@ def forecast(
         if len(shape) == 3 and pca is None and shape[0] * (pool or 1) ** 2 > PCA:
             pca = PCA
         pca = pca or None
-        # What cannot be is found out before hours of work.
         table, split, turns = _plan(days, series, horizons, os.fspath(path), months, folds, embargo)
         count = _counter(step, "reading latents", len(days.frames))
         latents = extractors.latent_features(sun, days, pool, count)

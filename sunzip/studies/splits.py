@@ -123,7 +123,7 @@ class Months:
         """Return the part of each date: `TRAIN`, `VALIDATION` or `TEST`."""
         month = dates.astype("M8[M]").astype(np.int64) % 12 + 1
         return np.where(
-            np.isin(month, self.test), TEST, np.where(np.isin(month, self.validation), VALIDATION, 0)
+            np.isin(month, self.test), TEST, np.where(np.isin(month, self.validation), VALIDATION, TRAIN)
         )
 
     def seen(self, dates: Dates) -> npt.NDArray[np.bool_]:

@@ -348,6 +348,14 @@ class TestResNet:
         found = forecast(archive, flux, resnet=weights, horizons=(1,), grid=(3,))
         assert found.methods["ResNet, 211A"][0].rows == found.rows["1"]["test"]
 
+    def test_its_channel_is_looked_for_first(
+        self, tiny_model: Model, flux: Path, weights: Path, tmp_path: Path
+    ) -> None:
+        align = api.Alignment(channels=("171A",))
+        api.compress("synthetic:frames=2,size=16", tmp_path / "a.lat", align=align, model=tiny_model)
+        with pytest.raises(InputError, match="has no 211A; it holds 171A"):
+            forecast(tmp_path / "a.lat", flux, resnet=weights)
+
     def test_other_weights_are_refused(self, weights: Path, tmp_path: Path) -> None:
         import torch
         from safetensors.torch import load_file, save_file

@@ -180,7 +180,6 @@ def measure(
     found: list[Period],
     side: int,
     advance: Callable[[str, int, int], object],
-    total: int,
 ) -> Measured:
     """Code the frames of all periods each way.
 
@@ -196,8 +195,6 @@ def measure(
         Pixels along a side.
     advance
         Told what is done, how much of it and of how much.
-    total
-        Most frames in all.
     """
     camera = Camera(mission.channels, mission.bits, mission.binning)
     sizes = Sizes()
@@ -209,7 +206,7 @@ def measure(
     sizes.bytes = {key: {} for key in ("model", "raw", *(p.key for p in others if p.encode))}
     errors: dict[str, dict[str, float | None]] = {}
     kept: list[tuple[Float, Raw]] = []
-    done = 0
+    done, total = 0, sum(p.count for p in found)
     with ThreadPoolExecutor(_TOGETHER) as pool:
         for period in found:
 

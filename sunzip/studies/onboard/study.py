@@ -84,7 +84,7 @@ def study(
         raise InputError(f"frames of {side}² pixels are larger than the mission's of {mission.side}²")
     advance = progress or (lambda what, done, total: None)
     known = periods(mission, sources, frames, side, hmi=hmi, anon=anon)
-    measured = measure(mission, codec, known, side, advance, sum(p.count for p in known))
+    measured = measure(mission, codec, known, side, advance)
     tiles = (mission.side / side) ** 2
     shares = {p.name: p.share for p in known}
     advance("filling recorders", 0, 1)
@@ -150,12 +150,12 @@ def study(
             },
             "processors": efforts,
         },
-        "assumptions": _assumptions(mission, side, tiles),
+        "assumptions": _assumptions(mission, side, tiles, max(p.count for p in known)),
         "seconds": clock.monotonic() - begin,
     }
 
 
-def _assumptions(mission: Mission, side: int, tiles: float) -> list[str]:
+def _assumptions(mission: Mission, side: int, tiles: float, frames: int) -> list[str]:
     step = step_of(mission)
     return [
         *mission.assumptions,
@@ -168,7 +168,7 @@ def _assumptions(mission: Mission, side: int, tiles: float) -> list[str]:
         f"code the same "
         "images",
         "Each channel is coded as the channel of SDO that it is like, with that channel's weights",
-        f"Percentiles beyond what {FRAMES} frames of a period show are those of a generalised Pareto "
+        f"Percentiles beyond what {frames} frames of a period show are those of a generalised Pareto "
         f"distribution "
         "fitted to the largest tenth; the worst is the largest that was seen",
         f"Recorder: {RUNS} runs of {STEPS * step / 86400:.3g} days in steps of {step:.3g} s, to which "
