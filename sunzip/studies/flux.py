@@ -8,6 +8,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from reprlib import repr as shown
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
         raise InputError(f"{name}: ends within a line; fetch it again")
     if head.count(bare) != 1 or bare == head[0]:
         known = ", ".join(h for h in head[1:] if not h.endswith(("_c", "_p", "_f")) and h != SYNTHETIC)
-        raise InputError(f"{name}: has no column {column!r}; it has {known}")
+        raise InputError(f"{name}: has no column {column!r}; it has {' '.join(known.split())[:400]}")
     place = head.index(bare)
     dates, values = np.empty(len(rows) - 1, "M8[D]"), np.full(len(rows) - 1, np.nan)
     for i, row in enumerate(rows[1:]):
@@ -108,12 +109,12 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
             )
         dates[i] = _date(row[0], where)
         if i and dates[i] <= dates[i - 1]:
-            raise InputError(f"{where}: {row[0]!r} does not come after the line before")
+            raise InputError(f"{where}: {shown(row[0])} does not come after the line before")
         if cell := row[place].strip():
             try:
                 value = float(cell)
             except ValueError:
-                raise InputError(f"{where}: {cell!r} in column {bare} is no number") from None
+                raise InputError(f"{where}: {shown(cell)} in column {bare} is no number") from None
             # LISIRD marks gaps by NaN or by numbers that no flux has.
             values[i] = value if 0 < value < math.inf else np.nan
     if not np.isfinite(values).any():
@@ -128,7 +129,7 @@ def _date(text: str, where: str) -> np.datetime64:
             raise ValueError
         return np.datetime64("{}-{:0>2}-{:0>2}".format(*found.groups()), "D")
     except ValueError:
-        raise InputError(f"{where}: {text!r} is no date as in 2014 1 31") from None
+        raise InputError(f"{where}: {shown(text)} is no date as in 2014 1 31") from None
 
 
 def write_flux(path: str | os.PathLike[str], times: Dates, seed: int) -> None:

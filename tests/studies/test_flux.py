@@ -76,6 +76,8 @@ def test_days_that_are_missing_have_no_flux(tmp_path: Path) -> None:
         (HEAD + "2013-02-03,1,1,0,1\n", "is no date as in 2014 1 31"),
         (HEAD + "99999 1 1,1,1,0,1\n", "is no date"),
         (HEAD + "2013 9 30,1,1,0,much\n", "'much' in column adjusted_f30 is no number"),
+        (HEAD + f"2013 9 30,1,1,0,{'9a' * 9999}\n", "9a' in column adjusted_f30 is no number"),
+        (f'{HEAD[:-1]},"of\ntwo lines"\n'.replace("adjusted_f30", "flux"), "two lines"),
         (HEAD + "2013 9 30,1,1,0,0\n", "holds no flux"),
         (HEAD + ROWS[:-1], "ends within a line"),
         (HEAD.replace("absolute_f30 ", "adjusted_f30 ") + ROWS, "has no column 'f30'"),
@@ -88,6 +90,7 @@ def test_what_is_broken_is_refused_in_one_line(text: str, what: str, tmp_path: P
     assert str(error.value).startswith(f"{path}: ")
     assert what in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 500
 
 
 def test_an_unknown_column_names_those_there_are(tmp_path: Path) -> None:
