@@ -596,7 +596,7 @@ class Comparison:
         rows = zip(
             self._plan.channels, values, self._among, self._ours.slopes(), self._looks.slopes(), strict=True
         )
-        known = self._plan.known if self._plan.known is not None and len(self._plan.known) else None
+        known = self._plan.known
         return {
             "held_out": self._path,
             "frames": len(self._ours.values),
