@@ -11,6 +11,10 @@ from sunzip.errors import OutputError
 _LEAVES = (".fits", ".npz")
 _ZARR = (".zgroup", ".zattrs", ".zarray")
 
+#: How reports of studies begin, and their JSON: no other page, or JSON, is to be replaced.
+_PAGE = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
+_JSON = b'{\n "sunzip": "'
+
 
 def check(
     out: str,
@@ -111,8 +115,8 @@ def check_report(out: str, sources: Sequence[str], force: bool) -> None:
     name, dot, ending = out.rpartition(".")
     if not dot or ending.lower() not in ("html", "htm"):
         raise OutputError(f"{out}: a page is written; name it *.html")
-    check(out, sources, force=force, ours=lambda p: _begins(p, b"<!doctype html>"), what="report")
-    check(f"{name}.json", sources, force=force, ours=lambda p: _begins(p, b"{"), what="JSON of a report")
+    check(out, sources, force=force, ours=lambda p: _begins(p, _PAGE), what="report")
+    check(f"{name}.json", sources, force=force, ours=lambda p: _begins(p, _JSON), what="JSON of a report")
 
 
 def is_encoder(path: str) -> bool:

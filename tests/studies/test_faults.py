@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sunzip.api import open_series
 from sunzip.channels import NAMES
+from sunzip.cli import target
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
 from sunzip.studies import faults as module
@@ -161,6 +162,9 @@ class TestStudy:
     def test_a_page_stands_alone(self, found: dict[str, Any]) -> None:
         json.dumps(found, allow_nan=False)
         text = page(found)
+        # By this --force knows what it may replace.
+        assert text.encode().startswith(target._PAGE)
+        assert json.dumps(found, indent=1).encode().startswith(target._JSON)
         assert not re.search(r"<(script|link|img|iframe)|src=|url\(|@import", text)
         assert "Decoded silently wrong: 0" in text
         assert text.count("<svg") == 1

@@ -391,7 +391,13 @@ class TestCommand:
         run("onboard", "--out", tmp_path / "a.html", code=2)
         run("onboard", tmp_path / "m.yaml", "--preset", "sdo", "--out", tmp_path / "a.html", code=2)
         assert "*.html" in run("onboard", "--preset", "sdo", "--out", tmp_path / "a.pdf", code=1).stderr
-        (tmp_path / "a.html").write_text("mine")
-        wanted = run("onboard", "--preset", "sdo", "--out", tmp_path / "a.html", "--force", code=1).stderr
-        assert "is no report" in wanted
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "m.yaml"]
+        for name, text, says in (
+            ("a.html", "mine", "a.html: is no report"),
+            ("a.html", "<!doctype html><title>mine</title>", "a.html: is no report"),
+            ("b.json", '{"mine": 1}', "b.json: is no JSON of a report"),
+        ):
+            (tmp_path / name).write_text(text)
+            out = (tmp_path / name).with_suffix(".html")
+            assert says in run("onboard", "--preset", "sdo", "--out", out, "--force", code=1).stderr
+            assert (tmp_path / name).read_text() == text
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.json", "m.yaml"]
