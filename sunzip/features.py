@@ -74,7 +74,7 @@ class FeaturesReport:
     path, format
         The target, and whether it is ``"hdf5"``, ``"csv"``, ``"parquet"`` or ``"zarr"``.
     frames, empty
-        Rows, and how many of them are NaN for want of an image.
+        Rows, and how many of them are NaN, for want of an image or because it is stored as pixels.
     features
         Numbers of a row.
     latent_shape
@@ -131,7 +131,8 @@ def export_features(
 ) -> FeaturesReport:
     """Write the latents of an archive as features by time; no image is decoded, PyTorch is not loaded.
 
-    Without `pca` they are the same to the bit on every machine. A frame without any image is a row of NaN.
+    Without `pca` they are the same to the bit on every machine. A frame without any image, and one that is
+    stored as pixels, is a row of NaN.
 
     Parameters
     ----------
@@ -366,7 +367,7 @@ def _fit(latents: _Latents, start: int, stop: int, count: int, report: _Count) -
             waiting, held = [rows[step:]], held - step
     if held < count:
         raise InputError(
-            f"{count} principal components need as many frames with images to fit them on; there are {held}"
+            f"{count} principal components need as many frames with latents to fit them on; there are {held}"
         )
     fit(np.concatenate(waiting))
     return Components(

@@ -436,7 +436,7 @@ def test_the_command_reports_what_it_wrote(sunzip: Any, lat: Path, tmp_path: Pat
     lines = text.splitlines()
     assert lines[0] == f"{tmp_path / 'b.zarr'} holds 3 features of 12 frames"
     assert "8×2×2 pooled" in text
-    assert "1 frame without any image: rows of NaN" in text
+    assert "1 frame without latents: rows of NaN" in text
     assert "of the 6 frames that they were fitted on" in text
 
 

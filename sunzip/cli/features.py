@@ -57,8 +57,8 @@ def features(
 ) -> None:
     """Write an archive's latents as features by time, a row per frame. No image is decoded.
 
-    OUT is *.h5, *.zarr, *.csv or *.parquet. A frame without any image is a row of NaN. Without --pca the
-    numbers are the same to the bit on every machine.
+    OUT is *.h5, *.zarr, *.csv or *.parquet. A frame without any image, and one that is stored as
+    pixels, is a row of NaN. Without --pca the numbers are the same to the bit on every machine.
 
     To predict what comes, fit the components on the past alone: --pca 64 --fit-until 2017-01-01.
     """
@@ -87,7 +87,7 @@ def _written(r: FeaturesReport) -> Iterator[str]:
     what = f"{r.model}, {'×'.join(map(str, r.latent_shape))}" + (" pooled" if r.pool else "")
     rows = [("times", f"{moment(r.first)} to {moment(r.last)} UTC"), ("latents", what)]
     if r.empty:
-        rows.append(("missing", f"{count(r.empty, 'frame')} without any image: rows of NaN"))
+        rows.append(("missing", f"{count(r.empty, 'frame')} without latents: rows of NaN"))
     if r.fitted is not None and r.explained_variance is not None:
         share = f"{100 * r.explained_variance:.1f} % of the variance"
         rows.append(("components", f"{share} of the {count(r.fitted, 'frame')} that they were fitted on"))
