@@ -140,7 +140,6 @@ class Codec:
         *,
         frames_per_block: int = 1,
         after: Block | None = None,
-        following: int = 0,
     ) -> list[bytes]:
         """Code frames.
 
@@ -157,8 +156,6 @@ class Codec:
             Frames that one block holds; the last block is filled up with empty frames.
         after
             A block whose frames come before the first of these in the block that they are coded for.
-        following
-            Frames that come after the last of these in that block.
 
         Returns
         -------
@@ -183,8 +180,7 @@ class Codec:
         def code(begin: int) -> list[Entry]:
             found = []
             before = None if after is None or begin else self._last(after)
-            end = min(begin + chain, frames)
-            for t in range(begin, end):
+            for t in range(begin, min(begin + chain, frames)):
                 missing: npt.NDArray[np.bool_] = np.isnan(data[t])
                 present = _present(missing)
                 if not present.any():
@@ -194,7 +190,7 @@ class Codec:
                 mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
                 latents = self._analyse(data[t], missing, present, indexes, scale)
                 known = Known(has, (height, width), before)
-                written = self.family.encode(latents, self.quality, known, end - t - 1 + following)
+                written = self.family.encode(latents, self.quality, known)
                 most = len(written.payload) + len(gap)
                 raw = pack_raw(_means(data[t], present, indexes, scale), most)
                 before = None

@@ -202,14 +202,9 @@ class ChunkCodec:
         self.check_chunk(pixels.shape)
         return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
 
-    def _encode(self, data: Float, after: Block | None = None, following: int = 0) -> bytes:
+    def _encode(self, data: Float, after: Block | None = None) -> bytes:
         [block] = self._codec().encode(
-            data,
-            self.channels,
-            Scale(self.scale),
-            frames_per_block=len(data),
-            after=after,
-            following=following,
+            data, self.channels, Scale(self.scale), frames_per_block=len(data), after=after
         )
         return block
 
@@ -346,9 +341,7 @@ class ChunkCodec:
             data[write.frames] = write.data
             return self._encode(data)
         else:
-            before = self._before(write, entries, others, stored)
-            following = frames - 1 - write.frames[-1] if write.frames else 0
-            coded = Block.unpack(self._encode(write.data, before, following))
+            coded = Block.unpack(self._encode(write.data, self._before(write, entries, others, stored)))
         for t, entry in zip(write.frames, coded.entries, strict=True):
             entries[t] = entry
         return coded.with_entries(entries).pack()

@@ -131,8 +131,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode(self, latents: Latents, quality: int, known: Known, ahead: int = 0) -> Written:
-        """Quantise and entropy-code one frame's latents; so many frames follow that may build on it."""
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+        """Quantise and entropy-code one frame's latents."""
 
     @abstractmethod
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:

@@ -88,7 +88,7 @@ class SigmaVaeFamily(Family):
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 
-    def encode(self, latents: Latents, quality: int, known: Known, ahead: int = 0) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
         encoder.push(symbols(latents.main), self._index, self.tables)

@@ -81,17 +81,14 @@ _WEIGHED = 24
 _LARGEST = np.float32(2**30)
 
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known. The bits
-#: above tell by how much the frame's quality exceeds that of its block.
-_PLACED, _TIMED, _ABOVE = 1, 2, 2
+#: above tell at how many of the finest levels that is not looked at.
+_PLACED, _TIMED, _BLIND = 1, 2, 2
 
-#: A frame that others build on, itself on none, has so much more quality: they keep what it shows.
-_KEY = 8
+#: A level of the frame before is looked at from this correlation with that of the frame on.
+_ALIKE = 0.3
 
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
-
-#: A frame stands alone if that costs less than this share of what it costs given the one before.
-_FRESH = 0.8
 
 #: At so many levels, from the coarsest, the encoder tries what is better.
 _GLANCE = 3
@@ -476,42 +473,31 @@ class WaveletFamily(Family):
         """See `Family.unquantised`."""
         return latents.main
 
-    def encode(self, latents: Latents, quality: int, known: Known, ahead: int = 0) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
-        head, decoded = self.write(self._writer(encoder), latents, quality, known, ahead)
+        head, decoded = self.write(self._writer(encoder), latents, quality, known)
         return Written(head + encoder.finish(), decoded)
 
-    def write(
-        self, writer: Writer, latents: Latents, quality: int, known: Known, ahead: int = 0
-    ) -> tuple[bytes, Float]:
+    def write(self, writer: Writer, latents: Latents, quality: int, known: Known) -> tuple[bytes, Float]:
         """Choose a frame's symbols; return the payload's head and what is decoded of it."""
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
-        tries: list[tuple[int, Frame | None]] = [(head, None) for head in (0, _PLACED)]
+        heads = [0, _PLACED]
         if time is not None:
-            tries += [(head | _TIMED, time) for head, _ in tries]
-        above = min(_KEY, QUALITIES - 1 - quality) if ahead else 0
-        level = quality + above if time is None else quality
+            blind = _unlike(latents.main, time, grid)
+            heads = [head | _TIMED | blind << _BLIND for head in heads]
         few = min(_GLANCE, grid.depth)
-        _, h, w = grid.level(few)
-        corner = (list(known.channels), slice(h), slice(w))
         costs = []
-        for head, given in tries:
+        for head in heads:
             glance = self._writer(None)
-            seen = self._walk(glance, latents.main, known.channels, grid, level, head, given, few)
-            off = ((latents.main - seen) * self._inverse[level][:, None, None])[corner]
-            cost = float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
-            costs.append(cost if given is not None or time is None else cost / _FRESH)
-        head, time = tries[int(np.argmin(costs))]
-        if time is not None:
-            above = 0
-        decoded = self._walk(
-            writer, latents.main, known.channels, grid, quality + above, head, time, grid.depth
-        )
-        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
-        return bytes([head | above << _ABOVE]) + turn, decoded
+            self._walk(glance, latents.main, known.channels, grid, quality, head, time, few)
+            costs.append(glance.bits)
+        head = heads[int(np.argmin(costs))]
+        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
+        turn = b"" if minutes is None else _MINUTES.pack(minutes)
+        return bytes([head]) + turn, decoded
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
@@ -522,8 +508,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
         time, used = None, 1
-        quality += head >> _ABOVE
-        if quality >= QUALITIES:
+        if head >> _BLIND > (grid.depth if head & _TIMED else 0):
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
         if head & _TIMED:
             used += _MINUTES.size
@@ -668,7 +653,7 @@ class WaveletFamily(Family):
                 if place is not None:
                     planes[:, 15:] = place
                 reference = before = None
-                if time is not None and timed[active].any():
+                if time is not None and n < grid.depth - (head >> _BLIND) and timed[active].any():
                     flags[:, 2] = timed[active]
                     reference = bands_of(time[0][active], h, w) * inverse[active][:, None]
                     before = decoded_planes(reference)
@@ -744,6 +729,22 @@ class WaveletFamily(Family):
         symbols = coder.base(index, values)
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
         return low
+
+
+def _unlike(pyramid: Float, time: Frame, grid: Grid) -> int:
+    """Return at how many of its finest levels a frame does not resemble the one before, turned."""
+    before, both = time
+    for n in range(grid.depth - 1, -1, -1):
+        _, h, w = grid.level(n)
+        now, then = (bands_of(p[list(both)], h, w) for p in (pyramid, before))
+        # Channels count by their own spread.
+        across = (now * then).sum((1, 2, 3), dtype=np.float64)
+        spread = np.sqrt(
+            np.square(now).sum((1, 2, 3), np.float64) * np.square(then).sum((1, 2, 3), np.float64)
+        )
+        if (across / np.maximum(spread, 1e-9)).mean() >= _ALIKE:
+            return grid.depth - 1 - n
+    return grid.depth
 
 
 def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:

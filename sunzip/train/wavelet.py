@@ -273,10 +273,10 @@ def coded(family: WaveletFamily, film: Film, quality: int, counter: Writer | Non
     shown = np.zeros((1, len(NAMES)), np.float32)
     shown[0, list(channels)] = 1
     writer = Writer(None, family.tables, family.bits, family.shifted) if counter is None else counter
-    for n, image in enumerate(images):
+    for image in images:
         known = Known(tuple(channels), (image.shape[-2], image.shape[-1]), before)
         latents = family.analyse(image[None], shown, quality)[0]
-        _, decoded = family.write(writer, latents, quality, known, len(images) - 1 - n)
+        _, decoded = family.write(writer, latents, quality, known)
         before = decoded, tuple(channels)
         yield family.synthesise(decoded[None], shown, *known.shape)[0]
 

@@ -26,10 +26,7 @@ from sunzip.weights import Model
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
-PLACED, TIMED, ABOVE = 1, 2, 2
-
-#: By so much the quality of a frame on which others build exceeds that of its block.
-KEY = 8
+PLACED, TIMED, BLIND = 1, 2, 2
 
 #: No coefficient lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75 from there.
 FURTHEST = 2.3
@@ -248,25 +245,27 @@ def test_frames_build_on_those_before_them(codec: Codec, series: Float, block: b
     assert all(heads[t][0] & TIMED for t in (1, 3, 4, 5))
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
-    # The first frame, on which others build, is what it is alone at a higher quality.
-    assert heads[0][0] >> ABOVE == KEY
-    assert not any(heads[t][0] >> ABOVE for t in (1, 3, 4, 5))
-    finer = codec.at(codec.quality + KEY).encode(series[:1], FOUR)
-    payload = Block.unpack(finer[0]).payloads[0]
-    assert payload[0] >> ABOVE == 0
-    assert payload[1:] == Block.unpack(block).payloads[0][1:]
-    assert np.array_equal(codec.decode(finer, FOUR, (32, 48))[0], together[0], equal_nan=True)
-    # In a block of its own each is what it is alone.
+    # The first frame is what it is alone; so is each in a block of its own.
     alone = [codec.encode(series[t : t + 1], FOUR)[0] for t in range(6)]
     assert codec.encode(series[::-1], FOUR) == alone[::-1]
+    assert Block.unpack(alone[0]).payloads[0] == Block.unpack(block).payloads[0]
+    assert np.array_equal(codec.decode(alone[:1], FOUR, (32, 48))[0], together[0], equal_nan=True)
 
 
-@pytest.mark.parametrize("quality", [0, 90, 95, 100])
-def test_no_frame_has_more_quality_than_there_is(codec: Codec, quality: int) -> None:
-    x = film(2, 3, 32, 32)
-    (block,) = codec.at(quality).encode(x, THREE, frames_per_block=2)
-    assert Block.unpack(block).payloads[0][0] >> ABOVE == min(KEY, 100 - quality)
-    assert np.isfinite(codec.decode([block], THREE, (32, 32))).all()
+def test_levels_that_changed_are_coded_without_those_before(codec: Codec) -> None:
+    x = film(2, 3, 64, 64)
+    rng = np.random.default_rng(1)
+    grain = rng.normal(0, 20, (2, 3, 64, 64)).astype(np.float32)
+    heads = []
+    for frames in (x, x + grain, x + grain[:1]):
+        (block,) = codec.encode(frames, THREE, frames_per_block=2)
+        head = Block.unpack(block).payloads[1][0]
+        assert head & TIMED
+        heads.append(head >> BLIND)
+        decoded = codec.decode([block], THREE, (64, 64))
+        assert np.array_equal(codec.decode([block], THREE, (64, 64), frames=[1])[0], decoded[1])
+    # New grain hides what the finest levels have in common; grain that stays does not.
+    assert heads[1] > max(heads[0], heads[2])
 
 
 @pytest.mark.parametrize("frames", [[0], [5], [3, 1], [4, 4, 0, 2], [5, 4, 3, 2, 1, 0], [2], []])
@@ -388,7 +387,7 @@ def test_payloads_of_strangers_decode_or_are_damage(
     ("change", "message"),
     [
         (lambda p: b"", "first byte"),
-        (lambda p: bytes([51 << ABOVE]) + p[1:], "first byte"),
+        (lambda p: bytes([1 << BLIND]) + p[1:], "first byte"),
         (lambda p: b"\xff" + p[1:], "first byte"),
         (lambda p: p[:1], "more than any can|escape|does not end"),
         (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),
