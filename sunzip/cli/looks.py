@@ -22,7 +22,7 @@ from sunzip.cli.jobs import (
     quiet_option,
 )
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
-from sunzip.cli.program import need_command
+from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
 
 if TYPE_CHECKING:
@@ -210,6 +210,11 @@ def show(
     """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel."""
     if time is not None and frame is not None:
         raise click.UsageError("--time and --frame exclude each other")
+    decoded = _is_archive(what)
+    if not decoded:
+        refuse_idle("where no archive is decoded", "--model")
+    elif source is None:
+        refuse_idle("without --source", "--hmi", "--degradation")
     if not out.lower().endswith(".png"):
         raise OutputError(f"{out}: the picture is a PNG; name it *.png")
     others = [u for u in (source, hmi) if u]
@@ -217,7 +222,7 @@ def show(
     from sunzip import quicklook
 
     settings: dict[str, Any] = {"hmi": hmi, "anon": anon, "degradation": degradation}
-    if _is_archive(what):
+    if decoded:
         cubes = _decoded(what, time, frame, source, model, settings)
     elif source is not None:
         raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")

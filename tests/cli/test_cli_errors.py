@@ -191,6 +191,9 @@ ONBOARD = ["study", "onboard", "--preset", "sdo", "--out", "a.html"]
         (FAULTS, ["--anon"], "without --source", ["--source", "gone.zarr"]),
         (ONBOARD, ["--hmi", "h"], "without --source", ["--source", "gone.zarr"]),
         (ONBOARD, ["--anon"], "without --source", ["--source", "gone.zarr"]),
+        (["show", "gone.lat", "a.png"], ["--hmi", "h"], "without --source", ["--source", "gone.zarr"]),
+        (["show", "gone.lat", "a.png"], ["--degradation", "d"], "without --source", None),
+        (["show", "gone.zarr", "a.png"], ["--model", "m"], "where no archive is decoded", None),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
