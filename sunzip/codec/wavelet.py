@@ -80,12 +80,8 @@ _WEIGHED = 24
 #: Coefficients beyond so many steps, which no Sun has, are coded as the last.
 _LARGEST = np.float32(2**30)
 
-#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known. The bits
-#: above tell at how many of the finest levels that is not looked at.
-_PLACED, _TIMED, _BLIND = 1, 2, 2
-
-#: A level of the frame before is looked at from this correlation with that of the frame on.
-_ALIKE = 0.3
+#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
+_PLACED, _TIMED = 1, 2
 
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
@@ -484,20 +480,27 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
-        heads = [0, _PLACED]
+        tries: list[tuple[int, Frame | None]] = [(0, None), (_PLACED, None)]
         if time is not None:
-            blind = _unlike(latents.main, time, grid)
-            heads = [head | _TIMED | blind << _BLIND for head in heads]
+            tries = [(head | _TIMED, time) for head, _ in tries] + tries
         few = min(_GLANCE, grid.depth)
+        _, h, w = grid.level(few)
+        corner = (list(known.channels), slice(h), slice(w))
         costs = []
-        for head in heads:
+        for head, given in tries:
             glance = self._writer(None)
-            self._walk(glance, latents.main, known.channels, grid, quality, head, time, few)
-            costs.append(glance.bits)
-        head = heads[int(np.argmin(costs))]
+            seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
+            off = ((latents.main - seen) * self._inverse[quality][:, None, None])[corner]
+            costs.append(float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits)
+        head, time = tries[self._best(costs)]
         decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
-        turn = b"" if minutes is None else _MINUTES.pack(minutes)
+        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
         return bytes([head]) + turn, decoded
+
+    @staticmethod
+    def _best(costs: Sequence[float]) -> int:
+        """Choose among ways to code a frame: two with the frame before, if there is one, and two without."""
+        return int(np.argmin(costs))
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
@@ -508,7 +511,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
         time, used = None, 1
-        if head >> _BLIND > (grid.depth if head & _TIMED else 0):
+        if head & ~(_PLACED | _TIMED):
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
         if head & _TIMED:
             used += _MINUTES.size
@@ -653,7 +656,7 @@ class WaveletFamily(Family):
                 if place is not None:
                     planes[:, 15:] = place
                 reference = before = None
-                if time is not None and n < grid.depth - (head >> _BLIND) and timed[active].any():
+                if time is not None and timed[active].any():
                     flags[:, 2] = timed[active]
                     reference = bands_of(time[0][active], h, w) * inverse[active][:, None]
                     before = decoded_planes(reference)
@@ -729,22 +732,6 @@ class WaveletFamily(Family):
         symbols = coder.base(index, values)
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
         return low
-
-
-def _unlike(pyramid: Float, time: Frame, grid: Grid) -> int:
-    """Return at how many of its finest levels a frame does not resemble the one before, turned."""
-    before, both = time
-    for n in range(grid.depth - 1, -1, -1):
-        _, h, w = grid.level(n)
-        now, then = (bands_of(p[list(both)], h, w) for p in (pyramid, before))
-        # Channels count by their own spread.
-        across = (now * then).sum((1, 2, 3), dtype=np.float64)
-        spread = np.sqrt(
-            np.square(now).sum((1, 2, 3), np.float64) * np.square(then).sum((1, 2, 3), np.float64)
-        )
-        if (across / np.maximum(spread, 1e-9)).mean() >= _ALIKE:
-            return grid.depth - 1 - n
-    return grid.depth
 
 
 def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:
