@@ -69,7 +69,6 @@ def _case(
     *,
     rows: slice = slice(None),
     channels: Sequence[str] = (),
-    cut: int | None = None,
     series: bool = False,
 ) -> Case:
     found = open_series(url, align=align)
@@ -78,9 +77,6 @@ def _case(
     names = tuple(c for c in cubes[0].channels if not channels or c in channels)
     places = [cubes[0].channels.index(c) for c in names]
     data = np.concatenate([cube.data[:, places] for cube in cubes])
-    if cut:
-        edge = (data.shape[-1] - cut) // 2
-        data = data[..., edge : edge + cut, edge : edge + cut]
     times = (str(found.time[picks[0]])[:16], str(found.time[picks[-1]])[:16])
     real = not url.startswith("synthetic:")
     return Case(key, title, names, np.ascontiguousarray(data, np.float32), series, real, times)
@@ -127,9 +123,8 @@ def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
         _case("series-171", "171 Å hourly, August 2017", hourly, august, series=True),
     ]
     for name, cadence in (("12 minutes", "12min"), ("1 hour", "1h"), ("1 day", "1D")):
-        url = _SYNTHETIC.format(frames=8, size=512, cadence=cadence)
+        # Whole disks, as SDOML has them: a cut-out would turn otherwise.
+        url = _SYNTHETIC.format(frames=8, size=256, cadence=cadence)
         align = Alignment(cadence=cadence)
-        found.append(
-            _case(f"series-{cadence}", f"synthetic Sun, every {name}", url, align, cut=256, series=True)
-        )
+        found.append(_case(f"series-{cadence}", f"synthetic Sun, every {name}", url, align, series=True))
     return found
