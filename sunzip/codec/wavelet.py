@@ -310,7 +310,10 @@ class Writer:
         shifts = np.arange(-SHIFT_MOST, SHIFT_MOST + 1, dtype=np.int32)
         found = []
         for k, held, these in zip(index, before, entries, strict=True):
-            costs = 2 * self._shifted @ np.bincount(these, minlength=self._bits.size).astype(np.float32)
+            if these.size < self._bits.size // 8:
+                costs = 2 * self._shifted[:, these].sum(1)
+            else:  # how often each entry occurs is shorter
+                costs = 2 * self._shifted @ np.bincount(these, minlength=self._bits.size).astype(np.float32)
             change = shifts - held
             own, outside = self._tables.shifts.entries(change, np.full(len(change), k))
             share = self._tables.shifts.frequencies[self._tables.shifts.offsets[k] + own]
