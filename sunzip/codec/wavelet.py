@@ -74,6 +74,9 @@ _WORTHWHILE = 1.5
 #: where a Sun is not like those that it has seen.
 SHIFT_MOST = 8
 
+#: Of fewer coefficients than this no shift is worth its bits, or the search for it.
+_TOO_FEW = 20
+
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
@@ -304,6 +307,11 @@ class Writer:
     ) -> Int:
         """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
         assert values is not None
+        if tables.shape[1] < _TOO_FEW:
+            wanted = np.zeros(len(index), np.int32)
+            if self._encoder is not None:
+                self._encoder.push(wanted, index, self._tables.shifts)
+            return wanted
         _, r = self._chosen(tables.ravel(), whole.ravel(), flip.ravel(), values.ravel())
         wide = 2 * _WEIGHED + 1
         entries = tables * wide + (np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED).reshape(tables.shape)
@@ -483,26 +491,31 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
-        tries: list[tuple[int, Frame | None]] = [(0, None), (_PLACED, None)]
-        if time is not None:
-            tries = [(head | _TIMED, time) for head, _ in tries] + tries
         few = min(_GLANCE, grid.depth)
         _, h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
-        costs = []
-        for head, given in tries:
+
+        def cost(head: int, given: Frame | None) -> float:
             glance = self._writer(None)
             seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
             off = ((latents.main - seen) * self._inverse[quality][:, None, None])[corner]
-            costs.append(float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits)
-        head, time = tries[self._best(costs)]
+            return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
+
+        timed = 0 if time is None else _TIMED
+        heads = [timed, timed | _PLACED]
+        costs = [cost(head, time) for head in heads]
+        if time is not None:
+            heads.append(heads[int(np.argmin(costs))] & ~_TIMED)
+            costs.append(cost(heads[-1], None))
+        head = heads[self._best(costs)]
+        time = time if head & _TIMED else None
         decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
         turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
         return bytes([head]) + turn, decoded
 
     @staticmethod
     def _best(costs: Sequence[float]) -> int:
-        """Choose among ways to code a frame: two with the frame before, if there is one, and two without."""
+        """Choose among ways to code a frame: two with the frame before, if there is one, and one without."""
         return int(np.argmin(costs))
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
