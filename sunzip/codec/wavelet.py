@@ -163,40 +163,45 @@ class Sets(NamedTuple):
     shifts: Tables
 
 
+class Coefficients(NamedTuple):
+    """Coefficients of bands, all arrays of one shape.
+
+    Attributes
+    ----------
+    tables
+        Their tables.
+    whole, flip
+        The symbol next to the mean, from which tables count, and whether they count downwards.
+    values
+        The coefficients in steps, where they are known.
+    """
+
+    tables: Int
+    whole: Int
+    flip: npt.NDArray[np.bool_]
+    values: Float | None
+
+
 class Coder(Protocol):
     """What the walk through a pyramid asks: symbols for tables, and what stands for them."""
 
-    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
-        """Return the symbols of coefficients of which the tables are known.
+    def symbols(self, these: Coefficients) -> Int:
+        """Return the symbols of coefficients."""
+
+    def side(self, kind: str, index: Int, values: Int | None) -> Int:
+        """Return symbols that are not chosen here.
 
         Parameters
         ----------
+        kind
+            The field of `Sets` that they are coded by.
         index
-            (N,) their tables.
-        whole, flip
-            (N,) the symbol next to the mean, from which tables count, and whether they count downwards.
+            (N,) tables of it.
         values
-            (N,) coefficients in steps, where they are known.
+            (N,) the symbols, where they are known.
         """
 
-    def silent(self, index: Int, values: Int | None) -> Int:
-        """Return (C,) how many of its finest levels each channel does without."""
-
-    def base(self, index: Int, values: Int | None) -> Int:
-        """Return (N,) the symbols of the coarsest picture."""
-
-    def weights(self, index: Int, values: Int | None) -> Int:
-        """Return by how many 16ths the weights of other channels differ from those of the level before."""
-
-    def shifts(
-        self,
-        index: Int,
-        before: Int,
-        tables: Int,
-        whole: Int,
-        flip: npt.NDArray[np.bool_],
-        values: Float | None,
-    ) -> Int:
+    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
         """Return by how much (C,) shifts of scales differ from those of the level before.
 
         Parameters
@@ -205,8 +210,8 @@ class Coder(Protocol):
             (C,) tables of the shifts.
         before
             (C,) shifts of the level before.
-        tables, whole, flip, values
-            (C, N) as in `symbols`, of the coefficients that come first, without any shift.
+        these
+            (C, N) coefficients that come first, without any shift.
         """
 
 
@@ -216,34 +221,19 @@ class Reader:
     def __init__(self, decoder: Decoder, tables: Sets) -> None:
         self._decoder, self._tables = decoder, tables
 
-    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+    def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
-        read = self._decoder.pop(index, self._tables.bands)
-        return whole + np.where(flip, -read, read)
+        read = self._decoder.pop(these.tables.ravel(), self._tables.bands).reshape(these.tables.shape)
+        return these.whole + np.where(these.flip, -read, read)
 
-    def silent(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.silent`."""
-        return self._decoder.pop(index, self._tables.silent)
+    def side(self, kind: str, index: Int, values: Int | None) -> Int:
+        """See `Coder.side`."""
+        tables: Tables = getattr(self._tables, kind)
+        return self._decoder.pop(index, tables)
 
-    def base(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.base`."""
-        return self._decoder.pop(index, self._tables.base)
-
-    def weights(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.weights`."""
-        return self._decoder.pop(index, self._tables.weights)
-
-    def shifts(
-        self,
-        index: Int,
-        before: Int,
-        tables: Int,
-        whole: Int,
-        flip: npt.NDArray[np.bool_],
-        values: Float | None,
-    ) -> Int:
+    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
         """See `Coder.shifts`."""
-        return self._decoder.pop(index, self._tables.shifts)
+        return self.side("shifts", index, None)
 
 
 class Writer:
@@ -266,92 +256,76 @@ class Writer:
         self._bits, self._shifted = bits, shifted
         self.bits = 0.0
 
-    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
+    def put(self, kind: str, index: Int, entries: Int) -> None:
+        """Put symbols, counted from the zero of their tables."""
+        if self._encoder is not None:
+            self._encoder.push(entries, index, getattr(self._tables, kind))
+
+    def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
-        assert values is not None
-        near, r = self._chosen(index, whole, flip, values)
+        near, entries, weighed = self._chosen(these)
         if self._encoder is None:
-            weighed = self._bits[index, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
-            self.bits += float(weighed.sum(dtype=np.float64))
-        else:
-            self._encoder.push(r, index, self._tables.bands)
+            self.bits += float(self._bits.ravel()[weighed].sum(dtype=np.float64))
+        self.put("bands", these.tables.ravel(), entries.ravel())
         return near
 
-    def _chosen(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float) -> tuple[Int, Int]:
-        """Return of the two symbols around a value the better bargain, not the nearer; and its entry."""
+    def _chosen(self, these: Coefficients) -> tuple[Int, Int, Int]:
+        """Choose of the two symbols around a value the better bargain, not the nearer.
+
+        Returns
+        -------
+        The symbols, their distance from the mean's, and where their bits stand in `_bits`.
+        """
+        tables, whole, flip, values = these
+        assert values is not None
         values = np.clip(values, -_LARGEST, _LARGEST)
         near = np.rint(values).astype(np.int32)
-        big = np.flatnonzero(near)
-        if big.size:
-            v, high, k = values[big], near[big], index[big]
+        big = np.nonzero(near)
+        if big[0].size:
+            v, high = values[big], near[big]
             low = high - np.sign(high)
             sign = np.where(flip[big], -1, 1).astype(np.int32)
             costs = []
             for candidate in (high, low):
-                r = (candidate - whole[big]) * sign
-                bits = self._bits[k, np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED]
+                bits = self._bits.ravel()[_entries(tables[big], (candidate - whole[big]) * sign)]
                 costs.append((v - candidate) ** 2 + np.float32(WORTH) * bits)
             near[big] = np.where(costs[1] < costs[0], low, high)
-        r = near - whole
-        np.negative(r, out=r, where=flip)
-        return near, r
+        apart = near - whole
+        np.negative(apart, out=apart, where=flip)
+        return near, apart, _entries(tables, apart)
 
-    def shifts(
-        self,
-        index: Int,
-        before: Int,
-        tables: Int,
-        whole: Int,
-        flip: npt.NDArray[np.bool_],
-        values: Float | None,
-    ) -> Int:
+    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
         """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
-        assert values is not None
-        if tables.shape[1] < _TOO_FEW:
-            wanted = np.zeros(len(index), np.int32)
-            if self._encoder is not None:
-                self._encoder.push(wanted, index, self._tables.shifts)
-            return wanted
-        _, r = self._chosen(tables.ravel(), whole.ravel(), flip.ravel(), values.ravel())
-        wide = 2 * _WEIGHED + 1
-        entries = tables * wide + (np.clip(r, -_WEIGHED, _WEIGHED) + _WEIGHED).reshape(tables.shape)
-        shifts = np.arange(-SHIFT_MOST, SHIFT_MOST + 1, dtype=np.int32)
-        found = []
-        for k, held, these in zip(index, before, entries, strict=True):
-            if these.size < self._bits.size // 8:
-                costs = 2 * self._shifted[:, these].sum(1)
-            else:  # how often each entry occurs is shorter
-                costs = 2 * self._shifted @ np.bincount(these, minlength=self._bits.size).astype(np.float32)
-            change = shifts - held
-            own, outside = self._tables.shifts.entries(change, np.full(len(change), k))
-            share = self._tables.shifts.frequencies[self._tables.shifts.offsets[k] + own]
-            costs += PRECISION - np.log2(share) + 16 * outside
-            found.append(change[np.argmin(costs)])
-        wanted = np.array(found, np.int32)
-        if self._encoder is not None:
-            self._encoder.push(wanted, index, self._tables.shifts)
-        return wanted
+        wanted = np.zeros(len(index), np.int32)
+        if these.tables.shape[1] >= _TOO_FEW:
+            _, _, weighed = self._chosen(these)
+            for n in range(len(index)):
+                wanted[n] = self._shift(int(index[n]), int(before[n]), weighed[n])
+        return self.side("shifts", index, wanted)
 
-    def silent(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.silent`."""
+    def _shift(self, table: int, before: int, weighed: Int) -> int:
+        """Return the best change of one channel's shift."""
+        if weighed.size < self._bits.size // 8:
+            costs = 2 * self._shifted[:, weighed].sum(1)
+        else:  # how often each entry occurs is shorter
+            costs = 2 * self._shifted @ np.bincount(weighed, minlength=self._bits.size).astype(np.float32)
+        tables = self._tables.shifts
+        change = np.arange(-SHIFT_MOST, SHIFT_MOST + 1) - before
+        own, outside = tables.entries(change, np.full(len(change), table))
+        costs += PRECISION - np.log2(tables.frequencies[tables.offsets[table] + own]) + 16 * outside
+        return int(change[np.argmin(costs)])
+
+    def side(self, kind: str, index: Int, values: Int | None) -> Int:
+        """See `Coder.side`."""
         assert values is not None
-        if self._encoder is not None:
-            self._encoder.push(values, index, self._tables.silent)
+        self.put(kind, index, values)
         return values
 
-    def base(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.base`."""
-        assert values is not None
-        if self._encoder is not None:
-            self._encoder.push(values, index, self._tables.base)
-        return values
 
-    def weights(self, index: Int, values: Int | None) -> Int:
-        """See `Coder.weights`."""
-        assert values is not None
-        if self._encoder is not None:
-            self._encoder.push(values, index, self._tables.weights)
-        return values
+def _entries(tables: Int, apart: Int) -> Int:
+    """Return where the bits of symbols so far from the mean's stand in `WaveletFamily.bits`."""
+    wide = 2 * _WEIGHED + 1
+    return tables * np.int32(wide) + (np.clip(apart, -_WEIGHED, _WEIGHED) + np.int32(_WEIGHED))
 
 
 class WaveletFamily(Family):
@@ -617,7 +591,7 @@ class WaveletFamily(Family):
         if pyramid is not None:
             values = np.array([self._silent(pyramid[c] * inverse[c], grid) for c in names], np.int32)
         index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
-        tops[names] = grid.depth - coder.silent(index, values)
+        tops[names] = grid.depth - coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > grid.depth:
             raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
         low = self._base(coder, pyramid, names, grid, quality, time, timed)
@@ -661,7 +635,7 @@ class WaveletFamily(Family):
                         change = fitted(exact[a], others, weights[c], _WORTHWHILE) - weights[c]
                         change = change[: len(others)]
                     index = 2 * np.int32(c) + np.arange(len(others), dtype=np.int32)
-                    weights[c, : len(others)] += coder.weights(index, change)
+                    weights[c, : len(others)] += coder.side("weights", index, change)
                     if np.abs(weights[c]).max() > WEIGHT_MOST:
                         raise DamagedError("entropy-coded payload: a channel weighs more than any can")
                     for other, weight in zip(others, weights[c], strict=False):
@@ -684,23 +658,18 @@ class WaveletFamily(Family):
                     if here is not board:
                         some = decoded_planes(symbols.astype(np.float32))
                         outputs = self.context.beside(number, active, quality, features, some)
-                    tables, whole, flip = _tables(outputs, reference, cross, here)
-                    wanted = None if exact is None else exact[..., here].reshape(tables.shape)
+                    wanted = None if exact is None else exact[..., here]
+                    these = _coefficients(outputs, reference, cross, here, wanted)
                     if here is board:
                         own = np.array(active, np.int32)
-                        shifts[own] += coder.shifts(own, shifts[own], tables, whole, flip, wanted)
+                        shifts[own] += coder.shifts(own, shifts[own], these)
                         if np.abs(shifts).max() > SHIFT_MOST:
                             raise DamagedError("entropy-coded payload: scales are shifted more than any can")
                     if shifts[active].any():
-                        scale = tables % SCALES
-                        tables += np.clip(scale + shifts[active, None], 0, SCALES - 1) - scale
-                    found = coder.symbols(
-                        tables.ravel(),
-                        whole.ravel(),
-                        flip.ravel(),
-                        None if wanted is None else wanted.ravel(),
-                    )
-                    symbols[..., here] = found.reshape(*symbols.shape[:2], -1)
+                        scale = these.tables % SCALES
+                        moved = np.clip(scale + shifts[active, None], 0, SCALES - 1) - scale
+                        these = these._replace(tables=these.tables + moved)
+                    symbols[..., here] = coder.symbols(these).reshape(*symbols.shape[:2], -1)
                 plain = symbols.astype(np.float32)
                 known |= dict(zip(active, plain, strict=True))
                 settled = self.context.settle(number, active, quality, features, decoded_planes(plain))
@@ -745,7 +714,7 @@ class WaveletFamily(Family):
         if pyramid is not None:
             scaled = np.clip(pyramid[names, :h, :w] * inverse[:, None, None], -(2.0**24), 2.0**24)
             values = (np.rint(scaled).astype(np.int32) - whole).ravel()
-        symbols = coder.base(index, values)
+        symbols = coder.side("base", index, values)
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
         return low
 
@@ -770,10 +739,14 @@ def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor |
     return features if names == active else features[[names.index(c) for c in active]]
 
 
-def _tables(
-    outputs: Float, reference: Float | None, cross: Float, here: npt.NDArray[np.bool_]
-) -> tuple[Int, Int, npt.NDArray[np.bool_]]:
-    """Return (C, N) table, symbol next to the mean, and whether to count down, of the places `here`."""
+def _coefficients(
+    outputs: Float,
+    reference: Float | None,
+    cross: Float,
+    here: npt.NDArray[np.bool_],
+    values: Float | None,
+) -> Coefficients:
+    """Return what the network foretells of the (C, N) coefficients at the places `here`."""
     mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
     mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
     if reference is not None:
@@ -784,8 +757,9 @@ def _tables(
     part = eighths - 8 * whole
     scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
-    count = len(outputs)
-    return index.reshape(count, -1), whole.reshape(count, -1), (part < 0).reshape(count, -1)
+    flat = (len(outputs), -1)
+    known = None if values is None else values.reshape(flat)
+    return Coefficients(index.reshape(flat), whole.reshape(flat), (part < 0).reshape(flat), known)
 
 
 def _apart(outputs: Float, symbols: Float, reference: Float | None, cross: Float) -> Float:

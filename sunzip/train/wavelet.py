@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import MAX_DEPTH, SHIFT_MOST, VARIANTS, Int, WaveletFamily, Writer
+from sunzip.codec.wavelet import MAX_DEPTH, SHIFT_MOST, VARIANTS, Int, Sets, WaveletFamily, Writer
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
 from sunzip.nn.context import (
@@ -152,44 +152,19 @@ class _Counter(Writer):
 
     def __init__(self, family: WaveletFamily) -> None:
         super().__init__(None, family.tables, family.bits, family.shifted)
-        self.main, self.low = Histogram(family.tables.bands), Histogram(family.tables.base)
-        self.quiet = Histogram(family.tables.silent)
-        self.weighed = Histogram(family.tables.weights)
-        self.moved = Histogram(family.tables.shifts)
+        self.found = {kind: Histogram(tables) for kind, tables in family.tables._asdict().items()}
 
-    def symbols(self, index: Int, whole: Int, flip: npt.NDArray[np.bool_], values: Float | None) -> Int:
-        assert values is not None
-        found = super().symbols(index, whole, flip, values)
-        self.main.add((found - whole) * np.where(flip, -1, 1), index)
-        return found
+    def put(self, kind: str, index: Int, entries: Int) -> None:
+        self.found[kind].add(entries, index)
 
-    def silent(self, index: Int, values: Int | None) -> Int:
-        assert values is not None
-        self.quiet.add(values, index)
-        return super().silent(index, values)
 
-    def weights(self, index: Int, values: Int | None) -> Int:
-        assert values is not None
-        self.weighed.add(values, index)
-        return super().weights(index, values)
-
-    def shifts(
-        self,
-        index: Int,
-        before: Int,
-        tables: Int,
-        whole: Int,
-        flip: npt.NDArray[np.bool_],
-        values: Float | None,
-    ) -> Int:
-        found = super().shifts(index, before, tables, whole, flip, values)
-        self.moved.add(found, index)
-        return found
-
-    def base(self, index: Int, values: Int | None) -> Int:
-        assert values is not None
-        self.low.add(values, index)
-        return super().base(index, values)
+def _table_arrays(found: Mapping[str, Tables]) -> dict[str, npt.NDArray[Any]]:
+    """Return the tables of `sunzip.codec.wavelet.Sets` as a model keeps them."""
+    return {
+        f"{kind}_tables.{key}": np.ascontiguousarray(values)
+        for kind in Sets._fields
+        for key, values in found[kind].to_arrays().items()
+    }
 
 
 def export_wavelet(
@@ -219,14 +194,8 @@ def export_wavelet(
     index = [np.log(np.maximum(wide * share, 1e-6)) for share in (1.0, 0.1)]
     numbers = np.clip(np.rint((np.stack(index) - LOG_SMALLEST) / LOG_RATIO), 0, SCALES - 1).astype(np.int32)
     arrays: dict[str, npt.NDArray[Any]] = {f"context.{k}": v for k, v in integers(network, step).items()}
-    for prefix, tables in (
-        ("bands_tables", laplace_tables()),
-        ("base_tables", base),
-        ("silent_tables", quiet),
-        ("weights_tables", change),
-        ("shifts_tables", moved),
-    ):
-        arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
+    sets = Sets(bands=laplace_tables(), base=base, silent=quiet, weights=change, shifts=moved)
+    arrays |= _table_arrays(sets._asdict())
     arrays |= {
         "quality.step": step,
         "quality.base_mean": np.array(SPREADS, np.float32),
@@ -303,16 +272,7 @@ def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) ->
             for c in film[1]:
                 low[c].append(float(image[c].mean()))
     arrays = dict(load(model.files[TENSORS]))
-    for prefix, histogram in (
-        ("bands_tables", counter.main),
-        ("base_tables", counter.low),
-        ("silent_tables", counter.quiet),
-        ("weights_tables", counter.weighed),
-        ("shifts_tables", counter.moved),
-    ):
-        arrays |= {
-            f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in histogram.tables().to_arrays().items()
-        }
+    arrays |= _table_arrays({kind: histogram.tables() for kind, histogram in counter.found.items()})
     arrays["quality.base_mean"] = np.array(
         [np.median(v) if v else old for v, old in zip(low, family.base_mean, strict=True)], np.float32
     )
