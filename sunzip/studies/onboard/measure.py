@@ -310,8 +310,8 @@ def _stress(mission: Mission, codec: Codec, camera: Camera, frame: Float) -> dic
     struck = raw.copy()
     # A proton storm: a hundredth of all pixels hit, by anything up to saturation.
     hit = rng.random(raw.shape) < 0.01
-    struck[hit] = rng.integers(0, top, int(hit.sum()), dtype=np.uint16)
-    noise = rng.integers(0, top, raw.shape, dtype=np.uint16)
+    struck[hit] = rng.integers(0, top, int(hit.sum()), dtype=np.uint16, endpoint=True)
+    noise = rng.integers(0, top, raw.shape, dtype=np.uint16, endpoint=True)
     return {
         title: float(len(codec.encode(camera.physical(image)[None], mission.channels)[0]))
         for title, image in (
