@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "side",
     metavar="N",
     type=click.IntRange(16),
-    help="For images of N×N; default 512, or 128 for a σ-VAE.",
+    help="For images of N×N; default 512, or 128 for a σ-VAE; measured at that by models that take any.",
 )
 @click.option("--quality", type=click.IntRange(0, 100), help="At which losses are measured.")
 @click.option("--calibrate", metavar="SRC", help="Frames to calibrate with; default the synthetic Sun.")
@@ -81,11 +81,21 @@ def export(
     result(as_json, report.as_dict(), _exported(report))
 
 
+def _files(r: ExportReport) -> dict[str, int]:
+    """Return names and bytes, those of a network in many parts as one."""
+    out: dict[str, int] = {}
+    for name, count in r.files.items():
+        shown = "context.*.onnx" if name.startswith("context.") else name
+        out[shown] = out.get(shown, 0) + count
+    return out
+
+
 def _exported(r: ExportReport) -> Iterator[str]:
-    yield f"{r.path} holds the encoder of {r.model} for images of {r.size}×{r.size}"
+    shape = "any size" if r.family == "wavelet" else f"{r.size}×{r.size}"
+    yield f"{r.path} holds the encoder of {r.model} for images of {shape}"
     yield from fields(
         [
-            *((name, size(n)) for name, n in r.files.items()),
+            *((name, size(n)) for name, n in _files(r).items()),
             ("off PyTorch", f"at most {number(r.agreement)} of the largest output"),
             ("same bytes", f"{number(100 * r.same_bytes)} % of frames, as coded by PyTorch"),
             ("frames", r.frames),

@@ -176,7 +176,7 @@ class ExactContext:
         import torch
         from torch.nn import functional as F
 
-        t, n, depth = self._tensors, network_of(level), _depth(level)
+        t, n, depth = self._tensors, network_of(level), depth_of(level)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             h = F.conv2d(_tensor(planes), t[f"{n}.now"], padding=1)
             if time is not None:
@@ -247,7 +247,7 @@ class ExactContext:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             h = F.conv2d(_tensor(known), t[f"{n}.{near}"], padding=1)
             h += F.conv2d(features, t[f"{n}.{layer}"])
-            h += t[f"bias.{n}"][quality, list(channels), _depth(level), place][:, :, None, None]
+            h += t[f"bias.{n}"][quality, list(channels), depth_of(level), place][:, :, None, None]
             h = self._finish(h, n, layer, clip=True)
             out = self._finish(F.conv2d(h, t[f"{n}.{layer}_out"]), n, f"{layer}_out", clip=False)
             return out.contiguous().numpy()
@@ -284,7 +284,8 @@ def _prove_convolutions() -> None:
                 )
 
 
-def _depth(level: int) -> int:
+def depth_of(level: int) -> int:
+    """Return which of its network's tables serves a level."""
     return level - 1 if network_of(level) == 0 else 0
 
 

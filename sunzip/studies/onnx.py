@@ -9,11 +9,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import time as clock
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,9 +29,11 @@ from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.family import Latents
 from sunzip.codec.lanes import here
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, needing
 from sunzip.sources.synthetic import render
+from sunzip.studies import onnx_context
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.noise import noise_error
 from sunzip.weights import CONFIG, TENSORS, Model
@@ -60,7 +64,8 @@ class ExportReport:
     path
         The folder.
     model, model_sha256, family, size, quality
-        What was exported, for images of which size; the quality at which losses were measured.
+        What was exported, for images of which size; the quality at which losses were measured. A wavelet
+        model's network takes images of any size, and was measured at this one.
     files
         Name → bytes.
     agreement
@@ -68,7 +73,8 @@ class ExportReport:
     same_bytes
         Share of the checked frames whose blocks are those that PyTorch's encoder makes.
     float32, int8
-        Mean bytes of a frame, ``rmse`` after decoding in units of noise, and seconds on one and on two cores.
+        Mean bytes of a frame, ``rmse`` after decoding in units of noise, and seconds on one and on two cores:
+        of the network, which is run once a frame, or of all encoding with that of a wavelet model.
     kept_float
         Layers that stay float32 in the int8 network.
     tries
@@ -145,11 +151,13 @@ class OnnxEncoder:
     ) -> None:
         place = Path(folder)
         card = _card(place)
-        name = INT8 if int8 else FLOAT
-        if name not in card["files"]:
-            raise InputError(f"{place}: holds no {name}; export it with --int8")
+        names = [INT8 if int8 else FLOAT]
+        if not int8 and names[0] not in card["files"]:
+            names = onnx_context.files()
+        if names[0] not in card["files"]:
+            raise InputError(f"{place}: holds no {names[0]}; export it with --int8")
         files = {}
-        for each in (name, CONFIG, TENSORS):
+        for each in (*names, CONFIG, TENSORS):
             try:
                 files[each] = (place / each).read_bytes()
             except OSError as error:
@@ -159,17 +167,25 @@ class OnnxEncoder:
         # The identity is that of the whole model, by which blocks name it and the ground finds it.
         tables = Model.from_files({k: files[k] for k in (CONFIG, TENSORS)}, str(place))
         model = replace(tables, sha256=card["model_sha256"])
-        self.size: int = card["size"]
-        try:
-            session = _session(files[name], threads)
-        except InputError:
-            raise
-        except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
-            why = " ".join(str(error).split())[:200]
-            raise DamagedError(
-                f"{place / name}: ONNX Runtime cannot load it ({why}); export the encoder again"
-            ) from None
-        self._codec = _through(Codec(model, quality), session)
+        #: Pixels along a side of the images that it takes; None for any.
+        self.size: int | None = card["size"] if len(names) == 1 else None
+        codec, sessions = Codec(model, quality), {}
+        for name in names:
+            try:
+                sessions[name] = _session(files[name], threads)
+            except InputError:
+                raise
+            except Exception as error:  # ONNX Runtime has a class of its own for each way to fail
+                why = " ".join(str(error).split())[:200]
+                raise DamagedError(
+                    f"{place / name}: ONNX Runtime cannot load it ({why}); export the encoder again"
+                ) from None
+        if self.size is None:
+            if not isinstance(codec.family, WaveletFamily):
+                raise DamagedError(f"{place / CARD}: lists networks that its model has not; export it again")
+            self._codec = _through_context(codec, sessions)
+        else:
+            self._codec = _through(codec, sessions[names[0]])
 
     def encode(self, frame: Float, channels: Sequence[str], scale: Scale = Scale.MEAN) -> bytes:
         """Code one frame, (C, Y, X) in DN/s and G, to a block that any `Codec` of the model decodes.
@@ -179,7 +195,7 @@ class OnnxEncoder:
         InputError
             As `Codec.encode`; also if the frame has another size than the exported network.
         """
-        if frame.shape[-2:] != (self.size, self.size):
+        if self.size is not None and frame.shape[-2:] != (self.size, self.size):
             raise InputError(
                 f"frames of {frame.shape[-2]}×{frame.shape[-1]} pixels; the encoder was exported for "
                 f"{self.size}"
@@ -223,6 +239,14 @@ def _through(codec: Codec, session: Any) -> Codec:
     return other
 
 
+def _through_context(codec: Codec, sessions: Mapping[str, Any]) -> Codec:
+    """Return the codec with its context network replaced by sessions."""
+    other = copy(codec)
+    other.family = copy(codec.family)
+    other.family.context = onnx_context.OnnxContext(codec.model.arrays("context"), sessions)  # type: ignore[attr-defined]
+    return other
+
+
 def export(
     model: str | Path | Model,
     out: str | os.PathLike[str],
@@ -241,11 +265,12 @@ def export(
     Parameters
     ----------
     model
-        The model. There is no default: that of other commands has no encoder to export.
+        The model.
     out
         The folder.
     size
-        Pixels along a side of the images that the network will take; default 512, or 128 for a σ-VAE.
+        Pixels along a side of the images that the network will take; default 512, or 128 for a σ-VAE. That
+        of a wavelet model takes any; it is measured at this size.
     int8
         Write an int8 network, too: static, with a scale for each output channel of the weights. Layers stay
         float32 as far as bytes and error would change by more than `TOLERANCE` otherwise.
@@ -263,8 +288,8 @@ def export(
     Raises
     ------
     InputError
-        If a package is missing, the source has too few frames, or ONNX Runtime does not compute what PyTorch
-        computes.
+        If a package is missing, the source has too few frames, int8 is asked of a network of integers, or
+        ONNX Runtime does not compute what PyTorch computes.
     UnsupportedError
         If the family has no analysis network.
     """
@@ -272,48 +297,22 @@ def export(
     tell = progress or (lambda what: None)
     found = model if isinstance(model, Model) else weights.load(model)
     codec = Codec(found, quality)
-    encoder = encoder_of(codec)
-    side = size or encoder.size
+    exact = isinstance(codec.family, WaveletFamily)
+    if exact and int8:
+        raise InputError(
+            f"model {found.name}: its network is one of 8-bit integers already; export it without --int8"
+        )
+    side = size or (512 if exact else encoder_of(codec).size)
     codec.family.check_size(side, side)
     tell("making frames")
     frames, channels, told = _frames(source, side, hmi, anon)
-    inputs = [_stabilised(codec, frame, channels) for frame in frames]
-    feeds = [encoder.feed(*pair, codec.quality) for pair in inputs]
-    with replacing(os.fspath(out), force) as target, TemporaryDirectory() as scratch:
-        place = Path(target)
-        place.mkdir(parents=True, exist_ok=True)
-        tell("exporting")
-        _export(encoder, feeds[0], place / FLOAT)
-        agreement = _agreement(encoder, place / FLOAT, feeds)
-        if not agreement <= _AGREEMENT:
-            raise InputError(
-                f"model {found.name}: ONNX Runtime is {agreement:.2g} off what PyTorch computes; "
-                "this pair of versions cannot export it"
-            )
-        check = frames[_CALIBRATED:]
-        original = codec.encode(np.stack(check), channels)
-        tell("measuring float32")
-        blocks, float32 = _measured(codec, place / FLOAT, check, channels, side)
-        same = float(np.mean([a == b for a, b in zip(original, blocks, strict=True)]))
-        chosen: dict[str, float] | None = None
-        kept: tuple[str, ...] = ()
-        tries: list[dict[str, Any]] = []
-        if int8:
-            for kept in encoder.kept_float():
-                tell(f"int8, try {len(tries) + 1}")
-                tried = Path(scratch) / f"{len(tries)}.onnx"
-                quantised = _quantise(place / FLOAT, tried, feeds[:_CALIBRATED], kept)
-                _, row = _measured(codec, tried, check, channels, side)
-                loss = {k: row[k] / float32[k] - 1 for k in ("bytes", "rmse")}
-                tries.append({"kept_float": list(kept), "int8_layers": quantised, **row, "loss": loss})
-                chosen = row
-                if all(v <= TOLERANCE for v in loss.values()):
-                    break
-            (place / INT8).write_bytes(tried.read_bytes())
-        tell("timing")
-        times = _times({n: place / n for n in ((FLOAT, INT8) if int8 else (FLOAT,))}, feeds[0])
-        _tables(found, encoder.network_arrays, place)
-        names = [FLOAT, *([INT8] if int8 else []), CONFIG, TENSORS]
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch) / "made"
+        place.mkdir()
+        if exact:
+            names, measured = _export_context(codec, place, frames[_CALIBRATED:], channels, tell)
+        else:
+            names, measured = _export_network(codec, place, frames, channels, int8, Path(scratch), tell)
         report = ExportReport(
             path=os.fspath(out),
             model=found.name,
@@ -322,13 +321,8 @@ def export(
             size=side,
             quality=codec.quality,
             files={name: (place / name).stat().st_size for name in names},
-            agreement=agreement,
-            same_bytes=same,
-            float32=float32 | times[FLOAT],
-            int8=None if chosen is None else chosen | times[INT8],
-            kept_float=list(kept),
-            tries=tries,
             frames=told,
+            **measured,
         )
         card = {
             "version": _VERSION,
@@ -336,7 +330,114 @@ def export(
             **{k: v for k, v in report.as_dict().items() if k != "path"},
         }
         (place / CARD).write_text(json.dumps(card, indent=1) + "\n")
+        # Nothing is at the target before all of it was checked.
+        with replacing(os.fspath(out), force) as target:
+            shutil.copytree(place, target, dirs_exist_ok=True)
     return report
+
+
+def _export_network(
+    codec: Codec,
+    place: Path,
+    frames: Sequence[Float],
+    channels: tuple[str, ...],
+    int8: bool,
+    scratch: Path,
+    tell: Callable[[str], object],
+) -> tuple[list[str], dict[str, Any]]:
+    """Export the analysis network of a family that has one; return the files, and what was measured."""
+    encoder = encoder_of(codec)
+    feeds = [encoder.feed(*_stabilised(codec, frame, channels), codec.quality) for frame in frames]
+    tell("exporting")
+    _export(encoder, feeds[0], place / FLOAT)
+    agreement = _agreement(encoder, place / FLOAT, feeds)
+    if not agreement <= _AGREEMENT:
+        raise InputError(
+            f"model {codec.model.name}: ONNX Runtime is {agreement:.2g} off what PyTorch computes; "
+            "this pair of versions cannot export it"
+        )
+    check = frames[_CALIBRATED:]
+    tell("measuring float32")
+    blocks = _coded(_through(codec, _session((place / FLOAT).read_bytes())), check, channels)
+    float32 = _measured(codec, blocks, check, channels)
+    chosen: dict[str, float] | None = None
+    kept: tuple[str, ...] = ()
+    tries: list[dict[str, Any]] = []
+    if int8:
+        for kept in encoder.kept_float():
+            tell(f"int8, try {len(tries) + 1}")
+            tried = scratch / f"{len(tries)}.onnx"
+            quantised = _quantise(place / FLOAT, tried, feeds[:_CALIBRATED], kept)
+            small = _coded(_through(codec, _session(tried.read_bytes())), check, channels)
+            row = _measured(codec, small, check, channels)
+            loss = {k: row[k] / float32[k] - 1 for k in ("bytes", "rmse")}
+            tries.append({"kept_float": list(kept), "int8_layers": quantised, **row, "loss": loss})
+            chosen = row
+            if all(v <= TOLERANCE for v in loss.values()):
+                break
+        (place / INT8).write_bytes(tried.read_bytes())
+    tell("timing")
+    times = _times({n: place / n for n in ((FLOAT, INT8) if int8 else (FLOAT,))}, feeds[0])
+    _tables(codec.model, encoder.network_arrays, place)
+    return [FLOAT, *([INT8] if int8 else []), CONFIG, TENSORS], {
+        "agreement": agreement,
+        "same_bytes": _share_equal(codec.encode(np.stack(check), channels), blocks),
+        "float32": float32 | times[FLOAT],
+        "int8": None if chosen is None else chosen | times[INT8],
+        "kept_float": list(kept),
+        "tries": tries,
+    }
+
+
+def _export_context(
+    codec: Codec,
+    place: Path,
+    check: Sequence[Float],
+    channels: tuple[str, ...],
+    tell: Callable[[str], object],
+) -> tuple[list[str], dict[str, Any]]:
+    """Export the context network of a wavelet model; return the files, and what was measured."""
+    tell("exporting")
+    names = []
+    for name, content in onnx_context.networks(codec.model.arrays("context")):
+        (place / name).write_bytes(content)
+        names.append(name)
+    # The tables of the network's biases are most of the model, and the rest of it is what proves them.
+    for name in (CONFIG, TENSORS):
+        (place / name).write_bytes(codec.model.files[name])
+    throughs = {
+        threads: _through_context(codec, {n: _session((place / n).read_bytes(), threads) for n in names})
+        for threads in (1, 2)
+    }
+    tell("measuring")
+    blocks, shape = _coded(throughs[1], check, channels), (check[0].shape[1], check[0].shape[2])
+    same = _share_equal(codec.encode(np.stack(check), channels), blocks)
+    if same == 1:
+        with here():
+            decoded = throughs[1].decode(blocks, channels, shape)
+    if same < 1 or not np.array_equal(decoded, codec.decode(blocks, channels, shape), equal_nan=True):
+        raise InputError(
+            f"model {codec.model.name}: ONNX Runtime does not compute the integers that PyTorch computes; "
+            "this pair of versions cannot export it"
+        )
+    tell("timing")
+    seconds: dict[str, float] = {}
+    for threads, through in throughs.items():
+        with here():
+            times = [_clocked(partial(through.encode, check[0][None], channels)) for _ in range(_TIMED)]
+        seconds[f"seconds_{threads}"] = min(times)
+    return [*names, CONFIG, TENSORS], {
+        "agreement": 0.0,
+        "same_bytes": same,
+        "float32": _measured(codec, blocks, check, channels) | seconds,
+        "int8": None,
+        "kept_float": [],
+        "tries": [],
+    }
+
+
+def _share_equal(a: Sequence[bytes], b: Sequence[bytes]) -> float:
+    return float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
 
 
 def _needed() -> None:
@@ -426,16 +527,19 @@ def _agreement(encoder: Any, path: Path, feeds: Sequence[dict[str, Float]]) -> f
     return worst
 
 
-def _measured(
-    codec: Codec, path: Path, frames: Sequence[Float], channels: tuple[str, ...], side: int
-) -> tuple[list[bytes], dict[str, float]]:
-    """Code frames through a network; return the blocks, and mean bytes and error in units of noise."""
-    through = _through(codec, _session(path.read_bytes()))
+def _coded(through: Codec, frames: Sequence[Float], channels: tuple[str, ...]) -> list[bytes]:
+    """Code frames one by one through networks of ONNX Runtime."""
     with here():
-        blocks = [through.encode(frame[None], channels)[0] for frame in frames]
-    decoded = codec.decode(blocks, channels, (side, side))
+        return [through.encode(frame[None], channels)[0] for frame in frames]
+
+
+def _measured(
+    codec: Codec, blocks: Sequence[bytes], frames: Sequence[Float], channels: tuple[str, ...]
+) -> dict[str, float]:
+    """Return mean bytes of blocks, and the error of what is decoded of them in units of noise."""
+    decoded = codec.decode(blocks, channels, (frames[0].shape[1], frames[0].shape[2]))
     errors = [noise_error(a, b, channels) for a, b in zip(decoded, frames, strict=True)]
-    return blocks, {"bytes": float(np.mean([len(b) for b in blocks])), "rmse": float(np.mean(errors))}
+    return {"bytes": float(np.mean([len(b) for b in blocks])), "rmse": float(np.mean(errors))}
 
 
 def _times(paths: dict[str, Path], feed: dict[str, Float]) -> dict[str, dict[str, float]]:
@@ -445,7 +549,8 @@ def _times(paths: dict[str, Path], feed: dict[str, Float]) -> dict[str, dict[str
         sessions = {name: _session(path.read_bytes(), threads) for name, path in paths.items()}
         for turn in range(_TIMED + 1):
             for name, session in sessions.items():
-                seconds = _timed(session, {node.name: feed[node.name] for node in session.get_inputs()})
+                wanted = {node.name: feed[node.name] for node in session.get_inputs()}
+                seconds = _clocked(partial(session.run, None, wanted))
                 key = f"seconds_{threads}"
                 # The first run prepares.
                 if turn:
@@ -453,9 +558,9 @@ def _times(paths: dict[str, Path], feed: dict[str, Float]) -> dict[str, dict[str
     return found
 
 
-def _timed(session: Any, feed: dict[str, Float]) -> float:
+def _clocked(work: Callable[[], object]) -> float:
     begin = clock.perf_counter()
-    session.run(None, feed)
+    work()
     return clock.perf_counter() - begin
 
 

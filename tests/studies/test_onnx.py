@@ -15,12 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
+from sunzip.codec.lanes import here
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.sources.synthetic import render
+from sunzip.studies import onnx_context
 from sunzip.studies.encoder import encoder_of
-from sunzip.studies.onnx import CARD, FLOAT, INT8, ExportReport, OnnxEncoder, export
+from sunzip.studies.onnx import (
+    CARD,
+    FLOAT,
+    INT8,
+    ExportReport,
+    OnnxEncoder,
+    _session,
+    _through_context,
+    export,
+)
+from sunzip.studies.onnx_context import networks
 from sunzip.weights import CONFIG, TENSORS, Model
 
 pytest.importorskip("onnx")
@@ -104,9 +117,8 @@ def report_close(codec: Codec, frame: np.ndarray, block: bytes) -> bool:
     return bool(np.mean(mine != codec.latents([block], (SIDE, SIDE))) < 0.01)
 
 
-def test_runs_without_pytorch(exported: tuple[Path, ExportReport], frame: np.ndarray, tmp_path: Path) -> None:
-    folder, _ = exported
-    np.save(tmp_path / "frame.npy", frame)
+def coded_without_pytorch(folder: Path, frame: np.ndarray, scratch: Path) -> bytes:
+    np.save(scratch / "frame.npy", frame)
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import numpy as np\n"
@@ -118,13 +130,96 @@ def test_runs_without_pytorch(exported: tuple[Path, ExportReport], frame: np.nda
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=scratch,
         env={"PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "block").read_bytes() == OnnxEncoder(folder).encode(frame, NAMES)
+    return (scratch / "block").read_bytes()
+
+
+def test_runs_without_pytorch(exported: tuple[Path, ExportReport], frame: np.ndarray, tmp_path: Path) -> None:
+    folder, _ = exported
+    assert coded_without_pytorch(folder, frame, tmp_path) == OnnxEncoder(folder).encode(frame, NAMES)
+
+
+@pytest.fixture(scope="module")
+def context(wavelet_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    folder = tmp_path_factory.mktemp("onnx") / "context"
+    return folder, export(wavelet_model, folder, size=SIDE)
+
+
+class TestContext:
+    """A wavelet model's network: integers, so that another library makes the same bytes and pixels."""
+
+    def test_writes_all_networks_and_the_model(self, context: tuple[Path, ExportReport]) -> None:
+        folder, report = context
+        assert set(report.files) == {*onnx_context.files(), CONFIG, TENSORS}
+        assert {p.name for p in folder.iterdir()} == {*report.files, CARD}
+        assert (report.same_bytes, report.agreement) == (1, 0)
+
+    @pytest.mark.parametrize("shape", [(16, 16), (48, 100), (130, 64)])
+    def test_bytes_and_pixels_are_those_of_pytorch(
+        self, context: tuple[Path, ExportReport], wavelet_model: Model, shape: tuple[int, int]
+    ) -> None:
+        film = np.stack([render(f"2012-05-01T{h:02}", size=256) for h in range(3)])
+        film = film[:, :, 60 : 60 + shape[0], 60 : 60 + shape[1]].copy()
+        film[1, 3] = np.nan
+        theirs = OnnxEncoder(context[0])._codec
+        for quality in (10, 90):
+            mine, other = Codec(wavelet_model, quality), theirs.at(quality)
+            blocks = mine.encode(film, NAMES, frames_per_block=3)
+            with here():
+                assert other.encode(film, NAMES, frames_per_block=3) == blocks
+                decoded = other.decode(blocks, NAMES, shape)
+            np.testing.assert_array_equal(decoded, mine.decode(blocks, NAMES, shape))
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_so_are_those_of_the_default(self, threads: int, frame: np.ndarray) -> None:
+        model = weights.load()
+        made = {name: _session(graph, threads) for name, graph in networks(model.arrays("context"))}
+        codec = Codec(model)
+        with here():
+            block = _through_context(codec, made).encode(frame[None], NAMES)
+        assert block == codec.encode(frame[None], NAMES)
+
+    def test_runs_without_pytorch(
+        self, context: tuple[Path, ExportReport], wavelet_model: Model, frame: np.ndarray, tmp_path: Path
+    ) -> None:
+        (block,) = Codec(wavelet_model).encode(frame[None], NAMES)
+        assert coded_without_pytorch(context[0], frame, tmp_path) == block
+
+    def test_int8_is_refused(self, wavelet_model: Model, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"^model tiny-wavelet: [^\n]*8-bit integers already"):
+            export(wavelet_model, tmp_path / "out", int8=True)
+        assert not (tmp_path / "out").exists()
+
+    def test_networks_that_compute_something_else_are_not_written(
+        self, wavelet_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def other(arrays: Any) -> Any:
+            arrays = dict(arrays)
+            arrays["0.first_out.bias"] = arrays["0.first_out.bias"] + 2**12
+            return networks(arrays)
+
+        monkeypatch.setattr(onnx_context, "networks", other)
+        with pytest.raises(InputError, match="does not compute the integers"):
+            export(wavelet_model, tmp_path / "out", size=SIDE)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_card_of_another_family(self, exported: tuple[Path, ExportReport], tmp_path: Path) -> None:
+        folder = tmp_path / "copy"
+        shutil.copytree(exported[0], folder)
+        card = json.loads((folder / CARD).read_text())
+        for name in onnx_context.files():
+            shutil.copyfile(folder / FLOAT, folder / name)
+            card["files"][name] = 1
+            card["sha256"][name] = card["sha256"][FLOAT]
+        del card["files"][FLOAT]
+        (folder / CARD).write_text(json.dumps(card))
+        with pytest.raises(DamagedError, match="lists networks that its model has not"):
+            OnnxEncoder(folder)
 
 
 class TestRefusals:
@@ -184,15 +279,6 @@ class TestRefusals:
         )
         with pytest.raises(UnsupportedError, match="model odd: the family 'linear'"):
             encoder_of(codec)
-
-    def test_a_wavelet_model_is_refused_with_what_can_be_exported(
-        self, wavelet_model: Model, tmp_path: Path
-    ) -> None:
-        with pytest.raises(
-            UnsupportedError, match=r"^model tiny-wavelet: [^\n]*'wavelet'[^\n]*hyperprior-12"
-        ):
-            export(wavelet_model, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
 
     def test_without_onnx_runtime_one_line_says_so(
         self, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
