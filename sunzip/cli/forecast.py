@@ -191,7 +191,7 @@ def _scores(methods: dict[str, list[Score]], show: Callable[[Score], str]) -> li
 
 
 def _ratio(s: Score) -> str:
-    if s.trees is None:
+    if s.ratio_low == s.ratio_high == 1:
         return "1"
     mark = "*" if s.ratio_high < 1 else " "
     return f"{s.ratio:.2f} [{s.ratio_low:.2f} {s.ratio_high:.2f}]{mark}"

@@ -6,6 +6,7 @@ import os
 from typing import IO, TYPE_CHECKING
 
 from sunzip.errors import needing
+from sunzip.studies.forecast import LINEAR
 
 if TYPE_CHECKING:
     from sunzip.studies.forecast import ForecastReport, Score
@@ -51,7 +52,8 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
             # Beside each other, so that intervals can be told apart.
             x = [s.horizon + 0.05 * (n - (len(methods) - 1) / 2) for s in scores]
             style = {"marker": "o", "markersize": 3.5, "linewidth": 1.2, "capsize": 2, "elinewidth": 0.8}
-            style |= {"color": f"C{n}", "label": name, "linestyle": ":" if "shuffled" in name else "-"}
+            line = ":" if "shuffled" in name else "--" if name.endswith(LINEAR) else "-"
+            style |= {"color": f"C{n}", "label": name, "linestyle": line}
             left.errorbar(x, [s.rmse for s in scores], _bars(scores, "rmse", "low", "high"), **style)
             ratios = _bars(scores, "ratio", "ratio_low", "ratio_high")
             right.errorbar(x, [s.ratio for s in scores], ratios, **style)

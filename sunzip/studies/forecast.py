@@ -7,7 +7,7 @@ import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from sunzip.errors import InputError
 from sunzip.studies import extractors
 from sunzip.studies.extractors import Days
 from sunzip.studies.flux import Flux, read_flux
-from sunzip.studies.forecasters import GRID, Space, grow, need_sklearn
+from sunzip.studies.forecasters import GRID, Space, grow, linear, need_sklearn
 from sunzip.studies.splits import Dates, Months, Parts, Rows, month_folds
 from sunzip.sun import Sun
 from sunzip.sun import open as open_sun
@@ -29,8 +29,17 @@ Doubles = npt.NDArray[np.float64]
 PERSISTENCE = "persistence"
 LATENTS, SHUFFLED = "latents", "shuffled latents"
 
+#: What the names of methods end with that learn straight lines instead of trees.
+LINEAR = ", linear"
+
 #: Methods that every month in turn is tested with.
-CROSSED = (LATENTS, f"{PERSISTENCE} + {LATENTS}", f"{PERSISTENCE} + {SHUFFLED}")
+CROSSED = (
+    LATENTS,
+    f"{PERSISTENCE} + {LATENTS}",
+    f"{PERSISTENCE} + {LATENTS}{LINEAR}",
+    f"{PERSISTENCE} + {SHUFFLED}",
+    f"{PERSISTENCE} + {SHUFFLED}{LINEAR}",
+)
 
 HORIZONS = tuple(range(1, 8))
 EMBARGO = 14
@@ -262,7 +271,8 @@ def forecast(
     order = np.random.default_rng([seed, 1]).permutation(len(latents))
     sets[SHUFFLED] = (latents[order], pca)
     ways = _ways(sets)
-    trees = max(grid) * len(ways) + min(grid) * len(CROSSED) * len(turns)
+    growing = [name for name, way in ways.items() if not way.linear]
+    trees = max(grid) * len(growing) + min(grid) * len({*growing} & {*CROSSED}) * len(turns)
     count = _counter(step, "growing trees", trees * len(table.horizons))
     spaces = _spaces(table, months, sets)
     errors = {h: _errors(table, split[h], spaces, ways, grid, seed, count) for h in table.horizons}
@@ -332,15 +342,26 @@ def _rivals(
     return out
 
 
-def _ways(sets: Iterable[str]) -> dict[str, tuple[str, bool]]:
-    """Return by name of each method the set that it looks at, and whether it sees the day's flux, too."""
+class _Way(NamedTuple):
+    """A method: the set that it looks at, whether it sees the day's flux, too, and what it learns."""
+
+    source: str
+    persistent: bool
+    linear: bool = False
+
+
+def _ways(sets: Iterable[str]) -> dict[str, _Way]:
+    """Return all methods by name."""
     rivals = [name for name in sets if name not in (LATENTS, SHUFFLED)]
     return {
-        LATENTS: (LATENTS, False),
-        f"{PERSISTENCE} + {LATENTS}": (LATENTS, True),
-        **{name: (name, False) for name in rivals},
-        SHUFFLED: (SHUFFLED, False),
-        f"{PERSISTENCE} + {SHUFFLED}": (SHUFFLED, True),
+        LATENTS: _Way(LATENTS, False),
+        f"{PERSISTENCE} + {LATENTS}": _Way(LATENTS, True),
+        f"{LATENTS}{LINEAR}": _Way(LATENTS, False, linear=True),
+        f"{PERSISTENCE} + {LATENTS}{LINEAR}": _Way(LATENTS, True, linear=True),
+        **{name: _Way(name, False) for name in rivals},
+        SHUFFLED: _Way(SHUFFLED, False),
+        f"{PERSISTENCE} + {SHUFFLED}": _Way(SHUFFLED, True),
+        f"{PERSISTENCE} + {SHUFFLED}{LINEAR}": _Way(SHUFFLED, True, linear=True),
     }
 
 
@@ -431,7 +452,7 @@ def _errors(
     table: _Table,
     parts: Parts,
     spaces: Mapping[str, Float],
-    ways: Mapping[str, tuple[str, bool]],
+    ways: Mapping[str, _Way],
     grid: Sequence[int],
     seed: int,
     count: Callable[[int], None],
@@ -441,11 +462,14 @@ def _errors(
     which = table.which(horizon)
     now, then = table.flux(horizon)
     out: dict[str, tuple[Doubles, int | None]] = {PERSISTENCE: ((now - then)[parts.test], None)}
-    for name, (source, persistent) in ways.items():
-        x, y = spaces[source][which], then
-        if persistent:
+    for name, way in ways.items():
+        x, y = spaces[way.source][which], then
+        if way.persistent:
             # They tell the change: no mean of targets that trees have seen is beyond the largest of them.
             x, y = np.concatenate([now[:, None].astype(np.float32), x], axis=1), then - now
+        if way.linear:
+            out[name] = linear((x[parts.train], y[parts.train]), x[parts.test]) - y[parts.test], None
+            continue
         trees = grow(
             (x[parts.train], y[parts.train]),
             (x[parts.validation], y[parts.validation]),
@@ -483,7 +507,7 @@ def _turns(table: _Table, embargo: int) -> dict[Months, dict[int, Parts]]:
 def _cross(
     table: _Table,
     sets: Mapping[str, tuple[Float, int | None]],
-    ways: Mapping[str, tuple[str, bool]],
+    ways: Mapping[str, _Way],
     turns: Mapping[Months, Mapping[int, Parts]],
     trees: int,
     seed: int,
@@ -492,7 +516,7 @@ def _cross(
     """Test each month of all years in turn; errors of all folds are judged together."""
     targets: dict[int, list[Dates]] = {h: [] for h in table.horizons}
     errors: dict[int, list[dict[str, tuple[Doubles, int | None]]]] = {h: [] for h in table.horizons}
-    used = {source: sets[source] for source, _ in ways.values()}
+    used = {way.source: sets[way.source] for way in ways.values()}
     for months, split in turns.items():
         spaces = _spaces(table, months, used)
         for h, parts in split.items():

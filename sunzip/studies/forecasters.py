@@ -1,4 +1,4 @@
-"""What forecasts are made with: extremely randomised trees, as in the paper, on features made comparable."""
+"""What forecasts are made with: extremely randomised trees, as in the paper, and straight lines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ Doubles = npt.NDArray[np.float64]
 
 #: Numbers of trees that the paper chooses from.
 GRID = (250, 500, 750, 1000, 1500, 2000)
+
+#: Penalties that a ridge regression chooses from, as shares of the number of rows, and the stretches of time
+#: that it leaves out in turn to choose.
+PENALTIES, _STRETCHES = tuple(float(p) for p in np.geomspace(0.003, 3, 7)), 5
 
 
 def need_sklearn() -> None:
@@ -150,3 +154,33 @@ def grow(
         if square < error:
             best, error = Trees(mean[len(validation[1]) :], count), square
     return best
+
+
+def linear(train: tuple[Float, Doubles], test: Float) -> Doubles:
+    """Forecast by a ridge regression (Hoerl & Kennard 1970).
+
+    Its penalty is the one with the least error on stretches of the rows to learn from that it has not seen;
+    rows of other months are not needed to choose by.
+
+    Parameters
+    ----------
+    train
+        (N, F) features, float32, in order of time, and (N,) targets.
+    test
+        (M, F) features.
+
+    Returns
+    -------
+    (M,) forecasts.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    alphas = [share * len(train[1]) for share in PENALTIES]
+    turns = KFold(min(_STRETCHES, len(train[1])))
+    ridge = RidgeCV(alphas, cv=turns, scoring="neg_mean_squared_error")
+    model = make_pipeline(StandardScaler(), ridge).fit(train[0].astype(np.float64), train[1])
+    found: Doubles = model.predict(test.astype(np.float64))
+    return found

@@ -19,7 +19,7 @@ from sunzip.studies import extractors, figures
 from sunzip.studies.extractors import Days
 from sunzip.studies.flux import Flux
 from sunzip.studies.forecast import ForecastReport, _Table, alignment, blocks, forecast
-from sunzip.studies.forecasters import Space, grow
+from sunzip.studies.forecasters import Space, grow, linear
 from sunzip.studies.splits import Months
 from sunzip.sun import open as open_sun
 from sunzip.weights import Model
@@ -80,9 +80,14 @@ class TestForecast:
             assert (one.horizon, three.horizon) == (1, 3)
             assert three.ratio_high < 0.95
             assert three.low < three.rmse < three.high
+            assert methods["persistence + latents, linear"][1].ratio_high < 0.95
 
     def test_shuffled_latents_do_not(self, report: ForecastReport) -> None:
-        for name in ("shuffled latents", "persistence + shuffled latents"):
+        for name in (
+            "shuffled latents",
+            "persistence + shuffled latents",
+            "persistence + shuffled latents, linear",
+        ):
             assert all(s.ratio_high > 1 for s in report.methods[name])
         for ours, shuffled in zip(report.methods["latents"], report.methods["shuffled latents"], strict=True):
             assert shuffled.rmse > 1.2 * ours.rmse
@@ -180,7 +185,7 @@ class TestLeaks:
     ) -> None:
         dates, values = FIRST + np.arange(COUNT + 20), walk()
         held = dates.astype("M8[M]").astype(int) % 12 == 0
-        found = []
+        found, straight = [], []
         for other in (values, np.where(held, 400 - values, values)):
             calls: list[Any] = []
 
@@ -188,16 +193,28 @@ class TestLeaks:
                 calls.append((args, grow(*args, **options)))
                 return calls[-1][1]
 
+            lines: list[Any] = []
+
+            def drawn(*args: Any, lines: list[Any] = lines) -> Any:
+                lines.append((args, linear(*args)))
+                return lines[-1][1]
+
             monkeypatch.setattr("sunzip.studies.forecast.grow", kept)
+            monkeypatch.setattr("sunzip.studies.forecast.linear", drawn)
             path = written(tmp_path / f"{len(found)}.csv", dates, other)
             forecast(archive, path, horizons=(2,), grid=(5, 10))
             found.append(calls)
+            straight.append(lines)
         # The first to grow is that of latents alone.
         (args, one), (changed, two) = found[0][0], found[1][0]
         for a, b in zip((*args[0], *args[1], args[2]), (*changed[0], *changed[1], changed[2]), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(one.test, two.test)
         assert one.count == two.count
+        (args, drawn_one), (changed, drawn_two) = straight[0][0], straight[1][0]
+        for a, b in zip((*args[0], args[1]), (*changed[0], changed[1]), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(drawn_one, drawn_two)
 
     def test_frames_that_are_held_out_change_no_scale(self) -> None:
         rng = np.random.default_rng(0)
@@ -256,6 +273,20 @@ def data(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TestGrow:
+    def test_lines_are_found_in_noise(self) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.normal(3, 50, (400, 30)).astype(np.float32)
+        y = 7 + 0.2 * x[:, 4] - 0.1 * x[:, 9]
+        found = linear((x[:300], y[:300] + rng.normal(0, 1, 300)), x[300:])
+        assert np.corrcoef(found, y[300:])[0, 1] > 0.99
+
+    def test_of_what_tells_nothing_lines_take_the_mean(self) -> None:
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(400, 100)).astype(np.float32), rng.normal(5, 1, 400)
+        found = linear((x[:300], y[:300]), x[300:])
+        assert np.abs(found - y[:300].mean()).max() < 1
+        assert np.mean((found - y[300:]) ** 2) < 1.15 * y[300:].var()
+
     def test_trees_are_those_of_scikit_learn(self) -> None:
         from sklearn.ensemble import ExtraTreesRegressor
 
