@@ -72,7 +72,8 @@ def measured(model: Model, frames: int, folder: Path) -> dict[str, Any]:
         "frames": whole.frames,
         "coded_bytes_per_frame": per_frame,
         "other_bytes_per_shard": per_shard,
-        "share_of_float32": whole.coded_bytes / whole.latent_bytes,
+        # Of a pyramid's coefficients nobody would keep float32 ones.
+        "share_of_float32": whole.coded_bytes / whole.latent_bytes if whole.latent_bytes else None,
         "weights_mib": model.nbytes / MIB,
         "latents_mib": coded / MIB,
         "archive_mib": archive / MIB,

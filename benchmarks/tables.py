@@ -29,6 +29,7 @@ PAGES = (
     ROOT / "docs/explanation/onboard.md",
     ROOT / "docs/how-to/cluster.md",
     ROOT / "docs/how-to/remote-stores.md",
+    ROOT / "docs/how-to/train.md",
 )
 _SEEN = {True: "yes", False: "**no**", None: "some"}
 
@@ -190,7 +191,7 @@ def paper_archives(result: dict[str, Any]) -> str:
             [
                 f"{what} (`{ours['model']}`)",
                 f"{ours['coded_bytes_per_frame']:,.0f}",
-                f"1/{1 / ours['share_of_float32']:.1f}",
+                f"1/{1 / ours['share_of_float32']:.1f}" if ours["share_of_float32"] else "–",
                 f"{ours['latents_mib']:,.1f}",
                 f"{ours['archive_mib']:,.1f}",
                 f"{ours['weights_mib']:,.1f}",
@@ -449,7 +450,7 @@ def synthetic_sun_hours(result: dict[str, Any]) -> str:
 def _shown(result: dict[str, Any]) -> str:
     """Return the model whose comparison is shown where there is room for one: the default, if measured."""
     models: list[str] = list(result["comparison"])
-    return next((m for m in models if result["about"][m]["default"]), models[0])
+    return result["default"] if result.get("default") in models else models[0]
 
 
 def _times(mean: dict[str, Any], names: dict[str, str] | None = None) -> str:
@@ -632,6 +633,25 @@ def rate_distortion_speed(result: dict[str, Any]) -> str:
     )
 
 
+def training_speed(result: dict[str, Any]) -> str:
+    """How fast the paper's network learns, beside matrix products."""
+    rows = [
+        [
+            f"`{row['model']}`",
+            row["precision"],
+            f"{row['batch']}",
+            f"{row['frames_per_second']:.1f}",
+            f"{row['operations_per_second'] / 1e9:,.0f}",
+            f"{row['matrix_product_per_second'] / 1e9:,.0f}",
+            f"{100 * row['share']:.0f} %",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["model", "precision", "batch", "frames/s", "10⁹ operations/s", "of a matrix product", "share"]
+    told = f"{result['device']}, {result['threads']} threads. {_source(result, 'torch')}"
+    return f"{_table(head, rows)}\n\n{told}"
+
+
 def forecast(result: dict[str, Any]) -> str:
     """RMSE of each method by days ahead, on the paper's split."""
     r, grid = result["report"], ", ".join(map(str, result["trees"]))
@@ -763,6 +783,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "rate-distortion-series": ("rate_distortion", rate_distortion_series),
     "rate-distortion-metrics": ("rate_distortion", rate_distortion_metrics),
     "rate-distortion-speed": ("rate_distortion", rate_distortion_speed),
+    "training-speed": ("training_speed", training_speed),
     "paper-sizes": ("paper_sizes", paper_sizes),
     "forecast": ("forecast", forecast),
     "forecast-folds": ("forecast", forecast_folds),

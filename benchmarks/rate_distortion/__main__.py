@@ -80,6 +80,7 @@ class Run:
             for model, rows in old.get("models", {}).items()
         }
         self.result["about"] = old.get("about", {})
+        self.result["default"] = weights.DEFAULT
         self.result["speed"] = old.get("speed", {})
         self.result["comparison"] = old.get("comparison", {})
 
@@ -127,7 +128,6 @@ class Run:
             "sha256": model.sha256,
             "bytes": model.nbytes,
             "family": model.family,
-            "default": model.sha256 == weights.load().sha256,
         }
 
 
