@@ -626,20 +626,8 @@ class WaveletFamily(Family):
                     flags[a, : len(seen[c])] = 1
                     if not any(r in known for r in seen[c]):
                         continue
-                    others = [
-                        bands_of(out[r], h, w) * (self._relation[c, r] * self._inverse[quality, c])
-                        for r in seen[c]
-                    ]
-                    change = None
-                    if exact is not None:
-                        change = fitted(exact[a], others, weights[c], _WORTHWHILE) - weights[c]
-                        change = change[: len(others)]
-                    index = 2 * np.int32(c) + np.arange(len(others), dtype=np.int32)
-                    weights[c, : len(others)] += coder.side("weights", index, change)
-                    if np.abs(weights[c]).max() > WEIGHT_MOST:
-                        raise DamagedError("entropy-coded payload: a channel weighs more than any can")
-                    for other, weight in zip(others, weights[c], strict=False):
-                        cross[a] += other * np.float32(weight * WEIGHT_UNIT)
+                    wanted = None if exact is None else exact[a]
+                    cross[a] = self._crossed(coder, c, seen[c], out, weights[c], quality, (h, w), wanted)
                     planes[a, 3:15] = channel_planes(
                         cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
                     )
@@ -665,10 +653,7 @@ class WaveletFamily(Family):
                         shifts[own] += coder.shifts(own, shifts[own], these)
                         if np.abs(shifts).max() > SHIFT_MOST:
                             raise DamagedError("entropy-coded payload: scales are shifted more than any can")
-                    if shifts[active].any():
-                        scale = these.tables % SCALES
-                        moved = np.clip(scale + shifts[active, None], 0, SCALES - 1) - scale
-                        these = these._replace(tables=these.tables + moved)
+                    these = _shifted(these, shifts[active])
                     symbols[..., here] = coder.symbols(these).reshape(*symbols.shape[:2], -1)
                 plain = symbols.astype(np.float32)
                 known |= dict(zip(active, plain, strict=True))
@@ -678,6 +663,55 @@ class WaveletFamily(Family):
                 for a, c in enumerate(active):
                     if tops[c] > n + 1:
                         lows[c] = wavelet.synthesise(lows[c], bands[a])
+        return out
+
+    def _crossed(
+        self,
+        coder: Coder,
+        channel: int,
+        others: Sequence[int],
+        pyramid: Float,
+        weights: Int,
+        quality: int,
+        shape: tuple[int, int],
+        exact: Float | None,
+    ) -> Float:
+        """Foretell the bands of a channel by those of others that are decoded.
+
+        Parameters
+        ----------
+        coder
+            Gives or takes how their weights change.
+        channel, others
+            Up to two others.
+        pyramid
+            (12, Y, X) as far as it is decoded.
+        weights
+            (2,) those of the level before, which this changes to those of this level.
+        shape
+            (h, w) of the bands.
+        exact
+            (3, h, w) the channel's bands in its steps, where they are known.
+
+        Returns
+        -------
+        (3, h, w) in the channel's steps.
+        """
+        bands = [
+            bands_of(pyramid[other], *shape)
+            * (self._relation[channel, other] * self._inverse[quality, channel])
+            for other in others
+        ]
+        change = None
+        if exact is not None:
+            change = (fitted(exact, bands, weights, _WORTHWHILE) - weights)[: len(bands)]
+        index = 2 * np.int32(channel) + np.arange(len(bands), dtype=np.int32)
+        weights[: len(bands)] += coder.side("weights", index, change)
+        if np.abs(weights).max() > WEIGHT_MOST:
+            raise DamagedError("entropy-coded payload: a channel weighs more than any can")
+        out = np.zeros((3, *shape), np.float32)
+        for band, weight in zip(bands, weights, strict=False):
+            out += band * np.float32(weight * WEIGHT_UNIT)
         return out
 
     def _silent(self, values: Float, grid: Grid) -> int:
@@ -760,6 +794,15 @@ def _coefficients(
     flat = (len(outputs), -1)
     known = None if values is None else values.reshape(flat)
     return Coefficients(index.reshape(flat), whole.reshape(flat), (part < 0).reshape(flat), known)
+
+
+def _shifted(these: Coefficients, shifts: Int) -> Coefficients:
+    """Return (C, N) coefficients with the scales of each channel shifted."""
+    if not shifts.any():
+        return these
+    scale = these.tables % SCALES
+    moved = np.clip(scale + shifts[:, None], 0, SCALES - 1) - scale
+    return these._replace(tables=these.tables + moved)
 
 
 def _apart(outputs: Float, symbols: Float, reference: Float | None, cross: Float) -> Float:
