@@ -107,6 +107,63 @@ def of_components(learned: Frames, most: int, judged: Frames) -> list[dict[str, 
     ]
 
 
+def not_better(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> list[str]:
+    """Return which of the metrics of which channels are not better than theirs, as "r of 94A"."""
+    found = []
+    for name, metrics in theirs.items():
+        for key, value in metrics.items():
+            mine, other = (-np.inf if v is None else v for v in (ours[name][key], value))
+            if not (mine < other if key == "rmse" else mine > other):
+                found.append(f"{key} of {name}")
+    return found
+
+
+def at_rate(codec: Codec, frames: Frames, most: float) -> dict[str, Any]:
+    """Measure a model, every frame by itself, at the highest quality that takes no more bytes a frame.
+
+    Bytes are those of the blocks, headers and all; where even quality 0 takes more, it is quality 0.
+    """
+    x, present = pixels_of(frames, slice(0, len(frames)))
+
+    def blocks(quality: int) -> list[bytes]:
+        return codec.at(quality).encode(x, NAMES)
+
+    low, high = 0, 101
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sum(map(len, blocks(middle))) <= most * len(frames):
+            low = middle
+        else:
+            high = middle
+    coded = blocks(low)
+    total = Accumulator(NAMES)
+    for t, block in enumerate(coded):
+        total.add(x[t : t + 1], codec.decode([block], NAMES, frames.side), present[t : t + 1])
+    return {
+        "quality": low,
+        "bytes": sum(map(len, coded)) / len(frames),
+        "metrics": _short(total.as_dict()["paper"]),
+    }
+
+
+def of_default(frames: Frames, rows: list[dict[str, Any]], echo: Callable[[str], object]) -> dict[str, Any]:
+    """Measure the default model at the bytes of the σ-VAEs' float32 means, and at a tenth of them."""
+    codec = Codec(weights.load())
+    found = []
+    for row in rows:
+        theirs = row["metrics"]["float32"]
+        for share in (1.0, 0.1):
+            mine = at_rate(codec, frames, share * 4 * row["bottleneck"])
+            losses = not_better(mine["metrics"], theirs)
+            found.append({"bottleneck": row["bottleneck"], "share": share, **mine, "not_better": losses})
+            echo(
+                f"{codec.model.name}, {mine['bytes']:,.0f} B a frame (quality {mine['quality']}), against "
+                f"{row['model']} at {4 * row['bottleneck']:,} B: better but for "
+                f"{', '.join(losses) or 'nothing'}"
+            )
+    return {"model": codec.model.name, "sha256": codec.model.sha256, "rows": found}
+
+
 def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path) -> None:
     """Draw original, decoded and difference of the frames nearest to some times, as figures 1 and 5."""
     out.mkdir(parents=True, exist_ok=True)
@@ -186,6 +243,7 @@ def main(
             },
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,
+            "default": of_default(judged, rows, click.echo),
             "pca": {
                 "frames": min(pca_frames, len(learned)),
                 "rows": of_components(learned, pca_frames, judged) if pca_frames else [],

@@ -249,6 +249,36 @@ def paper_metrics(result: dict[str, Any]) -> str:
     )
 
 
+def paper_default(result: dict[str, Any]) -> str:
+    """The default model at the bytes of the paper's smallest latents, and at a tenth of them."""
+    theirs = result["rows"][0]
+    least = theirs["bottleneck"]
+    ours = [row for row in result["default"]["rows"] if row["bottleneck"] == least]
+    columns = [theirs["metrics"]["float32"], *(row["metrics"] for row in ours)]
+    rows = []
+    for name in columns[0]:
+        row = [name]
+        for key in ("r", "ppe50", "ppe10", "rmse"):
+            row += [_cell(m, name, key) for m in columns]
+        rows.append(row)
+    sizes = [f"{4 * least:,} B", *(f"{row['bytes']:,.0f} B" for row in ours)]
+    head = ["channel"]
+    for what in ("r", "ppe50", "ppe10", "RMSE"):
+        head += [f"{what}: σ-VAE, {sizes[0]}", *(f"`{result['default']['model']}`, {s}" for s in sizes[1:])]
+    missed = [
+        f"at {row['bytes']:,.0f} B (quality {row['quality']}) the default is better in "
+        f"{len(columns[0]) * 4 - len(row['not_better'])} of {len(columns[0]) * 4}"
+        + (f", not in {', '.join(row['not_better'])}" if 0 < len(row["not_better"]) < 12 else "")
+        for row in ours
+    ]
+    return (
+        f"{_table(head, rows)}\n\nBytes a frame of {result['data']['name']}, {result['data']['frames']} "
+        "held-out frames, each coded by itself, headers included; the σ-VAE's are its float32 means. "
+        "Unrounded, "
+        f"{'; '.join(missed)}. {_source(result, 'torch')}"
+    )
+
+
 def paper_latents(result: dict[str, Any]) -> str:
     """What coding costs and saves, and what latents are in use, by bottleneck."""
     components = {row["bottleneck"]: row["components"] for row in result["pca"]["rows"]}
@@ -791,6 +821,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper-archives": ("paper_sizes", paper_archives),
     "paper-metrics": ("paper_metrics", paper_metrics),
     "paper-latents": ("paper_metrics", paper_latents),
+    "paper-default": ("paper_metrics", paper_default),
 }
 
 

@@ -158,6 +158,12 @@ def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
     # What was never trained keeps nothing, and the benchmark says so.
     assert not found["rows"][0]["holds"]["r"]
     assert found["pca"]["rows"][0]["metrics"]["1700A"]["r"] > 0.9
+    whole, tenth = found["default"]["rows"]
+    assert whole["bytes"] <= 1024
+    assert tenth["quality"] < whole["quality"]
+    assert tenth["bytes"] <= 103 or tenth["quality"] == 0
+    assert "r of 193A" not in whole["not_better"]
+    assert "1,024 B" in tables.paper_default(found)
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["untrained-2012-03-25T0000.png"]
     assert tables.paper_metrics(found).count("\n| 171A |") == 4
     assert "**not 94A" in tables.paper_latents(found)
