@@ -264,6 +264,15 @@ class TestCompute:
         assert cost.activations >= 2 * 96 * 16 * 16 * 4
         assert cost.traffic > cost.activations
 
+    def test_counts_of_the_default_what_the_documentation_says(self) -> None:
+        cost = compute.count(Codec(weights.load()), ("171A",), 512)
+        by_hand = 256**2 * 7872 + 128**2 * 14160 + (64**2 + 32**2 + 16**2 + 8**2 + 4**2 + 2**2) * 21952
+        # What is tried before a frame is coded comes on top: the coarsest levels, again and again.
+        assert by_hand < cost.macs < 1.005 * by_hand
+        # docs/explanation/onboard.md, one case by hand.
+        assert cost.macs == 871_439_616
+        assert cost.symbols == cost.samples == 512**2
+
     def test_scales_as_one_would_by_hand(self) -> None:
         cost = compute.Cost(macs=10**9, traffic=0, activations=4000, weights=1000, symbols=0, samples=0)
         one = replace(compute.PROCESSORS[0], macs=1e9, efficiency=0.5, watts=3.0, width=1)

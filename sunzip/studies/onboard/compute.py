@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from sunzip.codec import Codec
 from sunzip.codec.lanes import here
-from sunzip.errors import UnsupportedError
+from sunzip.codec.wavelet import WaveletFamily, grid_of
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.onboard.mission import Mission
 
@@ -125,7 +124,7 @@ class Cost:
     weights
         Bytes of the model's file.
     symbols, samples
-        That are entropy-coded; that are stabilised.
+        That are entropy-coded, at most; that are stabilised.
     """
 
     macs: int
@@ -157,11 +156,12 @@ def count(codec: Codec, channels: tuple[str, ...], side: int) -> Cost:
         codec.encode(frame, channels)
         with tally:
             codec.encode(frame, channels)
-    try:
-        encoder = encoder_of(codec)
-    except UnsupportedError:
-        integer, symbols = 0, math.prod(codec.family.latent_shape(side, side))
+    if isinstance(codec.family, WaveletFamily):
+        # All coefficients of the channels, as those of random pixels are; of a Sun the finest are left out.
+        grid = grid_of(side, side)
+        integer, symbols = 0, len(channels) * grid.height * grid.width
     else:
+        encoder = encoder_of(codec)
         integer, symbols = encoder.integer_macs(side, side), encoder.symbols(side, side)
     return Cost(
         macs=tally.macs + integer,
