@@ -305,10 +305,11 @@ class Writer:
 
     def _shift(self, table: int, before: int, weighed: Int) -> int:
         """Return the best change of one channel's shift."""
-        if weighed.size < self._bits.size // 8:
-            costs = 2 * self._shifted[:, weighed].sum(1)
-        else:  # how often each entry occurs is shorter
-            costs = 2 * self._shifted @ np.bincount(weighed, minlength=self._bits.size).astype(np.float32)
+        # How often each entry occurs is shorter. No product of matrices: libraries sum it in their threads'
+        # order, and the bytes would depend on their number.
+        counts = np.bincount(weighed)
+        here = np.flatnonzero(counts)
+        costs = 2 * np.einsum("ij,j->i", self._shifted[:, here], counts[here].astype(np.float32))
         tables = self._tables.shifts
         change = np.arange(-SHIFT_MOST, SHIFT_MOST + 1) - before
         own, outside = tables.entries(change, np.full(len(change), table))

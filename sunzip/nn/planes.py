@@ -140,15 +140,19 @@ def fitted(
     worth
         Least squared error by which other weights must be better.
     """
-    a = np.stack([o.ravel() for o in others], 1).astype(np.float64)
-    y = target.ravel().astype(np.float64)
-    square = a.T @ a
-    square[np.diag_indices(len(others))] += 1e-3 * (1 + np.trace(square))
+    # Not by a library of linear algebra, which sums in its threads' order: the bytes would depend on it.
+    rows = [o.ravel().astype(np.float64) for o in (*others, target)]
+    products = np.array([[np.einsum("i,i->", a, b) for a in rows] for b in rows[:-1]])
+    square, along = products[:, :-1], products[:, -1]
+    count = len(others)
+    steady = square + np.diag(np.full(count, 1e-3 * (1 + np.trace(square))))
     found = usual.copy()
-    best = np.clip(np.rint(np.linalg.solve(square, a.T @ y) / WEIGHT_UNIT), -WEIGHT_MOST, WEIGHT_MOST)
-    found[: len(others)] = best
+    best = np.clip(np.rint(np.linalg.solve(steady, along) / WEIGHT_UNIT), -WEIGHT_MOST, WEIGHT_MOST)
+    found[:count] = best
 
     def error(weights: npt.NDArray[np.int32]) -> float:
-        return float(((y - a @ (weights[: len(others)] * WEIGHT_UNIT)) ** 2).sum())
+        """Return the squared error, less what it is without any weight."""
+        w = weights[:count] * WEIGHT_UNIT
+        return float((w[:, None] * w * square).sum() - 2 * (w * along).sum())
 
     return found if error(usual) - error(found) > worth else usual
