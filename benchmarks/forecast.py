@@ -87,7 +87,8 @@ def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> Non
     grid = tuple(map(int, trees.split(",")))
     report = forecast(archive, flux, decode=True, folds=True, grid=grid, pca=pca, step=_tell)
     forecast_figure(report, PLOT)
-    words = f" --trees {trees}" * (grid != GRID) + f" --pca {pca}" * (pca is not None)
+    words = f" --model {model}" * (model != weights.DEFAULT)
+    words += f" --trees {trees}" * (grid != GRID) + f" --pca {pca}" * (pca is not None)
     content = {
         "command": f"python -m benchmarks.forecast --real ../shared/data/real --work FOLDER{words}",
         "size": SIZE,

@@ -6,7 +6,7 @@ import os
 from typing import IO, TYPE_CHECKING
 
 from sunzip.errors import needing
-from sunzip.studies.forecast import LINEAR
+from sunzip.studies.forecast import LINEAR, PERSISTENCE
 
 if TYPE_CHECKING:
     from sunzip.studies.forecast import ForecastReport, Score
@@ -47,17 +47,20 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
     )
     figure = Figure(figsize=(11, 4.2 * len(both) + 0.5), layout="constrained", dpi=120)
     panels = figure.subplots(len(both), 2, squeeze=False)
+    colours = {name: f"C{n}" for n, name in enumerate(report.methods)}
     for (what, methods), (left, right) in zip(both.items(), panels, strict=True):
         for n, (name, scores) in enumerate(methods.items()):
             # Beside each other, so that intervals can be told apart.
             x = [s.horizon + 0.05 * (n - (len(methods) - 1) / 2) for s in scores]
             style = {"marker": "o", "markersize": 3.5, "linewidth": 1.2, "capsize": 2, "elinewidth": 0.8}
             line = ":" if "shuffled" in name else "--" if name.endswith(LINEAR) else "-"
-            style |= {"color": f"C{n}", "label": name, "linestyle": line}
+            style |= {"color": colours[name], "label": name, "linestyle": line}
             left.errorbar(x, [s.rmse for s in scores], _bars(scores, "rmse", "low", "high"), **style)
             ratios = _bars(scores, "ratio", "ratio_low", "ratio_high")
             right.errorbar(x, [s.ratio for s in scores], ratios, **style)
-        left.set(title=f"{report.column}, {what}", ylabel="RMSE (sfu)", ylim=(0, None))
+        # What knows nothing would make the rest small.
+        most = 1.1 * max(score.high for score in methods[PERSISTENCE])
+        left.set(title=f"{report.column}, {what}", ylabel="RMSE (sfu)", ylim=(0, most))
         right.set(title="over persistence", ylabel="RMSE / RMSE of persistence", ylim=(0, 2))
         right.axhline(1, color="0.3", linewidth=0.8)
         for panel in (left, right):
