@@ -552,6 +552,7 @@ def rate_distortion_channels(result: dict[str, Any]) -> str:
         [result["cases"][case]["title"], name, *(_times(mean, result["names"]) for mean in spans.values())]
         for case, channels in result["comparison"][model]["channels"].items()
         for name, spans in channels.items()
+        if any(mean["ratio"] for mean in spans.values())
     ]
     first = next(iter(next(iter(result["comparison"][model]["channels"].values())).values()))
     head = ["frames", "channel", *(f"{span} bit/sample" for span in first)]

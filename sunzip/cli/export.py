@@ -91,6 +91,8 @@ def _files(r: ExportReport) -> dict[str, int]:
 
 
 def _exported(r: ExportReport) -> Iterator[str]:
+    from sunzip.studies.onnx import TOLERANCE
+
     shape = "any size" if r.family == "wavelet" else f"{r.size}×{r.size}"
     yield f"{r.path} holds the encoder of {r.model} for images of {shape}"
     yield from fields(
@@ -122,3 +124,5 @@ def _exported(r: ExportReport) -> Iterator[str]:
             f"  int8: {change[0]:+.2f} % bytes, {change[1]:+.2f} % error; float32 stays "
             f"{' '.join(r.kept_float)}"
         )
+        if max(change) > 100 * TOLERANCE:
+            yield f"  that is more than the {100 * TOLERANCE:.0f} % it may cost: fly the float32 network instead"

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -308,6 +309,16 @@ def test_command(run: Any, tiny_model: Model, tmp_path: Path) -> None:
     run(tmp_path / "tiny", out, "--encoder", code=2)
     run(tmp_path / "tiny", tmp_path / "tiny", "--encoder", "--onnx", "--force", code=1)
     assert (tmp_path / "tiny" / CONFIG).exists()
+
+
+def test_an_int8_network_that_costs_too_much_is_told(exported: tuple[Path, ExportReport]) -> None:
+    from sunzip.cli.export import _exported
+
+    _, report = exported
+    assert report.int8 is not None
+    for much, told in ((1.01, False), (1.2, True)):
+        other = replace(report, int8=report.int8 | {"bytes": much * report.float32["bytes"], "rmse": 0.0})
+        assert ("float32 network instead" in "\n".join(_exported(other))) == told
 
 
 @pytest.mark.slow
