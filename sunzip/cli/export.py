@@ -125,4 +125,5 @@ def _exported(r: ExportReport) -> Iterator[str]:
             f"{' '.join(r.kept_float)}"
         )
         if max(change) > 100 * TOLERANCE:
-            yield f"  that is more than the {100 * TOLERANCE:.0f} % it may cost: fly the float32 network instead"
+            allowed = f"{100 * TOLERANCE:.0f} %"
+            yield f"  that is more than the {allowed} it may cost: fly the float32 network instead"
