@@ -151,11 +151,11 @@ class OnnxEncoder:
     ) -> None:
         place = Path(folder)
         card = _card(place)
-        names = [INT8 if int8 else FLOAT]
-        if not int8 and names[0] not in card["files"]:
-            names = onnx_context.files()
-        if names[0] not in card["files"]:
-            raise InputError(f"{place}: holds no {names[0]}; export it with --int8")
+        exact = onnx_context.files()[0] in card["files"]
+        names = onnx_context.files() if exact else [INT8 if int8 else FLOAT]
+        if int8 and INT8 not in card["files"]:
+            remedy = "its network is one of 8-bit integers already" if exact else "export it with --int8"
+            raise InputError(f"{place}: holds no {INT8}; {remedy}")
         files = {}
         for each in (*names, CONFIG, TENSORS):
             try:
@@ -168,7 +168,7 @@ class OnnxEncoder:
         tables = Model.from_files({k: files[k] for k in (CONFIG, TENSORS)}, str(place))
         model = replace(tables, sha256=card["model_sha256"])
         #: Pixels along a side of the images that it takes; None for any.
-        self.size: int | None = card["size"] if len(names) == 1 else None
+        self.size: int | None = None if exact else card["size"]
         codec, sessions = Codec(model, quality), {}
         for name in names:
             try:
@@ -180,7 +180,7 @@ class OnnxEncoder:
                 raise DamagedError(
                     f"{place / name}: ONNX Runtime cannot load it ({why}); export the encoder again"
                 ) from None
-        if self.size is None:
+        if exact:
             if not isinstance(codec.family, WaveletFamily):
                 raise DamagedError(f"{place / CARD}: lists networks that its model has not; export it again")
             self._codec = _through_context(codec, sessions)
@@ -221,6 +221,13 @@ def _card(place: Path) -> dict[str, Any]:
     return dict(card)
 
 
+def _copied(codec: Codec) -> Codec:
+    """Return a codec whose family may be changed without changing that of the first."""
+    other = copy(codec)
+    other.family = copy(codec.family)
+    return other
+
+
 def _through(codec: Codec, session: Any) -> Codec:
     """Return the codec with its analysis network replaced by a session."""
     encoder = encoder_of(codec)
@@ -233,16 +240,14 @@ def _through(codec: Codec, session: Any) -> Codec:
             found.append(encoder.latents(session.run(None, {n: feed[n] for n in names}), quality))
         return found
 
-    other = copy(codec)
-    other.family = copy(codec.family)
+    other = _copied(codec)
     other.family.analyse = analyse  # type: ignore[method-assign]
     return other
 
 
 def _through_context(codec: Codec, sessions: Mapping[str, Any]) -> Codec:
     """Return the codec with its context network replaced by sessions."""
-    other = copy(codec)
-    other.family = copy(codec.family)
+    other = _copied(codec)
     other.family.context = onnx_context.OnnxContext(codec.model.arrays("context"), sessions)  # type: ignore[attr-defined]
     return other
 

@@ -191,7 +191,11 @@ class TestContext:
         (block,) = Codec(wavelet_model).encode(frame[None], NAMES)
         assert coded_without_pytorch(context[0], frame, tmp_path) == block
 
-    def test_int8_is_refused(self, wavelet_model: Model, tmp_path: Path) -> None:
+    def test_int8_is_refused(
+        self, context: tuple[Path, ExportReport], wavelet_model: Model, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match=r"holds no encoder\.int8\.onnx; [^\n]* integers already"):
+            OnnxEncoder(context[0], int8=True)
         with pytest.raises(InputError, match=r"^model tiny-wavelet: [^\n]*8-bit integers already"):
             export(wavelet_model, tmp_path / "out", int8=True)
         assert not (tmp_path / "out").exists()
