@@ -263,18 +263,19 @@ class Writer:
 
     def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
-        near, entries, weighed = self._chosen(these)
+        near, apart = self._chosen(these)
         if self._encoder is None:
-            self.bits += float(self._bits.ravel()[weighed].sum(dtype=np.float64))
-        self.put("bands", these.tables.ravel(), entries.ravel())
+            weighed = self._bits.ravel()[_entries(these.tables, apart)]
+            self.bits += float(weighed.sum(dtype=np.float64))
+        self.put("bands", these.tables.ravel(), apart.ravel())
         return near
 
-    def _chosen(self, these: Coefficients) -> tuple[Int, Int, Int]:
+    def _chosen(self, these: Coefficients) -> tuple[Int, Int]:
         """Choose of the two symbols around a value the better bargain, not the nearer.
 
         Returns
         -------
-        The symbols, their distance from the mean's, and where their bits stand in `_bits`.
+        The symbols, and their distance from the mean's.
         """
         tables, whole, flip, values = these
         assert values is not None
@@ -292,13 +293,13 @@ class Writer:
             near[big] = np.where(costs[1] < costs[0], low, high)
         apart = near - whole
         np.negative(apart, out=apart, where=flip)
-        return near, apart, _entries(tables, apart)
+        return near, apart
 
     def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
         """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
         wanted = np.zeros(len(index), np.int32)
         if these.tables.shape[1] >= _TOO_FEW:
-            _, _, weighed = self._chosen(these)
+            weighed = _entries(these.tables, self._chosen(these)[1])
             for n in range(len(index)):
                 wanted[n] = self._shift(int(index[n]), int(before[n]), weighed[n])
         return self.side("shifts", index, wanted)
