@@ -48,6 +48,10 @@ class Family(ABC):
     statistics: tuple[str, ...]
     batches: Callable[[int, int, int], tuple[npt.NDArray[Any], ...]]
 
+    def train(self, network: nn.Module) -> None:
+        """Put a network into training mode."""
+        network.train()
+
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups for the optimiser, each with its ``share`` of the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "share": 1.0}]
@@ -80,12 +84,22 @@ class SigmaVaeFamily(Family):
         How σ is set; ``"beta"`` is Eq. 1 of the paper, without any.
     beta
         Factor of the KL divergence in mode ``"beta"``.
+    settled
+        Whether batchnorm keeps the statistics that the network begins with, see `begin`: those of a batch
+        would take away what a linear network tells frames apart by.
     """
 
     statistics = ("kl", "sigma", "mse")
 
     def __init__(
-        self, batches: WholeFrames, stabiliser: Stabiliser, bottleneck: int, mode: Mode, beta: float = 1.0
+        self,
+        batches: WholeFrames,
+        stabiliser: Stabiliser,
+        bottleneck: int,
+        mode: Mode,
+        beta: float = 1.0,
+        *,
+        settled: bool = False,
     ) -> None:
         self.network: SigmaVAE = SigmaVAE(bottleneck, "per-channel" if mode == "per-channel" else "scalar")
         # What gets no gradient would keep several processes waiting for one.
@@ -94,6 +108,15 @@ class SigmaVaeFamily(Family):
         self.stabiliser = stabiliser
         self.mode: Mode = mode
         self.beta = beta
+        self.settled = settled
+
+    def train(self, network: nn.Module) -> None:
+        """See `Family.train`."""
+        network.train()
+        if self.settled:
+            for norm in network.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.eval()
 
     def groups(self) -> list[dict[str, Any]]:
         """σ learns thirty times as fast: it is a number or twelve, and lags behind the error otherwise."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import SigmaVAE
 
 Doubles = npt.NDArray[np.float64]
@@ -45,8 +46,11 @@ _STILL = 30.0
 #: Iterations that find components.
 _ITERATIONS = 12
 
-#: How often components are found, with weights of channels by what those before left of them.
-_TURNS = 2
+#: Channels are weighed by what components of one in so many batches leave of them.
+_EARLY = 4
+
+#: How much more the field's channels count for filters: it is made of small things, which take more of them.
+_FIELD, _FIELD_CHANNELS = 2.0, tuple(NAMES.index(name) for name in ("Bx", "By", "Bz"))
 
 #: Rounds in which channels' weights and errors are brought to agree.
 _ROUNDS = 3
@@ -78,6 +82,10 @@ class _Kernels:
             values = F.conv_transpose2d(values, weight, stride=stride)
         step = int(np.prod(strides))
         return cls(values, step, (side - values.shape[-1]) // step + 1)
+
+    def scaled(self, weight: Tensor) -> _Kernels:
+        """Return the kernels that make images whose channels (C,) weigh so many times as much."""
+        return _Kernels(self.values * weight[:, None, None], self.stride, self.places)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Return the features (N, F·P·P) of frames (N, C, Y, X), in the order of a flattened (F, P, P)."""
@@ -145,22 +153,25 @@ def begin(
     with torch.no_grad():
         x = torch.cat([frames(i) for i in range(min(batches, _PILOT))])
         base = _rim(x)
-        left, shown = _pilot(x, network.bottleneck, weigh=network.log_sigma.ndim > 0)
-        for turn in range(_TURNS):
+        weigh = network.log_sigma.ndim > 0
+        left, shown = _pilot(x, network.bottleneck, weigh=weigh)
+        drawn = _Scale(base, _prominence(shown) if weigh else torch.ones_like(left))
+        rng = torch.Generator().manual_seed(seed)
+        filters = _filters(network, drawn.of(shown.mean(0)), drawn.of(shown[:_FEW]), rng)
+        own = _Kernels.of(filters, strides, x.shape[-1])
+        turns = [-(-batches // _EARLY), batches] if weigh else [batches]
+        for turn, count in enumerate(turns):
             scale = _Scale(base, 1 / left)
-            rng = torch.Generator().manual_seed(seed)
-            filters = _filters(network, scale.of(shown.mean(0)), scale.of(shown[:_FEW]), rng)
-            kernels = _Kernels.of(filters, strides, x.shape[-1])
+            kernels = own.scaled(scale.weight / drawn.weight)
             found = _Moments()
-            for i in range(batches):
+            for i in range(count):
                 scaled = scale.of(frames(i))
                 found.add(kernels.analyse(scaled), scaled)
                 if progress:
-                    progress(turn * batches + i + 1, _TURNS * batches)
+                    progress(sum(turns[:turn]) + i + 1, sum(turns))
             components = _Components.of(found, kernels.products(), network.bottleneck, x[0].numel(), rng)
-            if network.log_sigma.ndim == 0:
-                break
-            left = _left(components, kernels, scale, x)
+            if turn + 1 < len(turns):
+                left = _left(components, kernels, scale, x)
 
         def tensor(values: Doubles) -> Tensor:
             return torch.from_numpy(values.astype(np.float32)).to(x.device)
@@ -171,12 +182,12 @@ def begin(
         linear.weight.copy_(_paired_rows(tensor(components.decoder.T)).T / 2)
         linear.bias.copy_(_paired_rows(tensor(components.steady[None]))[0] / 2)
         x = x[:_FEWEST]
-        gain = _encoder(network, filters, scale, x)
+        gain = _encoder(network, filters, _Scale(base, scale.weight**2 / drawn.weight), x)
         network.mean.weight.copy_(_paired_rows(tensor(components.encoder)) / gain)
         network.mean.bias.copy_(tensor(components.offset))
         network.log_variance.weight.zero_()
         network.log_variance.bias.copy_(tensor(np.log(components.variance)))
-        error = x - _decoder(network, filters, scale, network.encode(x)[0])
+        error = x - _decoder(network, filters, drawn, network.encode(x)[0])
         error = error.square().mean((0, 2, 3))
         error = error if network.log_sigma.ndim else error.mean()
         network.log_sigma.copy_(0.5 * error.clamp_min(_TINY).log())
@@ -330,6 +341,13 @@ def _pilot(x: Tensor, count: int, *, weigh: bool) -> tuple[Tensor, Tensor]:
             left = ((power - explained) / size).clamp_min(_TINY).sqrt()
     shown = torch.einsum("nm,cmd->ncd", share.float(), fitted).reshape(-1, *x.shape[1:]) + mean
     return left.float(), shown
+
+
+def _prominence(shown: Tensor) -> Tensor:
+    """Return (C,) weights for filters: what can be shown of channels (N, C, Y, X) is brought to one size."""
+    weight = (shown - shown.mean(0)).square().mean((0, 2, 3)).clamp_min(_TINY).rsqrt()
+    weight[list(_FIELD_CHANNELS)] *= _FIELD
+    return weight
 
 
 def _filters(network: SigmaVAE, mean: Tensor, x: Tensor, rng: torch.Generator) -> list[Tensor]:

@@ -312,7 +312,8 @@ def fit(
     InputError, DamagedError
         If the checkpoint is of other settings, or damaged.
     """
-    network = family.network.to(place.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = family.network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    family.train(network)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(family.groups(), lr=recipe.rate, weight_decay=0.0)
     path = folder / CHECKPOINT
@@ -458,14 +459,14 @@ def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 
 def _calibrate(family: Family, average: nn.Module, batches: int, device: torch.device) -> None:
     """Measure the averaged weights' own batchnorm statistics; averaged ones are of other weights."""
-    norms = [m for m in average.modules() if isinstance(m, nn.BatchNorm2d)]
+    family.train(average)
+    norms = [m for m in average.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     if not norms or not batches:
         return
     for norm in norms:
         norm.reset_running_stats()
         # Without momentum every batch counts the same.
         norm.momentum = None
-    average.train()
     for step in range(batches):
         family.calibrate(average, [_moved(a, device) for a in family.batches(step, 0, 1)])
 

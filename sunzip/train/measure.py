@@ -33,7 +33,7 @@ _FLOOR = 0.1
 #: Steps over the posterior's standard deviation between which the coarsest admissible one is sought, and
 #: how often their range is halved.
 _COARSENESS = (0.25, 32.0)
-_HALVINGS = 7
+_HALVINGS = 10
 
 #: A latent whose mean varies less than this over frames carries nothing (Burda et al. 2016, A_u).
 ACTIVE_VARIANCE = 0.01

@@ -48,7 +48,7 @@ TRAINING = "training"
 
 #: Frames that the spread of channels, entropy tables, quantisation steps and final metrics are taken from,
 #: evenly spread.
-_SPREAD_FRAMES, _TABLE_FRAMES, _STEP_FRAMES, _MEASURED_FRAMES = 256, 512, 64, 64
+_SPREAD_FRAMES, _TABLE_FRAMES, _STEP_FRAMES, _MEASURED_FRAMES = 256, 2048, 64, 64
 
 #: Pixels of held-out frames that are looked at by the way, per channel.
 _LOOK_PIXELS = 1 << 18
@@ -164,7 +164,7 @@ def train(
         When to end: whichever is first; at least one. 0 steps leave the network as it begins.
     batch, rate
         Samples of a step (of each process), and peak learning rate; by default the model's, which for a
-        σ-VAE that begins at principal components is a hundredth of the other.
+        σ-VAE that begins at principal components is a thirtieth of the other.
     init
         Where the σ-VAE begins: at ``"random"`` weights, the default, or at the principal components of the
         frames, see `sunzip.train.initial`.
@@ -237,14 +237,14 @@ def train(
         else:
             whole = WholeFrames(learned, batch=size, seed=seed, augment=augment)
             bottleneck = int(model.rpartition("-")[2])
-            family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0)
+            family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca")
         per_epoch = len(learned) / (size * place.world)
         ends = [n for n in (steps, max(1, round(epochs * per_epoch)) if epochs else None) if n is not None]
         recipe = Recipe(
             steps=min(ends) if ends else None,
             minutes=minutes,
             batch=size,
-            rate=rate or (8e-4 if mode is None else 1e-5 if init == "pca" else 1e-3),
+            rate=rate or (8e-4 if mode is None else 3e-5 if init == "pca" else 1e-3),
             seed=seed,
         )
         old = folder / CHECKPOINT

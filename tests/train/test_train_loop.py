@@ -207,6 +207,24 @@ def test_training_learns_and_averages(tmp_path: Path) -> None:
     assert average["1.num_batches_tracked"] == 60
 
 
+class Settled(Line):
+    """Keeps batchnorm as it began."""
+
+    def train(self, network: torch.nn.Module) -> None:
+        super().train(network)
+        network[1].eval()  # type: ignore[index]
+
+
+def test_statistics_that_a_family_keeps_are_not_measured_anew(tmp_path: Path) -> None:
+    family = Settled()
+    before = {k: v.clone() for k, v in family.network.state_dict().items()}
+    after = run(family, tmp_path).network.state_dict()
+    assert family.calls == 0
+    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["1.weight"], before["1.weight"])
+
+
 def test_time_ends_training_too(tmp_path: Path) -> None:
     outcome = run(Line(), tmp_path, recipe=Recipe(steps=100_000, minutes=0.003, batch=4))
     assert 1 <= outcome.steps < 100_000

@@ -309,6 +309,19 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("thin")
+@pytest.mark.parametrize("settled", [False, True])
+def test_batchnorm_of_a_settled_network_learns_but_does_not_measure(settled: bool) -> None:
+    whole = WholeFrames(frames(2, 128), batch=2, seed=0, augment=False)
+    family = SigmaVaeFamily(whole, UNITS, 4, "scalar", settled=settled)
+    family.train(family.network)
+    family.losses([torch.from_numpy(a) for a in family.batches(0, 0, 1)], 1.0)[0].backward()
+    for norm in family.network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            assert norm.num_batches_tracked == (0 if settled else 1)
+            assert norm.weight.grad is not None
+
+
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("mode", ["scalar", "optimal", "per-channel", "beta"])
 def test_missing_images_and_pixels_neither_cost_nor_teach(mode: str) -> None:
     some = frames(2, 128, present=tuple(range(11)))
