@@ -6,6 +6,7 @@ and the rule that the models were trained with; on SDOML SRC is its AIA store an
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -118,16 +119,15 @@ def not_better(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]
     return found
 
 
-def at_rate(codec: Codec, frames: Frames, most: float) -> dict[str, Any]:
+def at_rate(
+    codec: Codec, frames: Frames, blocks: Callable[[int], list[bytes]], most: float
+) -> dict[str, Any]:
     """Measure a model, every frame by itself, at the highest quality that takes no more bytes a frame.
 
-    Bytes are those of the blocks, headers and all; where even quality 0 takes more, it is quality 0.
+    `blocks` codes the frames at a quality. Bytes are those of the blocks, headers and all; where even quality
+    0 takes more, it is quality 0.
     """
     x, present = pixels_of(frames, slice(0, len(frames)))
-
-    def blocks(quality: int) -> list[bytes]:
-        return codec.at(quality).encode(x, NAMES)
-
     low, high = 0, 101
     while high - low > 1:
         middle = (low + high) // 2
@@ -148,12 +148,17 @@ def at_rate(codec: Codec, frames: Frames, most: float) -> dict[str, Any]:
 
 def of_default(frames: Frames, rows: list[dict[str, Any]], echo: Callable[[str], object]) -> dict[str, Any]:
     """Measure the default model at the bytes of the σ-VAEs' float32 means, and at a tenth of them."""
-    codec = Codec(weights.load())
-    found = []
+    codec, found = Codec(weights.load()), []
+    x, _ = pixels_of(frames, slice(0, len(frames)))
+
+    @functools.cache
+    def blocks(quality: int) -> list[bytes]:
+        return codec.at(quality).encode(x, NAMES)
+
     for row in rows:
         theirs = row["metrics"]["float32"]
         for share in (1.0, 0.1):
-            mine = at_rate(codec, frames, share * 4 * row["bottleneck"])
+            mine = at_rate(codec, frames, blocks, share * 4 * row["bottleneck"])
             losses = not_better(mine["metrics"], theirs)
             found.append({"bottleneck": row["bottleneck"], "share": share, **mine, "not_better": losses})
             echo(

@@ -31,7 +31,7 @@ from sunzip.codec.family import Latents
 from sunzip.codec.lanes import here
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
-from sunzip.errors import DamagedError, InputError, needing
+from sunzip.errors import DamagedError, InputError, SunzipError, needing
 from sunzip.sources.synthetic import render
 from sunzip.studies import onnx_context
 from sunzip.studies.encoder import encoder_of
@@ -149,7 +149,7 @@ class OnnxEncoder:
         quality: int | None = None,
         threads: int = 1,
     ) -> None:
-        place = Path(folder)
+        place = self._place = Path(folder)
         card = _card(place)
         exact = onnx_context.files()[0] in card["files"]
         names = onnx_context.files() if exact else [INT8 if int8 else FLOAT]
@@ -194,14 +194,24 @@ class OnnxEncoder:
         ------
         InputError
             As `Codec.encode`; also if the frame has another size than the exported network.
+        DamagedError
+            If the networks are not such as the model needs.
         """
         if self.size is not None and frame.shape[-2:] != (self.size, self.size):
             raise InputError(
                 f"frames of {frame.shape[-2]}×{frame.shape[-1]} pixels; the encoder was exported for "
                 f"{self.size}"
             )
-        with here():
-            (block,) = self._codec.encode(frame[None], channels, scale)
+        try:
+            with here():
+                (block,) = self._codec.encode(frame[None], channels, scale)
+        except (SunzipError, MemoryError):
+            raise
+        except Exception as error:  # networks of a stranger may take, and make, anything
+            why = " ".join(str(error).split())[:200]
+            raise DamagedError(
+                f"{self._place}: its networks are not those of its model ({why}); export the encoder again"
+            ) from None
         return block
 
 

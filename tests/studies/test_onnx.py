@@ -270,6 +270,28 @@ class TestRefusals:
         with pytest.raises(DamagedError, match="not that of an exported encoder"):
             OnnxEncoder(folder)
 
+    def test_networks_that_take_or_make_something_else(
+        self, exported: tuple[Path, ExportReport], tmp_path: Path, frame: np.ndarray
+    ) -> None:
+        from onnx import TensorProto, helper
+
+        folder = tmp_path / "copy"
+        shutil.copytree(exported[0], folder)
+        card = json.loads((folder / CARD).read_text())
+        for name in ("frames", "gain"):
+            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            made = helper.make_tensor_value_info("made", TensorProto.FLOAT, None)
+            graph = helper.make_graph([helper.make_node("Identity", [name], ["made"])], "g", [value], [made])
+            opset = helper.make_opsetid("", 17)
+            data = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+            (folder / FLOAT).write_bytes(data)
+            card["sha256"][FLOAT] = hashlib.sha256(data).hexdigest()
+            (folder / CARD).write_text(json.dumps(card))
+            encoder = OnnxEncoder(folder)
+            with pytest.raises(DamagedError, match="not those of its model") as error:
+                encoder.encode(frame, NAMES)
+            assert "\n" not in str(error.value)
+
     def test_what_is_not_there(
         self, exported: tuple[Path, ExportReport], tmp_path: Path, frame: np.ndarray
     ) -> None:
