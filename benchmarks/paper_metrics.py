@@ -93,18 +93,31 @@ def of_model(codec: Codec, frames: Frames, echo: Callable[[str], object]) -> dic
     return row
 
 
-def of_components(learned: Frames, most: int, judged: Frames) -> list[dict[str, Any]]:
-    """Measure principal components of training frames, as many as bottlenecks have numbers."""
+def of_components(learned: Frames, most: int, judged: Frames) -> dict[str, Any]:
+    """Measure principal components of training frames, as many as bottlenecks have numbers, and none."""
     found = pca.fit(learned.spread_out(most), max(BOTTLENECKS))
-    counts = [min(b, len(found.axes)) for b in BOTTLENECKS]
+    counts = [*(min(b, len(found.axes)) for b in BOTTLENECKS), 0]
     totals = [Accumulator(NAMES) for _ in counts]
     for t in range(len(judged)):
         x, present = pixels_of(judged, slice(t, t + 1))
         for total, decoded in zip(totals, found.coded(x[0], counts), strict=True):
             total.add(x, decoded[None], present)
+    metrics = [_short(total.as_dict()["paper"]) for total in totals]
+    return {
+        "rows": [
+            {"bottleneck": b, "components": k, "metrics": m}
+            for b, k, m in zip(BOTTLENECKS, counts, metrics, strict=False)
+        ],
+        "mean_frame": metrics[-1],
+    }
+
+
+def collapsed(metrics: dict[str, dict[str, Any]], mean_frame: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the channels of which a model shows no more than their mean over time, by r or by error."""
     return [
-        {"bottleneck": b, "components": k, "metrics": _short(total.as_dict()["paper"])}
-        for b, k, total in zip(BOTTLENECKS, counts, totals, strict=True)
+        name
+        for name, still in mean_frame.items()
+        if (metrics[name]["r"] or 0) <= (still["r"] or 0) or metrics[name]["rmse"] >= still["rmse"]
     ]
 
 
@@ -236,7 +249,7 @@ def main(
         learned = frames.take(~held)
         judged = (frames if fit_all else frames.take(held)).spread_out(most)
         rows = [of_model(codec, judged, click.echo) for codec in codecs]
-        content = {
+        content: dict[str, Any] = {
             "command": command,
             "data": {
                 "name": name or " ".join(src),
@@ -251,9 +264,12 @@ def main(
             "default": of_default(judged, rows, click.echo),
             "pca": {
                 "frames": min(pca_frames, len(learned)),
-                "rows": of_components(learned, pca_frames, judged) if pca_frames else [],
+                **(of_components(learned, pca_frames, judged) if pca_frames else {"rows": []}),
             },
         }
+        for row in rows if pca_frames else []:
+            row["collapsed"] = collapsed(row["metrics"]["coded"], content["pca"]["mean_frame"])
+            click.echo(f"{row['model']}: collapsed: {' '.join(row['collapsed']) or 'none'}")
         if figures:
             draw(codecs, judged, at, figures)
     click.echo(keep("paper_metrics", content))

@@ -279,6 +279,10 @@ def paper_default(result: dict[str, Any]) -> str:
     )
 
 
+def _bold_or_none(names: list[str]) -> str:
+    return f"**{' '.join(names)}**" if names else "none"
+
+
 def paper_latents(result: dict[str, Any]) -> str:
     """What coding costs and saves, and what latents are in use, by bottleneck."""
     components = {row["bottleneck"]: row["components"] for row in result["pca"]["rows"]}
@@ -293,15 +297,17 @@ def paper_latents(result: dict[str, Any]) -> str:
             f"{100 * row['worst_change']:+.2f} % ({row['worst_change_of']})",
             "yes" if row["holds"]["change"] else "**no**",
             "all" if row["holds"]["r"] else f"**not {' '.join(row['least_r_missed_by'])}**",
+            _bold_or_none(row["collapsed"]) if "collapsed" in row else "–",
             f"{components[row['bottleneck']]:,}" if row["bottleneck"] in components else "–",
         ]
         for row in result["rows"]
     ]
     head = ["bottleneck", "model", "active latents", "bit/latent", "of float32", "≤ 1/8",
-            "worst change by coding", "≤ 1 %", "r ≥ 0.90, 0.98", "PCA components"]  # fmt: skip
+            "worst change by coding", "≤ 1 %", "r ≥ 0.90, 0.98", "collapsed", "PCA components"]  # fmt: skip
     return (
         f"{_table(head, rows)}\n\nPCA was fitted to {result['pca']['frames']:,} training frames, which "
-        f"bounds its components. {_source(result)}"
+        "bounds its components. A channel has collapsed if the mean frame correlates with it as well, or "
+        f"errs as little. {_source(result)}"
     )
 
 

@@ -158,6 +158,7 @@ def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
     # What was never trained keeps nothing, and the benchmark says so.
     assert not found["rows"][0]["holds"]["r"]
     assert found["pca"]["rows"][0]["metrics"]["1700A"]["r"] > 0.9
+    assert found["rows"][0]["collapsed"] == list(NAMES)
     whole, tenth = found["default"]["rows"]
     assert whole["bytes"] <= 1024
     assert tenth["quality"] < whole["quality"]

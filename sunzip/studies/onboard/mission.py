@@ -130,11 +130,6 @@ class Mission:
         return len(self.images) * self.side**2
 
     @property
-    def frames_per_day(self) -> float:
-        """Frames in 86,400 s."""
-        return 86400 / self.cadence
-
-    @property
     def contact(self) -> float:
         """Share of the time in which there is contact, passes that fail left out."""
         return self.usable * min(1.0, sum(p.lasts / p.every for p in self.passes))
