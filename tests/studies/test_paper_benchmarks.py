@@ -117,6 +117,14 @@ def test_a_model_that_is_not_the_papers_is_refused(sigma_model: Model, tmp_path:
     assert "bottleneck 8 is none of the paper's" in result.output
 
 
+def test_a_channel_has_collapsed_where_its_mean_does_as_well() -> None:
+    from benchmarks.paper_metrics import collapsed
+
+    still = {name: {"r": r, "rmse": 2.0} for name, r in zip(NAMES, (0.5, 0.5, 0.5, None), strict=False)}
+    shown = zip(NAMES, ((0.6, 1.0), (0.5, 1.0), (0.9, 2.0), (0.1, 1.9)), strict=False)
+    assert collapsed({name: {"r": r, "rmse": e} for name, (r, e) in shown}, still) == [NAMES[1], NAMES[2]]
+
+
 @pytest.mark.slow
 def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
     import torch
