@@ -49,8 +49,10 @@ _ITERATIONS = 12
 #: Channels are weighed by what components of one in so many batches leave of them.
 _EARLY = 4
 
-#: How much more the field's channels count for filters: it is made of small things, which take more of them.
-_FIELD, _FIELD_CHANNELS = 2.0, tuple(NAMES.index(name) for name in ("Bx", "By", "Bz"))
+#: How much more the field's channels count for filters, and for components: it is made of small things, which
+#: take more of them, and is the first to be lost, as most of what is left of it is noise.
+_FIELD_FILTERS, _FIELD_COMPONENTS = 2.0, 1.5
+_FIELD = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
 
 #: Rounds in which channels' weights and errors are brought to agree.
 _ROUNDS = 3
@@ -133,7 +135,8 @@ def begin(
     Parameters
     ----------
     network
-        To be set. With one σ for each channel, channels count by what is left of them.
+        To be set. With one σ for each channel, channels count by what is left of them, the field half as much
+        again.
     frames
         Called with the number of a batch, it returns stabilised frames (N, 12, 128, 128), 0 where missing.
     batches
@@ -147,7 +150,8 @@ def begin(
     ----------
     Tipping and Bishop, "Probabilistic principal component analysis" (1999), for weights and posterior:
     with λ the variance along a component and σ² that of the noise, a latent is decoded by √(λ − σ²), and
-    has the variance σ²/λ where the frame is known. That is the minimum of Eq. 2 among linear networks.
+    has the variance σ²/λ where the frame is known. With channels weighed by what is left of them alone, that
+    is the minimum of Eq. 2 among linear networks.
     """
     strides = [layer.stride[0] for layer in _of(network.analysis, nn.Conv2d)]
     with torch.no_grad():
@@ -161,7 +165,7 @@ def begin(
         own = _Kernels.of(filters, strides, x.shape[-1])
         turns = [-(-batches // _EARLY), batches] if weigh else [batches]
         for turn, count in enumerate(turns):
-            scale = _Scale(base, 1 / left)
+            scale = _Scale(base, _favoured(1 / left, _FIELD_COMPONENTS) if weigh else 1 / left)
             kernels = own.scaled(scale.weight / drawn.weight)
             found = _Moments()
             for i in range(count):
@@ -346,7 +350,13 @@ def _pilot(x: Tensor, count: int, *, weigh: bool) -> tuple[Tensor, Tensor]:
 def _prominence(shown: Tensor) -> Tensor:
     """Return (C,) weights for filters: what can be shown of channels (N, C, Y, X) is brought to one size."""
     weight = (shown - shown.mean(0)).square().mean((0, 2, 3)).clamp_min(_TINY).rsqrt()
-    weight[list(_FIELD_CHANNELS)] *= _FIELD
+    return _favoured(weight, _FIELD_FILTERS)
+
+
+def _favoured(weight: Tensor, times: float) -> Tensor:
+    """Return weights (C,) of channels, those of the field so many times as large."""
+    weight = weight.clone()
+    weight[_FIELD] *= times
     return weight
 
 
