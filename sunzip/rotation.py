@@ -23,7 +23,7 @@ MAX_MINUTES = 6 * 1440
 _DEGREE = 0.017453292519943295
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _sources(
     height: int, width: int, minutes: int
 ) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:

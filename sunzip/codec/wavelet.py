@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -89,6 +89,9 @@ _PLACED, _TIMED = 1, 2
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
+#: Samples of images that a transform takes at once.
+_CACHED = 1 << 16
+
 #: At so many levels, from the coarsest, the encoder tries what is better.
 _GLANCE = 3
 
@@ -128,12 +131,34 @@ def grid_of(height: int, width: int) -> Grid:
 def to_pyramid(image: Float, depth: int) -> Float:
     """Return (C, Y, X) images as wavelet coefficients of the same shape, the coarsest in the first corner."""
     out = np.empty_like(image)
-    for c, low in enumerate(image):
-        for _ in range(depth):
-            low, bands = wavelet.analyse(low)
-            put_bands(out, bands[None], [c])
-        out[c, : low.shape[0], : low.shape[1]] = low
+    low = image
+    for _ in range(depth):
+        count, h, w = len(low), low.shape[1] // 2, low.shape[2] // 2
+        coarser = np.empty((count, h, w), np.float32)
+        for some in _batches(count, h, w):
+            coarser[some], bands = wavelet.analyse(low[some])
+            put_bands(out, bands, range(count)[some])
+        low = coarser
+    out[:, : low.shape[1], : low.shape[2]] = low
     return out
+
+
+def _finer(low: Float, bands: Sequence[Float]) -> Float:
+    """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w)."""
+    count, h, w = low.shape
+    out = np.empty((count, 2 * h, 2 * w), np.float32)
+    for some in _batches(count, h, w):
+        out[some] = wavelet.synthesise(low[some], np.stack([band[some] for band in bands], 1))
+    return out
+
+
+def _batches(count: int, h: int, w: int) -> Iterator[slice]:
+    """Yield which of so many channels are transformed at once: as many as the processor's cache has room for.
+
+    Small ones one at a time would take more time to begin than to do.
+    """
+    step = max(1, _CACHED // (4 * h * w))
+    return (slice(begin, begin + step) for begin in range(0, count, step))
 
 
 def places_of(pyramid: Array, h: int, w: int) -> tuple[Array, Array, Array]:
@@ -445,11 +470,12 @@ class WaveletFamily(Family):
         return low[..., :height, :width]
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """See `Family.synthesise`: channel by channel, which stays in the processor's cache."""
+        """See `Family.synthesise`: few channels at a time, which stay in the processor's cache."""
         grid = grid_of(height, width)
         out = np.zeros((*latents.shape[:2], height, width), np.float32)
-        for t, c in np.argwhere(present):
-            out[t, c] = _picture(latents[t, c : c + 1], grid, grid.depth)[0, :height, :width]
+        for t, shown in enumerate(present):
+            rows = np.flatnonzero(shown)
+            out[t, rows] = _picture(latents[t, rows], grid, grid.depth)[:, :height, :width]
         return out
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
@@ -536,8 +562,14 @@ class WaveletFamily(Family):
         def error(minutes: int) -> float:
             return float((((turned(then, minutes) - now) / spread) ** 2).mean())
 
-        best = min(_TURNS, key=error)
-        return best if error(best) < _UNLIKE else None
+        # The error falls towards the best turn, and rises behind it.
+        errors = {n: error(_TURNS[n]) for n in range(0, len(_TURNS), 4)}
+        for step in (2, 1):
+            best = min(errors, key=errors.__getitem__)
+            near = (n for n in (best - step, best + step) if 0 <= n < len(_TURNS))
+            errors |= {n: error(_TURNS[n]) for n in near}
+        best = min(errors, key=errors.__getitem__)
+        return _TURNS[best] if errors[best] < _UNLIKE else None
 
     def _turned(
         self, before: Frame | None, grid: Grid, minutes: int, channels: Sequence[int]
@@ -547,9 +579,8 @@ class WaveletFamily(Family):
             return None
         pyramid = np.zeros_like(before[0])
         both = [c for c in channels if c in before[1]]
-        for c in both:
-            picture = _picture(before[0][c : c + 1], grid, grid.depth)
-            pyramid[c] = to_pyramid(turned(picture, minutes), grid.depth)[0]
+        picture = _picture(before[0][both], grid, grid.depth)
+        pyramid[both] = to_pyramid(turned(picture, minutes), grid.depth)
         return pyramid, both
 
     def _walk(
@@ -662,9 +693,9 @@ class WaveletFamily(Family):
                 settled = self.context.settle(number, active, quality, features, decoded_planes(plain))
                 bands = (plain + _apart(settled, plain, reference, cross)) * step[active][:, None]
                 put_bands(out, bands, active)
-                for a, c in enumerate(active):
-                    if tops[c] > n + 1:
-                        lows[c] = wavelet.synthesise(lows[c], bands[a])
+                further = [a for a, c in enumerate(active) if tops[c] > n + 1]
+                made = _finer(picture[further], np.moveaxis(bands[further], 1, 0))
+                lows |= zip([active[a] for a in further], made, strict=True)
         return out
 
     def _crossed(
@@ -757,14 +788,10 @@ class WaveletFamily(Family):
 
 def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:
     """Return (C, y, x) pictures of so many levels of a (C, Y, X) pyramid."""
-    pictures = []
-    for one in pyramid:
-        low = one[: grid.height >> grid.depth, : grid.width >> grid.depth]
-        for n in range(levels):
-            _, h, w = grid.level(n)
-            low = wavelet.synthesise(low, bands_of(one, h, w))
-        pictures.append(low)
-    return np.stack(pictures)
+    low = pyramid[:, : grid.height >> grid.depth, : grid.width >> grid.depth]
+    for n in range(levels):
+        low = _finer(low, places_of(pyramid, *grid.level(n)[1:]))
+    return low
 
 
 def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:

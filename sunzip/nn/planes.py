@@ -142,17 +142,21 @@ def fitted(
     """
     # Not by a library of linear algebra, which sums in its threads' order: the bytes would depend on it.
     rows = [o.ravel().astype(np.float64) for o in (*others, target)]
-    products = np.array([[np.einsum("i,i->", a, b) for a in rows] for b in rows[:-1]])
-    square, along = products[:, :-1], products[:, -1]
-    count = len(others)
-    steady = square + np.diag(np.full(count, 1e-3 * (1 + np.trace(square))))
-    found = usual.copy()
-    best = np.clip(np.rint(np.linalg.solve(steady, along) / WEIGHT_UNIT), -WEIGHT_MOST, WEIGHT_MOST)
-    found[:count] = best
+    square, along = np.zeros((2, 2)), np.zeros(2)
+    for i, row in enumerate(rows[:-1]):
+        for j in range(i, len(others)):
+            square[i, j] = square[j, i] = np.einsum("i,i->", row, rows[j])
+        along[i] = np.einsum("i,i->", row, rows[-1])
+    (p, q), (_, r) = (square + np.diag(np.full(2, 1e-3 * (1 + square[0, 0] + square[1, 1])))).tolist()
+    a, b = along.tolist()
+    solved = np.array([r * a - q * b, p * b - q * a]) / (p * r - q * q)
+    best = np.clip(np.rint(solved / WEIGHT_UNIT), -WEIGHT_MOST, WEIGHT_MOST).astype(np.int32)
+    if len(others) < 2:
+        best[1] = usual[1]
 
     def error(weights: npt.NDArray[np.int32]) -> float:
         """Return the squared error, less what it is without any weight."""
-        w = weights[:count] * WEIGHT_UNIT
+        w = weights * WEIGHT_UNIT
         return float((w[:, None] * w * square).sum() - 2 * (w * along).sum())
 
-    return found if error(usual) - error(found) > worth else usual
+    return best if error(usual) - error(best) > worth else usual
