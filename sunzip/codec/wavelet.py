@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from sunzip.nn.planes import (
     FURTHEST,
     GATES,
     GROUPS,
-    LEVELS,
     MEANS,
     SCALES,
     WEIGHT_MOST,
@@ -32,20 +31,28 @@ from sunzip.nn.planes import (
     channel_planes,
     decoded_planes,
     fitted,
+    level_of,
     picture_planes,
     place_planes,
     references,
 )
 from sunzip.normalize import Stabiliser
+from sunzip.pyramid import (
+    MAX_DEPTH,
+    Grid,
+    bands_of,
+    finer,
+    grid_of,
+    places_of,
+    put_bands,
+    to_picture,
+    to_pyramid,
+)
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    Array = TypeVar("Array", Float, Tensor)
-else:
-    Array = TypeVar("Array", Float, "Tensor")
 
 Int = npt.NDArray[np.int32]
 
@@ -54,12 +61,6 @@ Frame = tuple[Float, Sequence[int]]
 
 #: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one.
 VARIANTS = 10
-
-#: Deepest pyramid: the coarsest band of an image of `sunzip.frame.MAX_SIDE` still has 2 pixels a side.
-MAX_DEPTH = 13
-
-#: An image may grow by this factor so that its sides can be halved more often.
-_MAX_GROWTH = 1.15
 
 #: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
 WORTH = 0.13
@@ -89,9 +90,6 @@ _PLACED, _TIMED = 1, 2
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
-#: Samples of images that a transform takes at once.
-_CACHED = 1 << 16
-
 #: At so many levels, from the coarsest, the encoder tries what is better.
 _GLANCE = 3
 
@@ -103,79 +101,6 @@ _MINUTES = struct.Struct("<H")
 
 #: Rotations in minutes among which the encoder looks for that between two frames.
 _TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1440, 2160, 2880, 4320, 5760)
-
-
-class Grid(NamedTuple):
-    """The pyramid of an image: its padded size and how often it is halved."""
-
-    height: int
-    width: int
-    depth: int
-
-    def level(self, n: int) -> tuple[int, int, int]:
-        """Return number, height and width of the bands of level n, the coarsest being 0."""
-        h, w = self.height >> self.depth - n, self.width >> self.depth - n
-        return min(max(min(h, w).bit_length() - 1, 1), LEVELS), h, w
-
-
-def grid_of(height: int, width: int) -> Grid:
-    """Choose how to halve an image: as often as it can be without growing much."""
-    depth = 1
-    for n in range(1, MAX_DEPTH + 1):
-        tall, wide = -(-height >> n), -(-width >> n)
-        if min(tall, wide) >= 2 and (tall * wide << 2 * n) <= _MAX_GROWTH * height * width:
-            depth = n
-    return Grid(-(-height >> depth) << depth, -(-width >> depth) << depth, depth)
-
-
-def to_pyramid(image: Float, depth: int) -> Float:
-    """Return (C, Y, X) images as wavelet coefficients of the same shape, the coarsest in the first corner."""
-    out = np.empty_like(image)
-    low = image
-    for _ in range(depth):
-        count, h, w = len(low), low.shape[1] // 2, low.shape[2] // 2
-        coarser = np.empty((count, h, w), np.float32)
-        for some in _batches(count, h, w):
-            coarser[some], bands = wavelet.analyse(low[some])
-            put_bands(out, bands, range(count)[some])
-        low = coarser
-    out[:, : low.shape[1], : low.shape[2]] = low
-    return out
-
-
-def _finer(low: Float, bands: Sequence[Float]) -> Float:
-    """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w)."""
-    count, h, w = low.shape
-    out = np.empty((count, 2 * h, 2 * w), np.float32)
-    for some in _batches(count, h, w):
-        out[some] = wavelet.synthesise(low[some], np.stack([band[some] for band in bands], 1))
-    return out
-
-
-def _batches(count: int, h: int, w: int) -> Iterator[slice]:
-    """Yield which of so many channels are transformed at once: as many as the processor's cache has room for.
-
-    Small ones one at a time would take more time to begin than to do.
-    """
-    step = max(1, _CACHED // (4 * h * w))
-    return (slice(begin, begin + step) for begin in range(0, count, step))
-
-
-def places_of(pyramid: Array, h: int, w: int) -> tuple[Array, Array, Array]:
-    """Return the three bands of that size, (…, h, w), of a (…, Y, X) pyramid."""
-    return pyramid[..., :h, w : 2 * w], pyramid[..., h : 2 * h, :w], pyramid[..., h : 2 * h, w : 2 * w]
-
-
-def bands_of(pyramid: Float, h: int, w: int) -> Float:
-    """Return (…, 3, h, w), the bands of that size, of a (…, Y, X) pyramid."""
-    return np.stack(places_of(pyramid, h, w), -3)
-
-
-def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
-    """Store (C, 3, h, w) bands in those channels of a pyramid."""
-    for row, values in zip(rows, bands, strict=True):
-        for place, band in zip(places_of(pyramid[row], *bands.shape[-2:]), values, strict=True):
-            place[...] = band
 
 
 class Sets(NamedTuple):
@@ -444,7 +369,7 @@ class WaveletFamily(Family):
         pyramid = self._read(payload, quality, known, _FINE)
         grid = grid_of(*known.shape)
         fine = min(_FINE, grid.depth)
-        return _picture(pyramid, grid, grid.depth - fine) * np.float32(2.0**-fine)
+        return to_picture(pyramid, grid, grid.depth - fine) * np.float32(2.0**-fine)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the pyramid, side is empty."""
@@ -465,7 +390,7 @@ class WaveletFamily(Family):
         grid = grid_of(height, width)
         low = latents[..., : grid.height >> grid.depth, : grid.width >> grid.depth]
         for n in range(grid.depth):
-            _, h, w = grid.level(n)
+            h, w = grid.level(n)
             low = wavelet.synthesise(low, torch.stack(places_of(latents, h, w), -3))
         return low[..., :height, :width]
 
@@ -475,7 +400,7 @@ class WaveletFamily(Family):
         out = np.zeros((*latents.shape[:2], height, width), np.float32)
         for t, shown in enumerate(present):
             rows = np.flatnonzero(shown)
-            out[t, rows] = _picture(latents[t, rows], grid, grid.depth)[:, :height, :width]
+            out[t, rows] = to_picture(latents[t, rows], grid, grid.depth)[:, :height, :width]
         return out
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
@@ -494,7 +419,7 @@ class WaveletFamily(Family):
         minutes = self._turn(latents.main, grid, known)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
         few = min(_GLANCE, grid.depth)
-        _, h, w = grid.level(few)
+        h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
 
         def cost(head: int, given: Frame | None) -> float:
@@ -555,8 +480,8 @@ class WaveletFamily(Family):
         if known.before is None or not both:
             return None
         # A small picture is enough to see where things went.
-        n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[1] <= _SMALL)
-        now, then = (_picture(p[both], grid, n) for p in (pyramid, known.before[0]))
+        n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[0] <= _SMALL)
+        now, then = (to_picture(p[both], grid, n) for p in (pyramid, known.before[0]))
         spread = now.std((1, 2), keepdims=True) + np.float32(1e-6)
 
         def error(minutes: int) -> float:
@@ -579,7 +504,7 @@ class WaveletFamily(Family):
             return None
         pyramid = np.zeros_like(before[0])
         both = [c for c in channels if c in before[1]]
-        picture = _picture(before[0][both], grid, grid.depth)
+        picture = to_picture(before[0][both], grid, grid.depth)
         pyramid[both] = to_pyramid(turned(picture, minutes), grid.depth)
         return pyramid, both
 
@@ -636,7 +561,8 @@ class WaveletFamily(Family):
         shifts = np.zeros(len(NAMES), np.int32)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
         for n in range(levels):
-            number, h, w = grid.level(n)
+            h, w = grid.level(n)
+            number = level_of(h, w)
             going = [c for c in names if tops[c] > n]
             if not going:
                 break
@@ -694,7 +620,7 @@ class WaveletFamily(Family):
                 bands = (plain + _apart(settled, plain, reference, cross)) * step[active][:, None]
                 put_bands(out, bands, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
-                made = _finer(picture[further], np.moveaxis(bands[further], 1, 0))
+                made = finer(picture[further], np.moveaxis(bands[further], 1, 0))
                 lows |= zip([active[a] for a in further], made, strict=True)
         return out
 
@@ -751,7 +677,7 @@ class WaveletFamily(Family):
         """Return how many of the finest levels of one channel, (Y, X) in steps, are not worth coding."""
         loud = np.abs(values) >= _AUDIBLE
         for n in range(grid.depth - 1, -1, -1):
-            _, h, w = grid.level(n)
+            h, w = grid.level(n)
             if loud[:h, w : 2 * w].any() or loud[h : 2 * h, : 2 * w].any():
                 return grid.depth - 1 - n
         return grid.depth
@@ -784,14 +710,6 @@ class WaveletFamily(Family):
         symbols = coder.side("base", index, values)
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
         return low
-
-
-def _picture(pyramid: Float, grid: Grid, levels: int) -> Float:
-    """Return (C, y, x) pictures of so many levels of a (C, Y, X) pyramid."""
-    low = pyramid[:, : grid.height >> grid.depth, : grid.width >> grid.depth]
-    for n in range(levels):
-        low = _finer(low, places_of(pyramid, *grid.level(n)[1:]))
-    return low
 
 
 def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:

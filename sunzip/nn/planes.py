@@ -53,6 +53,11 @@ REFERENCES: dict[int, tuple[int, ...]] = {
 }  # fmt: skip
 
 
+def level_of(height: int, width: int) -> int:
+    """Return the level of bands of that size, 1 to `LEVELS`."""
+    return min(max(min(height, width).bit_length() - 1, 1), LEVELS)
+
+
 def network_of(level: int) -> int:
     """Return which of the networks serves level `level` of the bands' side 2^level: 1 the coarsest."""
     return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)

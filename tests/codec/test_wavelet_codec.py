@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes
 from sunzip.codec.family import Float, Known, Latents
-from sunzip.codec.wavelet import SHIFT_MOST, WaveletFamily, grid_of
+from sunzip.codec.wavelet import SHIFT_MOST, WaveletFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import Block
 from sunzip.nn.exact import parts_of
-from sunzip.nn.planes import LEVELS, WIDTHS
+from sunzip.nn.planes import LEVELS, WIDTHS, level_of
+from sunzip.pyramid import grid_of
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.weights import Model
 
@@ -220,8 +221,8 @@ def test_small_images_are_refused_and_large_ones_planned(family: WaveletFamily) 
         assert min(grid.height, grid.width) >> grid.depth >= 2
         assert side**2 <= grid.height * grid.width <= 1.15 * side**2
         for n in range(grid.depth):
-            number, h, w = grid.level(n)
-            assert 1 <= number <= LEVELS
+            h, w = grid.level(n)
+            assert 1 <= level_of(h, w) <= LEVELS
             assert h << grid.depth - n == grid.height
             assert w << grid.depth - n == grid.width
 

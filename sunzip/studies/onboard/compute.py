@@ -10,7 +10,8 @@ import numpy as np
 
 from sunzip.codec import Codec
 from sunzip.codec.lanes import here
-from sunzip.codec.wavelet import WaveletFamily, grid_of
+from sunzip.codec.wavelet import WaveletFamily
+from sunzip.pyramid import grid_of
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.onboard.mission import Mission
 
