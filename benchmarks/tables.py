@@ -28,6 +28,7 @@ PAGES = (
     ROOT / "docs/explanation/forecast.md",
     ROOT / "docs/explanation/onboard.md",
     ROOT / "docs/how-to/cluster.md",
+    ROOT / "docs/how-to/decompress.md",
     ROOT / "docs/how-to/remote-stores.md",
     ROOT / "docs/how-to/train.md",
 )
@@ -308,6 +309,29 @@ def paper_latents(result: dict[str, Any]) -> str:
         f"{_table(head, rows)}\n\nPCA was fitted to {result['pca']['frames']:,} training frames, which "
         "bounds its components. A channel has collapsed if the mean frame correlates with it as well, or "
         f"errs as little. {_source(result)}"
+    )
+
+
+def filling(result: dict[str, Any]) -> str:
+    """How near foretold images come to those that were left out."""
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    keys = ("coded", "foretold", "before")
+    rows = [
+        [name, *(shown(row["channels"][name][key]) for row in result["rows"] for key in keys)]
+        for name in result["rows"][0]["channels"]
+    ]
+    head = ["channel"]
+    for row in result["rows"]:
+        head += [f"{row['cadence']}: coded", "foretold", "last one"]
+    filled = ", ".join(f"{row['filled']} of {row['images']}" for row in result["rows"])
+    return (
+        f"{_table(head, rows)}\n\nr with the images of a synthetic Sun at {result['side']}², "
+        f"{result['frames']} frames at each cadence, each of which lacks a quarter of its channels: of "
+        f"images that were coded, of those that were foretold ({filled}), and of the last one of the "
+        f"channel in the place of these. `{result['model']['name']}` at its default quality. {_source(result)}"
     )
 
 
@@ -810,6 +834,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling-measured": ("scaling", scaling_measured),
     "scaling-model": ("scaling", scaling_model),
     "random-access": ("random_access", random_access),
+    "filling": ("filling", filling),
     "linear-cost": ("linear_cost", linear_cost),
     "synthetic-sun": ("synthetic_sun", synthetic_sun),
     "synthetic-sun-shapes": ("synthetic_sun", synthetic_sun_shapes),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sunzip.api._fill import Filler
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
 from sunzip.channels import canonical
@@ -29,6 +30,7 @@ def decompress(
     start: str | None = None,
     stop: str | None = None,
     channels: Iterable[str] | None = None,
+    fill_missing: bool = False,
     model: str | Path | Model | None = None,
     anon: bool = False,
     force: bool = False,
@@ -49,6 +51,9 @@ def decompress(
         Times, start included, stop not.
     channels
         By default all.
+    fill_missing
+        Write what a frame lacks as it is foretold by what it has, and by earlier frames, where at least half
+        of what varies can be; such images have the keyword ``SZ_FILL``.
     model, anon
         As `open`.
     force
@@ -69,7 +74,13 @@ def decompress(
         if frames.start >= frames.stop:
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         form = layout or _layout_of(os.fspath(out), sun.archive.source)
-        raw = images = 0
+        if fill_missing and form == "sdoml-v1":
+            raise InputError(
+                "SDOML v1 has no place to say that an image is foretold: write another layout (--layout), or "
+                "leave out fill_missing (--fill-missing)"
+            )
+        filler = Filler(sun, names) if fill_missing else None
+        raw = images = filled = 0
         sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
         step = frames_at_a_time(len(names), sun.archive.shape)
         if sun.codec.family.sequential:
@@ -82,7 +93,11 @@ def decompress(
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))
                 for a, b in sun.stretches(frames.start, frames.stop, step):
-                    cube = sun.cube(a, b, names)
+                    cube = sun.cube(a, b, None if filler else names)
+                    if filler:
+                        cube, foretold = filler.fill(cube)
+                        filled += int(foretold.sum())
+                        cube = cube.pick(names)
                     if written:
                         written.result()
                     written = Task(pool, sink.write, cube)
@@ -97,6 +112,7 @@ def decompress(
             layout=form,
             frames=frames.stop - frames.start,
             images=images,
+            filled=filled,
             channels=tuple(names),
             shape=sun.archive.shape,
             seconds=clock.monotonic() - begin,

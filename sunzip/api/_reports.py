@@ -88,12 +88,29 @@ class CompressReport:
 
 @dataclass(frozen=True, slots=True)
 class DecompressReport:
-    """What `decompress` wrote."""
+    """What `decompress` wrote.
+
+    Attributes
+    ----------
+    path, layout
+        Where, and how.
+    frames, images
+        How many; images are summed over channels.
+    filled
+        How many of these images the archive lacks, and were foretold.
+    channels, shape
+        Of each frame, and (Y, X) of each image.
+    seconds
+        Wall time.
+    raw_bytes
+        Its images as float32.
+    """
 
     path: str
     layout: str
     frames: int
     images: int
+    filled: int
     channels: tuple[str, ...]
     shape: tuple[int, int]
     seconds: float

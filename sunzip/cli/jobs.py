@@ -294,6 +294,11 @@ def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @start_option
 @stop_option
 @channels_option
+@click.option(
+    "--fill-missing",
+    is_flag=True,
+    help="Write images that a frame lacks as others foretell them, marked SZ_FILL.",
+)
 @anon_option
 @model_option
 @force_option
@@ -306,6 +311,7 @@ def decompress(
     start: str | None,
     stop: str | None,
     channels: tuple[str, ...] | None,
+    fill_missing: bool,
     anon: bool,
     model: str | None,
     force: bool,
@@ -329,6 +335,7 @@ def decompress(
             start=start,
             stop=stop,
             channels=channels,
+            fill_missing=fill_missing,
             model=model,
             anon=anon,
             force=force,
@@ -340,6 +347,7 @@ def decompress(
         *fields(
             [
                 ("layout", report.layout),
+                *([("foretold", count(report.filled, "image"))] if fill_missing else []),
                 ("pixels", f"{size(report.raw_bytes)} as float32"),
                 ("time", f"{duration(report.seconds)}, {number(report.frames / report.seconds)} frames/s"),
             ]

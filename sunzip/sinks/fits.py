@@ -149,6 +149,8 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
             ours.append(("SZ_EXPT", original["EXPTIME"], "[s] original EXPTIME"))
     else:
         ours.append(("CONTENT", "MAGNETOGRAM", "component as in SZ_CHAN"))
+    if _is_number(original.get("SZ_FILL")):
+        ours.append(("SZ_FILL", original["SZ_FILL"], "foretold, not taken: share that is right"))
     if assumed:
         ours.append(("SZ_ASSUM", " ".join(assumed), "as seen from the Earth"))
 

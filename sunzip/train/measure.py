@@ -26,6 +26,9 @@ from sunzip.train.frames import Frames
 COMPARED = ("r", "ppe10", "ppe50", "rmse")
 TOLERANCE = 0.01
 
+#: On frames that steps are found by metrics may worsen by this share of it, so that they hold on others, too.
+_AIM = 0.8
+
 #: r and ppe below this count as this much when a change is put as a share: of 0.002 that is noise, one
 #: percent says nothing.
 _FLOOR = 0.1
@@ -147,7 +150,7 @@ def coarsest(
     deviations: Float,
     progress: Progress | None = None,
 ) -> float:
-    """Find the coarsest steps with which no metric of the paper worsens by more than `TOLERANCE`.
+    """Find the coarsest steps with which no metric of the paper worsens by `TOLERANCE`, less some margin.
 
     Parameters
     ----------
@@ -186,7 +189,7 @@ def coarsest(
         middle = (low + high) / 2
         steps = (math.exp(middle) * deviations).astype(np.float32)
         change, _ = worst_change(exact, decoded(symbols(means / steps).astype(np.float32) * steps))
-        low, high = (middle, high) if change <= TOLERANCE else (low, middle)
+        low, high = (middle, high) if change <= _AIM * TOLERANCE else (low, middle)
     return math.exp(low)
 
 

@@ -48,7 +48,7 @@ TRAINING = "training"
 
 #: Frames that the spread of channels, entropy tables, quantisation steps and final metrics are taken from,
 #: evenly spread.
-_SPREAD_FRAMES, _TABLE_FRAMES, _STEP_FRAMES, _MEASURED_FRAMES = 256, 2048, 64, 64
+_SPREAD_FRAMES, _TABLE_FRAMES, _STEP_FRAMES, _MEASURED_FRAMES = 256, 2048, 128, 64
 
 #: Pixels of held-out frames that are looked at by the way, per channel.
 _LOOK_PIXELS = 1 << 18

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import MAX_DEPTH, SHIFT_MOST, VARIANTS, Int, Sets, WaveletFamily, Writer
+from sunzip.codec.wavelet import SHIFT_MOST, VARIANTS, Int, Sets, WaveletFamily, Writer
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
 from sunzip.nn.context import (
@@ -29,6 +29,7 @@ from sunzip.nn.context import (
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
 from sunzip.nn.planes import LEVELS, SCALES, WEIGHT_MOST, WIDTHS
 from sunzip.normalize import Stabiliser
+from sunzip.pyramid import MAX_DEPTH
 from sunzip.train.export import Histogram, pack, stabiliser_numbers
 from sunzip.weights import CONFIG_VERSION, TENSORS, Model
 
