@@ -331,7 +331,8 @@ def filling(result: dict[str, Any]) -> str:
         f"{_table(head, rows)}\n\nr with the images of a synthetic Sun at {result['side']}², "
         f"{result['frames']} frames at each cadence, each of which lacks a quarter of its channels: of "
         f"images that were coded, of those that were foretold ({filled}), and of the last one of the "
-        f"channel in the place of these. `{result['model']['name']}` at its default quality. {_source(result)}"
+        f"channel in the place of these. `{result['model']['name']}` at its default quality. "
+        f"{_source(result)}"
     )
 
 

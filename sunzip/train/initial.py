@@ -51,7 +51,7 @@ _EARLY = 4
 
 #: How much more the field's channels count for filters, and for components: it is made of small things, which
 #: take more of them, and is the first to be lost, as most of what is left of it is noise.
-_FIELD_FILTERS, _FIELD_COMPONENTS = 2.0, 1.5
+_FAVOUR = 1.5
 _FIELD = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
 
 #: Rounds in which channels' weights and errors are brought to agree.
@@ -165,7 +165,7 @@ def begin(
         own = _Kernels.of(filters, strides, x.shape[-1])
         turns = [-(-batches // _EARLY), batches] if weigh else [batches]
         for turn, count in enumerate(turns):
-            scale = _Scale(base, _favoured(1 / left, _FIELD_COMPONENTS) if weigh else 1 / left)
+            scale = _Scale(base, _favoured(1 / left) if weigh else 1 / left)
             kernels = own.scaled(scale.weight / drawn.weight)
             found = _Moments()
             for i in range(count):
@@ -350,13 +350,13 @@ def _pilot(x: Tensor, count: int, *, weigh: bool) -> tuple[Tensor, Tensor]:
 def _prominence(shown: Tensor) -> Tensor:
     """Return (C,) weights for filters: what can be shown of channels (N, C, Y, X) is brought to one size."""
     weight = (shown - shown.mean(0)).square().mean((0, 2, 3)).clamp_min(_TINY).rsqrt()
-    return _favoured(weight, _FIELD_FILTERS)
+    return _favoured(weight)
 
 
-def _favoured(weight: Tensor, times: float) -> Tensor:
-    """Return weights (C,) of channels, those of the field so many times as large."""
+def _favoured(weight: Tensor) -> Tensor:
+    """Return weights (C,) of channels, those of the field larger."""
     weight = weight.clone()
-    weight[_FIELD] *= times
+    weight[_FIELD] *= _FAVOUR
     return weight
 
 
