@@ -17,6 +17,12 @@ DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
 #: The same radius in pixels of a 512² image.
 DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
 
+
+def disk_radius(side: float) -> float:
+    """Return the same radius in pixels of images of so many pixels a side."""
+    return DISK_RADIUS_512 * side / 512
+
+
 #: One FITS header as plain values; the keywords of one frame of one channel.
 Header = Mapping[str, str | int | float | bool | None]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import canonical, channel
-from sunzip.cube import DISK_RADIUS_512
+from sunzip.cube import disk_radius
 from sunzip.errors import InputError
 
 #: The two modes, in the order in which tables print them.
@@ -69,7 +69,7 @@ def disk_mask(shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     if x != y:
         raise InputError(f"image of {y}×{x} pixels is not square, so its disk is unknown; pass on_disk")
     offset = np.arange(x) - (x - 1) / 2
-    radius = DISK_RADIUS_512 / 512 * x
+    radius = disk_radius(x)
     return np.asarray(offset[:, None] ** 2 + offset**2 <= radius**2)
 
 

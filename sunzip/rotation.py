@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.cube import DISK_RADIUS_512
+from sunzip.cube import disk_radius
 
 #: Synodic rotation in degrees a day: A + B sin²φ + C sin⁴φ (Snodgrass and Ulrich 1990, less the Earth's
 #: motion).
@@ -28,7 +28,7 @@ def _sources(
     height: int, width: int, minutes: int
 ) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
     """Return for each pixel the flat place of the left one of its four sources, and their four weights."""
-    radius = DISK_RADIUS_512 / 512 * min(height, width)
+    radius = disk_radius(min(height, width))
     y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
     x = np.arange(width, dtype=np.float64)[None] - (width - 1) / 2
     s = (y / radius) * (y / radius)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.cube import DISK_RADIUS_512
+from sunzip.cube import disk_radius
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +114,7 @@ def place_planes(height: int, width: int) -> Float:
     """Return (2, h, w): how far from the centre of the disk, and from its limb."""
     y = (np.arange(height) + 0.5) / height - 0.5
     x = (np.arange(width) + 0.5) / width - 0.5
-    r = np.sqrt(y[:, None] ** 2 + x**2) / (DISK_RADIUS_512 / 512)
+    r = np.sqrt(y[:, None] ** 2 + x**2) / disk_radius(1)
     planes = np.stack((np.clip(np.rint(64 * r), 0, 127), np.clip(np.rint(256 * (r - 1)), -127, 127)))
     return planes.astype(np.float32)
 

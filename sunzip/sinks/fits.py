@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from sunzip.channels import Channel, channel
-from sunzip.cube import DISK_RADIUS_512, Cube, Header, Scale
+from sunzip.cube import Cube, Header, Scale, disk_radius
 from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
 
@@ -117,7 +117,7 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
     instrument = original.get("INSTRUME")
     if not isinstance(instrument, str) or not re.fullmatch(rf"{known.instrument}[\w /-]{{0,20}}", instrument):
         instrument = known.instrument
-    plate_scale = observer["RSUN_OBS"] * 512 / (DISK_RADIUS_512 * n)
+    plate_scale = observer["RSUN_OBS"] / disk_radius(n)
     ours: list[tuple[str, Any, str]] = [
         ("TELESCOP", f"SDO/{known.instrument}", ""),
         ("INSTRUME", instrument, ""),
@@ -138,7 +138,7 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
         ("CRVAL1", 0.0, ""),
         ("CRVAL2", 0.0, ""),
         ("CROTA2", 0.0, ""),
-        ("R_SUN", DISK_RADIUS_512 * n / 512, "[pixel] radius of the disk"),
+        ("R_SUN", disk_radius(n), "[pixel] radius of the disk"),
         ("RSUN_REF", RSUN_M, "[m]"),
         *((key, value, "") for key, value in observer.items()),
         ("SZ_CHAN", known.name, "SDOML channel"),

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel
-from sunzip.cube import DISK_RADIUS_512, Header, Scale
+from sunzip.cube import DISK_RADIUS_512, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
@@ -343,7 +343,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     unit = re.sub(r"[ .]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
     per_second = unit in ("DN/S", "DNS-1")
     physical = per_second or unit in ("G", "GAUSS")
-    at_size = math.isclose(_number(header, "R_SUN"), DISK_RADIUS_512 * n / 512, rel_tol=1e-3)
+    at_size = math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
     if "SZ_CHAN" in header or (physical and at_size):
         return _Plan(known, (rows, n), ready=True)
 
@@ -377,7 +377,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         (512, 512),
         ready=False,
         rsun=rsun,
-        zoom=DISK_RADIUS_512 * min(n, 1024) / 512 * scale / rsun,
+        zoom=disk_radius(min(n, 1024)) * scale / rsun,
         bins=bins,
         centre=(centre[0], centre[1]),
         rotation=rotation,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES, canonical, channel
-from sunzip.cube import DISK_RADIUS_512, Cube, Header, Scale
+from sunzip.cube import Cube, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources import _sun
 from sunzip.sources._sun import field, instrument, radio
@@ -201,7 +201,7 @@ class Synthetic(Source):
         when = _observed(index, self.time[row : row + 1])[0]
         n = self.shape[0]
         days = float((when - _EPOCH).astype(np.int64)) / 86_400_000
-        radius_px = DISK_RADIUS_512 * n / 512
+        radius_px = disk_radius(n)
         radius = round(field.solar_radius_arcsec(days), 6)
         out: dict[str, str | int | float | bool | None] = {}
         if index < 9:

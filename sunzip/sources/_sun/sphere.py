@@ -16,7 +16,7 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.sparse
 
-from sunzip.cube import DISK_RADIUS_512
+from sunzip.cube import disk_radius
 
 Floats = npt.NDArray[np.float32]
 
@@ -104,7 +104,7 @@ class Grid:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.radius = DISK_RADIUS_512 * n / 512
+        self.radius = disk_radius(n)
         axis = (np.arange(n) - (n - 1) / 2) / self.radius
         self.x = np.broadcast_to(axis[None, :], (n, n)).astype(np.float32)
         self.y = np.broadcast_to(axis[:, None], (n, n)).astype(np.float32)
