@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -112,16 +112,16 @@ class Filler:
 
     def _pyramid(self, frame: _Frame, minutes: int = 0) -> Float:
         """Return the (C, Y, X) pyramid of a frame, turned; of channels that it lacks any."""
-        if frame.pyramid is not None and not minutes:
-            return frame.pyramid
+        if minutes in frame.made:
+            return frame.made[minutes]
         image = self._stabiliser.forward(np.nan_to_num(frame.pixels))
         if minutes:
             image = turned(image, minutes)
         height, width = image.shape[1:]
         pad = ((0, 0), (0, self._grid.height - height), (0, self._grid.width - width))
         found = to_pyramid(np.pad(image, pad, mode="edge"), self._grid.depth)
-        if not minutes:
-            frame.pyramid = found
+        # Of all turns only the last is asked for again, by the other channels that the same frame lacks.
+        frame.made = {m: p for m, p in frame.made.items() if not m} | {minutes: found}
         return found
 
     def _foretold(self, now: _Frame, c: int) -> tuple[Float, float] | None:
@@ -174,14 +174,14 @@ class _Frame:
         (C, Y, X) DN/s and G, NaN where missing.
     shown
         (C,) which images there are.
-    pyramid
-        What `Filler` made of it.
+    made
+        Its pyramids, by the minutes that they are turned.
     """
 
     time: np.datetime64
     pixels: Float
     shown: npt.NDArray[np.bool_]
-    pyramid: Float | None = None
+    made: dict[int, Float] = field(default_factory=dict)
 
     def apart(self) -> _Frame:
         """Return it without what it was cut from."""
