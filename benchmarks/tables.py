@@ -81,7 +81,7 @@ def main_job(result: dict[str, Any]) -> str:
         f"({result['model']['bytes'] / 1e6:.1f} MB, not counted), quality {result['quality']}. Ratios are to "
         "float32; a file has some 15 kB of structure, which weighs on few frames. r, ppe10 and ppe50 are the "
         "paper's, averaged over images; exact zeros off the disk of HMI count as misses in ppe. Input speed "
-        "includes reading, decoding again and measuring the errors. "
+        "includes reading and measuring the errors. "
         f"{_source(result)}"
     )
 

@@ -19,8 +19,10 @@ from sunzip import api
 from sunzip.archive import ArchiveWriter, verify
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
+from sunzip.codec.family import Float, Known
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Cube, Scale
-from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
 from sunzip.metrics import image_metrics
 from sunzip.sinks import open_sink
 from sunzip.sources import open_source
@@ -140,6 +142,27 @@ def test_errors_are_those_of_the_decoded_pixels(lat: Path, sun: api.Sun, origina
     ):
         np.testing.assert_allclose(stats[name], values, rtol=1e-6)
         np.testing.assert_array_equal(np.isnan(stats[name]), ~original.valid)
+
+
+def test_a_machine_that_decodes_otherwise_is_found_out(
+    series: Series, wavelet_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors are measured on what the encoder says is decoded; two frames a shard are decoded to prove it."""
+    small_shards(monkeypatch)
+    path = tmp_path / "a.lat"
+    decode, asked = WaveletFamily.decode, []
+
+    def counted(self: WaveletFamily, payload: bytes, quality: int, known: Known) -> Float:
+        asked.append(payload)
+        return decode(self, payload, quality, known)
+
+    monkeypatch.setattr(WaveletFamily, "decode", counted)
+    report = api.compress(series, path, model=wavelet_model, block=2)
+    assert (report.frames, len(asked)) == (FRAMES, 2 * 3)  # in three shards
+    monkeypatch.setattr(WaveletFamily, "decode", lambda *a: counted(*a) + np.float32(1))
+    with pytest.raises(UnsupportedError, match=r"frames from 2014-01-01T00:00:00.000Z on do not decode"):
+        api.compress(series, tmp_path / "b.lat", model=wavelet_model)
+    assert not (tmp_path / "b.lat").exists()
 
 
 def test_same_input_gives_same_bytes(series: Series, lat: Path, tiny_model: Model, tmp_path: Path) -> None:

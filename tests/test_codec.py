@@ -85,6 +85,15 @@ def test_latents_are_the_encoders_own_dequantised(codec: Codec, frames_of: Frame
         assert (np.abs(found - free) <= 0.5001 * family._inverse[codec.quality]).all()
 
 
+def test_what_was_coded_may_come_decoded(codec: Codec, frames_of: Frames) -> None:
+    x = frames_of(5, 3, 32, 48)
+    x[1, 0], x[3] = np.nan, np.nan
+    x[2, 1, 4, 5] = np.nan
+    blocks, decoded = codec.encode_decoded(x, THREE, frames_per_block=2)
+    assert blocks == codec.encode(x, THREE, frames_per_block=2)
+    np.testing.assert_array_equal(decoded, codec.decode(blocks, THREE, (32, 48))[:5])
+
+
 def test_decoding_pixels_uses_these_latents(codec: Codec, frames_of: Frames) -> None:
     x = frames_of(1, 12, 32, 32)
     blocks = codec.encode(x, NAMES)

@@ -16,9 +16,10 @@ from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
 from sunzip.codec.lanes import Task, count, side_by_side
 from sunzip.cube import Cube
-from sunzip.errors import DamagedError, InputError, SunzipError
+from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
 from sunzip.metrics import image_metrics
 from sunzip.sources.series import Series
+from sunzip.times import format_utc
 
 #: float32 pixels held at a time: frames are read, coded and written in stretches of this many.
 _STRETCH_PIXELS = 1 << 24
@@ -85,7 +86,12 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
         parts: list[Part] = []
         cubes = _one_ahead(pool, stretches, lambda s: series.read(s[1], s[2]))
         try:
-            coded = _two_at_a_time(pool, cubes, lambda cube: encode(codec, cube, plan.block))
+            # Of each shard two frames are decoded: what goes wrong on a machine goes wrong in all of them.
+            coded = _two_at_a_time(
+                pool,
+                zip(cubes, stretches, strict=False),
+                lambda s: encode(codec, s[0], plan.block, prove=s[1][1] == writer.frames_of(s[1][0]).start),
+            )
             for (shard, start, stop), (raw_bytes, part) in zip(stretches, coded, strict=True):
                 parts.append(part)
                 yield Coded(stop - start, raw_bytes, sum(map(len, part.blocks)))
@@ -103,10 +109,28 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
             raise
 
 
-def encode(codec: Codec, cube: Cube, block: int) -> tuple[int, Part]:
-    """Code a stretch of frames, decode it again, and measure what was lost; the first number is raw bytes."""
-    blocks = codec.encode(cube.data, cube.channels, cube.scale, frames_per_block=block)
-    decoded = codec.decode(blocks, cube.channels, cube.data.shape[2:], cube.scale, frames=range(len(cube)))
+def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tuple[int, Part]:
+    """Code a stretch of frames and measure what decoding will have lost; the first number is raw bytes.
+
+    Parameters
+    ----------
+    prove
+        Decode the first frame, too, and one that builds on it, and compare.
+
+    Raises
+    ------
+    UnsupportedError
+        If that is not what the encoder said.
+    """
+    blocks, decoded = codec.encode_decoded(cube.data, cube.channels, cube.scale, frames_per_block=block)
+    if prove:
+        few = range(min(block, len(cube), 2))
+        again = codec.decode(blocks[:1], cube.channels, cube.data.shape[2:], cube.scale, frames=few)
+        if not np.array_equal(again, decoded[: len(few)], equal_nan=True):
+            raise UnsupportedError(
+                f"frames from {format_utc(cube.time[:1])[0]} on do not decode to what was coded; "
+                "the memory of this machine or its libraries cannot be trusted: run the tests, or use another"
+            )
     found = list(side_by_side(lambda t: image_metrics(cube.data[t], decoded[t]), range(len(cube))))
     stats = {
         "err_rmse": np.stack([m.rmse for m in found]),

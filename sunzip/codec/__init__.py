@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
 
 class _Entry(NamedTuple):
-    """A frame that is wanted: its block, and where in it."""
+    """A frame that is wanted: its block, where in it, and its latents, if the encoder has just left them."""
 
     block: Block
     place: int
+    latents: Float | None = None
 
     @property
     def mask(self) -> int:
@@ -168,6 +169,44 @@ class Codec:
             If data or channels are not as said, the model cannot code images of this size, or pixels are
             infinite.
         """
+        blocks, _ = self._encode(data, channels, scale, frames_per_block, after, keep=False)
+        return [block.pack() for block in blocks]
+
+    def encode_decoded(
+        self,
+        data: Float,
+        channels: Sequence[str],
+        scale: Scale = Scale.MEAN,
+        *,
+        frames_per_block: int = 1,
+    ) -> tuple[list[bytes], Float]:
+        """Code frames, and return beside the blocks what `decode` makes of them.
+
+        Where the encoder follows the decoder step by step, as the wavelet family's does, nothing is decoded
+        for it: its latents are those of the decoder by construction.
+
+        Raises
+        ------
+        InputError
+            As `encode`.
+        """
+        blocks, latents = self._encode(data, channels, scale, frames_per_block, None, keep=True)
+        entries = [_Entry(block, place) for block in blocks for place in range(len(block.masks))]
+        entries = [entry._replace(latents=left) for entry, left in zip(entries, latents, strict=False)]
+        pixels = self._decode(entries, _indexes(channels), data.shape[-2:], scale)
+        return [block.pack() for block in blocks], pixels
+
+    def _encode(
+        self,
+        data: Float,
+        channels: Sequence[str],
+        scale: Scale,
+        frames_per_block: int,
+        after: Block | None,
+        *,
+        keep: bool,
+    ) -> tuple[list[Block], list[Float | None]]:
+        """Code frames; return the blocks and, to keep, each frame's decoded latents if they came out."""
         indexes = _indexes(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
@@ -176,6 +215,7 @@ class Codec:
 
         # Frames that are coded given the one before wait for it.
         chain = frames_per_block if self.family.sequential else 1
+        latents: list[Float | None] = [None] * frames
 
         def code(begin: int) -> list[Entry]:
             found = []
@@ -188,9 +228,9 @@ class Codec:
                     continue
                 has = tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p)
                 mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
-                latents = self._analyse(data[t], missing, present, indexes, scale)
+                analysed = self._analyse(data[t], missing, present, indexes, scale)
                 known = Known(has, (height, width), before)
-                written = self.family.encode(latents, self.quality, known)
+                written = self.family.encode(analysed, self.quality, known)
                 most = len(written.payload) + len(gap)
                 raw = pack_raw(_means(data[t], present, indexes, scale), most)
                 before = None
@@ -199,6 +239,8 @@ class Codec:
                     continue
                 if written.decoded is not None:
                     before = written.decoded, has
+                if keep:
+                    latents[t] = written.decoded
                 found.append((mask, written.payload, gap))
             return found
 
@@ -207,8 +249,8 @@ class Codec:
         for begin in range(0, frames, frames_per_block):
             rows = entries[begin : begin + frames_per_block]
             masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
-            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps).pack())
-        return blocks
+            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps))
+        return blocks, latents
 
     def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
         """Return what a frame that follows those of a block builds on."""
@@ -310,8 +352,13 @@ class Codec:
         DamagedError
             If a block is damaged, has another shape or number of frames, or was coded with another model.
         """
-        indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
+        return self._decode(entries, _indexes(channels), shape, scale)
+
+    def _decode(
+        self, entries: Sequence[_Entry], indexes: Sequence[int], shape: tuple[int, int], scale: Scale
+    ) -> Float:
+        """See `decode`."""
         masks = _masks(entries)
         runs = self._runs(entries, _coded(entries, masks, indexes))
         decoders = (partial(self._latents, entries, rows) for rows in runs)
@@ -448,7 +495,11 @@ class Codec:
         """
         blocks: dict[int, list[int]] = {}
         for t in rows:
-            blocks.setdefault(id(entries[t].block), []).append(t)
+            left = entries[t].latents
+            if left is not None:
+                yield t, left
+            else:
+                blocks.setdefault(id(entries[t].block), []).append(t)
         for wanted in blocks.values():
             block = entries[wanted[0]].block
             places = [entries[t].place for t in wanted]
@@ -476,7 +527,8 @@ class Codec:
         """Return entries in runs that are decoded one after another."""
         runs: dict[tuple[int, int], list[int]] = {}
         for t in rows:
-            runs.setdefault((id(entries[t].block), 0 if self.family.sequential else t), []).append(t)
+            waits = self.family.sequential and entries[t].latents is None
+            runs.setdefault((id(entries[t].block), 0 if waits else t), []).append(t)
         return list(runs.values())
 
     def _synthesise(

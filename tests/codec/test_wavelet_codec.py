@@ -247,6 +247,21 @@ def block(codec: Codec, series: Float) -> bytes:
     return found
 
 
+@pytest.mark.parametrize("length", [1, 4, 6])
+@pytest.mark.parametrize("scale", Scale)
+def test_what_the_encoder_leaves_is_what_is_decoded(
+    codec: Codec, series: Float, scale: Scale, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = series.copy()
+    x[5, 1] = 1e9 * np.random.default_rng(0).standard_normal((32, 48))  # so loud that it is stored as pixels
+    with monkeypatch.context() as patch:
+        patch.setattr(WaveletFamily, "decode", None)  # nothing is decoded for it
+        blocks, left = codec.encode_decoded(x, FOUR, scale, frames_per_block=length)
+    assert blocks == codec.encode(x, FOUR, scale, frames_per_block=length)
+    assert np.isnan(left[2]).all()
+    np.testing.assert_array_equal(left, codec.decode(blocks, FOUR, (32, 48), scale)[:6])
+
+
 def test_frames_build_on_those_before_them(codec: Codec, series: Float, block: bytes) -> None:
     heads = [payload[:1] for payload in Block.unpack(block).payloads]
     assert heads[2] == b""
