@@ -2,8 +2,8 @@
 
 Run as ``python -m scripts.default_model --real REAL --out runs/first --minutes 60``; REAL is the folder with
 the real data. What a decoder knows before a frame is the frame before as the codec leaves it, which takes a
-codec: a second run with ``--coder runs/first --start runs/first/training/checkpoint.safetensors`` learns from
-that. Killed, a run goes on with ``--resume``.
+codec: a second run with ``--coder runs/first`` begins with that one's network and learns from what it leaves.
+Killed, a run goes on with ``--resume``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.channels import NAMES
@@ -31,12 +29,12 @@ from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
 from sunzip.train.card import versions
-from sunzip.train.checkpoint import AVERAGE
 from sunzip.train.export import write
+from sunzip.train.films import COARSE, LENGTH, whole
 from sunzip.train.loop import Place, Recipe, fit
 from sunzip.train.pyramids import Pyramids, WaveletFamily, pyramid
-from sunzip.train.run import TRAINING
-from sunzip.train.wavelet import coded, export_wavelet, fit_tables, steps
+from sunzip.train.run import TRAINING, finish_wavelet
+from sunzip.train.wavelet import Film, coded, network_of, steps
 from sunzip.weights import load
 
 #: Real frames from these dates on are never shown to the training; neither are the eight channels of 2024 and
@@ -54,15 +52,8 @@ SHARES = {"193A": 0.2, "171A": 0.17, "Bz": 0.08, "synthetic": 0.55}
 #: Minutes between a synthetic frame and the one before it.
 _APART = (12, 60, 60, 240, 1440)
 
-#: Quality that the default model has by default, and those at which tables are fitted, in turn.
-DEFAULT_QUALITY = 35
-_QUALITIES = (5, 95, 35, 65, 15, 80, 50, 25, 100, 45, 0, 70, 55, 90, 30)
-
 #: Tables are fitted on every so many films, twice.
 _FITTED = 4
-
-#: Frames of a film, and the quality below which a film's is drawn: above, no frame needs another.
-FILM, _COARSE = 5, 90
 
 
 class Frame(NamedTuple):
@@ -98,18 +89,11 @@ def film(
     """Make frames of pictures (C, S, S); each knows the one before, as a codec leaves it if there is one."""
     left: list[Float] = list(images)
     if coder is not None:
-        left = [x[channels] for x in coded(_codec(coder), (_whole(images, channels), channels), q)]
+        whole_images = [whole(x, channels) for x in images]
+        left = [x[channels] for x in coded(_codec(coder), (whole_images, channels), q)]
     quality = None if coder is None else q
     before = [None, *left[:-1]]
     return [Frame(x, channels, y, minutes, quality) for x, y in zip(images, before, strict=True)]
-
-
-def _whole(images: Sequence[Float], channels: list[int]) -> list[Float]:
-    out = []
-    for x in images:
-        out.append(np.zeros((len(NAMES), *x.shape[1:]), np.float32))
-        out[-1][channels] = x
-    return out
 
 
 def real_films(
@@ -125,11 +109,11 @@ def real_films(
     films = []
     for _ in range(count):
         step = int(rng.choice(apart))
-        length = min(FILM, (len(images) - 1) // step + 1)
+        length = min(LENGTH, (len(images) - 1) // step + 1)
         begin = int(rng.integers(len(images) - step * (length - 1)))
         picks = range(begin, begin + step * length, step)
         minutes = int((series.time[picks[1]] - series.time[begin]) / np.timedelta64(1, "m"))
-        films.append(film([images[i] for i in picks], channels, minutes, coder, int(rng.integers(_COARSE))))
+        films.append(film([images[i] for i in picks], channels, minutes, coder, int(rng.integers(COARSE))))
     return films
 
 
@@ -148,9 +132,9 @@ def synthetic_films(count: int, coder: Path | None, seed: int) -> list[list[Fram
     while len(jobs) < count:
         begin = np.datetime64("2010-06-01T00:00") + np.timedelta64(int(rng.integers(14 * 365 * 1440)), "m")
         apart = int(rng.choice(_APART))
-        times = [begin + np.timedelta64(n * apart, "m") for n in range(FILM)]
+        times = [begin + np.timedelta64(n * apart, "m") for n in range(LENGTH)]
         if not any(int(str(t)[5:7]) in _HELD_OUT_MONTHS for t in times):
-            jobs.append((times, apart, 1 + len(jobs) % 5, coder, int(rng.integers(_COARSE))))
+            jobs.append((times, apart, 1 + len(jobs) % 5, coder, int(rng.integers(COARSE))))
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_synthetic, jobs))
 
@@ -180,10 +164,9 @@ def training_films(
     return {**found, "synthetic": synthetic_films(count, coder, seed)}
 
 
-def _average(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a run's checkpoint."""
-    found = load_file(checkpoint)
-    return {k.removeprefix(AVERAGE): v for k, v in found.items() if k.startswith(AVERAGE)}
+def _film(frames: list[Frame]) -> Film:
+    channels = frames[0].channels
+    return [whole(f.images, channels) for f in frames], channels
 
 
 @click.command()
@@ -191,10 +174,11 @@ def _average(checkpoint: Path) -> dict[str, Tensor]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--minutes", default=60.0)
 @click.option("--synthetic", "count", default=60, help="Films.")
-@click.option("--coder", type=click.Path(path_type=Path, exists=True), help="Codes what is known before.")
+@click.option(
+    "--coder", type=click.Path(path_type=Path, exists=True), help="Begins it, and codes what is known before."
+)
 @click.option("--rate", default=2e-3, help="Peak learning rate.")
 @click.option("--seed", default=0)
-@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Checkpoint to begin with.")
 @click.option("--resume", is_flag=True)
 def main(
     real: Path,
@@ -204,7 +188,6 @@ def main(
     coder: Path | None,
     rate: float,
     seed: int,
-    start: Path | None,
     resume: bool,
 ) -> None:
     """Train, and write the model's folder; its card is written by hand."""
@@ -242,8 +225,8 @@ def main(
     del films
     torch.manual_seed(seed)
     family = WaveletFamily(Pyramids(banks, 3, seed), stabiliser)
-    if start is not None:
-        family.network.load_state_dict(_average(start))
+    if coder is not None:
+        family.network = network_of(load(coder))
     recipe = Recipe(steps=None, minutes=minutes, batch=3, rate=rate, decay=0.998, seed=seed)
     notes = {"recipe": asdict(recipe), **notes}
     with Place.found("cpu") as place:
@@ -252,11 +235,8 @@ def main(
     notes |= {"steps": outcome.steps, "seconds": round(outcome.seconds), "versions": versions()}
     network = outcome.network
     assert isinstance(network, type(family.network))
-    model = export_wavelet(network, stabiliser, out.name, default_quality=DEFAULT_QUALITY, notes=notes)
-    for turn in range(2):
-        shown = (fitted[i] for i in np.roll(order, 7 * turn))
-        whole = ((_whole([f.images for f in one], one[0].channels), one[0].channels) for one in shown)
-        model = fit_tables(model, whole, _QUALITIES)
+    shown = [partial(_film, fitted[i]) for i in order]
+    model = finish_wavelet(network, stabiliser, shown, out.name, notes, lambda _: None)
     write(model, out)
     click.echo(f"{out}: {model.nbytes} bytes, sha256 {model.sha256}")
 

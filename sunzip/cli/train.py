@@ -36,7 +36,7 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
 @click.command(short_help="Train a model on images of the Sun.")
 @click.argument("src", nargs=-1, required=True)
 @click.option(
-    "--model", required=True, metavar="NAME", help="sigma-vae-256, -512, -1024, -2048 or hyperprior."
+    "--model", required=True, metavar="NAME", help="sigma-vae-256, -512, -1024, -2048, hyperprior or wavelet."
 )
 @click.option("--out", required=True, metavar="DIR", help="Folder of the model; its name is the model's.")
 @hmi_option
@@ -74,6 +74,12 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     type=click.Choice(["random", "pca"]),
     help="Where the σ-VAE begins: at random weights (default) or at the frames' principal components.",
 )
+@click.option(
+    "--from",
+    "begin_with",
+    metavar="MODEL",
+    help="Wavelet model that a wavelet model begins with, as in wavelet-12; it also codes what lies before.",
+)
 @click.option("--steps", type=click.IntRange(0), help="End after so many steps; 0 to keep the beginning.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="End after so many passes.")
 @click.option(
@@ -82,9 +88,9 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     type=click.FloatRange(0, min_open=True),
     help="End after so many minutes of training.",
 )
-@click.option("--batch", type=click.IntRange(2), help="Samples of a step of each process; default 32 or 4.")
+@click.option("--batch", type=click.IntRange(2), help="Samples of a step of each process; default 32, 4, 3.")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3, 1e-5 or 8e-4."
+    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3, 3e-5 or 8e-4."
 )
 @click.option(
     "--augment/--no-augment", default=True, show_default=True, help="Vary frames as the Sun itself varies."
@@ -125,6 +131,7 @@ def train(
     sigma: Literal["scalar", "optimal", "per-channel"] | None,
     beta: float | None,
     init: Literal["random", "pca"] | None,
+    begin_with: str | None,
     steps: int | None,
     epochs: float | None,
     time_limit: float | None,
@@ -169,6 +176,7 @@ def train(
                 hold_out=hold_out,
                 fit_all=fit_all,
                 init=init,
+                begin_with=begin_with,
                 steps=steps,
                 epochs=epochs,
                 minutes=time_limit,
@@ -202,21 +210,27 @@ def _trained(r: TrainReport) -> Iterator[str]:
         ("learned from", count(r.train_frames, "frame")),
         ("training", f"{count(r.steps, 'step')}, {duration(r.seconds)}, {r.notes['precision']}"),
         ("measured on", f"{count(m['frames'], 'frame')}, {moment(m['first'])} to {moment(m['last'])} UTC"),
-        ("coded", f"{number(m['bits_per_latent'])} bit/latent, {number(m['bits_per_sample'])} bit/sample"),
-        ("worst change", f"{number(100 * m['worst_change'][0])} %, {m['worst_change'][1]}"),
     ]
+    coded = f"{number(m['bits_per_sample'])} bit/sample"
+    if m["latents_coded"]:
+        rows += [
+            ("coded", f"{number(m['bits_per_latent'])} bit/latent, {coded}"),
+            ("worst change", f"{number(100 * m['worst_change'][0])} %, {m['worst_change'][1]}"),
+        ]
+    else:
+        rows.append(("coded", coded))
     if "active_units" in r.notes:
         rows.append(("active latents", count(r.notes["active_units"])))
     yield from fields(rows)
     yield ""
     yield from table(
-        ["channel", "r", "ppe50", "ppe10", "RMSE", "unit", "r uncoded"],
+        ["channel", "r", "ppe50", "ppe10", "RMSE", "unit", *(["r uncoded"] if m["latents_coded"] else [])],
         [
             [
                 name,
                 *(number(row[k]) for k in ("r", "ppe50", "ppe10", "rmse")),
                 row["unit"],
-                number(m["metrics"]["float32"]["paper"][name]["r"]),
+                *([number(m["metrics"]["float32"]["paper"][name]["r"])] if m["latents_coded"] else []),
             ]
             for name, row in m["metrics"]["coded"]["paper"].items()
         ],

@@ -174,7 +174,8 @@ def foretell(
     h = _activate(net.deep(h) + bias[1][:, :, None, None])
     first = net.first_out(_activate(net.first(h)))
     height, wide = symbols.shape[-2:]
-    board = (torch.arange(height)[:, None] + torch.arange(wide)) % 2 == 0
+    places = [torch.arange(n, device=symbols.device) for n in (height, wide)]
+    board = (places[0][:, None] + places[1]) % 2 == 0
     beside = net.beside(decoded_planes(torch.where(board, symbols, 0)) * PLANE_UNIT)
     second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
     out = torch.where(board, first, second).float()

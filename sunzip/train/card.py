@@ -18,6 +18,10 @@ from sunzip.weights import Model
 _POOR = 0.9
 
 
+#: How a training began, by its `init`; otherwise that is a model's sha256.
+_BEGAN = {"random": "", "pca": "It began at the principal components of these frames. "}
+
+
 def versions() -> dict[str, str]:
     """Return what the numbers of a training depend on: versions, the commit if there is one, the machine."""
     found = {"sunzip": __version__, "python": platform.python_version(), "machine": platform.machine()}
@@ -67,7 +71,7 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     yield "```"
     yield ""
     yield (
-        ("It began at the principal components of these frames. " if notes.get("init") == "pca" else "")
+        _BEGAN.get(notes.get("init", "random"), f"It began with the model `{notes.get('init')}`. ")
         + f"{notes['steps']:,} steps in {notes['seconds'] / 60:.0f} min on {notes['device']} "
         f"({notes['precision']}), seed {notes['recipe']['seed']}; "
         + ", ".join(f"{k} {v}" for k, v in notes["versions"].items())
@@ -77,22 +81,27 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     yield "## Measured"
     yield ""
     seen = "frames that training saw, too" if data["fit_all"] else "held-out frames"
-    yield (
-        f"On {m.frames} {seen} from {m.first[:16]} to {m.last[:16]}: {m.bits_per_latent:.3f} bit per latent "
-        f"(float32 has 32), {m.bits_per_sample:.5f} bit per sample. Coding worsens a metric by at most "
-        f"{100 * m.worst_change[0]:.2f} % ({m.worst_change[1]})."
-    )
+    told = f"On {m.frames} {seen} from {m.first[:16]} to {m.last[:16]}, each coded by itself: "
+    if m.latents_coded:
+        yield (
+            f"{told}{m.bits_per_latent:.3f} bit per latent "
+            f"(float32 has 32), {m.bits_per_sample:.5f} bit per sample. Coding worsens a metric by at most "
+            f"{100 * m.worst_change[0]:.2f} % ({m.worst_change[1]})."
+        )
+    else:
+        yield f"{told}{m.bits_per_sample:.5f} bit per sample at quality {model.config['default_quality']}."
     if "active_units" in notes:
         yield (
             f"{notes['active_units']} of {model.config['bottleneck']} latents are active; "
             f"steps are {notes['coarseness']:.2f} standard deviations of the posterior."
         )
     yield ""
-    yield "| channel | r | ppe50 | ppe10 | RMSE | r, float32 means | ppe50 | ppe10 | RMSE | unit |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"
-    exact, coded = (m.metrics[k]["paper"] for k in ("float32", "coded"))
-    for name, row in coded.items():
-        cells = [_number(t[k]) for t in (row, exact[name]) for k in ("r", "ppe50", "ppe10", "rmse")]
+    exact = " r, float32 means | ppe50 | ppe10 | RMSE |" if m.latents_coded else ""
+    yield f"| channel | r | ppe50 | ppe10 | RMSE |{exact} unit |"
+    yield f"|---{'|---:' * (8 if exact else 4)}|---|"
+    for name, row in m.metrics["coded"]["paper"].items():
+        shown = [row, m.metrics["float32"]["paper"][name]] if exact else [row]
+        cells = [_number(t[k]) for t in shown for k in ("r", "ppe50", "ppe10", "rmse")]
         yield f"| {name} | {' | '.join(cells)} | {row['unit']} |"
     yield ""
     yield "## Fails at"
@@ -104,7 +113,7 @@ def _failures(notes: Mapping[str, Any], m: Measured) -> Iterator[str]:
     poor = [n for n, row in m.metrics["coded"]["paper"].items() if row["r"] is None or row["r"] < _POOR]
     if poor:
         yield f"- {' '.join(poor)}: r is below {_POOR} or undefined."
-    if m.worst_change[0] > TOLERANCE:
+    if m.latents_coded and m.worst_change[0] > TOLERANCE:
         yield f"- Coding worsens {m.worst_change[1]} by more than {100 * TOLERANCE:.0f} %."
     if any(str(u).startswith("synthetic:") for u in notes["data"]["sources"]):
         yield "- Real images: it learned from a synthetic Sun, which is coherent but not the Sun."

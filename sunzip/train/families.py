@@ -39,6 +39,8 @@ class Family(ABC):
         What its inputs go through.
     batches
         Called with the step, the rank and the number of ranks, it makes a batch of arrays.
+    partial
+        Whether some parameters may have no part in a step.
     statistics
         Names of what `losses` reports. The last one is the squared error, by which divergence is told.
     """
@@ -46,6 +48,7 @@ class Family(ABC):
     network: nn.Module
     stabiliser: Stabiliser
     statistics: tuple[str, ...]
+    partial: bool = False
     batches: Callable[[int, int, int], tuple[npt.NDArray[Any], ...]]
 
     def train(self, network: nn.Module) -> None:
@@ -55,6 +58,10 @@ class Family(ABC):
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups for the optimiser, each with its ``share`` of the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "share": 1.0}]
+
+    def few(self, batch: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Return a small batch of a larger one, for a trial."""
+        return [array[:2] for array in batch]
 
     @abstractmethod
     def losses(self, batch: Sequence[Tensor], kl_weight: float) -> tuple[Tensor, Tensor]:

@@ -218,13 +218,13 @@ def bf16_is_faster(family: Family, device: torch.device, batch: Sequence[npt.NDA
     device
         Where.
     batch
-        Arrays of one batch; two of its samples are used.
+        Arrays of one batch, of which a few samples are used.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     trial = copy.copy(family)
     trial.network = copy.deepcopy(family.network).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    tensors = [torch.from_numpy(a[:2]) for a in batch]
+    tensors = [torch.from_numpy(a) for a in family.few(batch)]
     seconds = []
     with torch.random.fork_rng():
         for half in (False, True):
@@ -327,7 +327,7 @@ def fit(
     objective: nn.Module = _Objective(family)
     if place.world > 1:
         ids = [place.device.index] if place.device.type == "cuda" else None
-        objective = DistributedDataParallel(objective, device_ids=ids)
+        objective = DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=family.partial)
     averaged, trained = list(average.parameters()), list(network.parameters())
     batches = ahead(lambda n: family.batches(n, place.rank, place.world), step)
     worst: tuple[str, float] | None = None

@@ -61,6 +61,9 @@ class Measured:
         By how large a share coding worsens a metric of the paper at most, and which.
     bits_per_latent, bits_per_sample
         Of the payload.
+    latents_coded
+        Whether latents are what is coded. If not, all of the loss is coding's, and ``"float32"``, the worst
+        change and the bits of a latent say nothing.
     """
 
     frames: int
@@ -70,6 +73,7 @@ class Measured:
     worst_change: tuple[float, str]
     bits_per_latent: float
     bits_per_sample: float
+    latents_coded: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
@@ -108,6 +112,7 @@ def measure(codec: Codec, frames: Frames, progress: Progress | None = None) -> M
         worst_change(exact, coded),
         bits / latents,
         bits / max(samples, 1),
+        codec.family.latents_coded,
     )
 
 

@@ -22,6 +22,7 @@ from sunzip.nn.planes import (
     channel_planes,
     decoded_planes,
     fitted,
+    level_of,
     picture_planes,
     place_planes,
     references,
@@ -233,6 +234,7 @@ class WaveletFamily(Family):
     """
 
     statistics = ("log_bits", "mse")
+    partial = True
 
     def __init__(self, batches: Pyramids, stabiliser: Stabiliser) -> None:
         self.network: Context = Context(len(NAMES))
@@ -259,7 +261,7 @@ class WaveletFamily(Family):
         """Return bits and squared errors of each channel, as of the whole frame, and its number of values."""
         channels, log_step, flags = sample[:3]
         carry, at, side = None, torch.zeros(2, dtype=torch.int64), 0
-        bits, error, size = torch.zeros(len(channels)), torch.zeros(len(channels)), 0
+        bits, error, size = torch.zeros_like(log_step), torch.zeros_like(log_step), 0
         for where, planes, values, before, cross in zip(*(sample[3 + i :: 5] for i in range(5)), strict=True):
             top, left, side = where.tolist()
             if carry is not None and side > _CUT:
@@ -272,7 +274,7 @@ class WaveletFamily(Family):
             foretold, apart, carry = foretell(
                 self.network,
                 channels,
-                side.bit_length() - 1,
+                level_of(side, side),
                 log_step,
                 flags,
                 planes,
@@ -287,6 +289,10 @@ class WaveletFamily(Family):
             error = error + (values - symbols - apart).square().sum((1, 2, 3)) / share
             size += 3 * len(channels) * side * side
         return bits, error, size
+
+    def few(self, batch: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """See `Family.few`: a batch has few samples, whose arrays cannot be cut."""
+        return list(batch)
 
     def calibrate(self, network: nn.Module, batch: Sequence[Tensor]) -> None:
         """See `Family.calibrate`: there are no such layers."""

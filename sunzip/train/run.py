@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from sunzip import weights
 from sunzip.api import Alignment, Sources, open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
+from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.errors import InputError, OutputError
+from sunzip.nn.context import Context
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
 from sunzip.normalize import Stabiliser
@@ -26,6 +30,7 @@ from sunzip.train.card import card, versions
 from sunzip.train.data import View, Views, WholeFrames, spread
 from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
+from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, held_out
 from sunzip.train.journal import LOG, PICTURES, Journal
 from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
@@ -38,10 +43,13 @@ from sunzip.train.measure import (
     pixels_of,
     posteriors,
 )
+from sunzip.train.pyramids import Pyramids, WaveletFamily
+from sunzip.train.wavelet import Film, export_wavelet, network_of
+from sunzip.train.wavelet import fit_tables as fit_wavelet_tables
 from sunzip.weights import Model
 
 #: What can be trained.
-MODELS = (*(f"sigma-vae-{b}" for b in BOTTLENECKS), "hyperprior")
+MODELS = (*(f"sigma-vae-{b}" for b in BOTTLENECKS), "hyperprior", "wavelet")
 
 #: Where a training keeps its state, beside the model.
 TRAINING = "training"
@@ -57,8 +65,22 @@ _LOOK_PIXELS = 1 << 18
 #: qualities and in so many bands.
 COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7), 5
 
+#: Films of which a wavelet model learns what an earlier frame tells, and the share of samples that are of
+#: these; films that its tables are fitted to, twice, and the qualities at which, in turn.
+_FILMS, _FILM_SHARE, _TABLE_FILMS = 60, 0.7, 15
+FILM_QUALITIES = (5, 95, 35, 65, 15, 80, 50, 25, 100, 45, 0, 70, 55, 90, 30)
+
+#: Quality that a wavelet model has by default.
+WAVELET_QUALITY = 35
+
 #: Frames at a time from which a σ-VAE's principal components are found, and how often each is seen if varied.
 _COMPONENT_BATCH, _COMPONENT_VARIANTS = 32, 2
+
+#: Samples of a step and peak learning rate of each model; of the σ-VAEs under "".
+_DEFAULTS = {"hyperprior": (4, 8e-4), "wavelet": (3, 1e-3), "": (32, 1e-3)}
+
+#: Least side of frames that a wavelet model learns from.
+_SMALLEST = 32
 
 #: How much less errors of the transverse field count in the hyperprior, as a factor of their spread: they are
 #: mostly noise.
@@ -131,6 +153,7 @@ def train(
     batch: int | None = None,
     rate: float | None = None,
     init: Literal["random", "pca"] | None = None,
+    begin_with: str | None = None,
     augment: bool = True,
     seed: int = 0,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -168,8 +191,13 @@ def train(
     init
         Where the σ-VAE begins: at ``"random"`` weights, the default, or at the principal components of the
         frames, see `sunzip.train.initial`.
+    begin_with
+        Name or folder of the wavelet model whose network a wavelet model begins with, and which codes the
+        frames before those that are learned from. Without one, frames before are taken as they were, which
+        makes a model that such a second training needs.
     augment
-        Whether frames are varied as the Sun itself varies, see `sunzip.train.data`.
+        Whether frames are varied as the Sun itself varies, see `sunzip.train.data`. Wavelet models always
+        see them mirrored and turned.
     seed
         Of everything random.
     precision, device
@@ -203,7 +231,12 @@ def train(
     """
     mode = _mode(model, sigma, beta)
     if init and mode is None:
-        raise InputError("--init belongs to the σ-VAE; the hyperprior begins in its own way")
+        raise InputError("--init belongs to the σ-VAE; other models begin in their own way")
+    if begin_with and model != "wavelet":
+        raise InputError("--from belongs to wavelet models; others cannot begin with a model's weights")
+    coder = weights.load(begin_with) if begin_with else None
+    if coder is not None and coder.family != "wavelet":
+        raise InputError(f"model {coder.name} is of the family {coder.family}, not wavelet; name another")
     if steps is None and epochs is None and minutes is None:
         raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
     if fit_all and hold_out:
@@ -228,10 +261,12 @@ def train(
         frames = cached(series, Path(cache or folder))
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
         stabiliser = stabiliser_of(model, [learned.spread_out(_SPREAD_FRAMES)])
-        size = batch or (4 if model == "hyperprior" else 32)
+        size = batch or _DEFAULTS.get(model, _DEFAULTS[""])[0]
         torch.manual_seed(seed)
         family: Family
-        if mode is None:
+        if model == "wavelet":
+            family = _wavelet(learned, stabiliser, coder, batch=size, seed=seed, tell=tell)
+        elif mode is None:
             views = Views([(1.0, learned)], stabiliser, batch=size, seed=seed, augment=augment)
             family = HyperpriorFamily(views)
         else:
@@ -244,7 +279,7 @@ def train(
             steps=min(ends) if ends else None,
             minutes=minutes,
             batch=size,
-            rate=rate or (8e-4 if mode is None else 3e-5 if init == "pca" else 1e-3),
+            rate=rate or (3e-5 if init == "pca" else _DEFAULTS.get(model, _DEFAULTS[""])[1]),
             seed=seed,
         )
         old = folder / CHECKPOINT
@@ -268,7 +303,7 @@ def train(
             "model": model,
             "mode": mode,
             "beta": beta,
-            "init": init or "random",
+            "init": init or (coder.sha256 if coder else "random"),
             "frames": series.fingerprint()[:16],
             "train_frames": len(learned),
             "hold_out": ["all"] if fit_all else list(hold_out),
@@ -286,7 +321,8 @@ def train(
             half=half,
             resume=resume,
             save_minutes=save_minutes,
-            look=_look(family, measured_on),
+            # What the wavelet network foretells cannot be looked at.
+            look=None if model == "wavelet" else _look(family, measured_on),
             progress=tell,
         )
         report = None
@@ -318,6 +354,10 @@ def train(
             judged = measured_on.spread_out(_MEASURED_FRAMES)
             if isinstance(outcome.network, SigmaVAE):
                 made = finish_sigma_vae(outcome.network, stabiliser, learned, name, notes, tell)
+            elif isinstance(outcome.network, Context):
+                shots = shots_of(learned, _TABLE_FILMS, seed + 1)
+                shown = [partial(shot.read, learned, stabiliser) for shot in shots]
+                made = finish_wavelet(outcome.network, stabiliser, shown, name, notes, tell)
             else:
                 assert isinstance(family, HyperpriorFamily)
                 made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
@@ -400,6 +440,58 @@ def finish_hyperprior(
     return fit_tables(plain, shown(), _QUALITIES, bands=_BANDS)
 
 
+def finish_wavelet(
+    network: Context,
+    stabiliser: Stabiliser,
+    films: Sequence[Callable[[], Film]],
+    name: str,
+    notes: dict[str, Any],
+    tell: Progress,
+) -> Model:
+    """Make a model of a trained context network: integers, tables fitted to films.
+
+    What an encoder chooses depends on its tables, so that they are fitted once more to what it chooses then.
+    """
+    made = export_wavelet(
+        network.cpu(), stabiliser, name, default_quality=WAVELET_QUALITY, notes=notes
+    )  # fmt: skip
+    for turn in range(2):
+
+        def shown(turn: int = turn) -> Iterator[Film]:
+            for n in range(len(films)):
+                tell(Stage("entropy tables", turn * len(films) + n, 2 * len(films)))
+                # Each film at another quality than before.
+                yield films[(n + 7 * turn) % len(films)]()
+
+        made = fit_wavelet_tables(made, shown(), FILM_QUALITIES)
+    return made
+
+
+def _wavelet(
+    learned: Frames, stabiliser: Stabiliser, coder: Model | None, *, batch: int, seed: int, tell: Progress
+) -> WaveletFamily:
+    """Return what trains a wavelet model: beginning with a coder's network, on what that leaves of frames."""
+    rows = np.flatnonzero(learned.present.any(1)).tolist()
+    if coder is None:
+        banks = [(1.0, Films(learned, stabiliser, rows, as_they_were(learned, stabiliser)))]
+        return WaveletFamily(Pyramids(banks, batch, seed), stabiliser)
+    left = as_coded(
+        WaveletCodec(coder),
+        learned,
+        stabiliser,
+        shots_of(learned, _FILMS, seed),
+        seed,
+        lambda n, of: tell(Stage("coding films", n, of)),
+    )
+    banks = [(1 - _FILM_SHARE, Films(learned, stabiliser, rows))]
+    if left:
+        banks.append((_FILM_SHARE, Films(learned, stabiliser, list(left), left.get)))
+    family = WaveletFamily(Pyramids(banks, batch, seed), stabiliser)
+    tell(Stage("a network of integers", 0, 1))
+    family.network = network_of(coder)
+    return family
+
+
 def save_model(model: Model, measured: Measured, out: Path) -> None:
     """Write a model's folder with its card.
 
@@ -419,9 +511,9 @@ def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:
     """Return how the loss sets σ; None for the hyperprior, which has none."""
     if model not in MODELS:
         raise InputError(f"there is no model {model!r} to train; there are {', '.join(MODELS)}")
-    if model == "hyperprior":
+    if not model.startswith("sigma-vae"):
         if sigma or beta is not None:
-            raise InputError("--sigma and --beta belong to the σ-VAE; the hyperprior has neither")
+            raise InputError(f"--sigma and --beta belong to the σ-VAE; {model} has neither")
         return None
     if beta is not None:
         if sigma:
@@ -437,7 +529,12 @@ def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:
 def _check_side(model: str, side: tuple[int, int]) -> None:
     """Refuse a size that cannot be learned from before any frame is read."""
     crop = View().crop
-    if model != "hyperprior" and side != (SIZE, SIZE):
+    if model == "wavelet" and (side[0] != side[1] or side[0] < _SMALLEST or side[0] & side[0] - 1):
+        raise InputError(
+            f"wavelet models learn from square images whose side is a power of two from {_SMALLEST} on, not "
+            f"from {side[0]}×{side[1]}; add --size, as in --size {SIZE}; what is learned serves any size"
+        )
+    if model.startswith("sigma-vae") and side != (SIZE, SIZE):
         raise InputError(
             f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {side[0]}×{side[1]}; add --size {SIZE}"
         )
@@ -451,6 +548,8 @@ def _check_side(model: str, side: tuple[int, int]) -> None:
 def stabiliser_of(model: str, banks: Sequence[Sequence[Example]]) -> Stabiliser:
     """Return the transform that gives every channel the standard deviation 1, as the mean over banks."""
     units = Stabiliser.for_channels(NAMES)
+    if model == "wavelet":
+        return units  # its steps are in units of noise
     width = spread(banks, units)
     if model == "hyperprior":
         width[[NAMES.index("Bx"), NAMES.index("By")]] *= _TRANSVERSE

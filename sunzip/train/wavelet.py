@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load
+from torch import Tensor
+from torch.nn import functional as F
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
@@ -28,10 +30,16 @@ from sunzip.nn.context import (
 )
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
 from sunzip.nn.planes import LEVELS, SCALES, WEIGHT_MOST, WIDTHS
+from sunzip.nn.planes import network_of as network_number
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import MAX_DEPTH
 from sunzip.train.export import Histogram, pack, stabiliser_numbers
 from sunzip.weights import CONFIG_VERSION, TENSORS, Model
+
+Float64 = npt.NDArray[np.float64]
+
+#: Steps in which what channel, level and step add is fitted to its table.
+_FITTING = 3000
 
 #: Steps at quality 100, in units of noise: what rounding then adds is a third of the noise's variance.
 FINEST = 2.0
@@ -88,15 +96,12 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
         shapes = parts_of(width, WIDTHS[max(n - 1, 0)])
         scaled_table, scaled_flags = np.zeros(tabled.shape, np.int32), np.zeros(flags.shape, np.int32)
         for layer, (names, place) in LAYERS.items():
-            outputs = shapes[names[0]][0][0]
-            final = layer.endswith("_out")
-            factor = np.array(_OUTPUT_FACTORS[:outputs]) if final else np.full(outputs, 1 / ACTIVATION_UNIT)
-            bias = np.array(_OUTPUT_OFFSETS[:outputs]) if final else np.zeros(outputs)
+            factor, bias = _outputs(layer, shapes[names[0]][0][0])
             weights = {}
             for name in names:
                 convolution = getattr(module, name)
-                unit = PLANE_UNIT if name in ("now", "time", "beside", "after") else ACTIVATION_UNIT
-                weights[name] = convolution.weight.double().numpy() * (factor * unit)[:, None, None, None]
+                scale = (factor * _unit(name))[:, None, None, None]
+                weights[name] = convolution.weight.double().numpy() * scale
                 if convolution.bias is not None:
                     bias = bias + convolution.bias.double().numpy() * factor
             most = sum(np.abs(w).sum((1, 2, 3)) * shapes[k][1] for k, w in weights.items()) + np.abs(bias)
@@ -122,6 +127,80 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
                 scaled_flags[...] = np.rint(flags * power)
         arrays[f"bias.{n}"], arrays[f"flags.{n}"] = scaled_table, scaled_flags
     return arrays
+
+
+def network_of(model: Model) -> Context:
+    """Return the network that a wavelet model's integers stand for, to be trained on.
+
+    The integers tell weights to eight bits. What channel, level and step add is tabled for every quality; the
+    small network that made that table is fitted to it anew.
+
+    Raises
+    ------
+    DamagedError
+        If the model is no wavelet model, or damaged.
+    """
+    if model.family != "wavelet":
+        raise InputError(f"model {model.name} is of the family {model.family}, not wavelet; name another")
+    family = WaveletFamily(model)
+    arrays = model.arrays("context")
+    network = Context(len(NAMES))
+    wanted = torch.zeros(LEVELS, QUALITIES, len(NAMES), 4, max(WIDTHS))
+    with torch.no_grad():
+        for n, module in enumerate(network.levels):
+            assert isinstance(module, LevelNet)
+            width = WIDTHS[n]
+            depths = list(range(LEVELS - len(WIDTHS) + 1)) if n == 0 else [n + LEVELS - len(WIDTHS)]
+            for layer, (names, place) in LAYERS.items():
+                power = 2.0 ** arrays[f"{n}.{layer}.shift"].astype(np.float64)
+                factor, offset = _outputs(layer, len(power))
+                bias = arrays[f"{n}.{layer}.bias"] / power
+                for name in names:
+                    convolution = getattr(module, name)
+                    scale = (power * factor * _unit(name))[:, None, None, None]
+                    convolution.weight.copy_(torch.from_numpy(arrays[f"{n}.{name}"] / scale))
+                    if convolution.bias is not None:
+                        convolution.bias.copy_(torch.from_numpy((bias - offset) / factor))
+                if place is not None:
+                    tabled = arrays[f"bias.{n}"][..., place, :] / power * ACTIVATION_UNIT
+                    wanted[depths, ..., place, :width] = torch.from_numpy(tabled).float().movedim(2, 0)
+                if layer == "enter":
+                    network.flags[depths, :, :width] = torch.from_numpy(
+                        arrays[f"flags.{n}"] / power * ACTIVATION_UNIT
+                    ).float()
+    _fit_biases(network, torch.from_numpy(np.log(family.step)), wanted)
+    return network
+
+
+def _fit_biases(network: Context, log_step: Tensor, wanted: Tensor) -> None:
+    """Fit what a network adds by channel, level and step to (LEVELS, 101, 12, 4, width)."""
+    parameters = [*network.condition.parameters(), network.channel.weight, network.depth.weight]
+    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _FITTING, 1e-5)
+    channels = torch.arange(len(NAMES)).repeat(QUALITIES)
+    own = [WIDTHS[network_number(level + 1)] for level in range(LEVELS)]
+    for _ in range(_FITTING):
+        loss = torch.zeros(())
+        for level, width in enumerate(own):
+            found = network.biases(channels, level, log_step.flatten(), width)
+            target = wanted[level, ..., :width].flatten(0, 1).transpose(0, 1)
+            loss = loss + F.mse_loss(found, target)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+
+
+def _unit(name: str) -> float:
+    """Return what an integer that these weights are applied to stands for."""
+    return PLANE_UNIT if name in ("now", "time", "beside", "after") else ACTIVATION_UNIT
+
+
+def _outputs(layer: str, count: int) -> tuple[Float64, Float64]:
+    """Return what a layer's sums are multiplied by to become integers, and what is added."""
+    if layer.endswith("_out"):
+        return np.array(_OUTPUT_FACTORS[:count]), np.array(_OUTPUT_OFFSETS[:count])
+    return np.full(count, 1 / ACTIVATION_UNIT), np.zeros(count)
 
 
 def laplace_tables() -> Tables:

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from sunzip.sources.series import Series
 from sunzip.train import families
 from sunzip.train import frames as frames_module
 from sunzip.train import run as run_module
+from sunzip.train import wavelet as wavelet_module
 from sunzip.train.frames import Frames, cached, held_out
-from sunzip.train.run import TrainReport, train
+from sunzip.train.loop import Advance
+from sunzip.train.run import Stage, TrainReport, train
 
 DAILY = Alignment(cadence="1d", tolerance="2h")
 SUN = "sun.h5"  # in the folder in which these tests run
@@ -322,6 +325,57 @@ def test_the_hyperprior_comes_by_the_same_way(tmp_path: Path, monkeypatch: pytes
     assert set(report.measured["metrics"]["coded"]["paper"]) == set(NAMES)
 
 
+def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_FILMS", 3), ("_TABLE_FILMS", 2), ("FILM_QUALITIES", (30, 80))):
+        monkeypatch.setattr(run_module, name, value)
+    monkeypatch.setattr(wavelet_module, "_FITTING", 3)
+    source = write_sun(tmp_path / "32.h5", 10, 32, 1)
+    seen = []
+    last: dict[str, Any] = {"model": "wavelet", "align": DAILY, "steps": 2, "precision": "fp32"}
+    first = train(source, tmp_path / "a", **last, progress=lambda now: seen.append(now))
+    assert first is not None
+    assert first.notes["init"] == "random"
+    assert first.measured["latents_coded"] is False
+    model = weights.load(tmp_path / "a")
+    assert (model.family, model.config["default_quality"]) == ("wavelet", 35)
+    second = train(source, tmp_path / "b", **last, begin_with=str(tmp_path / "a"), progress=seen.append)
+    assert second is not None
+    assert second.notes["init"] == first.sha256
+    assert {s.what for s in seen if isinstance(s, Stage)} >= {"coding films", "entropy tables", "measuring"}
+    text = (tmp_path / "b" / "README.md").read_text()
+    assert f"It began with the model `{first.sha256}`" in text
+    assert "bit per sample at quality 35." in text
+    assert "float32" not in text
+    codec = Codec(weights.load(tmp_path / "b"))
+    frames = np.full((2, 3, 48, 32), 90, np.float32)
+    names = ("171A", "304A", "Bz")
+    assert np.isfinite(codec.decode(codec.encode(frames, names), names, (48, 32))).all()
+
+
+def test_a_wavelet_training_that_was_broken_off_ends_with_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_TABLE_FILMS", 1)
+    monkeypatch.setattr(run_module, "FILM_QUALITIES", (50,))
+    source = write_sun(tmp_path / "32.h5", 6, 32, 1)
+    last: dict[str, Any] = {"model": "wavelet", "align": DAILY, "steps": 3, "precision": "fp32"}
+    whole = train(source, tmp_path / "a" / "m", **last)
+
+    def interrupt(now: Stage | Advance) -> None:
+        if isinstance(now, Advance) and now.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, tmp_path / "b" / "m", **last, progress=interrupt)
+    again = train(source, tmp_path / "b" / "m", **last, resume=True)
+    assert whole is not None
+    assert again is not None
+    files = [weights.load(tmp_path / n / "m").files["model.safetensors"] for n in ("a", "b")]
+    assert files[0] == files[1]
+
+
 # --- the command line ------------------------------------------------------------------------------------
 
 
@@ -378,6 +432,12 @@ def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache
         (("--model", "sigma-vae-256", "--steps", 1, "--sigma", "scalar", "--beta", 1), 1, "one of them"),
         (("--model", "hyperprior", "--steps", 1, "--beta", 1), 1, "σ-VAE"),
         (("--model", "hyperprior", "--steps", 1), 1, "192×192"),
+        (("--model", "hyperprior", "--steps", 1, "--from", "wavelet-12"), 1, "--from belongs to wavelet"),
+        (("--model", "wavelet", "--steps", 1, "--init", "pca"), 1, "--init belongs to the σ-VAE"),
+        (("--model", "wavelet", "--steps", 1, "--sigma", "scalar"), 1, "wavelet has neither"),
+        (("--model", "wavelet", "--steps", 1, "--from", "nothing"), 4, "nothing"),
+        (("--model", "wavelet", "--steps", 1, "--from", "hyperprior-12"), 1, "not wavelet"),
+        (("--model", "wavelet", "--steps", 1, "--size", 16), 1, "power of two from 32 on"),
         (("--model", "sigma-vae-256", "--steps", 1, "--fit-all", "--hold-out", "months=1"), 1, "one of them"),
         (("--model", "sigma-vae-256", "--steps", 1, "--hold-out", "soon"), 1, "not understood"),
         (("--model", "sigma-vae-256", "--steps", 1, "--size", 64), 1, "--size 128"),

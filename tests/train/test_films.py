@@ -1,0 +1,142 @@
+"""Films to learn from: what is known before a frame is what a codec leaves of the one before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.codec.wavelet import WaveletFamily
+from sunzip.errors import InputError
+from sunzip.nn.context import Context
+from sunzip.nn.exact import LAYERS
+from sunzip.nn.planes import WIDTHS
+from sunzip.normalize import Stabiliser
+from sunzip.train import wavelet as wavelet_module
+from sunzip.train.films import LENGTH, Films, as_coded, as_they_were, follow, shots_of, stable
+from sunzip.train.frames import Frames
+from sunzip.train.pyramids import Pyramids
+from sunzip.train.pyramids import WaveletFamily as Training
+from sunzip.train.wavelet import integers, network_of, steps
+from sunzip.weights import Model
+
+UNITS = Stabiliser.for_channels(NAMES)
+SIDE = 32
+
+#: Minutes at which the frames below are: two runs a fortnight apart, an empty frame in the second.
+MINUTES = [0, 12, 24, 20_000, 20_060, 20_120, 20_180]
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Seven frames over all channels, but that the second lacks two and the sixth has none."""
+    rng = np.random.default_rng(2)
+    pixels = rng.gamma(2.0, 40.0, (len(MINUTES), 12, SIDE, SIDE)).astype(np.float16)
+    present = np.ones((len(MINUTES), 12), bool)
+    present[1, [0, 4]], present[5] = False, False
+    pixels[~present] = np.nan
+    pixels[3, 2, :3] = np.nan
+    time = np.datetime64("2014-01-01", "ms") + np.array(MINUTES) * np.timedelta64(1, "m")
+    return Frames(pixels, present, time)
+
+
+def test_frames_follow_each_other_unless_too_far_apart_or_without_a_common_channel(frames: Frames) -> None:
+    assert follow(frames) == {1: 12, 2: 12, 4: 60}
+
+
+def test_films_are_runs_of_frames_with_the_channels_that_all_have(frames: Frames) -> None:
+    shots = shots_of(frames, 100, 0)
+    assert sorted(shot.rows for shot in shots) == [[0, 1, 2], [1, 2], [2], [3, 4], [4], [6]]
+    for shot in shots:
+        assert len(shot.rows) <= LENGTH
+        lacking = {0, 4} if 1 in shot.rows else set()
+        assert set(shot.channels) == set(range(12)) - lacking
+        images, channels = shot.read(frames, UNITS)
+        assert channels == shot.channels
+        for row, image in zip(shot.rows, images, strict=True):
+            assert np.isfinite(image).all()
+            assert not image[list(lacking)].any()
+            shown = np.nan_to_num(UNITS.forward(frames[row].pixels.astype(np.float32)))
+            np.testing.assert_array_equal(image[channels], shown[channels])
+    assert [s.rows for s in shots_of(frames, 3, 0)] == [s.rows for s in shots[:3]]
+    assert [s.rows for s in shots] != [s.rows for s in shots_of(frames, 100, 1)]
+
+
+def test_a_first_model_knows_frames_before_as_they_were(frames: Frames) -> None:
+    before = as_they_were(frames, UNITS)
+    assert before(0) is before(3) is before(6) is None
+    for row, minutes in ((1, 12), (2, 12), (4, 60)):
+        left = before(row)
+        assert left is not None
+        has, images = stable(frames, row - 1, UNITS)
+        shared = [c for c in has if frames[row].present[c]]
+        assert (left.channels, left.minutes, left.step) == (shared, minutes, None)
+        np.testing.assert_array_equal(left.images, images[[has.index(c) for c in shared]])
+
+
+def test_a_second_model_knows_them_as_the_codec_leaves_them(frames: Frames, wavelet_model: Model) -> None:
+    family = WaveletFamily(wavelet_model)
+    shots = [s for s in shots_of(frames, 100, 0) if s.rows in ([1, 2], [3, 4])]
+    told: list[tuple[int, int]] = []
+    left = as_coded(family, frames, UNITS, shots, 7, lambda *now: told.append(now))
+    assert told == [(1, 2), (2, 2)]
+    assert set(left) == {2, 4}
+    for row, found in left.items():
+        (quality,) = (q for q in range(101) if np.array_equal(found.step, steps()[q, found.channels]))
+        names = [NAMES[c] for c in found.channels]
+        pixels = frames[row - 1].pixels[None, found.channels].astype(np.float32)
+        pixels[np.isnan(pixels)] = 0  # as a film has it
+        codec = Codec(wavelet_model, quality)
+        decoded = codec.decode(codec.encode(pixels, names), names, (SIDE, SIDE))[0]
+        expected = UNITS.subset(found.channels).forward(decoded)
+        np.testing.assert_allclose(found.images, expected, rtol=2e-3, atol=0.1)
+
+
+def test_pyramids_are_made_of_them_in_eight_symmetries(frames: Frames) -> None:
+    films = Films(frames, UNITS, [1, 3], as_they_were(frames, UNITS))
+    assert len(films) == 16
+    assert all(p.before is not None and p.channels == films[0].channels for p in films[:8])
+    assert all(p.before is None and len(p.channels) == 12 for p in films[8:])
+    assert len({p.bands[-1].tobytes() for p in films}) == 16
+
+
+def test_a_model_of_any_channels_and_gaps_can_be_learned_from(frames: Frames) -> None:
+    rows = [n for n in range(len(frames)) if frames.present[n].any()]
+    bank = Films(frames, UNITS, rows, as_they_were(frames, UNITS))
+    torch.manual_seed(0)
+    family = Training(Pyramids([(1.0, bank)], 3, 0), UNITS)
+    for step in range(4):
+        loss, statistics = family.losses([torch.from_numpy(a) for a in family.batches(step)], 1.0)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(statistics).all()
+
+
+def test_a_models_integers_become_the_network_that_they_stand_for(
+    wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wavelet_module, "_FITTING", 400)
+    torch.manual_seed(1)
+    network = network_of(wavelet_model)
+    assert isinstance(network, Context)
+    before, after = wavelet_model.arrays("context"), integers(network, steps())
+    assert before.keys() == after.keys()
+    for n in range(len(WIDTHS)):
+        for layer, (names, place) in LAYERS.items():
+            both = [(a, 2.0 ** a[f"{n}.{layer}.shift"].astype(float)) for a in (before, after)]
+            # Another power of two may suit a bias that is not quite the same.
+            coarse = 1 / both[1][1].min()
+            for name in names:
+                first, second = (a[f"{n}.{name}"] / power[:, None, None, None] for a, power in both)
+                np.testing.assert_allclose(first, second, atol=coarse)
+            if place is not None:
+                first, second = (a[f"bias.{n}"][..., place, :] / power for a, power in both)
+                assert np.sqrt(np.square(first - second).mean()) < 0.2 * first.std() + 0.5
+
+
+def test_no_other_family_has_such_a_network(tiny_model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not wavelet"):
+        network_of(tiny_model)
