@@ -421,11 +421,12 @@ class WaveletFamily(Family):
         few = min(_GLANCE, grid.depth)
         h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
+        wanted, inverse = latents.main[corner], self._inverse[quality, known.channels][:, None, None]
 
         def cost(head: int, given: Frame | None) -> float:
             glance = self._writer(None)
             seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
-            off = ((latents.main - seen) * self._inverse[quality][:, None, None])[corner]
+            off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
         timed = 0 if time is None else _TIMED
@@ -502,7 +503,7 @@ class WaveletFamily(Family):
         """Return the pyramid of the frame before, turned, and those of the channels wanted that it has."""
         if before is None:
             return None
-        pyramid = np.zeros_like(before[0])
+        pyramid = np.zeros(before[0].shape, np.float32)
         both = [c for c in channels if c in before[1]]
         picture = to_picture(before[0][both], grid, grid.depth)
         pyramid[both] = to_pyramid(turned(picture, minutes), grid.depth)
@@ -547,7 +548,8 @@ class WaveletFamily(Family):
         tops = np.zeros(len(NAMES), np.int32)
         values = None
         if pyramid is not None:
-            values = np.array([self._silent(pyramid[c] * inverse[c], grid) for c in names], np.int32)
+            silent = [self._silent(pyramid[c], self._inverse[quality, c], grid) for c in names]
+            values = np.array(silent, np.int32)
         index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
         tops[names] = grid.depth - coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > grid.depth:
@@ -673,12 +675,12 @@ class WaveletFamily(Family):
             out += band * np.float32(weight * WEIGHT_UNIT)
         return out
 
-    def _silent(self, values: Float, grid: Grid) -> int:
-        """Return how many of the finest levels of one channel, (Y, X) in steps, are not worth coding."""
-        loud = np.abs(values) >= _AUDIBLE
+    @staticmethod
+    def _silent(pyramid: Float, inverse: np.float32, grid: Grid) -> int:
+        """Return how many of the finest levels of one channel's pyramid (Y, X) are not worth coding."""
         for n in range(grid.depth - 1, -1, -1):
-            h, w = grid.level(n)
-            if loud[:h, w : 2 * w].any() or loud[h : 2 * h, : 2 * w].any():
+            bands = places_of(pyramid, *grid.level(n))
+            if any(max(band.max(), -band.min()) * inverse >= _AUDIBLE for band in bands):
                 return grid.depth - 1 - n
         return grid.depth
 
