@@ -51,7 +51,7 @@ _EARLY = 4
 
 #: How much more the field's channels count for filters, and for components: it is made of small things, which
 #: take more of them, and is the first to be lost, as most of what is left of it is noise.
-_FAVOUR = 1.25
+_FAVOUR = 1.5
 _FIELD = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
 
 #: Rounds in which channels' weights and errors are brought to agree.
@@ -135,8 +135,8 @@ def begin(
     Parameters
     ----------
     network
-        To be set. With one σ for each channel, channels count by what is left of them, the field by a
-        quarter more.
+        To be set. With one σ for each channel, channels count by what is left of them, the field half as much
+        again.
     frames
         Called with the number of a batch, it returns stabilised frames (N, 12, 128, 128), 0 where missing.
     batches
