@@ -231,6 +231,7 @@ def _specification(
         "frames_per_block": block,
         # So that what the latents would take as float32 can be told without the model.
         "latents_per_frame": _latents(codec, series.shape),
+        "exact": codec.family.exact,
         # None if the frames came as a series that somebody else had aligned.
         "align": asdict(align) if align else None,
         "degradation": degradation,

@@ -46,6 +46,13 @@ def info(archive: str, anon: bool, as_json: bool) -> None:
     result(as_json, found | {"costs": costs.as_dict()}, _info(found, costs))
 
 
+#: How much the same decoded pixels are from machine to machine, by what an archive says; old ones do not.
+_SAMENESS: dict[bool | None, str] = {
+    True: "the same bits on every machine",
+    False: "the same symbols on every machine; pixels differ by rounding",
+}
+
+
 def _accounts(found: Mapping[str, Any]) -> Accounts:
     """Return the costs; what the archive says of its source and model counts only where it can be true."""
     y, x = found["shape"]
@@ -69,7 +76,7 @@ def _natural(value: object) -> int | None:
 def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
     y, x = a["shape"]
     model = a["model"]
-    quality = a["coding"].get("quality")
+    quality, exact = (a["coding"].get(key) for key in ("quality", "exact"))
     urls, layouts = a["source"].get("urls"), a["source"].get("layouts")
     yield f"{a['path']}"
     yield from fields(
@@ -81,6 +88,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
                 f"{'embedded' if model['embedded'] else 'not embedded'}",
             ),
             ("quality", NONE if quality is None else str(quality)),
+            ("decodes to", _SAMENESS.get(exact if type(exact) is bool else None, NONE)),
             ("source", f"{_joined(urls)} ({_joined(layouts)})"),
             ("times", " to ".join(moment(t) for t in a["time"]) + " UTC"),
             ("frames", f"{count(a['frames'])} of {y}×{x}, AIA pixels are 2×2 {a['scale']}s"),

@@ -83,6 +83,8 @@ class Family(ABC):
         What is used when the user names none.
     sequential
         Whether a frame is coded given the one before it in its block.
+    exact
+        Whether pixels, and not only what is coded, are the same bits on every machine.
     latents_coded
         Whether the latents that a user gets are what is coded, so that their sizes compare.
     """
@@ -90,6 +92,7 @@ class Family(ABC):
     stabiliser: Stabiliser
     default_quality: int
     sequential: bool = False
+    exact: bool = False
     latents_coded: bool = True
 
     @abstractmethod

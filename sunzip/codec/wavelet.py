@@ -290,6 +290,7 @@ class WaveletFamily(Family):
     """
 
     sequential = True
+    exact = True
     latents_coded = False
 
     def __init__(self, model: Model) -> None:

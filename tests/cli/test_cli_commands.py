@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -184,6 +185,20 @@ def test_info_counts_the_model_and_does_not(sunzip, archive, model):
     assert whole["ratio_source"] == pytest.approx(found["source"]["stored_bytes"] / size)
     assert found["costs"]["latent_bytes"] == 6 * 8 * 2 * 2 * 4
     assert found["costs"]["latent_ratio"] == found["costs"]["latent_bytes"] / found["parts"]["blocks"]
+
+
+def test_info_says_whether_pixels_are_the_same_bits_everywhere(sunzip, model, store, tmp_path):
+    for name, says in (
+        (model, "pixels differ by rounding"),
+        ("wavelet-12", "the same bits on every machine"),
+    ):
+        out = tmp_path / f"{says[:3]}.lat"
+        sunzip("compress", store, out, "--model", name, "--every", "1h")
+        assert says in sunzip("info", out).stdout
+    # Archives from before this was told say nothing.
+    assert re.search(
+        r"decodes to +–", sunzip("info", Path(__file__).parents[1] / "golden" / "archive-v1.lat").stdout
+    )
 
 
 def test_info_is_readable(sunzip, archive, store):
