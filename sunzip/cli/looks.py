@@ -49,7 +49,7 @@ def info(archive: str, anon: bool, as_json: bool) -> None:
 #: How much the same decoded pixels are from machine to machine, by what an archive says; old ones do not.
 _SAMENESS: dict[bool | None, str] = {
     True: "the same bits on every machine",
-    False: "the same symbols on every machine; pixels differ by rounding",
+    False: "from the same symbols on every machine, but for rounding",
 }
 
 
@@ -88,7 +88,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
                 f"{'embedded' if model['embedded'] else 'not embedded'}",
             ),
             ("quality", NONE if quality is None else str(quality)),
-            ("decodes to", _SAMENESS.get(exact if type(exact) is bool else None, NONE)),
+            ("pixels", _SAMENESS.get(exact if type(exact) is bool else None, NONE)),
             ("source", f"{_joined(urls)} ({_joined(layouts)})"),
             ("times", " to ".join(moment(t) for t in a["time"]) + " UTC"),
             ("frames", f"{count(a['frames'])} of {y}×{x}, AIA pixels are 2×2 {a['scale']}s"),
