@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from benchmarks import pca
-from benchmarks.common import PAPER, keep
+from benchmarks.common import PAPER, RESULTS, keep
 from sunzip import quicklook, weights
 from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
@@ -91,6 +91,20 @@ def of_model(codec: Codec, frames: Frames, echo: Callable[[str], object]) -> dic
         f"({says[change <= TOLERANCE]} 1 %); r too small in {' '.join(short) or 'no channel'}"
     )
     return row
+
+
+def earlier(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what an earlier run measured on the same frames.
+
+    Raises
+    ------
+    click.UsageError
+        If it measured others.
+    """
+    before: dict[str, Any] = json.loads((RESULTS / "paper_metrics.json").read_text())
+    if before["data"] != data:
+        raise click.UsageError(f"--add: what is there was measured on other frames: {before['data']}")
+    return before
 
 
 def of_components(learned: Frames, most: int, judged: Frames) -> dict[str, Any]:
@@ -219,6 +233,7 @@ def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path)
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Folder for frames; that of `sunzip train` does."
 )
+@click.option("--add", is_flag=True, help="Keep the other bottlenecks that were measured on these frames.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Draw pictures into this folder.")
 @click.option("--at", multiple=True, metavar="TIME", help="Held-out frames drawn; by default the first.")
 def main(
@@ -234,6 +249,7 @@ def main(
     most: int,
     pca_frames: int,
     cache: Path | None,
+    add: bool,
     figures: Path | None,
     at: tuple[str, ...],
 ) -> None:
@@ -248,17 +264,23 @@ def main(
         held = np.zeros(len(frames), bool) if fit_all else held_out(frames.time, rules)
         learned = frames.take(~held)
         judged = (frames if fit_all else frames.take(held)).spread_out(most)
-        rows = [of_model(codec, judged, click.echo) for codec in codecs]
+        data = {
+            "name": name or " ".join(src),
+            "held_out": not fit_all,
+            "first": str(judged.time[0]),
+            "last": str(judged.time[-1]),
+            "frames": len(judged),
+            "training_frames": len(learned),
+        }
+        old = earlier(data) if add else {"rows": []}
+        new = {row["bottleneck"]: row for row in (of_model(codec, judged, click.echo) for codec in codecs)}
+        kept = {row["bottleneck"]: row for row in old["rows"]}
+        rows = [row for _, row in sorted((kept | new).items())]
+        if kept:
+            command = f"{old['command']} && {command}"
         content: dict[str, Any] = {
             "command": command,
-            "data": {
-                "name": name or " ".join(src),
-                "held_out": not fit_all,
-                "first": str(judged.time[0]),
-                "last": str(judged.time[-1]),
-                "frames": len(judged),
-                "training_frames": len(learned),
-            },
+            "data": data,
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,
             "default": of_default(judged, rows, click.echo),
