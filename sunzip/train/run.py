@@ -68,10 +68,10 @@ COMPONENT_BATCHES, _TABLE_BATCHES, _QUALITIES, _BANDS = 120, 30, range(3, 101, 7
 #: Films of which a wavelet model learns what an earlier frame tells, and the share of samples that are of
 #: these; films that its tables are fitted to, twice, and the qualities at which, in turn.
 _FILMS, _FILM_SHARE, _TABLE_FILMS = 60, 0.7, 15
-FILM_QUALITIES = (5, 95, 35, 65, 15, 80, 50, 25, 100, 45, 0, 70, 55, 90, 30)
+_FILM_QUALITIES = (5, 95, 35, 65, 15, 80, 50, 25, 100, 45, 0, 70, 55, 90, 30)
 
 #: Quality that a wavelet model has by default.
-WAVELET_QUALITY = 35
+_WAVELET_QUALITY = 35
 
 #: Frames at a time from which a σ-VAE's principal components are found, and how often each is seen if varied.
 _COMPONENT_BATCH, _COMPONENT_VARIANTS = 32, 2
@@ -452,9 +452,7 @@ def finish_wavelet(
 
     What an encoder chooses depends on its tables, so that they are fitted once more to what it chooses then.
     """
-    made = export_wavelet(
-        network.cpu(), stabiliser, name, default_quality=WAVELET_QUALITY, notes=notes
-    )  # fmt: skip
+    made = export_wavelet(network.cpu(), stabiliser, name, default_quality=_WAVELET_QUALITY, notes=notes)
     for turn in range(2):
 
         def shown(turn: int = turn) -> Iterator[Film]:
@@ -463,7 +461,7 @@ def finish_wavelet(
                 # Each film at another quality than before.
                 yield films[(n + 7 * turn) % len(films)]()
 
-        made = fit_wavelet_tables(made, shown(), FILM_QUALITIES)
+        made = fit_wavelet_tables(made, shown(), _FILM_QUALITIES)
     return made
 
 

@@ -328,7 +328,7 @@ def test_the_hyperprior_comes_by_the_same_way(tmp_path: Path, monkeypatch: pytes
 def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("_FILMS", 3), ("_TABLE_FILMS", 2), ("FILM_QUALITIES", (30, 80))):
+    for name, value in (("_FILMS", 3), ("_TABLE_FILMS", 2), ("_FILM_QUALITIES", (30, 80))):
         monkeypatch.setattr(run_module, name, value)
     monkeypatch.setattr(wavelet_module, "_FITTING", 3)
     source = write_sun(tmp_path / "32.h5", 10, 32, 1)
@@ -358,7 +358,7 @@ def test_a_wavelet_training_that_was_broken_off_ends_with_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "_TABLE_FILMS", 1)
-    monkeypatch.setattr(run_module, "FILM_QUALITIES", (50,))
+    monkeypatch.setattr(run_module, "_FILM_QUALITIES", (50,))
     source = write_sun(tmp_path / "32.h5", 6, 32, 1)
     last: dict[str, Any] = {"model": "wavelet", "align": DAILY, "steps": 3, "precision": "fp32"}
     whole = train(source, tmp_path / "a" / "m", **last)
