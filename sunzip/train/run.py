@@ -44,7 +44,7 @@ from sunzip.train.measure import (
     posteriors,
 )
 from sunzip.train.pyramids import Pyramids, WaveletFamily
-from sunzip.train.wavelet import Film, export_wavelet, network_of
+from sunzip.train.wavelet import Film, check_wavelet, export_wavelet, network_of
 from sunzip.train.wavelet import fit_tables as fit_wavelet_tables
 from sunzip.weights import Model
 
@@ -235,8 +235,8 @@ def train(
     if begin_with and model != "wavelet":
         raise InputError("--from belongs to wavelet models; others cannot begin with a model's weights")
     coder = weights.load(begin_with) if begin_with else None
-    if coder is not None and coder.family != "wavelet":
-        raise InputError(f"model {coder.name} is of the family {coder.family}, not wavelet; name another")
+    if coder is not None:
+        check_wavelet(coder)
     if steps is None and epochs is None and minutes is None:
         raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
     if fit_all and hold_out:

@@ -129,6 +129,18 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
+def check_wavelet(model: Model) -> None:
+    """Refuse a model of another family.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    if model.family != "wavelet":
+        raise InputError(f"model {model.name} is of the family {model.family}, not wavelet; name another")
+
+
 def network_of(model: Model) -> Context:
     """Return the network that a wavelet model's integers stand for, to be trained on.
 
@@ -137,11 +149,12 @@ def network_of(model: Model) -> Context:
 
     Raises
     ------
+    InputError
+        If the model is no wavelet model.
     DamagedError
-        If the model is no wavelet model, or damaged.
+        If it is damaged.
     """
-    if model.family != "wavelet":
-        raise InputError(f"model {model.name} is of the family {model.family}, not wavelet; name another")
+    check_wavelet(model)
     family = WaveletFamily(model)
     arrays = model.arrays("context")
     network = Context(len(NAMES))
