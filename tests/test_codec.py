@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load
 
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, codec_for
@@ -19,8 +20,8 @@ from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block, is_raw, pack_gaps
-from sunzip.train.export import write
-from sunzip.weights import Model
+from sunzip.train.export import pack, write
+from sunzip.weights import TENSORS, Model
 
 Frames = Callable[..., np.ndarray]
 THREE = ("171A", "304A", "Bz")
@@ -549,7 +550,10 @@ def test_sigma_vae_round_trip(sigma: Codec, frames_of: Frames) -> None:
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
     latents = sigma.latents(blocks, (128, 128))
     assert latents.shape == (2, 8)
-    np.testing.assert_array_equal(np.rint(latents / sigma.family.steps) * sigma.family.steps, latents)
+    assert sigma.family.on_trellis.all()
+    halves = 2 * latents / sigma.family.steps
+    np.testing.assert_allclose(halves, np.rint(halves), atol=1e-3)
+    assert (np.rint(halves) % 2).any()
     assert len(np.unique(latents)) > 4
     assert sigma.encode(x[1:], THREE) == blocks[1:]
     with pytest.raises(InputError, match=r"128×128.*--size 128"):
@@ -562,6 +566,18 @@ def test_sigma_vae_that_does_not_fit_is_damage(sigma_model: Model) -> None:
         model = Model("x", config | change, sigma_model.sha256, sigma_model.files)
         with pytest.raises(DamagedError, match=r"^model x: "):
             Codec(model)
+    arrays = load(sigma_model.files[TENSORS])
+    for on in (np.ones(9, np.uint8), np.ones((), np.uint8), np.full(8, 2, np.uint8), np.ones(8, bool)):
+        with pytest.raises(DamagedError, match=r"^model s: "):
+            Codec(pack(config | {"name": "s"}, arrays | {"steps.trellis": on}))
+
+
+def test_sigma_vae_from_before_the_trellis_rounds(sigma_model: Model, frames_of: Frames) -> None:
+    arrays = load(sigma_model.files[TENSORS])
+    del arrays["steps.trellis"]
+    codec = Codec(pack(sigma_model.config, arrays))
+    latents = codec.latents(codec.encode(frames_of(1, 3, 128, 128), THREE), (128, 128))
+    np.testing.assert_array_equal(np.rint(latents / codec.family.steps) * codec.family.steps, latents)
 
 
 # --- without torch ---------------------------------------------------------------------------------------

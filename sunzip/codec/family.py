@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float32]
 
-_SYMBOL_LIMIT = float(2**30)
+#: No symbol is larger in size.
+SYMBOL_LIMIT = float(2**30)
 
 #: Of each network, its copies on accelerators: loaded once for the whole process, like the network itself.
 _copies: WeakKeyDictionary[nn.Module, dict[torch.device, nn.Module]] = WeakKeyDictionary()
@@ -198,8 +199,8 @@ def quality_arrays(
 
 def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     """Round to int32; a network gone wild (infinite, NaN) still gives symbols that can be coded."""
-    finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=_SYMBOL_LIMIT, neginf=-_SYMBOL_LIMIT)
-    whole: npt.NDArray[np.int32] = np.clip(finite, -_SYMBOL_LIMIT, _SYMBOL_LIMIT).astype(np.int32)
+    finite = np.nan_to_num(np.rint(values), nan=0.0, posinf=SYMBOL_LIMIT, neginf=-SYMBOL_LIMIT)
+    whole: npt.NDArray[np.int32] = np.clip(finite, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
     return whole
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed, symbols
+from sunzip.codec import trellis
+from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -40,7 +41,10 @@ class SigmaVaeFamily(Family):
         self.model = model
         self.stabiliser = Stabiliser(*(model.numbers(key, len(NAMES)) for key in ("a", "b", "spread")))
         bottleneck = model.config.get("bottleneck")
-        steps = model.arrays("steps").get("step")
+        quantiser = model.arrays("steps")
+        steps = quantiser.get("step")
+        # Models from before there was a trellis have none of their latents on it.
+        on = quantiser.get("trellis", np.zeros(0 if steps is None else steps.shape, np.uint8))
         self.tables = Tables.from_arrays(model.arrays("tables"))
         if (
             type(bottleneck) is not int
@@ -49,11 +53,15 @@ class SigmaVaeFamily(Family):
             or steps.dtype != np.float32
             or steps.shape != (bottleneck,)
             or not (np.isfinite(steps) & (steps > 0)).all()
+            or on.dtype != np.uint8
+            or on.shape != steps.shape
+            or on.max() > 1
             or len(self.tables) != bottleneck
         ):
             raise DamagedError(f"model {model.name}: bottleneck, steps and tables do not fit each other")
         self.bottleneck = bottleneck
         self.steps: Float = steps
+        self.on_trellis = on.astype(bool)
         self._index = np.arange(bottleneck)
 
     def check_size(self, height: int, width: int) -> None:
@@ -91,7 +99,7 @@ class SigmaVaeFamily(Family):
     def encode(self, latents: Latents, quality: int, known: Known) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
-        encoder.push(symbols(latents.main), self._index, self.tables)
+        encoder.push(trellis.quantise(latents.main[None], self.on_trellis)[0], self._index, self.tables)
         return Written(encoder.finish())
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
@@ -99,7 +107,8 @@ class SigmaVaeFamily(Family):
         decoder = Decoder(payload)
         found = decoder.pop(self._index, self.tables)
         decoder.finish()
-        return found.astype(np.float32) * self.steps
+        latents: Float = trellis.dequantise(found[None], self.on_trellis)[0] * self.steps
+        return latents
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""

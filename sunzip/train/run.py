@@ -28,7 +28,7 @@ from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
 from sunzip.train.data import View, Views, WholeFrames, spread
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, posterior_deviations, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, held_out
@@ -408,12 +408,11 @@ def finish_sigma_vae(
         learned.spread_out(_TABLE_FRAMES),
         lambda n, of: tell(Stage("entropy tables", n, of)),
     )
-    deviations = np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0)).astype(np.float32)
     coarseness = coarsest(
         network,
         stabiliser,
         learned.spread_out(_STEP_FRAMES),
-        deviations,
+        posterior_deviations(log_variances),
         lambda n, of: tell(Stage("quantisation steps", n, of)),
     )
     notes = notes | {"active_units": active_units(means), "coarseness": coarseness}
