@@ -207,6 +207,7 @@ def main(
                     f.minutes,
                     None if f.quality is None else table[f.quality, f.channels],
                     int(rng.integers(8)),
+                    int(rng.integers(1 << 31)),
                 )
                 for one in group
                 for f in one

@@ -74,6 +74,39 @@ def to_picture(pyramid: Float, grid: Grid, levels: int) -> Float:
     return low
 
 
+def to_lazy(image: Float, depth: int) -> Float:
+    """Return (C, Y, X) images as such pyramids by the lazy wavelet, which only puts pixels elsewhere."""
+    out = np.empty_like(image)
+    low = image
+    for _ in range(depth):
+        low, bands = parted(low)
+        put_bands(out, bands, range(len(image)))
+    out[:, : low.shape[1], : low.shape[2]] = low
+    return out
+
+
+def parted(x: Float) -> tuple[Float, Float]:
+    """Return every fourth pixel (C, h, w) of (C, 2h, 2w), and the others as three bands (C, 3, h, w)."""
+    return x[:, ::2, ::2], np.stack((x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]), 1)
+
+
+def from_lazy(pyramid: Float, grid: Grid) -> Float:
+    """Return the (C, Y, X) pictures of pyramids of the lazy wavelet."""
+    low = pyramid[:, : grid.height >> grid.depth, : grid.width >> grid.depth]
+    for n in range(grid.depth):
+        low = woven(low, places_of(pyramid, *grid.level(n)))
+    return low
+
+
+def woven(low: Float, bands: Sequence[Float]) -> Float:
+    """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w): inverts `parted`."""
+    count, h, w = low.shape
+    out = np.empty((count, 2 * h, 2 * w), np.float32)
+    out[:, ::2, ::2] = low
+    out[:, ::2, 1::2], out[:, 1::2, ::2], out[:, 1::2, 1::2] = bands
+    return out
+
+
 def finer(low: Float, bands: Sequence[Float]) -> Float:
     """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w)."""
     count, h, w = low.shape

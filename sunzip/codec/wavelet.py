@@ -20,6 +20,7 @@ from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import (
     COUNT_NOW,
     CROSS,
+    FLAGS,
     FURTHEST,
     GATES,
     GROUPS,
@@ -42,11 +43,14 @@ from sunzip.pyramid import (
     Grid,
     bands_of,
     finer,
+    from_lazy,
     grid_of,
     places_of,
     put_bands,
+    to_lazy,
     to_picture,
     to_pyramid,
+    woven,
 )
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.weights import Model
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Int = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
@@ -84,8 +89,19 @@ _WEIGHED = 24
 #: Coefficients beyond so many steps, which no Sun has, are coded as the last.
 _LARGEST = np.float32(2**30)
 
-#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known.
-_PLACED, _TIMED = 1, 2
+#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known; some
+#: channels' wavelet is the lazy one.
+_PLACED, _TIMED, _LAZY = 1, 2, 4
+
+#: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
+#: points.
+POINTS = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
+
+#: Bits of a coefficient that is not 0, about: where it is and which sign it has. Each doubling takes two.
+_FOUND = 7.0
+
+#: The lazy wavelet is taken if the other costs more than it by this factor, as far as can be told beforehand.
+_LAZY_GAIN = 1.1
 
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
@@ -97,7 +113,7 @@ _GLANCE = 3
 #: variance, from which the one before is no help.
 _SMALL, _UNLIKE = 128, 0.5
 
-_MINUTES = struct.Struct("<H")
+_MINUTES, _MASK = struct.Struct("<H"), struct.Struct("<H")
 
 #: Rotations in minutes among which the encoder looks for that between two frames.
 _TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1440, 2160, 2880, 4320, 5760)
@@ -418,15 +434,16 @@ class WaveletFamily(Family):
         """Choose a frame's symbols; return the payload's head and what is decoded of it."""
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
-        time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels)
+        lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
+        time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
         few = min(_GLANCE, grid.depth)
         h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
-        wanted, inverse = latents.main[corner], self._inverse[quality, known.channels][:, None, None]
+        wanted, inverse = pyramid[corner], self._inverse[quality, known.channels][:, None, None]
 
         def cost(head: int, given: Frame | None) -> float:
             glance = self._writer(None)
-            seen = self._walk(glance, latents.main, known.channels, grid, quality, head, given, few)
+            seen = self._walk(glance, pyramid, known.channels, lazy, grid, quality, head, given, few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
@@ -438,9 +455,26 @@ class WaveletFamily(Family):
             costs.append(cost(heads[-1], None))
         head = heads[self._best(costs)]
         time = time if head & _TIMED else None
-        decoded = self._walk(writer, latents.main, known.channels, grid, quality, head, time, grid.depth)
-        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
-        return bytes([head]) + turn, decoded
+        decoded = self._walk(writer, pyramid, known.channels, lazy, grid, quality, head, time, grid.depth)
+        more = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
+        if lazy.any():
+            head |= _LAZY
+            more += _MASK.pack(sum(1 << int(c) for c in np.flatnonzero(lazy)))
+        return bytes([head]) + more, _waves(decoded, lazy, grid)
+
+    def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
+        """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
+        lazy = np.zeros(len(NAMES), bool)
+        those = [c for c in POINTS if c in channels]
+        if those:
+            plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid.depth)
+            inverse = self._inverse[quality]
+            for c, points in zip(those, plain, strict=True):
+                lazy[c] = _price(points * inverse[c]) * _LAZY_GAIN < _price(pyramid[c] * inverse[c])
+            if lazy.any():
+                pyramid = pyramid.copy()
+                pyramid[lazy] = plain[lazy[those]]
+        return lazy, pyramid
 
     @staticmethod
     def _best(costs: Sequence[float]) -> int:
@@ -452,11 +486,11 @@ class WaveletFamily(Family):
         return self._read(payload, quality, known)
 
     def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
-        """Decode all but so many of the finest levels."""
+        """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
-        time, used = None, 1
-        if head & ~(_PLACED | _TIMED):
+        used, minutes = 1, 0
+        if head & ~(_PLACED | _TIMED | _LAZY):
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
         if head & _TIMED:
             used += _MINUTES.size
@@ -465,13 +499,22 @@ class WaveletFamily(Family):
             (minutes,) = _MINUTES.unpack_from(payload, 1)
             if minutes > MAX_MINUTES:
                 raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
-            time = self._turned(known.before, grid, minutes, known.channels)
+        lazy = np.zeros(len(NAMES), bool)
+        if head & _LAZY:
+            (mask,) = _MASK.unpack(payload[used : used + _MASK.size].ljust(_MASK.size, b"\0"))
+            used += _MASK.size
+            lazy[[c for c in known.channels if mask >> c & 1]] = True
+            if lazy.sum() != mask.bit_count() or not mask:
+                raise DamagedError("entropy-coded payload: channels that are not there have a wavelet")
+            fine = 0  # a picture made small by leaving pixels out would be another one
+        time = self._turned(known.before, grid, minutes, known.channels, lazy) if head & _TIMED else None
         decoder = Decoder(payload[used:])
         reader = Reader(decoder, self.tables)
-        decoded = self._walk(reader, None, known.channels, grid, quality, head, time, grid.depth - fine)
+        levels = grid.depth - fine
+        decoded = self._walk(reader, None, known.channels, lazy, grid, quality, head, time, levels)
         if not fine:
             decoder.finish()
-        return decoded
+        return _waves(decoded, lazy, grid)
 
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
@@ -499,15 +542,18 @@ class WaveletFamily(Family):
         return _TURNS[best] if errors[best] < _UNLIKE else None
 
     def _turned(
-        self, before: Frame | None, grid: Grid, minutes: int, channels: Sequence[int]
+        self, before: Frame | None, grid: Grid, minutes: int, channels: Sequence[int], lazy: Bool
     ) -> Frame | None:
         """Return the pyramid of the frame before, turned, and those of the channels wanted that it has."""
         if before is None:
             return None
         pyramid = np.zeros(before[0].shape, np.float32)
         both = [c for c in channels if c in before[1]]
-        picture = to_picture(before[0][both], grid, grid.depth)
-        pyramid[both] = to_pyramid(turned(picture, minutes), grid.depth)
+        for kind, transform in ((False, to_pyramid), (True, to_lazy)):
+            rows = [c for c in both if lazy[c] == kind]
+            if rows:
+                picture = to_picture(before[0][rows], grid, grid.depth)
+                pyramid[rows] = transform(turned(picture, minutes), grid.depth)
         return pyramid, both
 
     def _walk(
@@ -515,6 +561,7 @@ class WaveletFamily(Family):
         coder: Coder,
         pyramid: Float | None,
         channels: Sequence[int],
+        lazy: Bool,
         grid: Grid,
         quality: int,
         head: int,
@@ -531,6 +578,8 @@ class WaveletFamily(Family):
             (12, Y, X), or None where it is to be read.
         channels
             Those that are present.
+        lazy
+            (12,) those whose wavelet is the lazy one.
         time
             What is known of them by the frame before.
         levels
@@ -555,11 +604,11 @@ class WaveletFamily(Family):
         tops[names] = grid.depth - coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > grid.depth:
             raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
-        low = self._base(coder, pyramid, names, grid, quality, time, timed)
+        low = self._base(coder, pyramid, names, lazy, grid, quality, time, timed)
         h, w = low.shape[1:]
         out[names, :h, :w] = low
         lows = dict(zip(names, low, strict=True))
-        seen = references(names)
+        seen = references(names, lazy)
         weights = np.zeros((len(NAMES), 2), np.int32)
         shifts = np.zeros(len(NAMES), np.int32)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
@@ -578,8 +627,10 @@ class WaveletFamily(Family):
                     continue
                 picture = np.stack([lows[c] for c in active])
                 planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
-                planes[:, :3] = picture_planes(picture, inverse[active], 2.0 ** (n - grid.depth))
-                flags = np.zeros((len(active), 3), np.float32)
+                shrink = np.where(lazy[active], np.float32(1), np.float32(2.0 ** (n - grid.depth)))
+                planes[:, :3] = picture_planes(picture, inverse[active], shrink[:, None, None])
+                flags = np.zeros((len(active), FLAGS), np.float32)
+                flags[:, 3] = lazy[active]
                 exact = (
                     None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
                 )
@@ -623,8 +674,11 @@ class WaveletFamily(Family):
                 bands = (plain + _apart(settled, plain, reference, cross)) * step[active][:, None]
                 put_bands(out, bands, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
-                made = finer(picture[further], np.moveaxis(bands[further], 1, 0))
-                lows |= zip([active[a] for a in further], made, strict=True)
+                for kind, step_up in ((False, finer), (True, woven)):
+                    rows = [a for a in further if lazy[active[a]] == kind]
+                    if rows:
+                        made = step_up(picture[rows], np.moveaxis(bands[rows], 1, 0))
+                        lows |= zip([active[a] for a in rows], made, strict=True)
         return out
 
     def _crossed(
@@ -690,6 +744,7 @@ class WaveletFamily(Family):
         coder: Coder,
         pyramid: Float | None,
         names: list[int],
+        lazy: Bool,
         grid: Grid,
         quality: int,
         time: Frame | None,
@@ -698,13 +753,14 @@ class WaveletFamily(Family):
         """Code the coarsest picture (C, h, w): its distance from the frame before or from the usual."""
         h, w = grid.height >> grid.depth, grid.width >> grid.depth
         inverse, step = self._inverse[quality, names], self.step[quality, names]
-        usual = np.broadcast_to(
-            (self.base_mean[names] * np.float32(2**grid.depth))[:, None, None], (len(names), h, w)
-        )
+        # The lazy wavelet lets no pixel grow.
+        doubled = np.where(lazy[names], 0, grid.depth)
+        means = self.base_mean[names] * np.ldexp(np.float32(1), doubled)
+        usual = np.broadcast_to(means[:, None, None], (len(names), h, w))
         if time is not None:
             usual = np.where(timed[names][:, None, None] > 0, time[0][names, :h, :w], usual)
         whole = np.rint(np.clip(usual * inverse[:, None, None], -(2.0**24), 2.0**24)).astype(np.int32)
-        index = self.base_index[timed[names].astype(np.int32), quality, names, grid.depth]
+        index = self.base_index[timed[names].astype(np.int32), quality, names, doubled]
         index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
         values = None
         if pyramid is not None:
@@ -713,6 +769,20 @@ class WaveletFamily(Family):
         symbols = coder.side("base", index, values)
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
         return low
+
+
+def _price(values: Float) -> float:
+    """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
+    size = np.minimum(np.abs(values), _LARGEST)
+    bits = np.float32(_FOUND) + 2 * np.log2(1 + size)
+    return float(np.minimum(size * size, np.float32(WORTH) * bits).sum(dtype=np.float64))
+
+
+def _waves(pyramid: Float, lazy: Bool, grid: Grid) -> Float:
+    """Return a pyramid (12, Y, X) with the lazy channels' made one of the other wavelet, like all."""
+    if lazy.any():
+        pyramid[lazy] = to_pyramid(from_lazy(pyramid[lazy], grid), grid.depth)
+    return pyramid
 
 
 def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:

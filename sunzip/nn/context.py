@@ -21,6 +21,7 @@ from sunzip.nn.planes import (
     COUNT_NOW,
     COUNT_TIME,
     CROSS,
+    FLAGS,
     FURTHEST,
     GATES,
     LEVELS,
@@ -110,7 +111,7 @@ class Context(nn.Module):
         self.depth = nn.Embedding(LEVELS, 8)
         last = nn.Linear(64, 4 * max(WIDTHS))
         self.condition = nn.Sequential(nn.Linear(16 + 8 + 3, 64), nn.ReLU(), last)
-        self.flags = nn.Parameter(torch.zeros(LEVELS, 3, max(WIDTHS)))
+        self.flags = nn.Parameter(torch.zeros(LEVELS, FLAGS, max(WIDTHS)))
         with torch.no_grad():
             last.weight *= 0.3
 
@@ -143,7 +144,7 @@ def foretell(
     channels, log_step
         (C,)
     flags
-        (C, 3) which of two references and of the frame before are there.
+        (C, FLAGS) which of two references and of the frame before are there, and which channels are lazy.
     planes
         (C, COUNT_NOW, h, w) integers.
     time, reference

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, UnsupportedError
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, LEVELS, WIDTHS, network_of
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS, network_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +73,9 @@ class ExactContext:
     ----------
     arrays
         ``{net}.{part}`` int16 weights; ``{net}.{layer}.shift`` uint8 and ``{net}.{layer}.bias`` int32 of each
-        output; ``bias.{net}`` (101, 12, depths, 4, width) int32 and ``flags.{net}`` (depths, 3, width) int32,
-        which depend on quality, channel and how deep the level lies.
+        output; ``bias.{net}`` (101, 12, depths, 4, width) int32 and ``flags.{net}`` (depths, 4, width) int32,
+        which depend on quality, channel and how deep the level lies. Models that knew no lazy wavelet have
+        three flags.
 
     Raises
     ------
@@ -88,7 +89,10 @@ class ExactContext:
             parts = parts_of(width, WIDTHS[max(n - 1, 0)])
             depths = LEVELS - len(WIDTHS) + 1 if n == 0 else 1
             tabled = self._take(f"bias.{n}", (QUALITIES, len(NAMES), depths, 4, width), np.int32)
-            flags = self._take(f"flags.{n}", (depths, 3, width), np.int32)
+            flags = self._arrays.get(f"flags.{n}")
+            if flags is not None and flags.shape == (depths, FLAGS - 1, width):
+                self._arrays[f"flags.{n}"] = np.concatenate((flags, np.zeros_like(flags[:, :1])), 1)
+            flags = self._take(f"flags.{n}", (depths, FLAGS, width), np.int32)
             for layer, (names, place) in LAYERS.items():
                 outputs = parts[names[0]][0][0]
                 shift = self._take(f"{n}.{layer}.shift", (outputs,), np.uint8)
@@ -159,7 +163,8 @@ class ExactContext:
         channels
             The C channels coded together.
         flags
-            (C, 3) which of two references and of the frame before are there.
+            (C, FLAGS) which of two references and of the frame before are there, and which channels are
+            lazy.
         planes, time
             (C, COUNT_NOW, h, w) and (C, COUNT_TIME, h, w), or None.
         carry

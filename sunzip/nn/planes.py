@@ -39,6 +39,9 @@ FURTHEST = 0.75
 #: planes of one set of bands.
 COUNT_NOW, COUNT_TIME = 3 + 6 + 2 * 3 + 2, 6
 
+#: What of a channel may be known: two references, the frame before, that its wavelet is the lazy one.
+FLAGS = 4
+
 #: Weights of other channels are in 16ths, up to twice what their spreads would make of them.
 WEIGHT_UNIT, WEIGHT_MOST = 1 / 16, 32
 
@@ -63,9 +66,9 @@ def network_of(level: int) -> int:
     return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)
 
 
-def references(channels: list[int]) -> dict[int, list[int]]:
-    """Return of each channel that is present the up to two whose bands it sees."""
-    return {c: [r for r in REFERENCES[c] if r in channels][:2] for c in channels}
+def references(channels: list[int], lazy: npt.NDArray[np.bool_]) -> dict[int, list[int]]:
+    """Return of each channel that is present the up to two whose bands it sees: of the same wavelet (12,)."""
+    return {c: [r for r in REFERENCES[c] if r in channels and lazy[r] == lazy[c]][:2] for c in channels}
 
 
 def root(x: Array, factor: float = 8.0) -> Array:
@@ -87,7 +90,7 @@ def decoded_planes(bands: Array) -> Array:
     return torch.cat((signed, signed.abs()), -3)
 
 
-def picture_planes(low: Float, inverse_step: Float, shrink: float) -> Float:
+def picture_planes(low: Float, inverse_step: Float, shrink: Float) -> Float:
     """Return (C, 3, h, w) of the picture so far: how a pixel departs from its neighbours, and its brightness.
 
     Parameters
@@ -97,7 +100,7 @@ def picture_planes(low: Float, inverse_step: Float, shrink: float) -> Float:
     inverse_step
         (C, 1, 1), 1 / step.
     shrink
-        What makes a pixel's value of a low-pass coefficient.
+        (C, 1, 1), what makes a pixel's value of a low-pass coefficient.
     """
     # Sums in a fixed order, so that the features are the same on every machine.
     edged = np.pad(low, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -106,7 +109,7 @@ def picture_planes(low: Float, inverse_step: Float, shrink: float) -> Float:
     around += edged[:, 1:-1, :-2]
     around *= np.float32(0.25)
     signed = root((low - around) * inverse_step)
-    bright = root(low * np.float32(shrink), 4.0)
+    bright = root(low * shrink, 4.0)
     return np.stack((signed, np.abs(signed), bright), 1)
 
 

@@ -99,10 +99,10 @@ class Films(Sequence[Pyramid]):
         left = self._before(row)
         channels, images = stable(self._frames, row, self._stabiliser)
         if left is None:
-            return pyramid(images, channels, None, 0, None, symmetry)
+            return pyramid(images, channels, None, 0, None, symmetry, index)
         images = images[[channels.index(c) for c in left.channels]]
         known = left.images.astype(np.float32)
-        return pyramid(images, left.channels, known, left.minutes, left.step, symmetry)
+        return pyramid(images, left.channels, known, left.minutes, left.step, symmetry, index)
 
 
 def stable(frames: Frames, row: int, stabiliser: Stabiliser) -> tuple[list[int], Float]:

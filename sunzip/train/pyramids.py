@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.wavelet import WORTH
+from sunzip.codec.wavelet import POINTS, WORTH
 from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits
 from sunzip.nn.planes import (
     COUNT_NOW,
+    FLAGS,
     WEIGHT_UNIT,
     channel_planes,
     decoded_planes,
@@ -28,6 +29,7 @@ from sunzip.nn.planes import (
     references,
 )
 from sunzip.normalize import Stabiliser
+from sunzip.pyramid import parted, woven
 from sunzip.rotation import turned
 from sunzip.train.data import turned as mirrored
 from sunzip.train.families import Family
@@ -42,6 +44,11 @@ _NEAR = 0.1
 
 #: Steps in units of noise, and by which factors those of channels depart from them.
 _STEPS, _DEPART = (5.0, 1500.0), (-0.9, 0.5)
+
+#: Probability that the field's wavelet is the lazy one. Its pixels then are also made to depend less on each
+#: other: they change places with neighbours up to so many pixels away, and what is above a bound grows by a
+#: power of up to so much.
+_LAZY, _SHAKEN, _STRONG, _POWER = 0.5, 2, 4.0, 1.4
 
 #: Channels that go together in samples that have several: the whole, AIA alone, the rest by chance.
 _WHOLE, _AIA = 0.6, 0.15
@@ -63,6 +70,8 @@ class Pyramid:
         The same of the frame before, turned to this one's time; or None.
     step
         (C,) steps with which that was coded; None if it is as it was before.
+    lazy
+        (C,) channels whose wavelet is the lazy one.
     """
 
     channels: list[int]
@@ -70,14 +79,30 @@ class Pyramid:
     bands: list[Float]
     before: list[Float] | None
     step: Float | None
+    lazy: npt.NDArray[np.bool_]
 
 
-def _halved(x: Float) -> tuple[Float, list[Float]]:
+def _halved(x: Float, lazy: npt.NDArray[np.bool_]) -> tuple[Float, list[Float]]:
     bands = []
     while x.shape[-1] > 2:
-        x, band = wavelet.analyse(x)
+        low, band = wavelet.analyse(x)
+        low[lazy], band[lazy] = parted(x[lazy])
         bands.append(band)
+        x = low
     return x, bands[::-1]
+
+
+def _shake(rng: np.random.Generator, side: int) -> Callable[[Float], Float]:
+    """Return what makes images (C, S, S) rougher, the same way for each that it is given."""
+    reach, power = int(rng.integers(_SHAKEN + 1)), np.float32(rng.uniform(0, _POWER - 1))
+    moves = rng.integers(-reach, reach + 1, (2, side, side))
+    y, x = np.clip(np.indices((side, side)) + moves, 0, side - 1)
+
+    def shaken(images: Float) -> Float:
+        moved = images[:, y, x]
+        return np.asarray(moved * np.maximum(np.abs(moved) / np.float32(_STRONG), 1) ** power, np.float32)
+
+    return shaken
 
 
 def pyramid(
@@ -87,6 +112,7 @@ def pyramid(
     minutes: int,
     step: Float | None,
     symmetry: int,
+    seed: int,
 ) -> Pyramid:
     """Make a pyramid of stabilised images (C, S, S), S a power of two, mirrored in one of 8 ways.
 
@@ -100,16 +126,24 @@ def pyramid(
         Of each channel, with which that was coded; None if it was not.
     symmetry
         0 to 7.
+    seed
+        Of whether the field's wavelet is the lazy one, and how.
     """
+    rng = np.random.default_rng([seed, 6])
+    lazy = np.isin(channels, POINTS) & (rng.random() < _LAZY)
+    shaken = _shake(rng, images.shape[-1])
 
     def vary(x: Float) -> Float:
         whole = np.zeros((len(NAMES), *x.shape[1:]), np.float32)
         whole[list(channels)] = x
+        if lazy.any():
+            those = np.array(channels)[lazy]
+            whole[those] = shaken(whole[those])
         return np.ascontiguousarray(mirrored(whole, symmetry % 4, symmetry >= 4)[list(channels)])
 
-    low, bands = _halved(vary(images))
-    known = None if before is None else _halved(vary(turned(before, minutes)))[1]
-    return Pyramid(list(channels), low, bands, known, step)
+    low, bands = _halved(vary(images), lazy)
+    known = None if before is None else _halved(vary(turned(before, minutes)), lazy)[1]
+    return Pyramid(list(channels), low, bands, known, step, lazy)
 
 
 class Pyramids:
@@ -174,9 +208,13 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         step = example.step[rows] * np.float32(np.exp(rng.uniform(-_NEAR, _NEAR)))
     wide, inverse = step[:, None, None], (1 / step)[:, None, None]
     placed = rng.random() < _PLACED
-    flags = np.zeros((len(names), 3), np.float32)
+    flags = np.zeros((len(names), FLAGS), np.float32)
     flags[:, 2] = timed
-    seen = references(names)
+    lazy = example.lazy[rows]
+    flags[:, 3] = lazy
+    every = np.zeros(len(NAMES), bool)
+    every[names] = lazy
+    seen = references(names, every)
     found: list[npt.NDArray[Any]] = [np.array(names), np.log(step), flags]
     picture = np.rint(example.low[rows] * inverse) * wide
     top, left = 0, 0
@@ -185,7 +223,8 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         symbols = _rounded(values)
         side = symbols.shape[-1]
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
-        planes[:, :3] = picture_planes(picture, inverse, 2.0 ** (n - len(example.bands)))
+        shrink = np.where(lazy, np.float32(1), np.float32(2.0 ** (n - len(example.bands))))
+        planes[:, :3] = picture_planes(picture, inverse, shrink[:, None, None])
         cross = np.zeros_like(symbols)
         for row, c in enumerate(names):
             others = [names.index(other) for other in seen[c]]
@@ -213,7 +252,9 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
                 jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
                 before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
         if n + 1 < len(example.bands):
-            picture = wavelet.synthesise(picture, symbols * wide[:, None])
+            bands = symbols * wide[:, None]
+            coarser, picture = picture, wavelet.synthesise(picture, bands)
+            picture[lazy] = woven(coarser[lazy], np.moveaxis(bands[lazy], 1, 0))
         cut: tuple[Any, ...] = (...,)
         if side > _CUT:
             top, left = (2 * v + 2 * int(rng.integers(_CUT // 2 + 1)) for v in (top, left))

@@ -178,9 +178,8 @@ def network_of(model: Model) -> Context:
                     tabled = arrays[f"bias.{n}"][..., place, :] / power * ACTIVATION_UNIT
                     wanted[depths, ..., place, :width] = torch.from_numpy(tabled).float().movedim(2, 0)
                 if layer == "enter":
-                    network.flags[depths, :, :width] = torch.from_numpy(
-                        arrays[f"flags.{n}"] / power * ACTIVATION_UNIT
-                    ).float()
+                    flags = torch.from_numpy(arrays[f"flags.{n}"] / power * ACTIVATION_UNIT).float()
+                    network.flags[depths, : flags.shape[1], :width] = flags
     _fit_biases(network, torch.from_numpy(np.log(family.step)), wanted)
     return network
 

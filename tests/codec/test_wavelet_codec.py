@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes
 from sunzip.codec.family import Float, Known, Latents
@@ -20,14 +21,14 @@ from sunzip.errors import DamagedError, InputError
 from sunzip.frame import Block
 from sunzip.nn.exact import parts_of
 from sunzip.nn.planes import LEVELS, WIDTHS, level_of
-from sunzip.pyramid import grid_of
+from sunzip.pyramid import grid_of, to_picture
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.weights import Model
 
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
-PLACED, TIMED = 1, 2
+PLACED, TIMED, LAZY = 1, 2, 4
 
 #: No coefficient lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75 from there.
 FURTHEST = 2.3
@@ -227,6 +228,69 @@ def test_small_images_are_refused_and_large_ones_planned(family: WaveletFamily) 
             assert w << grid.depth - n == grid.width
 
 
+# --- points ----------------------------------------------------------------------------------------------
+
+
+def points(t: int, y: int, x: int) -> Float:
+    """Return frames (t, 3, y, x): 171 Å, and two components of a field that is made of points."""
+    rng = np.random.default_rng(3)
+    frames = film(t, 3, y, x)
+    for c in (0, 2):
+        frames[:, c] = rng.normal(0, 400, (y, x)) * (rng.random((y, x)) < 0.02)
+        frames[:, c] += rng.normal(0, 2, (t, y, x))
+    return frames[:, [1, 0, 2]]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 83)])
+def test_a_field_of_points_keeps_them_as_they_are(family: WaveletFamily, shape: tuple[int, int]) -> None:
+    channels, before = (2, 9, 11), None
+    for frame in points(3, *shape):
+        latents = images_of(family, frame, channels, 40)
+        known = Known(channels, shape, before)
+        written = family.encode(latents, 40, known)
+        timed = 2 * bool(written.payload[0] & TIMED)
+        assert written.payload[0] & LAZY
+        assert written.payload[1 + timed : 3 + timed] == (1 << 9 | 1 << 11).to_bytes(2, "little")
+        assert written.decoded is not None
+        np.testing.assert_array_equal(family.decode(written.payload, 40, known), written.decoded)
+        pictures = [
+            family.synthesise(p[None], np.ones((1, 12), np.float32), *shape)[0]
+            for p in (written.decoded, latents.main)
+        ]
+        apart = np.abs(pictures[0] - pictures[1])[[9, 11]] / family.step[40, [9, 11], None, None]
+        assert apart.max() < FURTHEST
+        _, h, w = family.latent_shape(*shape)
+        small = family.latents(written.payload, 40, known)
+        np.testing.assert_array_equal(small, small_picture(written.decoded, shape))
+        assert small.shape == (12, h, w)
+        before = written.decoded, channels
+
+
+def small_picture(pyramid: Float, shape: tuple[int, int]) -> Float:
+    grid = grid_of(*shape)
+    fine = min(4, grid.depth)
+    return to_picture(pyramid, grid, grid.depth - fine) * np.float32(2.0**-fine)
+
+
+def test_points_cost_far_less_than_as_waves() -> None:
+    codec = Codec(weights.load(), 40)
+    x = points(1, 256, 256)[:, 2:]
+    found = {}
+    for gain in (1.1, 0.0, 1e9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sunzip.codec.wavelet._LAZY_GAIN", gain)
+            blocks = codec.encode(x, ["Bz"])
+        y = codec.decode(blocks, ["Bz"], (256, 256))
+        found[gain] = len(blocks[0]), float(np.square(x - y).mean())
+    assert found[1.1] == found[0.0]
+    assert found[1.1][0] < 0.75 * found[1e9][0]
+    assert found[1.1][1] < found[1e9][1]
+
+
+def test_a_smooth_field_is_waves(family: WaveletFamily) -> None:
+    assert not payload_of(family, 40)[0] & LAZY
+
+
 # --- blocks ----------------------------------------------------------------------------------------------
 
 
@@ -370,7 +434,7 @@ def test_flipped_bits_decode_or_are_damage(family: WaveletFamily, data: st.DataO
 @settings(max_examples=25, deadline=None)
 @given(
     st.binary(max_size=200),
-    st.integers(0, 3),
+    st.integers(0, 7),
     st.integers(0, 100),
     st.integers(1, 4095),
     st.integers(0, MAX_MINUTES),
@@ -395,7 +459,11 @@ def test_payloads_of_strangers_decode_or_are_damage(
     ("change", "message"),
     [
         (lambda p: b"", "first byte"),
-        (lambda p: b"\x04" + p[1:], "first byte"),
+        (lambda p: b"\x08" + p[1:], "first byte"),
+        (lambda p: b"\x04\x00\x00" + p[1:], "channels that are not there"),
+        (lambda p: b"\x04\x01\x00" + p[1:], "channels that are not there"),
+        (lambda p: b"\x04\x04\x10" + p[1:], "channels that are not there"),
+        (lambda p: b"\x04", "channels that are not there"),
         (lambda p: b"\xff" + p[1:], "first byte"),
         (lambda p: p[:1], "more than any can|escape|does not end"),
         (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),

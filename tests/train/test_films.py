@@ -16,6 +16,7 @@ from sunzip.nn.context import Context
 from sunzip.nn.exact import LAYERS
 from sunzip.nn.planes import WIDTHS
 from sunzip.normalize import Stabiliser
+from sunzip.pyramid import woven
 from sunzip.train import wavelet as wavelet_module
 from sunzip.train.films import LENGTH, Films, as_coded, as_they_were, follow, shots_of, stable
 from sunzip.train.frames import Frames
@@ -102,6 +103,26 @@ def test_pyramids_are_made_of_them_in_eight_symmetries(frames: Frames) -> None:
     assert all(p.before is not None and p.channels == films[0].channels for p in films[:8])
     assert all(p.before is None and len(p.channels) == 12 for p in films[8:])
     assert len({p.bands[-1].tobytes() for p in films}) == 16
+
+
+def test_the_field_is_learned_as_waves_and_as_points(frames: Frames) -> None:
+    films = Films(frames, UNITS, [1, 3], as_they_were(frames, UNITS))
+    lazy = [p for p in films if p.lazy.any()]
+    assert 0 < len(lazy) < len(films)
+    for p in lazy:
+        assert {c for c, is_lazy in zip(p.channels, p.lazy, strict=True) if is_lazy} == {9, 10, 11} & set(
+            p.channels
+        )
+    whole = next(p for p in lazy if len(p.channels) == 12)
+    low = whole.low[9:]
+    for bands in whole.bands:
+        low = woven(low, np.moveaxis(bands[9:], 1, 0))
+    # Pixels change places with neighbours and strong ones grow; mirrors turn signs. Small ones stay as large.
+    images = stable(frames, 3, UNITS)[1][9:]
+    assert low.shape == images.shape
+    weak = np.abs(low) < 1
+    assert weak.any()
+    assert np.isin(np.abs(low[weak]), np.abs(images)).all()
 
 
 def test_a_model_of_any_channels_and_gaps_can_be_learned_from(frames: Frames) -> None:

@@ -63,7 +63,7 @@ def test_integers_foretell_what_the_network_does(
     rng = np.random.default_rng(level)
     h, w = 8, 12
     planes = planes_of(3, COUNT_NOW, h, w)
-    flags = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 1]], np.float32)
+    flags = np.array([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]], np.float32)
     reference = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
     cross = rng.laplace(0, 1, reference.shape).astype(np.float32)
     symbols = np.rint(reference + rng.laplace(0, 0.5, reference.shape)).astype(np.float32)
