@@ -16,6 +16,8 @@ from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import PRECISION, Tables
 from sunzip.errors import DamagedError, InputError
+from sunzip.limb import KNOTS, disk
+from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import (
     COUNT_NOW,
@@ -90,12 +92,19 @@ _WEIGHED = 24
 _LARGEST = np.float32(2**30)
 
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known; some
-#: channels' wavelet is the lazy one.
-_PLACED, _TIMED, _LAZY = 1, 2, 4
+#: channels' wavelet is the lazy one; some are told by how they differ from a mean disk.
+_PLACED, _TIMED, _LAZY, _ROUND = 1, 2, 4, 8
 
 #: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
 #: points.
 POINTS = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
+
+#: Channels whose mean disk may be told beforehand: those of the photosphere, whose limb is sharp.
+DISKS = [NAMES.index(name) for name in ("1600A", "1700A")]
+
+#: The units of a mean disk are this share of a channel's step, or of its spread if that is larger; its bits,
+#: about; and the share of the cost of the coarser levels that it must save besides.
+DISK_UNIT, _DISK_BITS, _DISK_GAIN = 1 / 64, 100.0, 0.03
 
 #: Bits of a coefficient that is not 0, about: where it is and which sign it has. Each doubling takes two.
 _FOUND = 7.0
@@ -120,13 +129,36 @@ _TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1
 
 
 class Sets(NamedTuple):
-    """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales."""
+    """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales.
+
+    And of mean disks, of which models have none that were made before there were any.
+    """
 
     bands: Tables
     base: Tables
     silent: Tables
     weights: Tables
     shifts: Tables
+    disk: Tables | None
+
+
+class Ways(NamedTuple):
+    """How channels are coded: (12,) each.
+
+    Attributes
+    ----------
+    lazy
+        Those whose wavelet is the lazy one.
+    round
+        Those told by how they differ from a mean disk.
+    """
+
+    lazy: Bool
+    round: Bool
+
+    def masks(self) -> bytes:
+        """Return what the payload's head says of them."""
+        return b"".join(_MASK.pack(sum(1 << int(c) for c in np.flatnonzero(w))) for w in self if w.any())
 
 
 class Coefficients(NamedTuple):
@@ -317,7 +349,9 @@ class WaveletFamily(Family):
         if type(self.default_quality) is not int or not 0 <= self.default_quality <= 100:
             raise DamagedError(f"model {model.name}: config.json names no default quality")
         self.context = ExactContext(model.arrays("context"))
-        self.tables = Sets(*(Tables.from_arrays(model.arrays(f"{name}_tables")) for name in Sets._fields))
+        stored = {name: model.arrays(f"{name}_tables") for name in Sets._fields}
+        tables = {name: Tables.from_arrays(of) for name, of in stored.items() if of or name != "disk"}
+        self.tables = Sets(disk=tables.pop("disk", None), **tables)
         found = quality_arrays(
             model,
             (
@@ -337,6 +371,7 @@ class WaveletFamily(Family):
             or len(self.tables.silent) < (self.silent_index.max() + 1) * count
             or len(self.tables.weights) != 2 * count
             or len(self.tables.shifts) != count
+            or (self.tables.disk is not None and len(self.tables.disk) != len(KNOTS))
             or found["relation"].min() < 2.0**-10
             or min(self.base_index.min(), self.silent_index.min()) < 0
             or self.step.min() < 2.0**-10
@@ -344,7 +379,7 @@ class WaveletFamily(Family):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
         self._inverse = np.float32(1) / self.step
         # What a weight of 1 makes of another channel's coefficients.
-        relation = found["relation"]
+        self._spread = relation = found["relation"]
         self._relation = relation[:, None] / relation
 
     @cached_property
@@ -435,7 +470,15 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
+        numbers = self._disks(latents.main, grid, quality, known)
+        ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
+        disks = self._shown(numbers, quality, known, grid)
+        if disks:
+            pyramid = pyramid.copy()
+        _add(disks, -1, pyramid, known.channels)
+        if time is not None:
+            _add(disks, -1, *time)
         few = min(_GLANCE, grid.depth)
         h, w = grid.level(few)
         corner = (list(known.channels), slice(h), slice(w))
@@ -443,7 +486,7 @@ class WaveletFamily(Family):
 
         def cost(head: int, given: Frame | None) -> float:
             glance = self._writer(None)
-            seen = self._walk(glance, pyramid, known.channels, lazy, grid, quality, head, given, few)
+            seen = self._walk(glance, pyramid, known.channels, ways, grid, quality, head, given, few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
@@ -455,12 +498,11 @@ class WaveletFamily(Family):
             costs.append(cost(heads[-1], None))
         head = heads[self._best(costs)]
         time = time if head & _TIMED else None
-        decoded = self._walk(writer, pyramid, known.channels, lazy, grid, quality, head, time, grid.depth)
-        more = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
-        if lazy.any():
-            head |= _LAZY
-            more += _MASK.pack(sum(1 << int(c) for c in np.flatnonzero(lazy)))
-        return bytes([head]) + more, _waves(decoded, lazy, grid)
+        self._code_disks(writer, ways, numbers)
+        decoded = self._walk(writer, pyramid, known.channels, ways, grid, quality, head, time, grid.depth)
+        head |= _LAZY * bool(lazy.any()) | _ROUND * bool(numbers)
+        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
+        return bytes([head]) + turn + ways.masks(), _whole(decoded, ways, disks, grid)
 
     def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
         """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
@@ -476,6 +518,52 @@ class WaveletFamily(Family):
                 pyramid[lazy] = plain[lazy[those]]
         return lazy, pyramid
 
+    def _disks(self, pyramid: Float, grid: Grid, quality: int, known: Known) -> dict[int, Int]:
+        """Return the numbers (K,) of the mean disks of those channels for which they are worth their bits."""
+        those = [c for c in DISKS if c in known.channels] if self.tables.disk is not None else []
+        if not those:
+            return {}
+        height, width = known.shape
+        picture = to_picture(pyramid[those], grid, grid.depth)[:, :height, :width]
+        values = fitted_disk(picture) / self._disk_unit(quality, those)[:, None]
+        whole = np.rint(np.clip(np.nan_to_num(values), -(2.0**24), 2.0**24)).astype(np.int32)
+        numbers = dict(zip(those, whole, strict=True))
+        # The limb is a matter of all levels, but most of it shows in the coarser ones.
+        near = (slice(grid.height // 2), slice(grid.width // 2))
+        for c, one in self._shown(numbers, quality, known, grid).items():
+            inverse = self._inverse[quality, c]
+            with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
+            if with_it >= (1 - _DISK_GAIN) * _price(pyramid[c][near] * inverse):
+                del numbers[c]
+        return numbers
+
+    def _disk_unit(self, quality: int, channels: Sequence[int]) -> Float:
+        """Return the units (C,) of mean disks."""
+        both = np.maximum(self.step[quality, channels], self._spread[list(channels)])
+        return np.asarray(both * np.float32(DISK_UNIT))
+
+    def _shown(self, numbers: dict[int, Int], quality: int, known: Known, grid: Grid) -> dict[int, Float]:
+        """Return the pyramids (Y, X) of the mean disks of channels."""
+        if not numbers:
+            return {}
+        names = list(numbers)
+        values = np.stack([numbers[c] for c in names]).astype(np.float32)
+        values *= self._disk_unit(quality, names)[:, None]
+        height, width = known.shape
+        pad = ((0, 0), (0, grid.height - height), (0, grid.width - width))
+        pyramids = to_pyramid(np.pad(disk(values, height, width), pad, mode="edge"), grid.depth)
+        return dict(zip(names, pyramids, strict=True))
+
+    @staticmethod
+    def _code_disks(coder: Coder, ways: Ways, numbers: dict[int, Int] | None) -> dict[int, Int]:
+        """Give or take the numbers of mean disks: each as it differs from that of the knot before."""
+        found = {}
+        for c in np.flatnonzero(ways.round).tolist():
+            wanted = None if numbers is None else np.diff(numbers[c], prepend=np.int32(0))
+            symbols = coder.side("disk", np.arange(len(KNOTS), dtype=np.int32), wanted)
+            found[c] = np.cumsum(symbols, dtype=np.int64).clip(-(2**30), 2**30).astype(np.int32)
+        return found
+
     @staticmethod
     def _best(costs: Sequence[float]) -> int:
         """Choose among ways to code a frame: two with the frame before, if there is one, and one without."""
@@ -490,7 +578,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         head = payload[0] if payload else 0xFF
         used, minutes = 1, 0
-        if head & ~(_PLACED | _TIMED | _LAZY):
+        if head & ~(_PLACED | _TIMED | _LAZY | _ROUND):
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
         if head & _TIMED:
             used += _MINUTES.size
@@ -499,22 +587,31 @@ class WaveletFamily(Family):
             (minutes,) = _MINUTES.unpack_from(payload, 1)
             if minutes > MAX_MINUTES:
                 raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
-        lazy = np.zeros(len(NAMES), bool)
-        if head & _LAZY:
-            (mask,) = _MASK.unpack(payload[used : used + _MASK.size].ljust(_MASK.size, b"\0"))
-            used += _MASK.size
-            lazy[[c for c in known.channels if mask >> c & 1]] = True
-            if lazy.sum() != mask.bit_count() or not mask:
-                raise DamagedError("entropy-coded payload: channels that are not there have a wavelet")
+        ways = Ways(np.zeros(len(NAMES), bool), np.zeros(len(NAMES), bool))
+        for bit, way in zip((_LAZY, _ROUND), ways, strict=True):
+            if head & bit:
+                (mask,) = _MASK.unpack(payload[used : used + _MASK.size].ljust(_MASK.size, b"\0"))
+                used += _MASK.size
+                way[[c for c in known.channels if mask >> c & 1]] = True
+                if way.sum() != mask.bit_count() or not mask:
+                    raise DamagedError("entropy-coded payload: it tells of channels that are not there")
+        if (ways.lazy & ways.round).any() or (ways.round.any() and self.tables.disk is None):
+            raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
+        if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
-        time = self._turned(known.before, grid, minutes, known.channels, lazy) if head & _TIMED else None
         decoder = Decoder(payload[used:])
         reader = Reader(decoder, self.tables)
+        disks = self._shown(self._code_disks(reader, ways, None), quality, known, grid)
+        time = None
+        if head & _TIMED:
+            time = self._turned(known.before, grid, minutes, known.channels, ways.lazy)
+            assert time is not None
+            _add(disks, -1, *time)
         levels = grid.depth - fine
-        decoded = self._walk(reader, None, known.channels, lazy, grid, quality, head, time, levels)
+        decoded = self._walk(reader, None, known.channels, ways, grid, quality, head, time, levels)
         if not fine:
             decoder.finish()
-        return _waves(decoded, lazy, grid)
+        return _whole(decoded, ways, disks, grid)
 
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
@@ -561,7 +658,7 @@ class WaveletFamily(Family):
         coder: Coder,
         pyramid: Float | None,
         channels: Sequence[int],
-        lazy: Bool,
+        ways: Ways,
         grid: Grid,
         quality: int,
         head: int,
@@ -578,8 +675,8 @@ class WaveletFamily(Family):
             (12, Y, X), or None where it is to be read.
         channels
             Those that are present.
-        lazy
-            (12,) those whose wavelet is the lazy one.
+        ways
+            How they are coded.
         time
             What is known of them by the frame before.
         levels
@@ -604,10 +701,11 @@ class WaveletFamily(Family):
         tops[names] = grid.depth - coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > grid.depth:
             raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
-        low = self._base(coder, pyramid, names, lazy, grid, quality, time, timed)
+        low = self._base(coder, pyramid, names, ways, grid, quality, time, timed)
         h, w = low.shape[1:]
         out[names, :h, :w] = low
         lows = dict(zip(names, low, strict=True))
+        lazy = ways.lazy
         seen = references(names, lazy)
         weights = np.zeros((len(NAMES), 2), np.int32)
         shifts = np.zeros(len(NAMES), np.int32)
@@ -744,7 +842,7 @@ class WaveletFamily(Family):
         coder: Coder,
         pyramid: Float | None,
         names: list[int],
-        lazy: Bool,
+        ways: Ways,
         grid: Grid,
         quality: int,
         time: Frame | None,
@@ -754,13 +852,15 @@ class WaveletFamily(Family):
         h, w = grid.height >> grid.depth, grid.width >> grid.depth
         inverse, step = self._inverse[quality, names], self.step[quality, names]
         # The lazy wavelet lets no pixel grow.
-        doubled = np.where(lazy[names], 0, grid.depth)
+        doubled = np.where(ways.lazy[names], 0, grid.depth)
         means = self.base_mean[names] * np.ldexp(np.float32(1), doubled)
+        means[ways.round[names]] = 0
         usual = np.broadcast_to(means[:, None, None], (len(names), h, w))
         if time is not None:
             usual = np.where(timed[names][:, None, None] > 0, time[0][names, :h, :w], usual)
         whole = np.rint(np.clip(usual * inverse[:, None, None], -(2.0**24), 2.0**24)).astype(np.int32)
-        index = self.base_index[timed[names].astype(np.int32), quality, names, doubled]
+        near = (timed[names] > 0) | ways.round[names]
+        index = self.base_index[near.astype(np.int32), quality, names, doubled]
         index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
         values = None
         if pyramid is not None:
@@ -778,10 +878,17 @@ def _price(values: Float) -> float:
     return float(np.minimum(size * size, np.float32(WORTH) * bits).sum(dtype=np.float64))
 
 
-def _waves(pyramid: Float, lazy: Bool, grid: Grid) -> Float:
-    """Return a pyramid (12, Y, X) with the lazy channels' made one of the other wavelet, like all."""
-    if lazy.any():
-        pyramid[lazy] = to_pyramid(from_lazy(pyramid[lazy], grid), grid.depth)
+def _add(disks: dict[int, Float], sign: int, pyramid: Float, channels: Sequence[int]) -> None:
+    """Add mean disks to those channels of a pyramid (12, Y, X), or take them away."""
+    for c in disks.keys() & set(channels):
+        pyramid[c] += sign * disks[c]
+
+
+def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> Float:
+    """Return a decoded pyramid (12, Y, X) with its mean disks, and the same wavelet in all channels."""
+    _add(disks, 1, pyramid, list(disks))
+    if ways.lazy.any():
+        pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid.depth)
     return pyramid
 
 

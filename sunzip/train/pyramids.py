@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.wavelet import POINTS, WORTH
+from sunzip.codec.wavelet import DISKS, POINTS, WORTH
+from sunzip.limb import disk
+from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits
 from sunzip.nn.planes import (
     COUNT_NOW,
@@ -49,6 +51,9 @@ _STEPS, _DEPART = (5.0, 1500.0), (-0.9, 0.5)
 #: other: they change places with neighbours up to so many pixels away, and what is above a bound grows by a
 #: power of up to so much.
 _LAZY, _SHAKEN, _STRONG, _POWER = 0.5, 2, 4.0, 1.4
+
+#: Probability that mean disks are taken away.
+_ROUND = 0.5
 
 #: Channels that go together in samples that have several: the whole, AIA alone, the rest by chance.
 _WHOLE, _AIA = 0.6, 0.15
@@ -127,11 +132,16 @@ def pyramid(
     symmetry
         0 to 7.
     seed
-        Of whether the field's wavelet is the lazy one, and how.
+        Of whether the field's wavelet is the lazy one, and how, and mean disks are taken away.
     """
     rng = np.random.default_rng([seed, 6])
     lazy = np.isin(channels, POINTS) & (rng.random() < _LAZY)
     shaken = _shake(rng, images.shape[-1])
+
+    mean = np.zeros_like(images)
+    flat = np.isin(channels, DISKS) & (rng.random() < _ROUND)
+    if flat.any():
+        mean[flat] = disk(fitted_disk(images[flat]).astype(np.float32), *images.shape[-2:])
 
     def vary(x: Float) -> Float:
         whole = np.zeros((len(NAMES), *x.shape[1:]), np.float32)
@@ -141,8 +151,8 @@ def pyramid(
             whole[those] = shaken(whole[those])
         return np.ascontiguousarray(mirrored(whole, symmetry % 4, symmetry >= 4)[list(channels)])
 
-    low, bands = _halved(vary(images), lazy)
-    known = None if before is None else _halved(vary(turned(before, minutes)), lazy)[1]
+    low, bands = _halved(vary(images - mean), lazy)
+    known = None if before is None else _halved(vary(turned(before, minutes) - mean), lazy)[1]
     return Pyramid(list(channels), low, bands, known, step, lazy)
 
 

@@ -18,6 +18,7 @@ from sunzip.codec.family import Float, Known
 from sunzip.codec.wavelet import SHIFT_MOST, VARIANTS, Int, Sets, WaveletFamily, Writer
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
+from sunzip.limb import KNOTS
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
     LOG_RATIO,
@@ -244,7 +245,8 @@ class _Counter(Writer):
 
     def __init__(self, family: WaveletFamily) -> None:
         super().__init__(None, family.tables, family.bits, family.shifted)
-        self.found = {kind: Histogram(tables) for kind, tables in family.tables._asdict().items()}
+        tables = family.tables._asdict()
+        self.found = {kind: Histogram(of) for kind, of in tables.items() if of is not None}
 
     def put(self, kind: str, index: Int, entries: Int) -> None:
         self.found[kind].add(entries, index)
@@ -254,8 +256,8 @@ def _table_arrays(found: Mapping[str, Tables]) -> dict[str, npt.NDArray[Any]]:
     """Return the tables of `sunzip.codec.wavelet.Sets` as a model keeps them."""
     return {
         f"{kind}_tables.{key}": np.ascontiguousarray(values)
-        for kind in Sets._fields
-        for key, values in found[kind].to_arrays().items()
+        for kind, tables in found.items()
+        for key, values in tables.to_arrays().items()
     }
 
 
@@ -286,7 +288,9 @@ def export_wavelet(
     index = [np.log(np.maximum(wide * share, 1e-6)) for share in (1.0, 0.1)]
     numbers = np.clip(np.rint((np.stack(index) - LOG_SMALLEST) / LOG_RATIO), 0, SCALES - 1).astype(np.int32)
     arrays: dict[str, npt.NDArray[Any]] = {f"context.{k}": v for k, v in integers(network, step).items()}
-    sets = Sets(bands=laplace_tables(), base=base, silent=quiet, weights=change, shifts=moved)
+    steep = [[0.9 ** abs(n) for n in range(-_REACH, _REACH + 1)]] * len(KNOTS)
+    disks = Tables.from_probabilities(steep, [-_REACH] * len(KNOTS), [1e-4] * len(KNOTS))
+    sets = Sets(bands=laplace_tables(), base=base, silent=quiet, weights=change, shifts=moved, disk=disks)
     arrays |= _table_arrays(sets._asdict())
     arrays |= {
         "quality.step": step,

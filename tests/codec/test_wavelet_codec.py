@@ -10,25 +10,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load
 
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes
 from sunzip.codec.family import Float, Known, Latents
 from sunzip.codec.wavelet import SHIFT_MOST, WaveletFamily
-from sunzip.cube import Scale
+from sunzip.cube import Scale, disk_radius
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import Block
 from sunzip.nn.exact import parts_of
 from sunzip.nn.planes import LEVELS, WIDTHS, level_of
 from sunzip.pyramid import grid_of, to_picture
 from sunzip.rotation import MAX_MINUTES, turned
-from sunzip.weights import Model
+from sunzip.train.export import pack
+from sunzip.weights import TENSORS, Model
 
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
-PLACED, TIMED, LAZY = 1, 2, 4
+PLACED, TIMED, LAZY, ROUND = 1, 2, 4, 8
 
 #: No coefficient lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75 from there.
 FURTHEST = 2.3
@@ -291,6 +293,58 @@ def test_a_smooth_field_is_waves(family: WaveletFamily) -> None:
     assert not payload_of(family, 40)[0] & LAZY
 
 
+# --- disks -----------------------------------------------------------------------------------------------
+
+
+def photosphere(t: int, y: int, x: int) -> Float:
+    """Return frames (t, 3, y, x) of 171, 1600 and 1700 Å: the last two are disks with little on them."""
+    frames = film(t, 3, y, x)
+    rows, columns = np.mgrid[:y, :x]
+    r = np.hypot(rows - (y - 1) / 2, columns - (x - 1) / 2) / disk_radius(min(y, x))
+    for c, bright in ((1, 90.0), (2, 1500.0)):
+        frames[:, c] = bright * np.where(r < 1, 0.4 + 0.6 * np.sqrt(np.clip(1 - r * r, 0, 1)), 0.02)
+        frames[:, c] *= 1 + 0.02 * np.random.default_rng(c).normal(size=(t, y, x))
+    return frames.astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 83)])
+def test_mean_disks_are_told_beforehand(family: WaveletFamily, shape: tuple[int, int]) -> None:
+    channels, before = (2, 7, 8), None
+    for frame in photosphere(3, *shape):
+        latents = images_of(family, frame, channels, 30)
+        known = Known(channels, shape, before)
+        written = family.encode(latents, 30, known)
+        timed = 2 * bool(written.payload[0] & TIMED)
+        assert written.payload[0] & ROUND
+        assert written.payload[1 + timed : 3 + timed] == (1 << 7 | 1 << 8).to_bytes(2, "little")
+        assert written.decoded is not None
+        np.testing.assert_array_equal(family.decode(written.payload, 30, known), written.decoded)
+        apart = np.abs(written.decoded - latents.main) / family.step[30][:, None, None]
+        assert apart.max() < FURTHEST
+        small = family.latents(written.payload, 30, known)
+        np.testing.assert_array_equal(small, small_picture(written.decoded, shape))
+        before = written.decoded, channels
+
+
+def test_models_without_their_tables_tell_no_disks(wavelet_model: Model) -> None:
+    arrays = {k: v for k, v in load(wavelet_model.files[TENSORS]).items() if not k.startswith("disk_")}
+    family = WaveletFamily(pack(wavelet_model.config, arrays))
+    latents, known = images_of(family, photosphere(1, 64, 64)[0], (2, 7, 8), 30), Known((2, 7, 8), (64, 64))
+    payload = family.encode(latents, 30, known).payload
+    assert not payload[0] & ROUND
+    with pytest.raises(DamagedError, match="disks that no encoder"):
+        family.decode(bytes([payload[0] | ROUND, 1 << 7, 0]) + payload[1:], 30, known)
+    arrays["disk_tables.length"] = np.ones(3, np.int32)
+    with pytest.raises(DamagedError):
+        WaveletFamily(pack(wavelet_model.config, arrays))
+
+
+def test_what_is_no_disk_is_not_told_as_one(family: WaveletFamily) -> None:
+    channels = (7, 8)
+    latents = images_of(family, film(1, 2, 64, 64)[0], channels, 30)
+    assert not family.encode(latents, 30, Known(channels, (64, 64))).payload[0] & ROUND
+
+
 # --- blocks ----------------------------------------------------------------------------------------------
 
 
@@ -434,7 +488,7 @@ def test_flipped_bits_decode_or_are_damage(family: WaveletFamily, data: st.DataO
 @settings(max_examples=25, deadline=None)
 @given(
     st.binary(max_size=200),
-    st.integers(0, 7),
+    st.integers(0, 15),
     st.integers(0, 100),
     st.integers(1, 4095),
     st.integers(0, MAX_MINUTES),
@@ -459,7 +513,10 @@ def test_payloads_of_strangers_decode_or_are_damage(
     ("change", "message"),
     [
         (lambda p: b"", "first byte"),
-        (lambda p: b"\x08" + p[1:], "first byte"),
+        (lambda p: b"\x10" + p[1:], "first byte"),
+        (lambda p: b"\x08\x00\x00" + p[1:], "channels that are not there"),
+        (lambda p: b"\x08\x80\x00" + p[1:], "channels that are not there"),
+        (lambda p: b"\x0c\x04\x00\x04\x00" + p[1:], "disks that no encoder"),
         (lambda p: b"\x04\x00\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x04\x01\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x04\x04\x10" + p[1:], "channels that are not there"),
