@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,22 @@ import numpy.typing as npt
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
+from sunzip.codec.symbols import (
+    LARGEST,
+    SHIFT_MOST,
+    VARIANTS,
+    WORTH,
+    Coder,
+    Coefficients,
+    Int,
+    Reader,
+    Sets,
+    Writer,
+    as_shifted,
+    weighed,
+)
 from sunzip.entropy.coder import Decoder, Encoder
-from sunzip.entropy.tables import PRECISION, Tables
+from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
 from sunzip.limb import KNOTS, disk
 from sunzip.limb import fitted as fitted_disk
@@ -60,36 +74,16 @@ from sunzip.weights import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-Int = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
-
-#: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one.
-VARIANTS = 10
-
-#: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
-WORTH = 0.13
 
 #: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
 _AUDIBLE = 1.1
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
-
-#: Furthest that the scales of a level are shifted from what the network foretells: the encoder corrects it
-#: where a Sun is not like those that it has seen.
-SHIFT_MOST = 8
-
-#: Of fewer coefficients than this no shift is worth its bits, or the search for it.
-_TOO_FEW = 20
-
-#: Symbols around the mean whose bits the encoder weighs.
-_WEIGHED = 24
-
-#: Coefficients beyond so many steps, which no Sun has, are coded as the last.
-_LARGEST = np.float32(2**30)
 
 #: Bits of a payload's first byte: the network knows where the disk is; the frame before is known; some
 #: channels' wavelet is the lazy one; some are told by how they differ from a mean disk.
@@ -128,20 +122,6 @@ _MINUTES, _MASK = struct.Struct("<H"), struct.Struct("<H")
 _TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1440, 2160, 2880, 4320, 5760)
 
 
-class Sets(NamedTuple):
-    """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales.
-
-    And of mean disks, of which models have none that were made before there were any.
-    """
-
-    bands: Tables
-    base: Tables
-    silent: Tables
-    weights: Tables
-    shifts: Tables
-    disk: Tables | None
-
-
 class Ways(NamedTuple):
     """How channels are coded: (12,) each.
 
@@ -159,173 +139,6 @@ class Ways(NamedTuple):
     def masks(self) -> bytes:
         """Return what the payload's head says of them."""
         return b"".join(_MASK.pack(sum(1 << int(c) for c in np.flatnonzero(w))) for w in self if w.any())
-
-
-class Coefficients(NamedTuple):
-    """Coefficients of bands, all arrays of one shape.
-
-    Attributes
-    ----------
-    tables
-        Their tables.
-    whole, flip
-        The symbol next to the mean, from which tables count, and whether they count downwards.
-    values
-        The coefficients in steps, where they are known.
-    """
-
-    tables: Int
-    whole: Int
-    flip: npt.NDArray[np.bool_]
-    values: Float | None
-
-
-class Coder(Protocol):
-    """What the walk through a pyramid asks: symbols for tables, and what stands for them."""
-
-    def symbols(self, these: Coefficients) -> Int:
-        """Return the symbols of coefficients."""
-
-    def side(self, kind: str, index: Int, values: Int | None) -> Int:
-        """Return symbols that are not chosen here.
-
-        Parameters
-        ----------
-        kind
-            The field of `Sets` that they are coded by.
-        index
-            (N,) tables of it.
-        values
-            (N,) the symbols, where they are known.
-        """
-
-    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
-        """Return by how much (C,) shifts of scales differ from those of the level before.
-
-        Parameters
-        ----------
-        index
-            (C,) tables of the shifts.
-        before
-            (C,) shifts of the level before.
-        these
-            (C, N) coefficients that come first, without any shift.
-        """
-
-
-class Reader:
-    """Takes symbols from a payload."""
-
-    def __init__(self, decoder: Decoder, tables: Sets) -> None:
-        self._decoder, self._tables = decoder, tables
-
-    def symbols(self, these: Coefficients) -> Int:
-        """See `Coder.symbols`."""
-        read = self._decoder.pop(these.tables.ravel(), self._tables.bands).reshape(these.tables.shape)
-        return these.whole + np.where(these.flip, -read, read)
-
-    def side(self, kind: str, index: Int, values: Int | None) -> Int:
-        """See `Coder.side`."""
-        tables: Tables = getattr(self._tables, kind)
-        return self._decoder.pop(index, tables)
-
-    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
-        """See `Coder.shifts`."""
-        return self.side("shifts", index, None)
-
-
-class Writer:
-    """Chooses symbols and puts them into a payload.
-
-    Parameters
-    ----------
-    encoder
-        Where to; None only weighs them, in `bits`.
-    tables
-        The model's.
-    bits
-        (K, 2 · `_WEIGHED` + 1) bits of the symbols around each table's zero.
-    shifted
-        (2 · `SHIFT_MOST` + 1, K · (2 · `_WEIGHED` + 1)), the same with scales shifted.
-    """
-
-    def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float, shifted: Float) -> None:
-        self._encoder, self._tables = encoder, tables
-        self._bits, self._shifted = bits, shifted
-        self.bits = 0.0
-
-    def put(self, kind: str, index: Int, entries: Int) -> None:
-        """Put symbols, counted from the zero of their tables."""
-        if self._encoder is not None:
-            self._encoder.push(entries, index, getattr(self._tables, kind))
-
-    def symbols(self, these: Coefficients) -> Int:
-        """See `Coder.symbols`."""
-        near, apart = self._chosen(these)
-        if self._encoder is None:
-            weighed = self._bits.ravel()[_entries(these.tables, apart)]
-            self.bits += float(weighed.sum(dtype=np.float64))
-        self.put("bands", these.tables.ravel(), apart.ravel())
-        return near
-
-    def _chosen(self, these: Coefficients) -> tuple[Int, Int]:
-        """Choose of the two symbols around a value the better bargain, not the nearer.
-
-        Returns
-        -------
-        The symbols, and their distance from the mean's.
-        """
-        tables, whole, flip, values = these
-        assert values is not None
-        values = np.clip(values, -_LARGEST, _LARGEST)
-        near = np.rint(values).astype(np.int32)
-        big = np.nonzero(near)
-        if big[0].size:
-            v, high = values[big], near[big]
-            low = high - np.sign(high)
-            sign = np.where(flip[big], -1, 1).astype(np.int32)
-            costs = []
-            for candidate in (high, low):
-                bits = self._bits.ravel()[_entries(tables[big], (candidate - whole[big]) * sign)]
-                costs.append((v - candidate) ** 2 + np.float32(WORTH) * bits)
-            near[big] = np.where(costs[1] < costs[0], low, high)
-        apart = near - whole
-        np.negative(apart, out=apart, where=flip)
-        return near, apart
-
-    def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
-        """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
-        wanted = np.zeros(len(index), np.int32)
-        if these.tables.shape[1] >= _TOO_FEW:
-            weighed = _entries(these.tables, self._chosen(these)[1])
-            for n in range(len(index)):
-                wanted[n] = self._shift(int(index[n]), int(before[n]), weighed[n])
-        return self.side("shifts", index, wanted)
-
-    def _shift(self, table: int, before: int, weighed: Int) -> int:
-        """Return the best change of one channel's shift."""
-        # How often each entry occurs is shorter. No product of matrices: libraries sum it in their threads'
-        # order, and the bytes would depend on their number.
-        counts = np.bincount(weighed)
-        here = np.flatnonzero(counts)
-        costs = 2 * np.einsum("ij,j->i", self._shifted[:, here], counts[here].astype(np.float32))
-        tables = self._tables.shifts
-        change = np.arange(-SHIFT_MOST, SHIFT_MOST + 1) - before
-        own, outside = tables.entries(change, np.full(len(change), table))
-        costs += PRECISION - np.log2(tables.frequencies[tables.offsets[table] + own]) + 16 * outside
-        return int(change[np.argmin(costs)])
-
-    def side(self, kind: str, index: Int, values: Int | None) -> Int:
-        """See `Coder.side`."""
-        assert values is not None
-        self.put(kind, index, values)
-        return values
-
-
-def _entries(tables: Int, apart: Int) -> Int:
-    """Return where the bits of symbols so far from the mean's stand in `WaveletFamily.bits`."""
-    wide = 2 * _WEIGHED + 1
-    return tables * np.int32(wide) + (np.clip(apart, -_WEIGHED, _WEIGHED) + np.int32(_WEIGHED))
 
 
 class WaveletFamily(Family):
@@ -384,26 +197,13 @@ class WaveletFamily(Family):
 
     @cached_property
     def bits(self) -> Float:
-        """(K, 2 · _WEIGHED + 1): bits of the symbols around each table's zero, for the encoder."""
-        symbols = np.arange(-_WEIGHED, _WEIGHED + 1)
-        out = np.empty((len(self.tables.bands), len(symbols)), np.float32)
-        for k, begin in enumerate(self.tables.bands.offsets):
-            entries, outside = self.tables.bands.entries(symbols, np.full(len(symbols), k))
-            out[k] = PRECISION - np.log2(self.tables.bands.frequencies[begin + entries])
-            out[k, outside] += 8
-        return out
+        """Bits of the bands' symbols, see `weighed`."""
+        return weighed(self.tables.bands)
 
     @cached_property
     def shifted(self) -> Float:
-        """(2 · SHIFT_MOST + 1, K · (2 · _WEIGHED + 1)): the same with the scales of all tables shifted."""
-        scales = np.arange(SCALES)
-        bits = self.bits.reshape(VARIANTS, SCALES, -1)
-        return np.stack(
-            [
-                bits[:, np.clip(scales + shift, 0, SCALES - 1)].ravel()
-                for shift in range(-SHIFT_MOST, SHIFT_MOST + 1)
-            ]
-        )
+        """The same with the scales of all tables shifted, see `as_shifted`."""
+        return as_shifted(self.bits)
 
     def check_size(self, height: int, width: int) -> None:
         """Any size from 16×16 will do: images are continued at their edges."""
@@ -873,7 +673,7 @@ class WaveletFamily(Family):
 
 def _price(values: Float) -> float:
     """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
-    size = np.minimum(np.abs(values), _LARGEST)
+    size = np.minimum(np.abs(values), LARGEST)
     bits = np.float32(_FOUND) + 2 * np.log2(1 + size)
     return float(np.minimum(size * size, np.float32(WORTH) * bits).sum(dtype=np.float64))
 

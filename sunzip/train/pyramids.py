@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.wavelet import DISKS, POINTS, WORTH
+from sunzip.codec.symbols import WORTH
+from sunzip.codec.wavelet import DISKS, POINTS
 from sunzip.limb import disk
 from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits

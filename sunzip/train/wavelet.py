@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.wavelet import SHIFT_MOST, VARIANTS, Int, Sets, WaveletFamily, Writer
+from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Int, Sets, Writer
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
 from sunzip.limb import KNOTS
@@ -253,7 +254,7 @@ class _Counter(Writer):
 
 
 def _table_arrays(found: Mapping[str, Tables]) -> dict[str, npt.NDArray[Any]]:
-    """Return the tables of `sunzip.codec.wavelet.Sets` as a model keeps them."""
+    """Return the tables of `sunzip.codec.symbols.Sets` as a model keeps them."""
     return {
         f"{kind}_tables.{key}": np.ascontiguousarray(values)
         for kind, tables in found.items()

@@ -16,7 +16,8 @@ from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes
 from sunzip.codec.family import Float, Known, Latents
-from sunzip.codec.wavelet import SHIFT_MOST, WaveletFamily
+from sunzip.codec.symbols import SHIFT_MOST
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, disk_radius
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import Block

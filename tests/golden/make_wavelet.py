@@ -20,7 +20,8 @@ from numcodecs.zstd import Zstd
 
 from sunzip import api, weights
 from sunzip.channels import NAMES
-from sunzip.codec.wavelet import MAX_DEPTH, VARIANTS, WaveletFamily
+from sunzip.codec.symbols import VARIANTS
+from sunzip.codec.wavelet import MAX_DEPTH, WaveletFamily
 from sunzip.entropy.tables import Tables
 from sunzip.nn.exact import LAYERS, QUALITIES, parts_of
 from sunzip.nn.planes import GATES, LEVELS, SCALES, WIDTHS
