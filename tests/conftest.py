@@ -102,9 +102,8 @@ def sigma_model() -> Model:
         network,
         Stabiliser(stabiliser.a, stabiliser.b, _SPREAD),
         rng.normal(0, 0.1, (50, 8)).astype(np.float32),
-        np.full((50, 8), np.log(1e-4), np.float32),
+        np.full(8, 1e-2, np.float32),
         "tiny-sigma-vae",
-        coarseness=1.0,
         notes={},
     )
 

@@ -93,7 +93,7 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     if "active_units" in notes:
         yield (
             f"{notes['active_units']} of {model.config['bottleneck']} latents are active; "
-            f"steps are {notes['coarseness']:.2f} standard deviations of the posterior."
+            f"the median step is {notes['coarseness']:.2f} standard deviations of the posterior."
         )
     yield ""
     exact = " r, float32 means | ppe50 | ppe10 | RMSE |" if m.latents_coded else ""

@@ -155,39 +155,21 @@ class Histogram:
         return Tables.from_probabilities([r[:-1] for r in rows], self._old.lowest, [r[-1] for r in rows])
 
 
-def posterior_deviations(log_variances: Float) -> Float:
-    """Return the root mean square (B,) of posteriors' standard deviations; of log-variances (N, B)."""
-    squared = np.mean(np.exp(log_variances.astype(np.float64)), axis=0)
-    return np.asarray(np.sqrt(squared), np.float32)
-
-
-def quantiser(means: Float, deviations: Float, coarseness: float) -> tuple[Float, npt.NDArray[np.bool_]]:
-    """Return the steps (B,) of latents, and which are on the trellis.
-
-    Parameters
-    ----------
-    means
-        (N, B) of training frames.
-    deviations
-        (B,) of their posteriors.
-    coarseness
-        Step over deviation.
-    """
-    steps = np.float32(coarseness) * deviations
-    return steps, means.std(0) >= _TRELLIS_SPREAD * steps
+def varied(means: Float, steps: Float) -> npt.NDArray[np.bool_]:
+    """Return which latents (B,) of means (N, B) and steps (B,) are on the trellis."""
+    return np.asarray(means.std(0) >= _TRELLIS_SPREAD * steps)
 
 
 def export_sigma_vae(
     network: SigmaVAE,
     stabiliser: Stabiliser,
-    means: npt.NDArray[np.float32],
-    log_variances: npt.NDArray[np.float32],
+    means: Float,
+    steps: Float,
     name: str,
     *,
-    coarseness: float,
     notes: Mapping[str, Any],
 ) -> Model:
-    """Make a model of a trained σ-VAE: each latent's step follows its posterior, its table its histogram.
+    """Make a model of a trained σ-VAE: each latent's table is the histogram of its symbols.
 
     Parameters
     ----------
@@ -195,14 +177,12 @@ def export_sigma_vae(
         In evaluation mode, on the CPU.
     stabiliser
         What its inputs went through.
-    means, log_variances
-        (N, B) float32: the posteriors of the training frames.
+    means
+        (N, B) float32: of the posteriors of the training frames.
+    steps
+        (B,) float32 quantisation steps.
     name
         Of the model.
-    coarseness
-        Step over the root mean square of the posterior's standard deviation. Rounding with a step of k
-        standard deviations adds about k²/12 times what sampling the posterior costs, the trellis three
-        quarters of that.
     notes
         JSON kept in the configuration under ``training``.
 
@@ -211,7 +191,7 @@ def export_sigma_vae(
     Model
         With matrices and filters in half precision; what batchnorm keeps stays in float32.
     """
-    steps, on_trellis = quantiser(means, posterior_deviations(log_variances), coarseness)
+    on_trellis = varied(means, steps)
     coded = trellis.quantise(means / steps, on_trellis)
     lowest = coded.min(axis=0)
     counts = [np.bincount(column - low) for column, low in zip(coded.T, lowest, strict=True)]

@@ -28,7 +28,7 @@ from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
 from sunzip.train.data import View, Views, WholeFrames, spread
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, posterior_deviations, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, held_out
@@ -37,11 +37,11 @@ from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster
 from sunzip.train.measure import (
     Measured,
     active_units,
-    coarsest,
     correlations,
     measure,
     pixels_of,
     posteriors,
+    quantisation_steps,
 )
 from sunzip.train.pyramids import Pyramids, WaveletFamily
 from sunzip.train.wavelet import Film, check_wavelet, export_wavelet, network_of
@@ -408,17 +408,18 @@ def finish_sigma_vae(
         learned.spread_out(_TABLE_FRAMES),
         lambda n, of: tell(Stage("entropy tables", n, of)),
     )
-    coarseness = coarsest(
+    found = quantisation_steps(
         network,
         stabiliser,
         learned.spread_out(_STEP_FRAMES),
-        posterior_deviations(log_variances),
         lambda n, of: tell(Stage("quantisation steps", n, of)),
     )
-    notes = notes | {"active_units": active_units(means), "coarseness": coarseness}
-    return export_sigma_vae(
-        network.cpu(), stabiliser, means, log_variances, name, coarseness=coarseness, notes=notes
-    )
+    deviations = np.sqrt(np.mean(np.exp(log_variances.astype(np.float64)), axis=0))
+    notes = notes | {
+        "active_units": active_units(means),
+        "coarseness": float(np.median(found / deviations)),
+    }
+    return export_sigma_vae(network.cpu(), stabiliser, means, found, name, notes=notes)
 
 
 def finish_hyperprior(

@@ -140,9 +140,8 @@ def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
         SigmaVAE(256).eval(),
         Stabiliser(units.a, units.b, np.full(12, 20, np.float32)),
         rng.normal(0, 0.5, (50, 256)).astype(np.float32),
-        np.full((50, 256), -7, np.float32),
+        np.full(256, 0.03, np.float32),
         "untrained",
-        coarseness=1.0,
         notes={},
     )
     write(model, tmp_path / "model")

@@ -16,13 +16,15 @@ from sunzip.codec import Codec, trellis
 from sunzip.cube import Cube, Scale
 from sunzip.errors import InputError
 from sunzip.frame import Block
+from sunzip.metrics import Accumulator
 from sunzip.nn.hyperprior import REACH, Hyperprior
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
 from sunzip.train.data import View, Views, WholeFrames, ahead, spread, turned, view
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, varied, write
 from sunzip.train.families import SigmaVaeFamily, principal_components, rate_distortion
 from sunzip.train.frames import Example, Frames, examples
+from sunzip.train.measure import pixels_of, posteriors, quantisation_steps, worst_change
 
 UNITS = Stabiliser.for_channels(NAMES)
 
@@ -438,8 +440,58 @@ def test_exported_transforms_are_the_networks_own_in_half_precision() -> None:
     np.testing.assert_allclose(np.stack([m for m, _ in latents]), expected, atol=0.01)
 
 
+class Linear(torch.nn.Module):
+    """Stands for a σ-VAE: two latents for each channel, each a pattern of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(5)
+        patterns = np.zeros((24, 12, 16, 16), np.float32)
+        for j in range(24):
+            patterns[j, j // 2] = rng.normal(size=(16, 16))
+        self.patterns = torch.from_numpy(patterns)
+        self.log_sigma = torch.full((12,), -1.0)
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = torch.einsum("nchw,jchw->nj", x, self.patterns) / self.patterns.square().sum((1, 2, 3))
+        return z, torch.full_like(z, -4.0)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nj,jchw->nchw", z, self.patterns)
+
+
+def test_steps_are_as_coarse_as_each_channel_bears() -> None:
+    network, rng = Linear(), np.random.default_rng(6)
+    z = torch.from_numpy(rng.normal(0, 3, (300, 24)).astype(np.float32))
+    # Odd channels are mostly what no latent tells: what coding adds to that is nothing to them.
+    rough = rng.normal(0, np.where(np.arange(12) % 2, 4, 0.3)[:, None, None], (300, 12, 16, 16))
+    y = network.decode(z).numpy() + rough.astype(np.float32)
+    frames = Frames(UNITS.inverse(y), np.ones((300, 12), bool), np.arange(300).astype("datetime64[h]"))
+    steps = quantisation_steps(network, UNITS, frames)  # type: ignore[arg-type]
+    assert steps.shape == (24,)
+    assert steps.dtype == np.float32
+
+    def loss(steps: np.ndarray) -> float:
+        means, _ = posteriors(network, UNITS, frames)  # type: ignore[arg-type]
+        on = varied(means, steps)
+        coded = trellis.dequantise(trellis.quantise(means / steps, on), on) * steps
+        exact, found = Accumulator(NAMES), Accumulator(NAMES)
+        for total, of in ((exact, means), (found, coded)):
+            total.add(
+                pixels_of(frames, slice(None))[0],
+                UNITS.inverse(network.decode(torch.from_numpy(of)).numpy()),
+                frames.present,
+            )
+        return worst_change(exact, found)[0]
+
+    assert 0.003 < loss(steps) < 0.01
+    assert steps.reshape(12, 2)[1::2].min() > 1.5 * steps.reshape(12, 2)[::2].max()
+    # The same number of bits, evenly spread, loses more.
+    assert loss(np.full(24, np.exp(np.log(steps).mean()), np.float32)) > 0.015
+
+
 @pytest.mark.parametrize("sigma", ["scalar", "per-channel"])
-def test_sigma_vae_steps_follow_the_posterior(sigma: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_a_sigma_vae_are_those_of_its_symbols(sigma: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         network = SigmaVAE(3, sigma)  # type: ignore[arg-type]
     # Only its entropy side is looked at: what the weights are does not matter.
@@ -447,10 +499,10 @@ def test_sigma_vae_steps_follow_the_posterior(sigma: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(network, "state_dict", lambda: state)
     rng = np.random.default_rng(0)
     means = (rng.normal(size=(400, 3)) * [10, 1, 0]).astype(np.float32)
-    log_variances = np.log(np.full((400, 3), [0.04, 0.25, 1])).astype(np.float32)
-    model = export_sigma_vae(network, UNITS, means, log_variances, "s", coarseness=2.0, notes={})
+    steps = np.array([0.4, 1.0, 2.0], np.float32)
+    model = export_sigma_vae(network, UNITS, means, steps, "s", notes={})
     codec = Codec(model)
-    np.testing.assert_allclose(codec.family.steps, [0.4, 1.0, 2.0], rtol=1e-5)
+    np.testing.assert_array_equal(codec.family.steps, steps)
     index = np.tile(np.arange(3), (400, 1))
     assert codec.family.on_trellis.tolist() == [True, True, False]
     symbols = trellis.quantise(means / codec.family.steps, codec.family.on_trellis)
