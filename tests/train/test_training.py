@@ -484,10 +484,10 @@ def test_steps_are_as_coarse_as_each_channel_bears() -> None:
             )
         return worst_change(exact, found)[0]
 
-    assert 0.003 < loss(steps) < 0.01
+    assert 0.003 < loss(steps) < 0.015  # that of one channel is a matter of luck, too
     assert steps.reshape(12, 2)[1::2].min() > 1.5 * steps.reshape(12, 2)[::2].max()
     # The same number of bits, evenly spread, loses more.
-    assert loss(np.full(24, np.exp(np.log(steps).mean()), np.float32)) > 0.015
+    assert loss(np.full(24, np.exp(np.log(steps).mean()), np.float32)) > 0.05
 
 
 @pytest.mark.parametrize("sigma", ["scalar", "per-channel"])
