@@ -98,7 +98,7 @@ DISKS = [NAMES.index(name) for name in ("1600A", "1700A")]
 
 #: The units of a mean disk are this share of a channel's step, or of its spread if that is larger; its bits,
 #: about; and the share of the cost of the coarser levels that it must save besides.
-DISK_UNIT, _DISK_BITS, _DISK_GAIN = 1 / 64, 100.0, 0.03
+_DISK_UNIT, _DISK_BITS, _DISK_GAIN = 1 / 64, 100.0, 0.03
 
 #: Bits of a coefficient that is not 0, about: where it is and which sign it has. Each doubling takes two.
 _FOUND = 7.0
@@ -270,7 +270,9 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
-        numbers = self._disks(latents.main, grid, quality, known)
+        # Where the frame before shows a channel's limb already, numbers would tell nothing new.
+        old = () if minutes is None or known.before is None else known.before[1]
+        numbers = self._disks(latents.main, grid, quality, known, [c for c in DISKS if c not in old])
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
         disks = self._shown(numbers, quality, known, grid)
@@ -318,9 +320,11 @@ class WaveletFamily(Family):
                 pyramid[lazy] = plain[lazy[those]]
         return lazy, pyramid
 
-    def _disks(self, pyramid: Float, grid: Grid, quality: int, known: Known) -> dict[int, Int]:
+    def _disks(
+        self, pyramid: Float, grid: Grid, quality: int, known: Known, channels: Sequence[int]
+    ) -> dict[int, Int]:
         """Return the numbers (K,) of the mean disks of those channels for which they are worth their bits."""
-        those = [c for c in DISKS if c in known.channels] if self.tables.disk is not None else []
+        those = [c for c in channels if c in known.channels] if self.tables.disk is not None else []
         if not those:
             return {}
         height, width = known.shape
@@ -340,7 +344,7 @@ class WaveletFamily(Family):
     def _disk_unit(self, quality: int, channels: Sequence[int]) -> Float:
         """Return the units (C,) of mean disks."""
         both = np.maximum(self.step[quality, channels], self._spread[list(channels)])
-        return np.asarray(both * np.float32(DISK_UNIT))
+        return np.asarray(both * np.float32(_DISK_UNIT))
 
     def _shown(self, numbers: dict[int, Int], quality: int, known: Known, grid: Grid) -> dict[int, Float]:
         """Return the pyramids (Y, X) of the mean disks of channels."""

@@ -309,22 +309,32 @@ def photosphere(t: int, y: int, x: int) -> Float:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (50, 83)])
-def test_mean_disks_are_told_beforehand(family: WaveletFamily, shape: tuple[int, int]) -> None:
-    channels, before = (2, 7, 8), None
-    for frame in photosphere(3, *shape):
-        latents = images_of(family, frame, channels, 30)
-        known = Known(channels, shape, before)
+def test_mean_disks_are_told_beforehand_unless_the_frame_before_shows_them(
+    family: WaveletFamily, shape: tuple[int, int]
+) -> None:
+    first, second = photosphere(2, *shape)
+    channels = (2, 7, 8)
+    before = family.encode(images_of(family, first, channels, 30), 30, Known(channels, shape)).decoded
+    assert before is not None
+    latents = images_of(family, second, channels, 30)
+    for known, told in (
+        (Known(channels, shape), 1 << 7 | 1 << 8),
+        (Known(channels, shape, (before, (2, 8))), 1 << 7),
+        (Known(channels, shape, (before, channels)), 0),
+    ):
         written = family.encode(latents, 30, known)
-        timed = 2 * bool(written.payload[0] & TIMED)
-        assert written.payload[0] & ROUND
-        assert written.payload[1 + timed : 3 + timed] == (1 << 7 | 1 << 8).to_bytes(2, "little")
+        head, rest = written.payload[0], written.payload[1:]
+        assert bool(head & ROUND) == bool(told)
+        assert bool(head & TIMED) == (known.before is not None)
+        if told:
+            rest = rest[2:] if head & TIMED else rest
+            assert rest[:2] == told.to_bytes(2, "little")
         assert written.decoded is not None
         np.testing.assert_array_equal(family.decode(written.payload, 30, known), written.decoded)
         apart = np.abs(written.decoded - latents.main) / family.step[30][:, None, None]
         assert apart.max() < FURTHEST
         small = family.latents(written.payload, 30, known)
         np.testing.assert_array_equal(small, small_picture(written.decoded, shape))
-        before = written.decoded, channels
 
 
 def test_models_without_their_tables_tell_no_disks(wavelet_model: Model) -> None:
