@@ -270,11 +270,9 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         minutes = self._turn(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
-        # Where the frame before shows a channel's limb already, numbers would tell nothing new.
-        old = () if minutes is None or known.before is None else known.before[1]
-        numbers = self._disks(latents.main, grid, quality, known, [c for c in DISKS if c not in old])
-        ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
+        numbers = self._disks(latents.main, grid, quality, known, time)
+        ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         disks = self._shown(numbers, quality, known, grid)
         if disks:
             pyramid = pyramid.copy()
@@ -321,10 +319,10 @@ class WaveletFamily(Family):
         return lazy, pyramid
 
     def _disks(
-        self, pyramid: Float, grid: Grid, quality: int, known: Known, channels: Sequence[int]
+        self, pyramid: Float, grid: Grid, quality: int, known: Known, time: Frame | None
     ) -> dict[int, Int]:
         """Return the numbers (K,) of the mean disks of those channels for which they are worth their bits."""
-        those = [c for c in channels if c in known.channels] if self.tables.disk is not None else []
+        those = [c for c in DISKS if c in known.channels] if self.tables.disk is not None else []
         if not those:
             return {}
         height, width = known.shape
@@ -337,7 +335,11 @@ class WaveletFamily(Family):
         for c, one in self._shown(numbers, quality, known, grid).items():
             inverse = self._inverse[quality, c]
             with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
-            if with_it >= (1 - _DISK_GAIN) * _price(pyramid[c][near] * inverse):
+            without = _price(pyramid[c][near] * inverse)
+            if time is not None and c in time[1]:
+                # The frame before may show the limb already.
+                without = min(without, _price((pyramid[c] - time[0][c])[near] * inverse))
+            if with_it >= (1 - _DISK_GAIN) * without:
                 del numbers[c]
         return numbers
 
