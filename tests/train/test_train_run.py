@@ -206,7 +206,7 @@ def thin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sigma_vae, "_LAYERS", tuple((f // 32, k, s) for f, k, s in sigma_vae._LAYERS))
     monkeypatch.setattr(sigma_vae, "_FEATURES", (16, 4, 4))
-    monkeypatch.setattr("sunzip.train.measure._HALVINGS", 2)
+    monkeypatch.setattr("sunzip.train.measure._ROUNDS", 2)
     monkeypatch.setattr(run_module, "_LOOK_PIXELS", 1)
 
 
