@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel
+from sunzip.cube import disk_radius
 from sunzip.errors import InputError, OutputError, needing
 
 _Image = npt.NDArray[np.float64]
@@ -207,8 +208,7 @@ class _Page:
             if len(shown) > 1:
                 self.text(x + side, top + 16, label, size=8.5, color=_DIM, align="right")
             if what.instrument == "HMI" and image.any():
-                # Exactly 0 off the disk means no measurement: the page shows through.
-                image = np.where(image == 0, np.nan, image)
+                image = np.where(_off_disk(image), np.nan, image)
             self._panel(x, top, side, image, colours, norm)
         x = left + len(shown) * side + (len(shown) - 1) * _GAP
         if not all(np.isnan(image).all() for image in shown):
@@ -253,6 +253,17 @@ class _Page:
         axes.set_yticks([float(spread(v)) for v in ticks], [f"{v:.6g}".replace("-", "−") for v in ticks])
         axes.tick_params(labelright=True, labelsize=7.5, labelcolor=_DIM, length=0, pad=3)
         self.text(x, top + 16, unit, size=8.5, color=_DIM)
+
+
+def _off_disk(image: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return where a magnetogram has no measurement, so that the page shows through: off the disk it is 0.
+
+    Nearly 0 where it was decoded; and what is 0 on the disk was measured so, or is a field too weak to code.
+    """
+    height, width = image.shape
+    y, x = np.ogrid[:height, :width]
+    r = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
+    return np.asarray((r > disk_radius(min(height, width))) & (np.abs(image) < 1))
 
 
 def _norm(what: Channel, images: Sequence[_Image]) -> Any:

@@ -247,3 +247,14 @@ def test_real_frame_fills_its_panels() -> None:
             seen[third : 2 * third, third : 2 * third].mean() > 1.3 * seen[: third // 3, : third // 3].mean()
         ), name
         assert seen.std() > 0.05, name
+
+
+def test_a_weak_field_on_the_disk_is_shown_and_what_is_off_it_is_not() -> None:
+    from sunzip.quicklook import _off_disk
+
+    image = np.zeros((128, 128))
+    image[0, 0], image[0, 1], image[64, 64] = 0.3, -40, 0.3
+    found = _off_disk(image)
+    assert found[0, 0]
+    assert not found[0, 1]
+    assert not found[40:90, 40:90].any()
