@@ -271,9 +271,8 @@ class WaveletFamily(Family):
         minutes = self._turn(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
         time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
-        numbers = self._disks(latents.main, grid, quality, known, time)
+        numbers, disks = self._disks(latents.main, grid, quality, known, time)
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
-        disks = self._shown(numbers, quality, known, grid)
         if disks:
             pyramid = pyramid.copy()
         _add(disks, -1, pyramid, known.channels)
@@ -320,11 +319,16 @@ class WaveletFamily(Family):
 
     def _disks(
         self, pyramid: Float, grid: Grid, quality: int, known: Known, time: Frame | None
-    ) -> dict[int, Int]:
-        """Return the numbers (K,) of the mean disks of those channels for which they are worth their bits."""
+    ) -> tuple[dict[int, Int], dict[int, Float]]:
+        """Return the mean disks of those channels for which they are worth their bits.
+
+        Returns
+        -------
+        Their numbers (K,), and the pyramids (Y, X) that these make.
+        """
         those = [c for c in DISKS if c in known.channels] if self.tables.disk is not None else []
         if not those:
-            return {}
+            return {}, {}
         height, width = known.shape
         picture = to_picture(pyramid[those], grid, grid.depth)[:, :height, :width]
         values = fitted_disk(picture) / self._disk_unit(quality, those)[:, None]
@@ -332,7 +336,9 @@ class WaveletFamily(Family):
         numbers = dict(zip(those, whole, strict=True))
         # The limb is a matter of all levels, but most of it shows in the coarser ones.
         near = (slice(grid.height // 2), slice(grid.width // 2))
-        for c, one in self._shown(numbers, quality, known, grid).items():
+        shown = self._shown(numbers, quality, known, grid)
+        for c in those:
+            one = shown[c]
             inverse = self._inverse[quality, c]
             with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
             without = _price(pyramid[c][near] * inverse)
@@ -340,8 +346,8 @@ class WaveletFamily(Family):
                 # The frame before may show the limb already.
                 without = min(without, _price((pyramid[c] - time[0][c])[near] * inverse))
             if with_it >= (1 - _DISK_GAIN) * without:
-                del numbers[c]
-        return numbers
+                del numbers[c], shown[c]
+        return numbers, shown
 
     def _disk_unit(self, quality: int, channels: Sequence[int]) -> Float:
         """Return the units (C,) of mean disks."""
