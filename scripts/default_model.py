@@ -25,6 +25,7 @@ from sunzip.channels import NAMES
 from sunzip.codec.family import Float
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.normalize import Stabiliser
+from sunzip.rotation import foretold
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
@@ -64,17 +65,14 @@ class Frame(NamedTuple):
     images, channels
         (C, S, S), and which they are.
     before
-        The frame before, as it was or as a codec leaves it; None if there is none.
-    minutes
-        How much earlier that is.
+        What other frames foretell of it, as they were or as a codec leaves them; None if there are none.
     quality
-        With which it was coded; None if it was not.
+        With which it is coded then; None if those others were not coded.
     """
 
     images: Float
     channels: list[int]
     before: Float | None
-    minutes: int
     quality: int | None
 
 
@@ -86,14 +84,21 @@ def _codec(folder: Path) -> WaveletCodec:
 def film(
     images: Sequence[Float], channels: list[int], minutes: int, coder: Path | None, q: int
 ) -> list[Frame]:
-    """Make frames of pictures (C, S, S); each knows the one before, as a codec leaves it if there is one."""
-    left: list[Float] = list(images)
-    if coder is not None:
-        whole_images = [whole(x, channels) for x in images]
-        left = [x[channels] for x in coded(_codec(coder), (whole_images, channels), q)]
-    quality = None if coder is None else q
-    before = [None, *left[:-1]]
-    return [Frame(x, channels, y, minutes, quality) for x, y in zip(images, before, strict=True)]
+    """Make frames of pictures (C, S, S); each knows others, as a codec leaves them if there is one.
+
+    Films of odd qualities go on from frame to frame, as one does to which frames are added one by one.
+    """
+    times = [n * minutes for n in range(len(images))]
+    if coder is None:
+        known = [None, *(foretold([(x, minutes)]) for x in images[:-1])]
+        return [Frame(x, channels, y, None) for x, y in zip(images, known, strict=True)]
+    whole_images = [whole(x, channels) for x in images]
+    found: dict[int, Frame] = {}
+    for shown in coded(_codec(coder), (whole_images, channels), q, chained=q % 2 == 1):
+        before = shown.foretold(times)
+        left = None if before is None else before[channels]
+        found[shown.place] = Frame(images[shown.place], channels, left, shown.quality)
+    return [found[place] for place in sorted(found)]
 
 
 def real_films(
@@ -204,7 +209,6 @@ def main(
                     f.images,
                     f.channels,
                     f.before,
-                    f.minutes,
                     None if f.quality is None else table[f.quality, f.channels],
                     int(rng.integers(8)),
                     int(rng.integers(1 << 31)),

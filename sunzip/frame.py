@@ -28,7 +28,7 @@ MAX_SIDE = 16384
 _HEADER = struct.Struct("<BBII4sBHI")
 _START = struct.Struct("<BBI")
 _CRC = slice(6, 10)
-_GAPS, _RAW = 1 << 12, 1 << 13  # of the u16 with T − 1
+_GAPS, _RAW, _ALIKE = 1 << 12, 1 << 13, 1 << 14  # of the u16 with T − 1
 _LONG = 15 << 16  # payload lengths from here on take a u32
 
 #: Mask, payload and gap map of one coded frame, and those of a frame without any channel.
@@ -56,7 +56,7 @@ def _get_varint(data: memoryview) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * i)
         if byte <= 0x7F:
             return value, i + 1
-    _damaged("the length of a gap map does not end")
+    _damaged("a length that it states does not end")
 
 
 def pack_gaps(missing: npt.NDArray[np.bool_]) -> bytes:
@@ -244,12 +244,17 @@ class Block:
                 for mask, gap, payload in zip(self.masks, self.gaps, self.payloads, strict=True)
             )
         table = bytearray()
-        for mask, stream in zip(self.masks[:-1], streams[:-1], strict=True):
-            if len(stream) < _LONG:
-                table += struct.pack("<HH", mask | len(stream) >> 16 << 12, len(stream) & 0xFFFF)
-            else:
-                table += struct.pack("<HI", mask | 15 << 12, len(stream))
-        table += struct.pack("<H", self.masks[-1])
+        alike = len(streams) > 1 and self.masks[0] > 0 and len(set(self.masks)) == 1
+        if alike:
+            # Frames of a film may be a few bytes each: their table shall not take as many.
+            table += struct.pack("<H", self.masks[0]) + b"".join(_put_varint(len(s)) for s in streams[:-1])
+        else:
+            for mask, stream in zip(self.masks[:-1], streams[:-1], strict=True):
+                if len(stream) < _LONG:
+                    table += struct.pack("<HH", mask | len(stream) >> 16 << 12, len(stream) & 0xFFFF)
+                else:
+                    table += struct.pack("<HI", mask | 15 << 12, len(stream))
+            table += struct.pack("<H", self.masks[-1])
         length = _HEADER.size + len(table) + sum(map(len, streams))
         if length >= 1 << 32:
             raise InputError(
@@ -265,7 +270,8 @@ class Block:
                 self.quality,
                 len(self.masks) - 1
                 | (_GAPS if has_gaps else 0)
-                | (_RAW if any(map(is_raw, self.payloads)) else 0),
+                | (_RAW if any(map(is_raw, self.payloads)) else 0)
+                | (_ALIKE if alike else 0),
                 self.shape[0] - 1 | self.shape[1] - 1 << 14,
             )
         )
@@ -313,7 +319,7 @@ class Block:
         _, _, _, crc, model, quality, counts, sides = _HEADER.unpack_from(view)
         if crc != _crc(view[: _HEADER.size], view[_HEADER.size :]):
             _damaged("its checksum does not match its bytes")
-        flags = counts & ~0xFFF & ~_GAPS & ~_RAW | sides >> 28
+        flags = counts & ~(0xFFF | _GAPS | _RAW | _ALIKE) | sides >> 28
         if flags:
             raise UnsupportedError("block: uses a feature that this sunzip does not know: update it")
         frames = (counts & 0xFFF) + 1
@@ -326,7 +332,7 @@ class Block:
                 _damaged(f"ends inside its table of {frames} frames")
             return int(struct.unpack_from(form, view, at - struct.calcsize(form))[0])
 
-        for _ in range(frames - 1):
+        for _ in range(0 if counts & _ALIKE else frames - 1):
             word = take("<H")
             high = word >> 12
             size = take("<I") if high == 15 else high << 16 | take("<H")
@@ -338,6 +344,14 @@ class Block:
         if word >> 12:
             _damaged("its last frame states a length of its own")
         masks.append(word)
+        if counts & _ALIKE:
+            if not word:
+                _damaged("its frames are alike, and have no channel")
+            masks *= frames
+            for _ in range(frames - 1):
+                size, used = _get_varint(view[at:])
+                lengths.append(size)
+                at += used
         lengths.append(length - at - sum(lengths))
         if lengths[-1] < 0:
             _damaged("its frames claim more bytes than it has")

@@ -6,6 +6,7 @@ are polynomials of single sums and products; the square root is exact by IEEE 75
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -61,17 +62,20 @@ def _sources(
 
 
 def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.float32]:
-    """Return pictures as they will be some minutes later, as far as rotation goes.
+    """Return pictures as they will be some minutes later, or were earlier, as far as rotation goes.
 
     Parameters
     ----------
     images
         (C, Y, X) float32, the disk centred and 976″ of 4.8″ pixels of 512 in radius, north up.
     minutes
-        0 to `MAX_MINUTES`.
+        −`MAX_MINUTES` to `MAX_MINUTES`.
     """
     if minutes == 0 or images.shape[-1] < 8:
         return images
+    if minutes < 0:
+        # Seen in a mirror, the Sun turns the other way.
+        return turned(images[..., ::-1], -minutes)[..., ::-1]
     place, weights = _sources(*images.shape[1:], minutes)
     out = np.empty_like(images)
     for image, result in zip(images, out, strict=True):
@@ -81,4 +85,25 @@ def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.floa
             term = flat[place + n]
             term *= weights[n]
             result += term
+    return out
+
+
+def foretold(
+    pictures: Sequence[tuple[npt.NDArray[np.float32], int]],
+) -> npt.NDArray[np.float32]:
+    """Return what one or two pictures foretell of another time; the nearer in time tells more.
+
+    Parameters
+    ----------
+    pictures
+        (C, Y, X) float32 as for `turned`, and how many minutes each is before that time; less than 0 if
+        after.
+    """
+    (first, early), *rest = [(turned(images, minutes), abs(minutes)) for images, minutes in pictures]
+    if not rest:
+        return first
+    ((second, late),) = rest
+    share = np.float32(late / (early + late)) if early + late else np.float32(0.5)
+    out = first * share
+    out += second * (np.float32(1) - share)
     return out

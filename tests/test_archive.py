@@ -666,7 +666,7 @@ def test_blocks_of_another_archive_are_found(lat: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (replace(other, model=b"none"), "is coded with model 6e6f6e65"),
         (replace(other, shape=(8, 8)), r"holds 2 frames of \(8, 8\) pixels"),
-        (replace(other, masks=(other.masks[0], other.masks[1] ^ 1 << 3)), "holds other images"),
+        (replace(other, masks=tuple(mask ^ 1 << 3 for mask in other.masks)), "holds other images"),
     ):
         data = wrong.pack()
         assert len(data) == len(blocks[0])

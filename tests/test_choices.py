@@ -18,8 +18,10 @@ from sunzip.sources.synthetic import Synthetic
 from sunzip.weights import Model
 
 CHANNELS = ("171A", "Bz")
-#: A shard of 24 frames and one of 2, a block of which is filled up.
-FRAMES = 26
+#: Frames of a block; and a shard of two blocks and one of two frames, a block of which is filled up.
+BLOCK = api._compress._TOGETHER
+SHARD = 2 * BLOCK
+FRAMES = SHARD + 2
 
 
 class Film(Synthetic):
@@ -52,7 +54,7 @@ def film() -> Series:
 @pytest.fixture(scope="module")
 def shards() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api._compress, "FRAMES_PER_SHARD", 24)
+        patch.setattr(api._compress, "FRAMES_PER_SHARD", SHARD)
         yield
 
 
@@ -70,20 +72,20 @@ def lat(film: Series, shards: None, wavelet_model: Model, tmp_path_factory: pyte
 def test_frames_that_follow_each_other_are_coded_together(lat: Path) -> None:
     with sunzip.open(lat) as sun:
         archive = sun.archive
-        assert (archive.frames_per_block, archive.blocks, archive.shards) == (12, 3, 2)
-        assert archive.coding["frames_per_block"] == 12
+        assert (archive.frames_per_block, archive.blocks, archive.shards) == (BLOCK, 3, 2)
+        assert archive.coding["frames_per_block"] == BLOCK
         masks = [Block.unpack(block).masks for block in archive.read_blocks(range(3))]
-        assert [sum(map(bool, m)) for m in masks] == [12, 12, 2]  # no block crosses a shard
+        assert [sum(map(bool, m)) for m in masks] == [BLOCK, BLOCK, 2]  # no block crosses a shard
 
 
 @pytest.mark.parametrize(
     ("frames", "cadence", "model", "block"),
     [
-        (26, "1d", "wavelet", 12),
+        (FRAMES, "1d", "wavelet", BLOCK),
         (5, "12min", "wavelet", 5),
         (1, "12min", "wavelet", 1),
-        (26, "25h", "wavelet", 1),
-        (26, "12min", "tiny", 1),
+        (FRAMES, "25h", "wavelet", 1),
+        (FRAMES, "12min", "tiny", 1),
     ],
 )
 def test_blocks_are_chosen_by_model_and_times(
@@ -97,19 +99,19 @@ def test_blocks_are_chosen_by_model_and_times(
 
 def test_a_gap_does_not_make_a_film_scattered(wavelet_model: Model) -> None:
     codec = Codec(wavelet_model)
-    times = np.arange(20) * np.timedelta64(1, "h") + np.datetime64("2014-01-01", "ms")
-    times[10:] += np.timedelta64(900, "D")
-    assert api._compress._frames_per_block("auto", codec, times) == 12
-    assert api._compress._frames_per_block("auto", codec, times[::10]) == 1
+    times = np.arange(2 * BLOCK) * np.timedelta64(1, "h") + np.datetime64("2014-01-01", "ms")
+    times[BLOCK:] += np.timedelta64(900, "D")
+    assert api._compress._frames_per_block("auto", codec, times) == BLOCK
+    assert api._compress._frames_per_block("auto", codec, times[::BLOCK]) == 1
 
 
 def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Series) -> None:
     with sunzip.open(lat) as sun:
         everything = sun[:]
-        for frames in ([11], [12, 3], [25, 13, 14]):
+        for frames in ([BLOCK - 1], [BLOCK, 3], [FRAMES - 1, BLOCK + 1, BLOCK + 2]):
             np.testing.assert_array_equal(sun.take(frames), everything[frames])
-        assert list(sun.stretches(5, 26, 1)) == [(5, 12), (12, 24), (24, 26)]
-        assert list(sun.stretches(5, 26, 25)) == [(5, 24), (24, 26)]
+        assert list(sun.stretches(5, FRAMES, 1)) == [(5, BLOCK), (BLOCK, SHARD), (SHARD, FRAMES)]
+        assert list(sun.stretches(5, FRAMES, SHARD + 1)) == [(5, SHARD), (SHARD, FRAMES)]
         assert list(sun.stretches(7, 7, 1)) == []
 
 
@@ -132,8 +134,8 @@ def test_a_break_does_not_change_the_bytes(
     lat: Path, wavelet_model: Model, tmp_path: Path, shards: None
 ) -> None:
     source = source_of()
-    source.broken_row = 24
-    with pytest.raises(InputError, match="chunk 24"):
+    source.broken_row = SHARD
+    with pytest.raises(InputError, match=f"chunk {SHARD}"):
         api.compress(join([source]), tmp_path / "a.lat", model=wavelet_model)
     source.broken_row = None
     again = join([source])
@@ -181,7 +183,7 @@ def test_a_film_is_sampled_by_the_beginnings_of_its_blocks(
     with sunzip.open(lat) as sun:
         assert estimate.coded_bytes == pytest.approx(int(sun.archive.block_bytes.sum()), rel=0.1)
         assert estimate.archive_bytes == pytest.approx(sun.archive.size, rel=0.1)
-        assert (estimate.frames, estimate.images, estimate.block) == (FRAMES, 2 * FRAMES, 12)
+        assert (estimate.frames, estimate.images, estimate.block) == (FRAMES, 2 * FRAMES, BLOCK)
 
 
 def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rotation: against sines and cosines of the mathematics library, at the limb, and at its ends."""
+"""Rotation: against sines and cosines of the mathematics library, at the limb, back, and between two."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sunzip.cube import DISK_RADIUS_512
-from sunzip.rotation import MAX_MINUTES, turned
+from sunzip.rotation import MAX_MINUTES, foretold, turned
 
 
 def degrees_a_day(sine: float) -> float:
@@ -59,6 +61,9 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_it_is_the_rotation_of_a_sphere(height: int, width: int, minutes: int) -> None:
     image = picture(height, width)
     np.testing.assert_allclose(turned(image, minutes)[0], expected(image[0], minutes), atol=2e-3)
+    # Backwards it is that of the Sun in a mirror.
+    back = expected(image[0, :, ::-1], minutes)[:, ::-1]
+    np.testing.assert_allclose(turned(image, -minutes)[0], back, atol=2e-3)
 
 
 def test_no_time_is_the_identity() -> None:
@@ -70,7 +75,7 @@ def test_a_spot_on_the_equator_goes_west_by_its_longitude() -> None:
     side = 129
     x, y = np.meshgrid(np.arange(side) - 64.0, np.arange(side) - 64.0)
     spot = np.exp(-(x**2 + y**2) / 18).astype(np.float32)
-    for minutes in (360, 1440, 2880):
+    for minutes in (360, 1440, 2880, -360, -2880):
         row = turned(spot[None], minutes)[0, 64]
         wanted = DISK_RADIUS_512 / 512 * side * math.sin(math.radians(degrees_a_day(0) * minutes / 1440))
         assert (row * x[0]).sum() / row.sum() == pytest.approx(wanted, abs=0.3)
@@ -101,14 +106,57 @@ def test_a_constant_stays_and_narrow_pictures_are_left_alone() -> None:
 def test_channels_are_turned_one_by_one_and_inputs_left_alone() -> None:
     images = np.concatenate([picture(24, 32, seed) for seed in range(3)])
     kept = images.copy()
-    together = turned(images, 720)
-    assert (images == kept).all()
-    assert (turned(np.asfortranarray(images), 720) == together).all()
-    for image, result in zip(images, together, strict=True):
-        assert (turned(image[None], 720)[0] == result).all()
+    for minutes in (720, -720):
+        together = turned(images, minutes)
+        assert (images == kept).all()
+        assert (turned(np.asfortranarray(images), minutes) == together).all()
+        for image, result in zip(images, together, strict=True):
+            assert (turned(image[None], minutes)[0] == result).all()
+
+
+def test_back_and_forth_is_the_same_away_from_the_limb() -> None:
+    side = 129
+    x, y = np.meshgrid(np.arange(side) - 64.0, np.arange(side) - 64.0)
+    smooth = (100 + 50 * np.sin(x / 9) * np.cos(y / 9)).astype(np.float32)[None]
+    there = turned(smooth, 1440)
+    inner = (x**2 + y**2 < 35**2)[None]
+    assert np.abs(there - smooth)[inner].max() > 10
+    assert np.abs(turned(there, -1440) - smooth)[inner].max() < 1
+
+
+def test_one_picture_foretells_what_it_turns_to() -> None:
+    image = picture(32, 40)
+    for minutes in (0, 360, -360):
+        assert (foretold([(image, minutes)]) == turned(image, minutes)).all()
+
+
+@given(st.integers(0, MAX_MINUTES), st.integers(0, MAX_MINUTES))
+def test_two_pictures_foretell_the_more_the_nearer_they_are(early: int, late: int) -> None:
+    # Pictures that are the same everywhere stay so; what is made of them shows their shares.
+    first, second = (np.full((2, 16, 16), value, np.float32) for value in (1, 0))
+    kept = first.copy(), second.copy()
+    share = late / (early + late) if early + late else 0.5
+    np.testing.assert_allclose(foretold([(first, early), (second, -late)]), share, atol=1e-5)
+    np.testing.assert_allclose(foretold([(second, early), (first, -late)]), 1 - share, atol=1e-5)
+    assert (first == kept[0]).all()
+    assert (second == kept[1]).all()
+
+
+def test_two_pictures_are_turned_to_the_time_between_them() -> None:
+    first, second = picture(48, 48, 1), picture(48, 48, 2)
+    found = foretold([(first, 360), (second, -1080)])
+    expected = 0.75 * turned(first, 360).astype(float) + 0.25 * turned(second, -1080)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (foretold([(first, 0), (second, -600)]) == first).all()
+    # Whichever is told first.
+    np.testing.assert_allclose(foretold([(second, -1080), (first, 360)]), found, rtol=1e-5)
 
 
 def test_every_machine_gets_these_bits() -> None:
     image = (np.arange(64 * 64, dtype=np.int64) ** 2 % 1009).reshape(1, 64, 64).astype(np.float32)
     digest = hashlib.sha256(b"".join(turned(image, m).tobytes() for m in (6, 360, 5760)))
     assert digest.hexdigest()[:16] == "4c87d451268b04ea"
+    both = foretold([(image, 360), (image[..., ::-1], -660)])
+    assert (
+        hashlib.sha256(turned(image, -360).tobytes() + both.tobytes()).hexdigest()[:16] == "87ab772baedca40a"
+    )

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 #: Frames of one shard: a day at 12 minutes. A shard is the unit of resuming and of parallel writing.
 FRAMES_PER_SHARD = 120
 
-#: Frames of a block where each is coded given the one before. At hourly cadence the first one costs 3 to 4
-#: times the others, so that a longer block saves little more; of a frame amid it those before are decoded
-#: first, 5.5 on average; and 12 divide a shard.
-_TOGETHER = 12
+#: Frames of a block where frames build on each other. The first one costs ten times the others and more, so
+#: that longer blocks save less and less; a whole one is held in memory; to read a frame some five others are
+#: decoded first; and 24 divide a shard.
+_TOGETHER = 24
 
 #: Frames further apart have too little in common for that.
 _APART = np.timedelta64(1, "D")
@@ -86,8 +86,8 @@ def compress(
         float32, or has so many bytes at most. It is found by coding a few frames from all over, so that what
         comes out is near the target, not below it for certain. An embedded model counts.
     block
-        Frames coded together. ``"auto"`` is 12 if the model codes each frame given the one before and most
-        are at most a day apart, else 1.
+        Frames coded together. ``"auto"`` is 24 if the model codes frames given each other and most are at
+        most a day apart, else 1.
     embed_model
         Store the model in the archive, so that the file is enough to decode it for ever.
     force

@@ -16,6 +16,7 @@ from sunzip import archive as lat
 from sunzip.api._shards import encode, joined
 from sunzip.archive import ArchiveSpec, ArchiveWriter, ShardTable
 from sunzip.codec import Codec
+from sunzip.codec.order import GROUP
 from sunzip.cube import Cube
 from sunzip.errors import InputError
 from sunzip.frame import Block
@@ -24,9 +25,12 @@ from sunzip.sources.series import Series
 #: How many frames are coded, where each is a block.
 _FRAMES = 6
 
-#: How many longer blocks are begun, and how many frames of each are coded: the second and third tell of the
-#: others, as each is coded given the one before.
-_BLOCKS, _BEGINNING = 3, 3
+#: How many longer blocks are begun, and how many frames of each are coded: those after the first are a whole
+#: group, and tell of all that follow.
+_BLOCKS, _BEGINNING = 2, GROUP + 1
+
+#: Bytes of a frame's entry in a block's table, about.
+_ENTRY = 2
 
 
 class Estimate(NamedTuple):
@@ -150,11 +154,11 @@ class Sample:
         coded = 0.0
         for data, cube, length in zip(begun, self._cubes, self._lengths, strict=True):
             coded += len(data)
-            # What is not coded costs as much as the frames after the first; each further entry takes 4 bytes.
+            # What is not coded costs as much as the frames after the first.
             rest = [len(payload) + len(gap) for _, payload, gap in Block.unpack(data).entries[1:]]
             if rest:
                 coded += (length - len(cube)) * sum(rest) / len(rest)
-            coded += 4 * (self.spec.frames_per_block - len(cube))
+            coded += _ENTRY * (self.spec.frames_per_block - len(cube))
         return round(coded * self._frames / sum(self._lengths))
 
     def _besides(self, table: ShardTable) -> int:

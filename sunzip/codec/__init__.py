@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES, canonical
-from sunzip.codec.family import Family, Float, Known, Latents
+from sunzip.codec.family import Decoded, Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import count as lanes_here
 from sunzip.codec.lanes import side_by_side
+from sunzip.codec.order import Kept, needed, order
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
@@ -213,35 +214,41 @@ class Codec:
         if not 1 <= frames_per_block <= MAX_FRAMES:
             raise InputError(f"blocks of {frames_per_block} frames; they can have 1 to {MAX_FRAMES}")
 
-        # Frames that are coded given the one before wait for it.
+        # Frames that build on others wait for them.
         chain = frames_per_block if self.family.sequential else 1
         latents: list[Float | None] = [None] * frames
 
         def code(begin: int) -> list[Entry]:
-            found = []
-            before = None if after is None or begin else self._last(after)
-            for t in range(begin, min(begin + chain, frames)):
+            present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
+            rows = [row for row, shown in enumerate(present) if shown.any()]
+            found = [EMPTY] * len(present)
+            first = None if after is None or begin else self._last(after)
+            like = self._likeness([begin + row for row in rows], data, indexes, scale)
+            steps = list(order(len(rows), first is not None, like))
+            left: Kept[Decoded] = Kept([place for step in steps for place in step.builds_on])
+            if first is not None:
+                left.put(-1, first)
+            for step in steps:
+                row = rows[step.place]
+                t, shown = begin + row, present[row]
                 missing: npt.NDArray[np.bool_] = np.isnan(data[t])
-                present = _present(missing)
-                if not present.any():
-                    found.append(EMPTY)
-                    continue
-                has = tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p)
-                mask, gap = sum(1 << i for i in has), pack_gaps(missing[present])
-                analysed = self._analyse(data[t], missing, present, indexes, scale)
-                known = Known(has, (height, width), before)
-                written = self.family.encode(analysed, self.quality, known)
+                has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
+                mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
+                analysed = self._analyse(data[t], missing, shown, indexes, scale)
+                before, ahead = (left.take(place) for place in step.builds_on)
+                known = Known(has, (height, width), before, ahead, step.back, step.ahead)
+                own = self.family.own_quality(self.quality, step.depth, like)
+                written = self.family.encode(analysed, self.quality, known, own)
                 most = len(written.payload) + len(gap)
-                raw = pack_raw(_means(data[t], present, indexes, scale), most)
-                before = None
+                raw = pack_raw(_means(data[t], shown, indexes, scale), most)
                 if raw is not None:
-                    found.append((mask, raw, b""))
+                    found[row] = mask, raw, b""
                     continue
                 if written.decoded is not None:
-                    before = written.decoded, has
+                    left.put(step.place, (written.decoded, has))
                 if keep:
                     latents[t] = written.decoded
-                found.append((mask, written.payload, gap))
+                found[row] = mask, written.payload, gap
             return found
 
         entries = [entry for found in side_by_side(code, range(0, frames, chain)) for entry in found]
@@ -251,6 +258,22 @@ class Codec:
             masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
             blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps))
         return blocks, latents
+
+    def _likeness(self, frames: Sequence[int], data: Float, indexes: Sequence[int], scale: Scale) -> float:
+        """Return how alike the frames of a block are, by three in their middle."""
+        middle = max(0, len(frames) // 2 - 1)
+        three = frames[middle : middle + 3]
+        if len(three) < 3:
+            return 0.0
+        missing = [np.isnan(data[t]) for t in three]
+        present = [_present(gone) for gone in missing]
+        shared = np.logical_and.reduce(present)
+        has = tuple(i for i, p in zip(indexes, shared.tolist(), strict=True) if p)
+        found = [
+            self._analyse(data[t], gone, shown, indexes, scale)
+            for t, gone, shown in zip(three, missing, present, strict=True)
+        ]
+        return self.family.likeness(found, self.quality, Known(has, data.shape[2:])) if has else 0.0
 
     def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
         """Return what a frame that follows those of a block builds on."""
@@ -502,26 +525,38 @@ class Codec:
                 blocks.setdefault(id(entries[t].block), []).append(t)
         for wanted in blocks.values():
             block = entries[wanted[0]].block
-            places = [entries[t].place for t in wanted]
-            before = None
-            for place in range(max(places) + 1) if self.family.sequential else sorted(set(places)):
-                if is_raw(block.payloads[place]):
-                    before = None
-                if not block.masks[place] or is_raw(block.payloads[place]):
+            # Frames count those that are not empty.
+            rows = [place for place, mask in enumerate(block.masks) if mask]
+            numbers = {place: number for number, place in enumerate(rows)}
+            links = [self.family.links(block.payloads[place]) for place in rows]
+            here: dict[int, list[int]] = {}
+            for t in wanted:
+                here.setdefault(numbers[entries[t].place], []).append(t)
+
+            def builds_on(number: int, links: Sequence[tuple[int, int]] = links) -> list[int]:
+                back, ahead = links[number]
+                found = [number - back] * bool(back) + [number + ahead] * bool(ahead)
+                return [other for other in found if 0 <= other < len(links)]
+
+            steps = needed(sorted(here), builds_on)
+            kept: Kept[Decoded] = Kept([other for number in steps for other in builds_on(number)])
+            for number in steps:
+                payload, mask = block.payloads[rows[number]], block.masks[rows[number]]
+                if is_raw(payload):
                     continue
-                has = _channels(block.masks[place])
-                known = Known(has, block.shape, before)
-                here = [t for t, p in zip(wanted, places, strict=True) if p == place]
-                if coarse and here:
-                    found = self.family.latents(block.payloads[place], block.quality, known)
-                    yield from ((t, found) for t in here)
-                    if not self.family.sequential or place == max(places):
-                        continue
-                latents = self.family.decode(block.payloads[place], block.quality, known)
-                if self.family.sequential:
-                    before = latents, has
-                if not coarse:
-                    yield from ((t, latents) for t in here)
+                back, ahead = links[number]
+                before = kept.take(number - back) if back else None
+                after = kept.take(number + ahead) if ahead else None
+                known = Known(_channels(mask), block.shape, before, after)
+                those = here.get(number, [])
+                if coarse and those:
+                    small = self.family.latents(payload, block.quality, known)
+                    yield from ((t, small) for t in those)
+                if not coarse or kept.wanted(number):
+                    latents = self.family.decode(payload, block.quality, known)
+                    kept.put(number, (latents, known.channels))
+                    if not coarse:
+                        yield from ((t, latents) for t in those)
 
     def _runs(self, entries: Sequence[_Entry], rows: Sequence[int]) -> list[list[int]]:
         """Return entries in runs that are decoded one after another."""

@@ -341,13 +341,20 @@ class ChunkCodec:
             data[write.frames] = write.data
             return self._encode(data)
         else:
-            coded = Block.unpack(self._encode(write.data, self._before(write, entries, others, stored)))
+            coded = Block.unpack(
+                self._encode(write.data, self._before(codec, write, entries, others, stored))
+            )
         for t, entry in zip(write.frames, coded.entries, strict=True):
             entries[t] = entry
         return coded.with_entries(entries).pack()
 
     def _before(
-        self, write: Write, entries: Sequence[Entry], others: Sequence[int], stored: bytes | None
+        self,
+        codec: Codec,
+        write: Write,
+        entries: Sequence[Entry],
+        others: Sequence[int],
+        stored: bytes | None,
     ) -> Block | None:
         """Return the frames that are kept, on which those written build.
 
@@ -364,6 +371,14 @@ class ChunkCodec:
                 raise InputError(
                     f"codec {NAME}: frame {kept[-1]} of this chunk, which is not written, builds on those "
                     "before it: write the chunk up to its last frame, or make chunks of one frame"
+                )
+        rows = [t for t, (mask, _, _) in enumerate(entries) if mask]
+        for n, t in enumerate(rows):
+            _, ahead = codec.family.links(entries[t][1])
+            if t in kept and ahead and n + ahead < len(rows) and rows[n + ahead] not in kept:
+                raise InputError(
+                    f"codec {NAME}: frame {t} of this chunk, which is not written, builds on frame "
+                    f"{rows[n + ahead]}: write the whole chunk, or make chunks of one frame"
                 )
         return Block.unpack(stored).with_entries(entries[: kept[-1] + 1])
 

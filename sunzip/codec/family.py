@@ -45,6 +45,10 @@ class Latents(NamedTuple):
     side: Float
 
 
+#: Decoded latents of a frame, and its channels.
+Decoded = tuple[Float, Sequence[int]]
+
+
 class Known(NamedTuple):
     """What the encoder and the decoder of a frame both know.
 
@@ -54,14 +58,19 @@ class Known(NamedTuple):
         Indexes of those that the frame has, rising.
     shape
         (Y, X) of its images.
-    before
-        Decoded latents and channels of the frame before it in its block; None where it is the first, or where
-        the family codes each frame alone.
+    before, after
+        Decoded latents and channels of a frame before it in its block, and of one after it, on which it may
+        build; None where there is none, or where the family codes each frame alone.
+    back, ahead
+        How many frames before and after it they are.
     """
 
     channels: tuple[int, ...]
     shape: tuple[int, int]
-    before: tuple[Float, tuple[int, ...]] | None = None
+    before: Decoded | None = None
+    after: Decoded | None = None
+    back: int = 1
+    ahead: int = 1
 
 
 class Written(NamedTuple):
@@ -83,7 +92,7 @@ class Family(ABC):
     default_quality
         What is used when the user names none.
     sequential
-        Whether a frame is coded given the one before it in its block.
+        Whether a frame is coded given others of its block.
     exact
         Whether pixels, and not only what is coded, are the same bits on every machine.
     latents_coded
@@ -135,8 +144,52 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
-        """Quantise and entropy-code one frame's latents."""
+    def encode(self, latents: Latents, quality: int, known: Known, own: int | None = None) -> Written:
+        """Quantise and entropy-code one frame's latents.
+
+        Parameters
+        ----------
+        latents
+            What `analyse` made of it.
+        quality
+            Of its block.
+        known
+            What its decoder will know.
+        own
+            The frame's own quality, where the family is sequential and it is another one.
+        """
+
+    def links(self, payload: bytes) -> tuple[int, int]:
+        """Return how many frames before and after it those are that a frame builds on; 0 for none."""
+        return 0, 0
+
+    def likeness(self, three: Sequence[Latents], quality: int, known: Known) -> float:
+        """Return how much of a frame those around it tell: 0 is nothing, 1 is all.
+
+        Parameters
+        ----------
+        three
+            Frames that follow each other.
+        quality
+            With which they are to be coded.
+        known
+            Channels and shape.
+        """
+        return 0.0
+
+    def own_quality(self, quality: int, depth: int, likeness: float) -> int:
+        """Return with which quality a frame of a film is coded best, to go with those of its block's quality.
+
+        Parameters
+        ----------
+        quality
+            Of the block.
+        depth
+            See `sunzip.codec.order.Step`.
+        likeness
+            Of its frames.
+        """
+        return quality
 
     @abstractmethod
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:

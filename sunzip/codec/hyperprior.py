@@ -162,7 +162,7 @@ class HyperpriorFamily(Family):
         mean, index = self._predict(side, h, w, quality)
         return Coded(side, self._side_index(h, w, quality)), Coded(symbols(latents.main - mean), index)
 
-    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known, own: int | None = None) -> Written:
         """See `Family.encode`."""
         side, main = self.quantise(latents, quality)
         encoder = Encoder()

@@ -96,7 +96,7 @@ class SigmaVaeFamily(Family):
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 
-    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known, own: int | None = None) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
         encoder.push(trellis.quantise(latents.main[None], self.on_trellis)[0], self._index, self.tables)

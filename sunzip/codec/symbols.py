@@ -14,8 +14,9 @@ from sunzip.nn.planes import SCALES
 
 Int = npt.NDArray[np.int32]
 
-#: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one.
-VARIANTS = 10
+#: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one; and
+#: two where symbols count from the mean, which rounds to 0 or not.
+VARIANTS = 12
 
 #: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
 WORTH = 0.13
@@ -229,6 +230,6 @@ def weighed(tables: Tables) -> Float:
 def as_shifted(bits: Float) -> Float:
     """Return (2 · SHIFT_MOST + 1, K · (2 · _WEIGHED + 1)): bits (K, …) with the scales of tables shifted."""
     scales = np.arange(SCALES)
-    parts = bits.reshape(VARIANTS, SCALES, -1)
+    parts = bits.reshape(len(bits) // SCALES, SCALES, -1)
     shifts = range(-SHIFT_MOST, SHIFT_MOST + 1)
     return np.stack([parts[:, np.clip(scales + shift, 0, SCALES - 1)].ravel() for shift in shifts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cached_property
+from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ from sunzip.pyramid import (
     to_pyramid,
     woven,
 )
-from sunzip.rotation import MAX_MINUTES, turned
+from sunzip.rotation import MAX_MINUTES, foretold, turned
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ _AUDIBLE = 1.1
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
 
-#: Bits of a payload's first byte: the network knows where the disk is; the frame before is known; some
-#: channels' wavelet is the lazy one; some are told by how they differ from a mean disk.
-_PLACED, _TIMED, _LAZY, _ROUND = 1, 2, 4, 8
+#: Bits of a payload's first byte: the network knows where the disk is; the frame builds on the one before, as
+#: frames did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean
+#: disk; the frame builds on one or two others; its quality is not the block's.
+_PLACED, _TIMED, _LAZY, _ROUND, _LINKED, _OWN = 1, 2, 4, 8, 16, 32
 
 #: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
 #: points.
@@ -114,12 +116,25 @@ _GLANCE = 3
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
-_SMALL, _UNLIKE = 128, 0.5
+_SMALL, _STRANGE = 128, 0.5
 
-_MINUTES, _MASK = struct.Struct("<H"), struct.Struct("<H")
+_MASK = struct.Struct("<H")
+
+#: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
+#: is worth more. That is where they are so alike; where they are so unlike, all are as the block's.
+_CHANGES, _ALIKE, _UNLIKE = (5, 0, -8, -14, -20), 0.9, 0.5
+
+#: A byte tells minutes of rotation: by six up to half a day, then by the hour.
+_HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
+
+#: Variants of tables in models from before frames built on frames after them.
+_VARIANTS_AT_FIRST = 10
 
 #: Rotations in minutes among which the encoder looks for that between two frames.
-_TURNS = (0, 6, 12, 18, 24, 36, 48, 60, 90, 120, 180, 240, 360, 480, 720, 960, 1440, 2160, 2880, 4320, 5760)
+_TURNS = (
+    *(0, 6, 12, 18, 24, 30, 36, 48, 60, 72, 84, 96, 108, 120, 144, 180, 240, 300, 360, 420, 480, 600, 720),
+    *(960, 1200, 1440, 2160, 2880, 3600, 4320, 5760, 7200, 8640),
+)
 
 
 class Ways(NamedTuple):
@@ -139,6 +154,44 @@ class Ways(NamedTuple):
     def masks(self) -> bytes:
         """Return what the payload's head says of them."""
         return b"".join(_MASK.pack(sum(1 << int(c) for c in np.flatnonzero(w))) for w in self if w.any())
+
+
+class Turns(NamedTuple):
+    """Minutes by which the frames that another builds on are turned; None for one that there is not."""
+
+    before: int | None = None
+    after: int | None = None
+
+    def __bool__(self) -> bool:
+        return self != (None, None)
+
+
+class Head(NamedTuple):
+    """What a payload says before its symbols.
+
+    Attributes
+    ----------
+    bits
+        The first byte.
+    back, ahead
+        How many frames before and after it those are that it builds on; 0 for none.
+    turns
+        Of these.
+    quality
+        The frame's own.
+    ways
+        How channels are coded.
+    size
+        Bytes that all this takes.
+    """
+
+    bits: int
+    back: int
+    ahead: int
+    turns: Turns
+    quality: int
+    ways: Ways
+    size: int
 
 
 class WaveletFamily(Family):
@@ -179,7 +232,7 @@ class WaveletFamily(Family):
         self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
         if (
-            len(self.tables.bands) != SCALES * VARIANTS
+            len(self.tables.bands) not in (SCALES * VARIANTS, SCALES * _VARIANTS_AT_FIRST)
             or len(self.tables.base) <= self.base_index.max()
             or len(self.tables.silent) < (self.silent_index.max() + 1) * count
             or len(self.tables.weights) != 2 * count
@@ -190,6 +243,9 @@ class WaveletFamily(Family):
             or self.step.min() < 2.0**-10
         ):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
+        # Networks from before did not learn what symbols that count from a mean are like: there are no tables
+        # of such, and where in its cell a coefficient then lies is not asked.
+        self._learned = len(self.tables.bands) == SCALES * VARIANTS
         self._inverse = np.float32(1) / self.step
         # What a weight of 1 makes of another channel's coefficients.
         self._spread = relation = found["relation"]
@@ -259,18 +315,32 @@ class WaveletFamily(Family):
         """See `Family.unquantised`."""
         return latents.main
 
-    def encode(self, latents: Latents, quality: int, known: Known) -> Written:
+    def encode(self, latents: Latents, quality: int, known: Known, own: int | None = None) -> Written:
         """See `Family.encode`."""
         encoder = Encoder()
-        head, decoded = self.write(self._writer(encoder), latents, quality, known)
+        head, decoded = self.write(self._writer(encoder), latents, quality, known, own)
         return Written(head + encoder.finish(), decoded)
 
-    def write(self, writer: Writer, latents: Latents, quality: int, known: Known) -> tuple[bytes, Float]:
-        """Choose a frame's symbols; return the payload's head and what is decoded of it."""
+    def write(
+        self, writer: Writer, latents: Latents, quality: int, known: Known, own: int | None = None
+    ) -> tuple[bytes, Float]:
+        """Choose a frame's symbols; return the payload's head and what is decoded of it.
+
+        Parameters
+        ----------
+        writer
+            Takes the symbols.
+        latents, quality, known, own
+            As in `encode`.
+        """
+        start = b""
+        if own is not None and own != quality:
+            start, quality = bytes([own]), own
+        told_own = _OWN * bool(start)
         grid = grid_of(*known.shape)
-        minutes = self._turn(latents.main, grid, known)
+        turns = self._turns(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
-        time = None if minutes is None else self._turned(known.before, grid, minutes, known.channels, lazy)
+        time = self._turned(known, grid, turns, lazy)
         numbers, disks = self._disks(latents.main, grid, quality, known, time)
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         if disks:
@@ -289,19 +359,23 @@ class WaveletFamily(Family):
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
-        timed = 0 if time is None else _TIMED
+        timed = 0 if time is None else _LINKED
         heads = [timed, timed | _PLACED]
         costs = [cost(head, time) for head in heads]
         if time is not None:
-            heads.append(heads[int(np.argmin(costs))] & ~_TIMED)
+            heads.append(heads[int(np.argmin(costs))] & ~_LINKED)
             costs.append(cost(heads[-1], None))
         head = heads[self._best(costs)]
-        time = time if head & _TIMED else None
         self._code_disks(writer, ways, numbers)
+        if not head & _LINKED:
+            time = None
         decoded = self._walk(writer, pyramid, known.channels, ways, grid, quality, head, time, grid.depth)
-        head |= _LAZY * bool(lazy.any()) | _ROUND * bool(numbers)
-        turn = b"" if minutes is None or time is None else _MINUTES.pack(minutes)
-        return bytes([head]) + turn + ways.masks(), _whole(decoded, ways, disks, grid)
+        if time is not None:
+            places = [0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True)]
+            told = bytes(_as_told(m) for m in turns if m is not None)
+            start = bytes([places[0] | places[1] << 4]) + told + start
+        head |= _LAZY * bool(lazy.any()) | _ROUND * bool(numbers) | told_own
+        return bytes([head]) + start + ways.masks(), _whole(decoded, ways, disks, grid)
 
     def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
         """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
@@ -343,7 +417,7 @@ class WaveletFamily(Family):
             with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
             without = _price(pyramid[c][near] * inverse)
             if time is not None and c in time[1]:
-                # The frame before may show the limb already.
+                # Other frames may show the limb already.
                 without = min(without, _price((pyramid[c] - time[0][c])[near] * inverse))
             if with_it >= (1 - _DISK_GAIN) * without:
                 del numbers[c], shown[c]
@@ -378,49 +452,97 @@ class WaveletFamily(Family):
 
     @staticmethod
     def _best(costs: Sequence[float]) -> int:
-        """Choose among ways to code a frame: two with the frame before, if there is one, and one without."""
+        """Choose among ways to code a frame: two with other frames, if there are any, and one without."""
         return int(np.argmin(costs))
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """See `Family.decode`."""
         return self._read(payload, quality, known)
 
-    def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
-        """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
+    def likeness(self, three: Sequence[Latents], quality: int, known: Known) -> float:
+        """See `Family.likeness`: by what the frame in the middle would cost given the others, and alone."""
         grid = grid_of(*known.shape)
-        head = payload[0] if payload else 0xFF
-        used, minutes = 1, 0
-        if head & ~(_PLACED | _TIMED | _LAZY | _ROUND):
+        first, middle, last = (latents.main for latents in three)
+        around = known._replace(before=(first, known.channels), after=(last, known.channels))
+        time = self._turned(around, grid, self._turns(middle, grid, around), np.zeros(len(NAMES), bool))
+        if time is None:
+            return 0.0
+        rows = list(known.channels)
+        inverse = self._inverse[quality, rows][:, None, None]
+        own = np.asarray(middle[rows] * inverse, np.float32)
+        apart = np.asarray(own - time[0][rows] * inverse, np.float32)
+        alone = _price(own)
+        return max(0.0, 1 - _price(apart) / alone) if alone else 0.0
+
+    def own_quality(self, quality: int, depth: int, likeness: float) -> int:
+        """See `Family.own_quality`."""
+        share = min(max((likeness - _UNLIKE) / (_ALIKE - _UNLIKE), 0), 1)
+        change = round(share * _CHANGES[min(depth, len(_CHANGES) - 1)])
+        return min(max(quality + change, 0), QUALITIES - 1)
+
+    def links(self, payload: bytes) -> tuple[int, int]:
+        """See `Family.links`."""
+        head = payload[0] if payload else 0
+        if head & _LINKED and len(payload) > 1:
+            return payload[1] & 15, payload[1] >> 4
+        return (1 if head & _TIMED else 0), 0
+
+    def _head(self, payload: bytes, quality: int, known: Known) -> Head:
+        """Read what a payload says before its symbols."""
+        bits = payload[0] if payload else 0xFF
+        if bits & ~(_PLACED | _TIMED | _LAZY | _ROUND | _LINKED | _OWN) or (bits & _TIMED and bits & _LINKED):
             raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
-        if head & _TIMED:
-            used += _MINUTES.size
-            if known.before is None or len(payload) < used:
+        rest = BytesIO(payload)
+        rest.seek(1)
+
+        def number(count: int = 1) -> int:
+            return int.from_bytes(rest.read(count), "little")
+
+        back, ahead = self.links(payload)
+        minutes: list[int | None] = [None, None]
+        if bits & _TIMED:
+            minutes[0] = number(2)
+        elif bits & _LINKED:
+            number()
+            minutes = [_minutes(number()) if n else None for n in (back, ahead)]
+        turns = Turns(*minutes)
+        if bits & (_TIMED | _LINKED) and not turns:
+            raise DamagedError("entropy-coded payload: it builds on no frame")
+        for turn, other in zip(turns, (known.before, known.after), strict=True):
+            if turn is not None and other is None:
                 raise DamagedError("entropy-coded payload: it builds on a frame that is not there")
-            (minutes,) = _MINUTES.unpack_from(payload, 1)
-            if minutes > MAX_MINUTES:
-                raise DamagedError(f"entropy-coded payload: the Sun turned by {minutes} minutes")
+            if turn is not None and turn > MAX_MINUTES:
+                raise DamagedError(f"entropy-coded payload: the Sun turned by {turn} minutes")
+        if bits & _OWN:
+            quality = number()
+            if quality >= QUALITIES:
+                raise DamagedError(f"entropy-coded payload: it is of quality {quality}")
         ways = Ways(np.zeros(len(NAMES), bool), np.zeros(len(NAMES), bool))
         for bit, way in zip((_LAZY, _ROUND), ways, strict=True):
-            if head & bit:
-                (mask,) = _MASK.unpack(payload[used : used + _MASK.size].ljust(_MASK.size, b"\0"))
-                used += _MASK.size
+            if bits & bit:
+                mask = number(2)
                 way[[c for c in known.channels if mask >> c & 1]] = True
                 if way.sum() != mask.bit_count() or not mask:
                     raise DamagedError("entropy-coded payload: it tells of channels that are not there")
         if (ways.lazy & ways.round).any() or (ways.round.any() and self.tables.disk is None):
             raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
+        return Head(bits, back, ahead, turns, quality, ways, rest.tell())
+
+    def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
+        """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
+        grid = grid_of(*known.shape)
+        head = self._head(payload, quality, known)
+        ways, quality = head.ways, head.quality
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
-        decoder = Decoder(payload[used:])
+        decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
         disks = self._shown(self._code_disks(reader, ways, None), quality, known, grid)
-        time = None
-        if head & _TIMED:
-            time = self._turned(known.before, grid, minutes, known.channels, ways.lazy)
-            assert time is not None
+        time = self._turned(known, grid, head.turns, ways.lazy)
+        if time is not None:
             _add(disks, -1, *time)
         levels = grid.depth - fine
-        decoded = self._walk(reader, None, known.channels, ways, grid, quality, head, time, levels)
+        decoded = self._walk(reader, None, known.channels, ways, grid, quality, head.bits, time, levels)
         if not fine:
             decoder.finish()
         return _whole(decoded, ways, disks, grid)
@@ -428,18 +550,27 @@ class WaveletFamily(Family):
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
 
-    def _turn(self, pyramid: Float, grid: Grid, known: Known) -> int | None:
-        """Return the minutes of rotation that bring the frame before nearest to this; None if none does."""
-        both = [] if known.before is None else [c for c in known.channels if c in known.before[1]]
-        if known.before is None or not both:
+    def _turns(self, pyramid: Float, grid: Grid, known: Known) -> Turns:
+        """Return by how much those that a frame may build on are turned."""
+        before = self._turn(pyramid, grid, known, known.before, 1)
+        return Turns(before, self._turn(pyramid, grid, known, known.after, -1))
+
+    @staticmethod
+    def _turn(pyramid: Float, grid: Grid, known: Known, other: Frame | None, sign: int) -> int | None:
+        """Return the minutes of rotation that bring another frame nearest to this; None if none does.
+
+        Forward for a frame before it, if the sign is 1, backward for one after it.
+        """
+        both = [] if other is None else [c for c in known.channels if c in other[1]]
+        if other is None or not both:
             return None
         # A small picture is enough to see where things went.
         n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[0] <= _SMALL)
-        now, then = (to_picture(p[both], grid, n) for p in (pyramid, known.before[0]))
+        now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
         spread = now.std((1, 2), keepdims=True) + np.float32(1e-6)
 
         def error(minutes: int) -> float:
-            return float((((turned(then, minutes) - now) / spread) ** 2).mean())
+            return float((((turned(then, sign * minutes) - now) / spread) ** 2).mean())
 
         # The error falls towards the best turn, and rises behind it.
         errors = {n: error(_TURNS[n]) for n in range(0, len(_TURNS), 4)}
@@ -448,22 +579,26 @@ class WaveletFamily(Family):
             near = (n for n in (best - step, best + step) if 0 <= n < len(_TURNS))
             errors |= {n: error(_TURNS[n]) for n in near}
         best = min(errors, key=errors.__getitem__)
-        return _TURNS[best] if errors[best] < _UNLIKE else None
+        return _TURNS[best] if errors[best] < _STRANGE else None
 
-    def _turned(
-        self, before: Frame | None, grid: Grid, minutes: int, channels: Sequence[int], lazy: Bool
-    ) -> Frame | None:
-        """Return the pyramid of the frame before, turned, and those of the channels wanted that it has."""
-        if before is None:
+    def _turned(self, known: Known, grid: Grid, turns: Turns, lazy: Bool) -> Frame | None:
+        """Return the pyramid that other frames foretell, and those of the channels wanted that it has."""
+        sources: dict[int, list[tuple[Float, int]]] = {}
+        for other, minutes, sign in zip((known.before, known.after), turns, (1, -1), strict=True):
+            if other is None or minutes is None:
+                continue
+            rows = [c for c in known.channels if c in other[1]]
+            for c, picture in zip(rows, to_picture(other[0][rows], grid, grid.depth), strict=True):
+                sources.setdefault(c, []).append((picture[None], sign * minutes))
+        if not turns:
             return None
-        pyramid = np.zeros(before[0].shape, np.float32)
-        both = [c for c in channels if c in before[1]]
+        pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
         for kind, transform in ((False, to_pyramid), (True, to_lazy)):
-            rows = [c for c in both if lazy[c] == kind]
+            rows = [c for c in sorted(sources) if lazy[c] == kind]
             if rows:
-                picture = to_picture(before[0][rows], grid, grid.depth)
-                pyramid[rows] = transform(turned(picture, minutes), grid.depth)
-        return pyramid, both
+                pictures = np.concatenate([foretold(sources[c]) for c in rows])
+                pyramid[rows] = transform(pictures, grid.depth)
+        return pyramid, sorted(sources)
 
     def _walk(
         self,
@@ -490,7 +625,7 @@ class WaveletFamily(Family):
         ways
             How they are coded.
         time
-            What is known of them by the frame before.
+            What other frames foretell of them.
         levels
             How many to go through, from the coarsest; less than 0 is none.
 
@@ -505,9 +640,13 @@ class WaveletFamily(Family):
         if time is not None:
             timed[[c for c in names if c in time[1]]] = 1
         tops = np.zeros(len(NAMES), np.int32)
+        # How frames that build on others were coded at first: as if they did not, but for what is foretold.
+        linked = bool(head & _LINKED)
+        centred = ((10, 11) if self._learned else (0, 5)) if linked else None
         values = None
         if pyramid is not None:
-            silent = [self._silent(pyramid[c], self._inverse[quality, c], grid) for c in names]
+            apart = pyramid if time is None or not linked else pyramid - time[0]
+            silent = [self._silent(apart[c], self._inverse[quality, c], grid) for c in names]
             values = np.array(silent, np.int32)
         index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
         tops[names] = grid.depth - coder.side("silent", index, values)
@@ -529,7 +668,7 @@ class WaveletFamily(Family):
             if not going:
                 break
             place = place_planes(h, w) if head & _PLACED else None
-            known: dict[int, Float] = {}  # symbols, in steps
+            known: dict[int, Float] = {}  # coefficients as their symbols tell them, in steps
             board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
             for g, group in enumerate(GROUPS):
                 active = [c for c in group if c in going]
@@ -564,24 +703,28 @@ class WaveletFamily(Family):
                 carry = _rows(carries[g], active)
                 features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
                 carries[g] = (active, features)
-                symbols = np.zeros((len(active), 3, h, w), np.int32)
+                rounded = np.zeros((len(active), 3, h, w), np.float32)
                 for here in (board, ~board):
                     if here is not board:
-                        some = decoded_planes(symbols.astype(np.float32))
+                        some = decoded_planes(rounded)
                         outputs = self.context.beside(number, active, quality, features, some)
                     wanted = None if exact is None else exact[..., here]
-                    these = _coefficients(outputs, reference, cross, here, wanted)
+                    these, origin = _coefficients(outputs, reference, cross, here, wanted, centred)
                     if here is board:
                         own = np.array(active, np.int32)
                         shifts[own] += coder.shifts(own, shifts[own], these)
                         if np.abs(shifts).max() > SHIFT_MOST:
                             raise DamagedError("entropy-coded payload: scales are shifted more than any can")
                     these = _shifted(these, shifts[active])
-                    symbols[..., here] = coder.symbols(these).reshape(*symbols.shape[:2], -1)
-                plain = symbols.astype(np.float32)
-                known |= dict(zip(active, plain, strict=True))
-                settled = self.context.settle(number, active, quality, features, decoded_planes(plain))
-                bands = (plain + _apart(settled, plain, reference, cross)) * step[active][:, None]
+                    found = coder.symbols(these) + origin
+                    rounded[..., here] = found.reshape(*rounded.shape[:2], -1)
+                known |= dict(zip(active, rounded, strict=True))
+                bands = rounded
+                if self._learned or not linked:
+                    seen_now = decoded_planes(rounded)
+                    settled = self.context.settle(number, active, quality, features, seen_now)
+                    bands = rounded + _apart(settled, rounded, reference, cross)
+                bands = bands * step[active][:, None]
                 put_bands(out, bands, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
                 for kind, step_up in ((False, finer), (True, woven)):
@@ -589,6 +732,10 @@ class WaveletFamily(Family):
                     if rows:
                         made = step_up(picture[rows], np.moveaxis(bands[rows], 1, 0))
                         lows |= zip([active[a] for a in rows], made, strict=True)
+        if time is not None and linked:
+            for c in time[1]:
+                for n in range(tops[c], levels):
+                    put_bands(out, bands_of(time[0][[c]], *grid.level(n)), [c])
         return out
 
     def _crossed(
@@ -660,7 +807,7 @@ class WaveletFamily(Family):
         time: Frame | None,
         timed: Float,
     ) -> Float:
-        """Code the coarsest picture (C, h, w): its distance from the frame before or from the usual."""
+        """Code the coarsest picture (C, h, w): its distance from what is foretold or from the usual."""
         h, w = grid.height >> grid.depth, grid.width >> grid.depth
         inverse, step = self._inverse[quality, names], self.step[quality, names]
         # The lazy wavelet lets no pixel grow.
@@ -704,6 +851,18 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     return pyramid
 
 
+def _as_told(minutes: int) -> int:
+    """Return the byte that tells minutes of rotation."""
+    half = _HALF_DAY // _FINE_TURN
+    return minutes // _FINE_TURN if minutes <= _HALF_DAY else half + (minutes - _HALF_DAY) // _COARSE_TURN
+
+
+def _minutes(told: int) -> int:
+    """Return the minutes that a byte tells."""
+    half = _HALF_DAY // _FINE_TURN
+    return told * _FINE_TURN if told <= half else _HALF_DAY + (told - half) * _COARSE_TURN
+
+
 def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:
     """Return the features of those channels that go on."""
     if carry is None:
@@ -718,8 +877,13 @@ def _coefficients(
     cross: Float,
     here: npt.NDArray[np.bool_],
     values: Float | None,
-) -> Coefficients:
-    """Return what the network foretells of the (C, N) coefficients at the places `here`."""
+    centred: tuple[int, int] | None,
+) -> tuple[Coefficients, Float | np.float32]:
+    """Return what the network foretells of the (C, N) coefficients at the places `here`.
+
+    Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
+    these, whose tables are then of two variants: for means that round to 0 and for others.
+    """
     mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
     mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
     if reference is not None:
@@ -732,7 +896,14 @@ def _coefficients(
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
     flat = (len(outputs), -1)
     known = None if values is None else values.reshape(flat)
-    return Coefficients(index.reshape(flat), whole.reshape(flat), (part < 0).reshape(flat), known)
+    if centred is not None:
+        index = scale + SCALES * np.where(whole == 0, *centred).astype(np.int32)
+        origin = (eighths * np.float32(1 / 8)).reshape(flat)
+        none = np.zeros(origin.shape, np.int32)
+        apart = None if known is None else known - origin
+        return Coefficients(index.reshape(flat), none, none != 0, apart), origin
+    these = Coefficients(index.reshape(flat), whole.reshape(flat), (part < 0).reshape(flat), known)
+    return these, np.float32(0)
 
 
 def _shifted(these: Coefficients, shifts: Int) -> Coefficients:

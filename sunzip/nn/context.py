@@ -43,7 +43,8 @@ LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
 SCALE_OFFSET = 20.0
 
 #: Symbols in training are those of cells [|q| − OFFSET, |q| + 1 − OFFSET]: about what an encoder chooses.
-OFFSET = 0.4
+#: Those that count from a mean are nearly all 0, and another is chosen only for more.
+OFFSET, OFFSET_CENTRED = 0.4, 0.25
 
 
 class Foretold(NamedTuple):
@@ -51,6 +52,13 @@ class Foretold(NamedTuple):
 
     mean: Tensor
     log_scale: Tensor
+
+
+class Coded(NamedTuple):
+    """What coding a level comes to: bits of every coefficient, and what is decoded of it, in steps."""
+
+    bits: Tensor
+    decoded: Tensor
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -134,32 +142,31 @@ def foretell(
     time: Tensor | None,
     reference: Tensor | None,
     cross: Tensor,
-    symbols: Tensor,
+    values: Tensor,
     carry: Tensor | None,
-) -> tuple[Foretold, Tensor, Tensor]:
-    """Run one level with all symbols known, as in training.
+) -> tuple[Coded, Tensor]:
+    """Run one level whose coefficients are known, as in training.
 
     Parameters
     ----------
     channels, log_step
         (C,)
     flags
-        (C, FLAGS) which of two references and of the frame before are there, and which channels are lazy.
+        (C, FLAGS) which of two references and of other frames are there, and which channels are lazy.
     planes
         (C, COUNT_NOW, h, w) integers.
     time, reference
-        (C, COUNT_TIME, h, w) integers and (C, 3, h, w) in steps, of the frame before; or None.
+        (C, COUNT_TIME, h, w) integers and (C, 3, h, w) in steps, of other frames; or None.
     cross
         (C, 3, h, w) in steps, what other channels foretell.
-    symbols
-        (C, 3, h, w) to be coded.
+    values
+        (C, 3, h, w) in steps, to be coded.
     carry
         (C, width, h/2, w/2) features of the next coarser level, or None.
 
     Returns
     -------
-    What is foretold, (C, 3, h, w); how far from its symbol each coefficient is put, in steps; and the
-    features for the next finer level.
+    What it comes to, (C, 3, h, w); and the features for the next finer level.
     """
     net = model.levels[network_of(level)]
     assert isinstance(net, LevelNet)
@@ -174,32 +181,54 @@ def foretell(
     h = _activate(h)
     h = _activate(net.deep(h) + bias[1][:, :, None, None])
     first = net.first_out(_activate(net.first(h)))
-    height, wide = symbols.shape[-2:]
-    places = [torch.arange(n, device=symbols.device) for n in (height, wide)]
+    height, wide = values.shape[-2:]
+    places = [torch.arange(n, device=values.device) for n in (height, wide)]
     board = (places[0][:, None] + places[1]) % 2 == 0
-    beside = net.beside(decoded_planes(torch.where(board, symbols, 0)) * PLANE_UNIT)
+    begin = _rounded(values, _mean(first.float(), cross, reference).detach(), reference is not None)
+    beside = net.beside(decoded_planes(torch.where(board, begin, 0)) * PLANE_UNIT)
     second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
     out = torch.where(board, first, second).float()
-    mean = out[:, MEANS] + _gate(out[:, CROSS]) * cross
-    if reference is not None:
-        mean = mean + _gate(out[:, GATES]) * reference
-    mean = mean + ((mean * 8).round() / 8 - mean).detach()
+    mean = _mean(out, cross, reference)
     scale = 4 * out[:, WIDE] + SCALE_OFFSET
     scale = scale.clamp(0, SCALES - 1)
     scale = scale + (scale.round() - scale).detach()
-    after = net.after(decoded_planes(symbols) * PLANE_UNIT)
+    log_scale = LOG_SMALLEST + LOG_RATIO * scale
+    rounded = _rounded(values, mean.detach(), reference is not None)
+    if reference is None:
+        coding = laplace_bits(rounded, Foretold(mean, log_scale))
+    else:
+        # Symbols count from the mean, and what is decoded moves with it.
+        symbols, moving = rounded - mean.detach(), mean - mean.detach()
+        coding = laplace_bits(symbols, Foretold(moving, log_scale), OFFSET_CENTRED)
+        rounded = rounded + moving
+    after = net.after(decoded_planes(rounded.detach()) * PLANE_UNIT)
     settled = net.settle_out(_activate(net.settle(h) + after + bias[3][:, :, None, None])).float()
-    apart = settled[:, MEANS] + settled[:, CROSS].clamp(0, 1) * (cross - symbols)
+    apart = settled[:, MEANS] + settled[:, CROSS].clamp(0, 1) * (cross - rounded)
     if reference is not None:
-        apart = apart + settled[:, GATES].clamp(0, 1) * (reference - symbols)
-    return Foretold(mean, LOG_SMALLEST + LOG_RATIO * scale), apart.clamp(-FURTHEST, FURTHEST), h
+        apart = apart + settled[:, GATES].clamp(0, 1) * (reference - rounded)
+    return Coded(coding, rounded + apart.clamp(-FURTHEST, FURTHEST)), h
 
 
-def laplace_bits(symbols: Tensor, foretold: Foretold) -> Tensor:
-    """Return the bits of symbols whose cells are [|q| − OFFSET, |q| + 1 − OFFSET], the middle one wider."""
+def _mean(out: Tensor, cross: Tensor, reference: Tensor | None) -> Tensor:
+    """Return the means that outputs foretell, in eighths; gradients pass through the rounding."""
+    mean = out[:, MEANS] + _gate(out[:, CROSS]) * cross
+    if reference is not None:
+        mean = mean + _gate(out[:, GATES]) * reference
+    return mean + ((mean * 8).round() / 8 - mean).detach()
+
+
+def _rounded(values: Tensor, mean: Tensor, centred: bool) -> Tensor:
+    """Return what symbols tell of values, without gradient: symbols count from 0, or from the mean."""
+    apart, offset = (values - mean, OFFSET_CENTRED) if centred else (values, OFFSET)
+    symbols = torch.copysign((apart.abs() + offset).floor(), apart)
+    return symbols + mean if centred else symbols
+
+
+def laplace_bits(symbols: Tensor, foretold: Foretold, offset: float = OFFSET) -> Tensor:
+    """Return the bits of symbols whose cells are [|q| − offset, |q| + 1 − offset], the middle one wider."""
     magnitude = symbols.abs()
-    half = torch.where(magnitude == 0, 1 - OFFSET, 0.5)
-    centre = torch.where(magnitude == 0, 0.0, symbols.sign() * (magnitude + 0.5 - OFFSET))
+    half = torch.where(magnitude == 0, 1 - offset, 0.5)
+    centre = torch.where(magnitude == 0, 0.0, symbols.sign() * (magnitude + 0.5 - offset))
     a = (centre - foretold.mean).abs()
     b = foretold.log_scale.exp()
     inside = 1 - torch.exp(-half / b) * torch.cosh(torch.minimum(a, half) / b)

@@ -163,7 +163,7 @@ class ExactContext:
         channels
             The C channels coded together.
         flags
-            (C, FLAGS) which of two references and of the frame before are there, and which channels are
+            (C, FLAGS) which of two references and of other frames are there, and which channels are
             lazy.
         planes, time
             (C, COUNT_NOW, h, w) and (C, COUNT_TIME, h, w), or None.

@@ -28,7 +28,7 @@ WIDTHS = (32, 32, 32, 24, 16)
 #: Scales that can be foretold.
 SCALES = 64
 
-#: What the network's outputs are, of three bands each: means, gates of the frame before and of the other
+#: What the network's outputs are, of three bands each: means, gates of other frames and of the other
 #: channels, scales.
 MEANS, GATES, CROSS, WIDE = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)
 
@@ -39,7 +39,7 @@ FURTHEST = 0.75
 #: planes of one set of bands.
 COUNT_NOW, COUNT_TIME = 3 + 6 + 2 * 3 + 2, 6
 
-#: What of a channel may be known: two references, the frame before, that its wavelet is the lazy one.
+#: What of a channel may be known: two references, other frames, that its wavelet is the lazy one.
 FLAGS = 4
 
 #: Weights of other channels are in 16ths, up to twice what their spreads would make of them.

@@ -12,7 +12,7 @@ from sunzip.codec.family import Float
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.normalize import Stabiliser
-from sunzip.rotation import MAX_MINUTES
+from sunzip.rotation import MAX_MINUTES, foretold
 from sunzip.train.frames import Frames, Half
 from sunzip.train.pyramids import Pyramid, pyramid
 from sunzip.train.wavelet import Film, coded
@@ -25,23 +25,20 @@ _SYMMETRIES = 8
 
 
 class Left(NamedTuple):
-    """What a decoder has of the frame before another.
+    """What a decoder can foretell of a frame by others.
 
     Attributes
     ----------
     channels
-        Those that both frames have.
+        Those that it has in common with them.
     images
         (C, S, S) stabilised, in single or half precision.
-    minutes
-        How much earlier it is.
     step
-        (C,) steps with which it was coded; None if it is as it was.
+        (C,) steps with which it is coded then; None if those others are as they were.
     """
 
     channels: list[int]
     images: Float | Half
-    minutes: int
     step: Float | None
 
 
@@ -72,7 +69,7 @@ class Films(Sequence[Pyramid]):
     rows
         Numbers of those that are meant; such as have some channel.
     before
-        Called with such a number, it returns what is known of the frame before, or None.
+        Called with such a number, it returns what others foretell of that frame, or None.
     """
 
     def __init__(
@@ -99,10 +96,10 @@ class Films(Sequence[Pyramid]):
         left = self._before(row)
         channels, images = stable(self._frames, row, self._stabiliser)
         if left is None:
-            return pyramid(images, channels, None, 0, None, symmetry, index)
+            return pyramid(images, channels, None, None, symmetry, index)
         images = images[[channels.index(c) for c in left.channels]]
         known = left.images.astype(np.float32)
-        return pyramid(images, left.channels, known, left.minutes, left.step, symmetry, index)
+        return pyramid(images, left.channels, known, left.step, symmetry, index)
 
 
 def stable(frames: Frames, row: int, stabiliser: Stabiliser) -> tuple[list[int], Float]:
@@ -123,7 +120,7 @@ def as_they_were(frames: Frames, stabiliser: Stabiliser) -> Callable[[int], Left
         earlier, images = stable(frames, row - 1, stabiliser)
         channels = [c for c in earlier if frames[row].present[c]]
         images = images[[earlier.index(c) for c in channels]]
-        return Left(channels, images, minutes[row], None)
+        return Left(channels, foretold([(images, minutes[row])]), None)
 
     return before
 
@@ -165,20 +162,27 @@ def as_coded(
     seed: int,
     progress: Callable[[int, int], object],
 ) -> dict[int, Left]:
-    """Code films, each with a quality of its own; return what is left of the frame before each frame.
+    """Code films, each with a quality of its own; return what frames foretell of others.
+
+    Half of the films go on from frame to frame, as one does to which frames are added one by one.
 
     Half precision keeps them: what it loses is less than what coding did.
     """
     rng = np.random.default_rng([seed, 4])
-    jobs = [(shot, int(rng.integers(COARSE))) for shot in shots]
-    minutes = follow(frames)
+    jobs = [(shot, int(rng.integers(COARSE)), bool(rng.integers(2))) for shot in shots]
+    apart = follow(frames)
 
-    def one(job: tuple[Shot, int]) -> dict[int, Left]:
-        (rows, channels), quality = job
-        images, _ = Shot(rows[:-1], channels).read(frames, stabiliser)
-        shown = (x[channels].astype(np.float16) for x in coded(family, (images, channels), quality))
-        step = family.step[quality, channels]
-        return {row: Left(channels, x, minutes[row], step) for row, x in zip(rows[1:], shown, strict=True)}
+    def one(job: tuple[Shot, int, bool]) -> dict[int, Left]:
+        shot, quality, chained = job
+        minutes = np.cumsum([0, *(apart[row] for row in shot.rows[1:])]).tolist()
+        left = {}
+        for shown in coded(family, shot.read(frames, stabiliser), quality, chained=chained):
+            known = shown.foretold(minutes)
+            if known is not None:
+                images = known[shot.channels].astype(np.float16)
+                step = family.step[shown.quality, shot.channels]
+                left[shot.rows[shown.place]] = Left(shot.channels, images, step)
+        return left
 
     found: dict[int, Left] = {}
     for n, left in enumerate(side_by_side(one, jobs)):

@@ -18,7 +18,7 @@ from sunzip.codec.symbols import WORTH
 from sunzip.codec.wavelet import DISKS, POINTS
 from sunzip.limb import disk
 from sunzip.limb import fitted as fitted_disk
-from sunzip.nn.context import OFFSET, Context, foretell, laplace_bits
+from sunzip.nn.context import OFFSET, OFFSET_CENTRED, Context, foretell
 from sunzip.nn.planes import (
     COUNT_NOW,
     FLAGS,
@@ -33,17 +33,16 @@ from sunzip.nn.planes import (
 )
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import parted, woven
-from sunzip.rotation import turned
 from sunzip.train.data import turned as mirrored
 from sunzip.train.families import Family
 from sunzip.train.wavelet import SPREADS
 
-#: Of each sample: probability that the frame before is known, that the place of the disk is; side of what is
+#: Of each sample: probability that other frames are known, that the place of the disk is; side of what is
 #: cut out of the bands of 128 and more, where there is much of the same kind.
 _TIMED, _PLACED, _CUT = 0.5, 0.9, 64
 
-#: By so much, in ln, steps depart from those with which the frame before was coded.
-_NEAR = 0.1
+#: By so much, in ln, steps depart from those with which a frame of a film is coded.
+_NEAR = 0.4
 
 #: Steps in units of noise, and by which factors those of channels depart from them.
 _STEPS, _DEPART = (5.0, 1500.0), (-0.9, 0.5)
@@ -73,9 +72,9 @@ class Pyramid:
     bands
         (C, 3, 2, 2), (C, 3, 4, 4) and so on.
     before
-        The same of the frame before, turned to this one's time; or None.
+        The same of what other frames foretell of it; or None.
     step
-        (C,) steps with which that was coded; None if it is as it was before.
+        (C,) steps with which it is coded then; None if those others are as they were.
     lazy
         (C,) channels whose wavelet is the lazy one.
     """
@@ -115,7 +114,6 @@ def pyramid(
     images: Float,
     channels: Sequence[int],
     before: Float | None,
-    minutes: int,
     step: Float | None,
     symmetry: int,
     seed: int,
@@ -126,10 +124,10 @@ def pyramid(
     ----------
     images, channels
         The frame.
-    before, minutes
-        The frame before, if it is to be known, and how much earlier it is.
+    before
+        What other frames foretell of it, if that is to be known.
     step
-        Of each channel, with which that was coded; None if it was not.
+        Of each channel, with which it is coded then; None if those were not coded.
     symmetry
         0 to 7.
     seed
@@ -153,7 +151,7 @@ def pyramid(
         return np.ascontiguousarray(mirrored(whole, symmetry % 4, symmetry >= 4)[list(channels)])
 
     low, bands = _halved(vary(images - mean), lazy)
-    known = None if before is None else _halved(vary(turned(before, minutes) - mean), lazy)[1]
+    known = None if before is None else _halved(vary(before - mean), lazy)[1]
     return Pyramid(list(channels), low, bands, known, step, lazy)
 
 
@@ -199,14 +197,14 @@ def _kept(count: int, rng: np.random.Generator) -> list[int]:
     return sorted(rng.choice(count, int(rng.integers(2, count)), replace=False).tolist())
 
 
-def _rounded(x: Float) -> Float:
-    return np.copysign(np.floor(np.abs(x) + np.float32(OFFSET)), x)
+def _rounded(x: Float, offset: float = OFFSET) -> Float:
+    return np.copysign(np.floor(np.abs(x) + np.float32(offset)), x)
 
 
 def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
     """Return channels, ln of steps, flags; then five arrays of each level.
 
-    They are its cut, planes, values, the frame before, and what other channels tell.
+    They are its cut, planes, values, what other frames foretell, and what other channels tell.
 
     Cut are the bands of side 128 and more; a cut lies within that of the next coarser level.
     """
@@ -231,7 +229,17 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
     top, left = 0, 0
     for n, all_bands in enumerate(example.bands):
         values = all_bands[rows] * inverse[:, None]
-        symbols = _rounded(values)
+        before = np.zeros((0, *values.shape[1:]), np.float32)
+        if timed:
+            assert example.before is not None
+            before = example.before[n][rows] * inverse[:, None]
+            if example.step is None:
+                # About what decoding and turning leave: little where symbols were 0.
+                loud = _rounded(before) != 0
+                jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
+                before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
+        # Symbols count from the mean, which is about what is known before.
+        symbols = before + _rounded(values - before, OFFSET_CENTRED) if timed else _rounded(values)
         side = symbols.shape[-1]
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
         shrink = np.where(lazy, np.float32(1), np.float32(2.0 ** (n - len(example.bands))))
@@ -253,15 +261,6 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
             planes[row, 3:15] = channel_planes(cross[row], loud)
         if placed:
             planes[:, 15:] = place_planes(side, side)
-        before = np.zeros((0, 3, side, side), np.float32)
-        if timed:
-            assert example.before is not None
-            before = example.before[n][rows] * inverse[:, None]
-            if example.step is None:
-                # About what decoding and turning leave: little where symbols were 0.
-                loud = _rounded(before) != 0
-                jitter = rng.uniform(-0.3, 0.3, before.shape).astype(np.float32)
-                before = np.where(loud, before + jitter, before * np.float32(rng.uniform(0, 0.5)))
         if n + 1 < len(example.bands):
             bands = symbols * wide[:, None]
             coarser, picture = picture, wavelet.synthesise(picture, bands)
@@ -321,9 +320,8 @@ class WaveletFamily(Family):
                 carry = carry[..., y : y + _CUT // 2, x : x + _CUT // 2]
             at = where[:2]
             planes, values, before, cross = (_wide(t) for t in (planes, values, before, cross))
-            symbols = torch.copysign((values.abs() + OFFSET).floor(), values)
             timed = len(before) > 0
-            foretold, apart, carry = foretell(
+            coded, carry = foretell(
                 self.network,
                 channels,
                 level_of(side, side),
@@ -333,12 +331,12 @@ class WaveletFamily(Family):
                 decoded_planes(before) if timed else None,
                 before if timed else None,
                 cross,
-                symbols,
+                values,
                 carry,
             )
             share = values.shape[-1] ** 2 / side**2
-            bits = bits + laplace_bits(symbols, foretold).sum((1, 2, 3)) / share
-            error = error + (values - symbols - apart).square().sum((1, 2, 3)) / share
+            bits = bits + coded.bits.sum((1, 2, 3)) / share
+            error = error + (values - coded.decoded).square().sum((1, 2, 3)) / share
             size += 3 * len(channels) * side * side
         return bits, error, size
 

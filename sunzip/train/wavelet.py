@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
+from sunzip.codec.order import order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
@@ -25,6 +26,7 @@ from sunzip.nn.context import (
     LOG_RATIO,
     LOG_SMALLEST,
     OFFSET,
+    OFFSET_CENTRED,
     PLANE_UNIT,
     SCALE_OFFSET,
     Context,
@@ -35,6 +37,7 @@ from sunzip.nn.planes import LEVELS, SCALES, WEIGHT_MOST, WIDTHS
 from sunzip.nn.planes import network_of as network_number
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import MAX_DEPTH
+from sunzip.rotation import foretold
 from sunzip.train.export import Histogram, pack, stabiliser_numbers
 from sunzip.weights import CONFIG_VERSION, TENSORS, Model
 
@@ -221,12 +224,13 @@ def laplace_tables() -> Tables:
     """Return the tables that training assumes: Laplace distributions over cells, the middle one wider."""
     rows, lowest = [], []
     for variant in range(VARIANTS):
-        mean = variant % 5 / 8
+        mean = variant % 5 / 8 if variant < 10 else 0
         for number in range(SCALES):
             b = math.exp(LOG_SMALLEST + LOG_RATIO * number)
             reach = min(max(math.ceil(14 * b), 2), _REACH)
             symbols = np.arange(-reach, reach + 1)
-            upper = symbols + (np.where(symbols < 0, OFFSET, 1 - OFFSET) if variant < 5 else 0.5)
+            offset = OFFSET_CENTRED if variant >= 10 else OFFSET
+            upper = symbols + (0.5 if 5 <= variant < 10 else np.where(symbols < 0, offset, 1 - offset))
             cumulative = np.append(_laplace_cdf((upper[0] - 1 - mean) / b), _laplace_cdf((upper - mean) / b))
             rows.append(np.maximum(np.diff(cumulative), 1e-9))
             lowest.append(-reach)
@@ -316,8 +320,40 @@ def export_wavelet(
 Film = tuple[Sequence[Float], Sequence[int]]
 
 
-def coded(family: WaveletFamily, film: Film, quality: int, counter: Writer | None = None) -> Iterator[Float]:
-    """Code frames one after another, each given the one before; yield what is decoded of them.
+class Shown(NamedTuple):
+    """A frame of a film, coded.
+
+    Attributes
+    ----------
+    place
+        Its number.
+    images
+        (12, Y, X) stabilised, as they are decoded.
+    quality
+        Its own.
+    builds_on
+        Numbers and decoded images of those that it may build on.
+    """
+
+    place: int
+    images: Float
+    quality: int
+    builds_on: list[tuple[int, Float]]
+
+    def foretold(self, minutes: Sequence[int]) -> Float | None:
+        """Return what those foretell of it, (12, Y, X), if frames are taken at such times."""
+        sources = [(images, minutes[self.place] - minutes[n]) for n, images in self.builds_on]
+        return foretold(sources) if sources else None
+
+
+def coded(
+    family: WaveletFamily,
+    film: Film,
+    quality: int,
+    counter: Writer | None = None,
+    chained: bool = False,
+) -> Iterator[Shown]:
+    """Code the frames of a film as a block's, and yield them in the order in which they are coded.
 
     Parameters
     ----------
@@ -326,25 +362,32 @@ def coded(family: WaveletFamily, film: Film, quality: int, counter: Writer | Non
     film
         The frames.
     quality
-        Of them all.
+        Of the block.
     counter
         Is given the symbols in place of an encoder.
-
-    Yields
-    ------
-    (12, Y, X) stabilised images.
+    chained
+        Whether each builds on the one before, as frames do that are added one by one.
     """
     images, channels = film
-    before = None
     shown = np.zeros((1, len(NAMES)), np.float32)
     shown[0, list(channels)] = 1
     writer = Writer(None, family.tables, family.bits, family.shifted) if counter is None else counter
-    for image in images:
-        known = Known(tuple(channels), (image.shape[-2], image.shape[-1]), before)
-        latents = family.analyse(image[None], shown, quality)[0]
-        _, decoded = family.write(writer, latents, quality, known)
-        before = decoded, tuple(channels)
-        yield family.synthesise(decoded[None], shown, *known.shape)[0]
+    left: dict[int, tuple[Float, Float]] = {}
+    shape = images[0].shape[-2], images[0].shape[-1]
+    found = [family.analyse(image[None], shown, quality)[0] for image in images]
+    around = found[max(0, len(found) // 2 - 1) :][:3]
+    like = 0.0
+    if len(around) == 3 and not chained:
+        like = family.likeness(around, quality, Known(tuple(channels), shape))
+    for step in order(len(images), False, like):
+        before, after = ((left[n][0], channels) if n is not None else None for n in step.builds_on)
+        known = Known(tuple(channels), shape, before, after, step.back, step.ahead)
+        own = family.own_quality(quality, step.depth, like)
+        _, decoded = family.write(writer, found[step.place], quality, known, own)
+        picture = family.synthesise(decoded[None], shown, *shape)[0]
+        left[step.place] = decoded, picture
+        builds_on = [(n, left[n][1]) for n in step.builds_on if n is not None]
+        yield Shown(step.place, picture, own, builds_on)
 
 
 def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from safetensors.numpy import load
 
 from sunzip import weights
 from sunzip.channels import NAMES
-from sunzip.codec import Codec, lanes
-from sunzip.codec.family import Float, Known, Latents
-from sunzip.codec.symbols import SHIFT_MOST
-from sunzip.codec.wavelet import WaveletFamily
+from sunzip.codec import Codec, lanes, wavelet
+from sunzip.codec.family import Decoded, Float, Known, Latents
+from sunzip.codec.order import order
+from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Int, Reader
+from sunzip.codec.wavelet import Turns, WaveletFamily, Ways
 from sunzip.cube import Scale, disk_radius
+from sunzip.entropy.coder import Encoder
 from sunzip.errors import DamagedError, InputError
-from sunzip.frame import Block
-from sunzip.nn.exact import parts_of
-from sunzip.nn.planes import LEVELS, WIDTHS, level_of
+from sunzip.frame import EMPTY, Block, is_raw
+from sunzip.nn.exact import ExactContext, parts_of
+from sunzip.nn.planes import LEVELS, SCALES, WIDTHS, level_of
 from sunzip.pyramid import grid_of, to_picture
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.train.export import pack
@@ -31,7 +34,11 @@ from sunzip.weights import TENSORS, Model
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
-PLACED, TIMED, LAZY, ROUND = 1, 2, 4, 8
+PLACED, TIMED, LAZY, ROUND, LINKED, OWN = 1, 2, 4, 8, 16, 32
+
+#: How alike frames are taken to be, and how to find that out.
+ALIKE = 1.0
+likeness = WaveletFamily.likeness
 
 #: No coefficient lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75 from there.
 FURTHEST = 2.3
@@ -39,9 +46,13 @@ FURTHEST = 2.3
 
 @pytest.fixture(autouse=True, scope="module")
 def believing() -> Iterator[None]:
-    """Have encoders build on the frame before if they may: the networks here are random, and do not tell."""
+    """Have encoders build on other frames if they may: the networks here are random, and do not tell.
+
+    Three and more frames are taken to be alike.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WaveletFamily, "_best", staticmethod(lambda costs: int(np.argmin(costs[:2]))))
+        patch.setattr(WaveletFamily, "likeness", lambda *frames: ALIKE)
         yield
 
 
@@ -85,6 +96,40 @@ def payload_of(family: WaveletFamily, quality: int = 50, channels: tuple[int, ..
     return family.encode(latents, quality, Known(channels, (32, 32))).payload
 
 
+class Told(NamedTuple):
+    """What a payload tells: by its bits, of frames that it builds on, of its quality, and what follows."""
+
+    bits: int
+    back: int
+    ahead: int
+    minutes: list[int]
+    own: int | None
+    rest: bytes
+
+    @classmethod
+    def by(cls, payload: bytes) -> Told:
+        """Read it as the format says."""
+        bits, rest = payload[0], payload[1:]
+        assert not bits & TIMED  # which no encoder writes any more
+        back = ahead = 0
+        minutes, own = [], None
+        if bits & LINKED:
+            back, ahead, rest = rest[0] & 15, rest[0] >> 4, rest[1:]
+            for _ in range(bool(back) + bool(ahead)):
+                minutes.append(rest[0] * 6 if rest[0] <= 120 else 720 + (rest[0] - 120) * 60)
+                rest = rest[1:]
+        if bits & OWN:
+            own, rest = rest[0], rest[1:]
+        return cls(bits, back, ahead, minutes, own, rest)
+
+
+def alone(payload: bytes) -> bytes:
+    """Return a payload that builds on no frame as it is in a block of that quality."""
+    told = Told.by(payload)
+    assert not told.bits & LINKED
+    return bytes([told.bits & ~OWN]) + told.rest
+
+
 # --- one frame -------------------------------------------------------------------------------------------
 
 
@@ -94,27 +139,154 @@ def payload_of(family: WaveletFamily, quality: int = 50, channels: tuple[int, ..
 def test_decoded_is_what_the_encoder_made_of_it(
     family: WaveletFamily, shape: tuple[int, int], quality: int
 ) -> None:
-    now, then = film(2, 3, *shape)
+    then, now, later = film(3, 3, *shape)
     channels = (2, 5, 11)
     known = Known(channels, shape)
-    first = family.encode(images_of(family, then, channels, quality), quality, known)
-    assert first.decoded is not None
-    assert (family.decode(first.payload, quality, known) == first.decoded).all()
-    latents = images_of(family, now, channels, quality)
-    others = [] if max(shape) > 80 else [(first.decoded, (2, 11)), (first.decoded, (0, 1))]
-    for before in (None, (first.decoded, channels), *others):
-        known = Known(channels, shape, before)
-        written = family.encode(latents, quality, known)
+    others = []
+    for frame in (then, later):
+        fine = max(quality, 70)  # so that they are known for what they are
+        written = family.encode(images_of(family, frame, channels, fine), fine, known)
         assert written.decoded is not None
-        assert written.decoded.shape == latents.main.shape
-        _, h, w = family.latent_shape(*shape)
-        coarse = family.latents(written.payload, quality, known)
-        assert coarse.shape == (12, h, w)
-        assert not coarse[np.setdiff1d(ALL, channels)].any()
-        assert (family.decode(written.payload, quality, known) == written.decoded).all()
-        apart = np.abs(written.decoded - latents.main) / family.step[quality][:, None, None]
-        assert apart.max() < FURTHEST
-        assert not written.decoded[np.setdiff1d(ALL, channels)].any()
+        assert (family.decode(written.payload, fine, known) == written.decoded).all()
+        others.append(written.decoded)
+    early, late = ((other, channels) for other in others)
+    given: list[tuple[Decoded | None, Decoded | None]] = [(None, None), (early, None), (early, late)]
+    if max(shape) <= 80:
+        given += [(None, late), ((others[0], (2, 11)), (others[1], (5, 11))), ((others[0], (0, 1)), late)]
+        given += [((others[0], (0, 1)), None)]
+    latents = images_of(family, now, channels, quality)
+    for before, after in given:
+        known = Known(channels, shape, before, after, 3, 15)
+        for own in (None, 35):
+            written = family.encode(latents, quality, known, own)
+            told = Told.by(written.payload)
+            # Those without a common channel are of no use.
+            useful = [other is not None and 11 in other[1] for other in (before, after)]
+            assert (told.back, told.ahead) == (3 * useful[0], 15 * useful[1])
+            assert bool(told.bits & LINKED) == any(useful)
+            assert told.own == own
+            assert written.decoded is not None
+            assert written.decoded.shape == latents.main.shape
+            _, h, w = family.latent_shape(*shape)
+            coarse = family.latents(written.payload, quality, known)
+            assert coarse.shape == (12, h, w)
+            assert not coarse[np.setdiff1d(ALL, channels)].any()
+            assert (family.decode(written.payload, quality, known) == written.decoded).all()
+            step = family.step[quality if own is None else own][:, None, None]
+            assert (np.abs(written.decoded - latents.main) / step).max() < FURTHEST
+            assert not written.decoded[np.setdiff1d(ALL, channels)].any()
+
+
+def test_levels_left_out_are_what_other_frames_foretell(family: WaveletFamily) -> None:
+    channels, shape, quality = (2, 5, 11), (64, 64), 60
+    latents = images_of(family, film(1, 3, *shape)[0], channels, quality)
+    first = family.encode(latents, quality, Known(channels, shape)).decoded
+    assert first is not None
+    known = Known(channels, shape, (first, channels))
+    same = Latents(first, np.zeros(0, np.float32))
+    written = family.encode(same, quality, known)
+    assert Told.by(written.payload).minutes == [0]
+    assert len(written.payload) < 64
+    assert written.decoded is not None
+    step = family.step[quality][:, None, None]
+    assert (np.abs(written.decoded - first) / step).max() < 0.01
+    assert (family.decode(written.payload, quality, known) == written.decoded).all()
+    # Halfway between two they are halfway between these, where neither lies an audible step from there.
+    other = first.copy()
+    other[list(channels), 32:, 32:] += step[list(channels)] * 0.8
+    middle = (first + other) / 2
+    known = Known(channels, shape, (first, channels), (other, channels))
+    written = family.encode(Latents(middle, np.zeros(0, np.float32)), quality, known)
+    assert Told.by(written.payload).minutes == [0, 0]
+    assert written.decoded is not None
+    assert (np.abs(written.decoded - middle) / step).max() < 0.01
+    assert (np.abs(written.decoded - first) / step).max() > 0.3
+
+
+def test_what_others_build_on_is_the_better_and_all_qualities_exist(family: WaveletFamily) -> None:
+    for quality in range(101):
+        for like in (0, 0.2, 0.5, 0.7, 0.9, 1):
+            found = [family.own_quality(quality, depth, like) for depth in range(12)]
+            assert all(0 <= own <= 100 for own in found)
+            assert found == sorted(found, reverse=True)
+            if like == 0:
+                assert found == [quality] * 12
+    alike, less = ([family.own_quality(50, depth, like) for depth in range(12)] for like in (1, 0.7))
+    assert alike[0] > 50 > alike[2]
+    assert np.ptp(less) < np.ptp(alike)
+
+
+def test_frames_are_alike_if_those_around_tell_what_is_between(family: WaveletFamily) -> None:
+    channels, shape = (2, 5, 11), (64, 64)
+
+    def found(frames: Float, quality: int = 60) -> float:
+        three = [images_of(family, frame, channels, quality) for frame in frames]
+        return likeness(family, three, quality, Known(channels, shape))
+
+    same = film(1, 3, *shape).repeat(3, 0)
+    turning = film(3, 3, *shape, minutes=120)
+    others = np.concatenate([film(1, 3, *shape, seed=seed) for seed in range(3)])
+    assert found(same) > 0.999
+    assert 0.2 < found(turning) < 1
+    assert found(turning, 30) > found(turning, 100)  # of noise, the more of which is coded, they tell nothing
+    # One after another, and not all at once.
+    assert found(turning[[0, 2, 1]]) < found(turning)
+    assert found(others) == 0
+    assert found(np.zeros_like(same)) in (0, 1)
+
+
+def test_frames_that_are_unlike_build_each_on_the_one_before(
+    codec: Codec, series: Float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def unlike(self: WaveletFamily, three: Sequence[Latents], quality: int, known: Known) -> float:
+        asked.append((len(three), quality, known.channels, known.shape))
+        return 0.0
+
+    monkeypatch.setattr(WaveletFamily, "likeness", unlike)
+    (block,) = codec.encode(series, FOUR, frames_per_block=6)
+    # Three in the middle of those that are not empty, by the channels that they have in common.
+    assert asked == [(3, 85, (11,), (32, 48))]
+    told = [Told.by(payload) for payload in Block.unpack(block).payloads if payload]
+    assert [(t.back, t.ahead) for t in told] == [(0, 0), *[(1, 0)] * 4]
+    assert all(t.own is None for t in told)
+    together = codec.decode([block], FOUR, (32, 48))
+    assert (np.isnan(together) == np.isnan(series)).all()
+    for t in range(6):
+        one = codec.decode([block], FOUR, (32, 48), frames=[t])[0]
+        assert np.array_equal(one, together[t], equal_nan=True)
+    # Of two, or three without a common channel, nothing is asked.
+    codec.encode(series[:3], FOUR, frames_per_block=3)
+    apart = film(3, 3, 16, 16)
+    apart[0, 0] = apart[1, 1] = apart[2, 2] = np.nan
+    codec.encode(apart, THREE, frames_per_block=3)
+    assert len(asked) == 1
+
+
+def test_every_turn_that_an_encoder_tries_has_a_byte() -> None:
+    for minutes in wavelet._TURNS:
+        told = wavelet._as_told(minutes)
+        assert 0 <= told <= 252
+        assert minutes == (6 * told if told <= 120 else 720 + 60 * (told - 120))
+    assert max(wavelet._TURNS) <= MAX_MINUTES
+
+
+def test_turns_are_told_and_frames_are_numbered_both_ways(family: WaveletFamily) -> None:
+    channels, shape = (2, 5, 11), (64, 64)
+    frames = film(3, 3, *shape, minutes=240)
+    pyramids = [images_of(family, frame, channels, 60) for frame in frames]
+    early, late = ((pyramid.main, channels) for pyramid in (pyramids[0], pyramids[2]))
+    for before, after, back, ahead, minutes in (
+        (early, None, 2, 0, [240]),
+        (None, late, 0, 7, [240]),
+        (early, late, 15, 1, [240, 240]),
+    ):
+        known = Known(channels, shape, before, after, back or 1, ahead or 1)
+        payload = family.encode(pyramids[1], 60, known).payload
+        told = Told.by(payload)
+        assert family.links(payload) == (told.back, told.ahead) == (back, ahead)
+        assert told.minutes == minutes
 
 
 def test_latents_are_the_picture_made_small(family: WaveletFamily) -> None:
@@ -237,7 +409,7 @@ def test_small_images_are_refused_and_large_ones_planned(family: WaveletFamily) 
 def points(t: int, y: int, x: int) -> Float:
     """Return frames (t, 3, y, x): 171 Å, and two components of a field that is made of points."""
     rng = np.random.default_rng(3)
-    frames = film(t, 3, y, x)
+    frames = film(t, 3, y, x, minutes=6)
     for c in (0, 2):
         frames[:, c] = rng.normal(0, 400, (y, x)) * (rng.random((y, x)) < 0.02)
         frames[:, c] += rng.normal(0, 2, (t, y, x))
@@ -245,25 +417,30 @@ def points(t: int, y: int, x: int) -> Float:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (50, 83)])
-def test_a_field_of_points_keeps_them_as_they_are(family: WaveletFamily, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("quality", [40, 70])
+def test_a_field_of_points_keeps_them_as_they_are(
+    family: WaveletFamily, shape: tuple[int, int], quality: int
+) -> None:
     channels, before = (2, 9, 11), None
     for frame in points(3, *shape):
-        latents = images_of(family, frame, channels, 40)
+        latents = images_of(family, frame, channels, quality)
         known = Known(channels, shape, before)
-        written = family.encode(latents, 40, known)
-        timed = 2 * bool(written.payload[0] & TIMED)
-        assert written.payload[0] & LAZY
-        assert written.payload[1 + timed : 3 + timed] == (1 << 9 | 1 << 11).to_bytes(2, "little")
+        written = family.encode(latents, quality, known)
+        told = Told.by(written.payload)
+        assert told.bits & LAZY
+        if quality == 70:
+            assert bool(told.bits & LINKED) == (before is not None)
+        assert told.rest[:2] == (1 << 9 | 1 << 11).to_bytes(2, "little")
         assert written.decoded is not None
-        np.testing.assert_array_equal(family.decode(written.payload, 40, known), written.decoded)
+        np.testing.assert_array_equal(family.decode(written.payload, quality, known), written.decoded)
         pictures = [
             family.synthesise(p[None], np.ones((1, 12), np.float32), *shape)[0]
             for p in (written.decoded, latents.main)
         ]
-        apart = np.abs(pictures[0] - pictures[1])[[9, 11]] / family.step[40, [9, 11], None, None]
+        apart = np.abs(pictures[0] - pictures[1])[[9, 11]] / family.step[quality, [9, 11], None, None]
         assert apart.max() < FURTHEST
         _, h, w = family.latent_shape(*shape)
-        small = family.latents(written.payload, 40, known)
+        small = family.latents(written.payload, quality, known)
         np.testing.assert_array_equal(small, small_picture(written.decoded, shape))
         assert small.shape == (12, h, w)
         before = written.decoded, channels
@@ -321,14 +498,17 @@ def test_mean_disks_are_told_beforehand_unless_the_frame_before_shows_them(
         (Known(channels, shape), 1 << 7 | 1 << 8),
         (Known(channels, shape, (before, (2, 8))), 1 << 7),
         (Known(channels, shape, (before, channels)), 0),
+        (Known(channels, shape, None, (before, (2, 7))), 1 << 8),
+        (Known(channels, shape, (before, (7, 8)), (before, channels)), 0),
     ):
         written = family.encode(latents, 30, known)
-        head, rest = written.payload[0], written.payload[1:]
-        assert bool(head & ROUND) == bool(told)
-        assert bool(head & TIMED) == (known.before is not None)
+        head = Told.by(written.payload)
+        assert bool(head.bits & ROUND) == bool(told)
+        links = known.before is not None, known.after is not None
+        assert (head.back, head.ahead) == links
+        assert bool(head.bits & LINKED) == any(links)
         if told:
-            rest = rest[2:] if head & TIMED else rest
-            assert rest[:2] == told.to_bytes(2, "little")
+            assert head.rest[:2] == told.to_bytes(2, "little")
         assert written.decoded is not None
         np.testing.assert_array_equal(family.decode(written.payload, 30, known), written.decoded)
         apart = np.abs(written.decoded - latents.main) / family.step[30][:, None, None]
@@ -391,18 +571,25 @@ def test_what_the_encoder_leaves_is_what_is_decoded(
     np.testing.assert_array_equal(left, codec.decode(blocks, FOUR, (32, 48), scale)[:6])
 
 
-def test_frames_build_on_those_before_them(codec: Codec, series: Float, block: bytes) -> None:
-    heads = [payload[:1] for payload in Block.unpack(block).payloads]
-    assert heads[2] == b""
-    assert not heads[0][0] & TIMED
-    assert all(heads[t][0] & TIMED for t in (1, 3, 4, 5))
+def test_frames_build_on_those_around_them(codec: Codec, series: Float, block: bytes) -> None:
+    payloads = Block.unpack(block).payloads
+    assert payloads[2] == b""
+    told = [Told.by(payload) for payload in payloads if payload]
+    steps = {step.place: step for step in order(5, False, ALIKE)}
+    assert any(step.ahead for step in steps.values())
+    for number, here in enumerate(told):
+        step = steps[number]
+        assert (here.back, here.ahead) == (step.back, step.ahead)
+        own = codec.family.own_quality(85, step.depth, ALIKE)
+        assert here.own == (None if own == 85 else own)
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
-    # The first frame is what it is alone; so is each in a block of its own.
-    alone = [codec.encode(series[t : t + 1], FOUR)[0] for t in range(6)]
-    assert codec.encode(series[::-1], FOUR) == alone[::-1]
-    assert Block.unpack(alone[0]).payloads[0] == Block.unpack(block).payloads[0]
-    assert np.array_equal(codec.decode(alone[:1], FOUR, (32, 48))[0], together[0], equal_nan=True)
+    # The first frame is what it is alone, of its quality; so is each in a block of its own.
+    apart = [codec.encode(series[t : t + 1], FOUR)[0] for t in range(6)]
+    assert codec.encode(series[::-1], FOUR) == apart[::-1]
+    first = codec.at(85 if told[0].own is None else told[0].own).encode(series[:1], FOUR)
+    assert Block.unpack(first[0]).payloads[0] == alone(payloads[0])
+    assert np.array_equal(codec.decode(first, FOUR, (32, 48))[0], together[0], equal_nan=True)
 
 
 @pytest.mark.parametrize("frames", [[0], [5], [3, 1], [4, 4, 0, 2], [5, 4, 3, 2, 1, 0], [2], []])
@@ -414,6 +601,72 @@ def test_some_frames_are_those_of_all(codec: Codec, block: bytes, frames: list[i
     assert np.array_equal(latents, codec.latents([block], (32, 48))[frames], equal_nan=True)
     tensor = codec.decode_tensor([block], FOUR, (32, 48), frames=frames)
     assert np.array_equal(tensor.numpy(), some, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def long() -> Float:
+    """Fourteen frames, of which some are empty and one lacks a channel."""
+    x = film(14, 2, 24, 32)
+    x[[0, 4, 9, 10]] = np.nan
+    x[6, 1] = np.nan
+    return x
+
+
+def test_one_frame_of_many_is_what_it_is_among_all(
+    codec: Codec, family: WaveletFamily, long: Float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, shape = ("171A", "304A"), (24, 32)
+    (block,) = codec.encode(long, two, frames_per_block=14)
+    together = codec.decode([block], two, shape)
+    assert (np.isnan(together) == np.isnan(long)).all()
+    coarse = codec.latents([block], shape)
+    stabilise = codec.family.stabiliser.subset([2, 5]).forward
+    rows = [t for t in range(14) if not np.isnan(long[t]).all()]
+    steps_of = {step.place: step for step in order(len(rows), False, ALIKE)}
+    for place, t in enumerate(rows):
+        own = codec.family.own_quality(codec.quality, steps_of[place].depth, ALIKE)
+        apart = (stabilise(together[t]) - stabilise(long[t])) / family.step[own, [2, 5], None, None]
+        assert np.sqrt(np.nanmean(apart**2)) < 1
+    assert {step.depth for step in steps_of.values()} >= {0, 1, 2, 3}
+    decoded = []
+    decode = WaveletFamily.decode
+
+    def counting(self: WaveletFamily, payload: bytes, quality: int, known: Known) -> Float:
+        decoded.append(payload)
+        return decode(self, payload, quality, known)
+
+    monkeypatch.setattr(WaveletFamily, "decode", counting)
+    payloads = Block.unpack(block).payloads
+    for t in range(14):
+        decoded.clear()
+        assert np.array_equal(codec.decode([block], two, shape, frames=[t])[0], together[t], equal_nan=True)
+        # Nothing is decoded for it but what it builds on, and that once.
+        wanted, found = [rows.index(t)] if t in rows else [], set()
+        while wanted:
+            place = wanted.pop()
+            found.add(place)
+            wanted += [other for other in steps_of[place].builds_on if other is not None]
+        assert sorted(decoded) == sorted(payloads[rows[place]] for place in found)
+        assert np.array_equal(codec.latents([block], shape, frames=[t])[0], coarse[t], equal_nan=True)
+        tensor = codec.decode_tensor([block], two, shape, frames=[t])[0].numpy()
+        assert np.array_equal(tensor, together[t], equal_nan=True)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_any_frames_of_any_block_are_those_of_all(codec: Codec, data: st.DataObject) -> None:
+    shown = data.draw(st.lists(st.booleans(), min_size=1, max_size=20))
+    x = film(len(shown), 1, 16, 16)
+    x[~np.array(shown)] = np.nan
+    (block,) = codec.encode(x, ["171A"], frames_per_block=len(shown))
+    together = codec.decode([block], ["171A"], (16, 16))
+    coarse = codec.latents([block], (16, 16))
+    assert (np.isnan(together) == np.isnan(x)).all()
+    frames = data.draw(st.lists(st.integers(0, len(shown) - 1), max_size=4))
+    some = codec.decode([block], ["171A"], (16, 16), frames=frames)
+    assert np.array_equal(some, together[frames], equal_nan=True)
+    some = codec.latents([block], (16, 16), frames=frames)
+    assert np.array_equal(some, coarse[frames], equal_nan=True)
 
 
 def test_some_frames_of_several_blocks(codec: Codec, series: Float) -> None:
@@ -446,10 +699,14 @@ def test_an_alike_frame_costs_little_and_another_nothing_more(codec: Codec) -> N
     x[1] = x[0]
     x[2] = film(1, 3, 32, 32, seed=9)[0]
     payloads = Block.unpack(codec.encode(x, THREE, frames_per_block=3)[0]).payloads
-    assert payloads[1][0] & TIMED
-    assert not payloads[2][0] & TIMED
-    alone = Block.unpack(codec.encode(x[2:], THREE)[0]).payloads[0]
-    assert payloads[2] == alone
+    # Of the two around it, it builds on the one that is like it.
+    told = Told.by(payloads[1])
+    assert (told.back, told.ahead, told.minutes) == (1, 0, [0])
+    (last,) = (step for step in order(3, False, ALIKE) if step.place == 2)
+    assert last.back
+    own = codec.family.own_quality(85, last.depth, ALIKE)
+    expected = Block.unpack(codec.at(own).encode(x[2:], THREE)[0]).payloads[0]
+    assert alone(payloads[2]) == expected
 
 
 def test_the_number_of_lanes_does_not_matter(
@@ -473,23 +730,37 @@ def test_the_number_of_lanes_does_not_matter(
 
 
 def test_every_truncation_is_damage(family: WaveletFamily) -> None:
-    payload = payload_of(family, 20)
-    known = Known((2, 5, 11), (32, 32))
-    for length in range(0, len(payload), max(1, len(payload) // 20)):
-        with pytest.raises(DamagedError):
-            family.decode(payload[:length], 20, known)
+    for payload, known in ((payload_of(family, 20), Known((2, 5, 11), (32, 32))), linked_payload(family)):
+        for length in [1, 2, 3, 4, *range(0, len(payload), max(1, len(payload) // 20))]:
+            with pytest.raises(DamagedError):
+                family.decode(payload[:length], 20, known)
 
 
-@settings(max_examples=25, deadline=None)
+@cache
+def linked_payload(family: WaveletFamily) -> tuple[bytes, Known]:
+    """Return a payload that builds on a frame before and one after, and has a quality of its own."""
+    channels = (2, 5, 11)
+    then, now, later = (images_of(family, frame, channels, 60) for frame in film(3, 3, 32, 32))
+    known = Known(channels, (32, 32), (then.main, channels), (later.main, channels), 1, 2)
+    payload = family.encode(now, 60, known, 20).payload
+    assert payload[:2] == bytes([payload[0] | LINKED | OWN, 1 | 2 << 4])
+    return payload, known
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_flipped_bits_decode_or_are_damage(family: WaveletFamily, data: st.DataObject) -> None:
-    payload = bytearray(payload_of(family, 20))
+    zeros = np.zeros((12, 32, 32), np.float32)
+    if data.draw(st.booleans()):
+        start, known = linked_payload(family)
+    else:
+        before, after = (data.draw(st.sampled_from([None, (zeros, ALL)])) for _ in range(2))
+        start, known = payload_of(family, 20), Known((2, 5, 11), (32, 32), before, after)
+    payload = bytearray(start)
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    zeros = np.zeros((12, 32, 32), np.float32)
-    before = data.draw(st.sampled_from([None, (zeros, ALL)]))
     try:
-        found = family.decode(bytes(payload), 20, Known((2, 5, 11), (32, 32), before))
+        found = family.decode(bytes(payload), 20, known)
     except DamagedError:
         return
     assert found.shape == (12, 32, 32)
@@ -499,22 +770,34 @@ def test_flipped_bits_decode_or_are_damage(family: WaveletFamily, data: st.DataO
 @settings(max_examples=25, deadline=None)
 @given(
     st.binary(max_size=200),
-    st.integers(0, 15),
+    st.integers(0, 63),
+    st.integers(0, 255),
+    st.tuples(st.booleans(), st.booleans()),
     st.integers(0, 100),
     st.integers(1, 4095),
     st.integers(0, MAX_MINUTES),
 )
 def test_payloads_of_strangers_decode_or_are_damage(
-    family: WaveletFamily, junk: bytes, head: int, quality: int, mask: int, minutes: int
+    family: WaveletFamily,
+    junk: bytes,
+    head: int,
+    links: int,
+    given: tuple[bool, bool],
+    quality: int,
+    mask: int,
+    minutes: int,
 ) -> None:
     channels = tuple(i for i in ALL if mask >> i & 1)
-    before = np.full((12, 16, 24), 1e20, np.float32)
-    start = bytes([head]) + (minutes.to_bytes(2, "little") if head & TIMED else b"")
+    other = np.full((12, 16, 24), 1e20, np.float32), channels[:2]
+    before, after = (other if is_there else None for is_there in given)
+    start = bytes([head])
+    if head & TIMED:
+        start += minutes.to_bytes(2, "little")
+    elif head & LINKED:
+        start += bytes([links, minutes % 253, quality])
     with np.errstate(all="raise", under="ignore"):
         try:
-            found = family.decode(
-                start + junk + b"\x01", quality, Known(channels, (16, 24), (before, channels[:2]))
-            )
+            found = family.decode(start + junk + b"\x01", quality, Known(channels, (16, 24), before, after))
         except DamagedError:
             return
     assert np.isfinite(found).all()
@@ -524,7 +807,16 @@ def test_payloads_of_strangers_decode_or_are_damage(
     ("change", "message"),
     [
         (lambda p: b"", "first byte"),
-        (lambda p: b"\x10" + p[1:], "first byte"),
+        (lambda p: b"\x40" + p[1:], "first byte"),
+        (lambda p: b"\x80" + p[1:], "first byte"),
+        (lambda p: b"\x12\x01\x00" + p[1:], "first byte"),
+        (lambda p: b"\x10\x00" + p[1:], "builds on no frame"),
+        (lambda p: b"\x10", "builds on no frame"),
+        (lambda p: b"\x10\x01\x00" + p[1:], "frame that is not there"),
+        (lambda p: b"\x10\x10\x00" + p[1:], "frame that is not there"),
+        (lambda p: b"\x10\x01", "frame that is not there"),
+        (lambda p: b"\x20\x65" + p[1:], "of quality 101"),
+        (lambda p: b"\x20\xff" + p[1:], "of quality 255"),
         (lambda p: b"\x08\x00\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x08\x80\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x0c\x04\x00\x04\x00" + p[1:], "disks that no encoder"),
@@ -548,14 +840,259 @@ def test_heads_of_strangers_are_damage(
 
 
 def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
-    before = np.zeros((12, 32, 32), np.float32), (2, 5, 11)
-    known = Known((2, 5, 11), (32, 32), before)
+    other = np.zeros((12, 32, 32), np.float32), (2, 5, 11)
+    rest = payload_of(family)[1:]
+    before, after, both = (
+        Known((2, 5, 11), (32, 32), *others) for others in ((other,), (None, other), (other, other))
+    )
     start = bytes([TIMED]) + (MAX_MINUTES + 1).to_bytes(2, "little")
     with pytest.raises(DamagedError, match="turned by 8641 minutes"):
-        family.decode(start + payload_of(family)[1:], 50, known)
+        family.decode(start + rest, 50, before)
     for length in (1, 2):
-        with pytest.raises(DamagedError, match="frame that is not there"):
-            family.decode(start[:length], 50, known)
+        with pytest.raises(DamagedError, match=r"more than any can|escape|does not end"):
+            family.decode(start[:length], 50, before)
+    # The last byte that tells a rotation, and the first that tells none.
+    assert MAX_MINUTES == 720 + 60 * (252 - 120)
+    for known, links in ((before, [1]), (after, [0x10]), (both, [0x11, 0]), (both, [0xFF, 252])):
+        with pytest.raises(DamagedError, match="turned by 8700 minutes"):
+            family.decode(bytes([LINKED, *links, 253]) + rest, 50, known)
+        assert not family._head(bytes([LINKED, *links, 252]) + rest, 50, known).bits & ~LINKED
+
+
+def test_its_own_quality_is_told_from_0_to_100(family: WaveletFamily) -> None:
+    known = Known((2, 5, 11), (32, 32))
+    for own in (0, 100):
+        payload = payload_of(family, own)
+        expected = family.decode(payload, own, known)
+        moved = bytes([payload[0] | OWN, own]) + payload[1:]
+        for of_block in (0, 50, 100):
+            assert (family.decode(moved, of_block, known) == expected).all()
+    with pytest.raises(DamagedError, match="of quality 101"):
+        family.decode(bytes([payload[0] | OWN, 101]) + payload[1:], 100, known)
+
+
+def edited(block: bytes, changes: dict[int, bytes]) -> bytes:
+    """Return a block in which some frames have other payloads."""
+    found = Block.unpack(block)
+    entries = list(found.entries)
+    for place, payload in changes.items():
+        entries[place] = entries[place][0], payload, entries[place][2]
+    return found.with_entries(entries).pack()
+
+
+def linked(payload: bytes, back: int, ahead: int) -> bytes:
+    """Return a payload that builds on other frames than it did."""
+    told = Told.by(payload)
+    turns = b"\x00" * (bool(back) + bool(ahead))
+    own = b"" if told.own is None else bytes([told.own])
+    return bytes([told.bits | LINKED, back | ahead << 4]) + turns + own + told.rest
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ({4: (5, 0)}, "not there"),  # before the first
+        ({4: (15, 0)}, "not there"),
+        ({4: (0, 1)}, "not there"),  # behind the last
+        ({1: (1, 15)}, "not there"),
+        ({0: (1, 0)}, "not there"),
+        ({4: (0, 0)}, "builds on no frame"),
+        ({0: (0, 1)}, "circle"),
+        ({0: (0, 4), 4: (1, 0), 3: (3, 0)}, "circle"),
+        ({1: (0, 1), 2: (1, 0)}, "circle"),
+        ({0: (0, 4), 4: (4, 0)}, "circle"),
+    ],
+)
+def test_links_to_what_is_not_there_or_in_a_circle_are_damage(
+    codec: Codec, block: bytes, links: dict[int, tuple[int, int]], message: str
+) -> None:
+    rows = [0, 1, 3, 4, 5]  # the frames that are not empty, which links count
+    payloads = Block.unpack(block).payloads
+    damaged = edited(block, {rows[n]: linked(payloads[rows[n]], *both) for n, both in links.items()})
+    with pytest.raises(DamagedError, match=message):
+        codec.decode([damaged], FOUR, (32, 48))
+    for n in links:
+        for read in (codec.decode, codec.decode_tensor):
+            with pytest.raises(DamagedError, match=message):
+                read([damaged], FOUR, (32, 48), frames=[rows[n]])
+        with pytest.raises(DamagedError, match=message):
+            codec.latents([damaged], (32, 48), frames=[rows[n]])
+    with pytest.raises(DamagedError, match="first byte"):
+        codec.decode([edited(block, {5: bytes([payloads[5][0] | TIMED]) + payloads[5][1:]})], FOUR, (32, 48))
+
+
+def test_links_to_a_frame_that_is_empty_are_damage(codec: Codec, block: bytes) -> None:
+    found = Block.unpack(block)
+    together = codec.decode([block], FOUR, (32, 48))
+    steps = list(order(5, False, ALIKE))
+    assert (steps[1].place, steps[1].back) == (4, 4)  # which builds on the first, and all others on it
+    for erased in (0, 5):
+        entries = list(found.entries)
+        entries[erased] = EMPTY
+        damaged = found.with_entries(entries).pack()
+        for t in {0, 1, 3, 4, 5} - {erased}:
+            if t == 0:
+                assert np.array_equal(
+                    codec.decode([damaged], FOUR, (32, 48), frames=[0])[0], together[0], equal_nan=True
+                )
+                continue
+            with pytest.raises(DamagedError, match="frame that is not there"):
+                codec.decode([damaged], FOUR, (32, 48), frames=[t])
+            with pytest.raises(DamagedError, match="frame that is not there"):
+                codec.latents([damaged], (32, 48), frames=[t])
+
+
+def test_links_to_frames_that_are_stored_as_pixels_are_damage(codec: Codec) -> None:
+    x = film(3, 3, 32, 48)
+    x[0] = 1e9 * np.random.default_rng(0).standard_normal((3, 32, 48))
+    (block,) = codec.encode(x, THREE, frames_per_block=3)
+    payloads = Block.unpack(block).payloads
+    assert is_raw(payloads[0])
+    told = [Told.by(payload) for payload in payloads[1:]]
+    # Neither builds on it; of those that follow, the first to be coded stands alone.
+    assert [(t.back, t.ahead) for t in told] == [(0, 1), (0, 0)]
+    together = codec.decode([block], THREE, (32, 48))
+    for t in range(3):
+        assert np.array_equal(codec.decode([block], THREE, (32, 48), frames=[t])[0], together[t])
+    damaged = edited(block, {2: linked(payloads[2], 2, 0)})
+    with pytest.raises(DamagedError, match="frame that is not there"):
+        codec.decode([damaged], THREE, (32, 48))
+    damaged = edited(block, {1: linked(payloads[1], 1, 1)})
+    with pytest.raises(DamagedError, match="frame that is not there"):
+        codec.latents([damaged], (32, 48), frames=[1])
+    assert np.array_equal(codec.decode([damaged], THREE, (32, 48), frames=[2])[0], together[2])
+
+
+# --- older payloads and models ---------------------------------------------------------------------------
+
+
+def at_first(
+    family: WaveletFamily, latents: Latents, known: Known, minutes: int, quality: int
+) -> tuple[bytes, Float]:
+    """Write a frame as it was when frames built on the one before only; return what is decoded, too."""
+    none = np.zeros(12, bool)
+    grid, encoder = grid_of(*known.shape), Encoder()
+    time = family._turned(known, grid, Turns(minutes), none)
+    writer = family._writer(encoder)
+    ways = Ways(none, none)
+    decoded = family._walk(writer, latents.main, known.channels, ways, grid, quality, TIMED, time, grid.depth)
+    return bytes([TIMED]) + minutes.to_bytes(2, "little") + encoder.finish(), decoded
+
+
+@pytest.fixture(scope="module")
+def older(wavelet_model: Model) -> WaveletFamily:
+    """A model as they were before symbols counted from means: of ten variants of tables."""
+    arrays = load(wavelet_model.files[TENSORS])
+    kept = SCALES * 10
+    length = arrays["bands_tables.length"]
+    assert len(length) == SCALES * VARIANTS > kept
+    arrays["bands_tables.frequencies"] = arrays["bands_tables.frequencies"][: length[:kept].sum()]
+    for name in ("lowest", "length"):
+        arrays[f"bands_tables.{name}"] = arrays[f"bands_tables.{name}"][:kept]
+    return WaveletFamily(pack(wavelet_model.config, arrays))
+
+
+def pair(family: WaveletFamily, quality: int) -> tuple[Decoded, Latents]:
+    """Return what is decoded of a frame, and the latents of one that follows."""
+    frames, channels, shape = film(2, 3, 48, 64), (2, 5, 11), (48, 64)
+    latents = [images_of(family, frame, channels, quality) for frame in frames]
+    first = family.encode(latents[0], quality, Known(channels, shape)).decoded
+    assert first is not None
+    return (first, channels), latents[1]
+
+
+@pytest.mark.parametrize("number", [10, VARIANTS])
+def test_frames_that_built_on_the_one_before_are_decoded_for_ever(
+    family: WaveletFamily, older: WaveletFamily, number: int
+) -> None:
+    here = older if number == 10 else family
+    before, latents = pair(here, 50)
+    known = Known((2, 5, 11), (48, 64), before)
+    for minutes in (60, 7):
+        payload, decoded = at_first(here, latents, known, minutes, 50)
+        assert here.links(payload) == (1, 0)
+        assert (here.decode(payload, 50, known) == decoded).all()
+        assert (np.abs(decoded - latents.main) / here.step[50][:, None, None]).max() < FURTHEST
+        own = bytes([TIMED | OWN]) + payload[1:3] + b"\x32" + payload[3:]
+        assert (here.decode(own, 20, known) == decoded).all()
+
+
+def test_they_are_found_in_blocks(codec: Codec, family: WaveletFamily) -> None:
+    x = film(4, 3, 48, 64)
+    x[1] = np.nan
+    (block,) = codec.at(50).encode(x, THREE, frames_per_block=4)
+    channels, chained = (2, 5, 11), {}
+    before = None
+    for t in (0, 2, 3):
+        latents = images_of(family, x[t], channels, 50)
+        if before is None:
+            written = family.encode(latents, 50, Known(channels, (48, 64)))
+            chained[t], decoded = written.payload, written.decoded
+            assert decoded is not None
+        else:
+            chained[t], decoded = at_first(family, latents, Known(channels, (48, 64), before), 60, 50)
+        before = decoded, channels
+    chain = edited(block, chained)
+    together = codec.decode([chain], THREE, (48, 64))
+    last = family.synthesise(decoded[None], np.ones((1, 12), np.float32), 48, 64)[0, list(channels)]
+    np.testing.assert_array_equal(together[3], family.stabiliser.subset(channels).inverse(last))
+    for t in range(4):
+        one = codec.decode([chain], THREE, (48, 64), frames=[t])[0]
+        assert np.array_equal(one, together[t], equal_nan=True)
+    with pytest.raises(DamagedError, match="frame that is not there"):
+        codec.decode([edited(block, {0: chained[2]})], THREE, (48, 64), frames=[0])
+
+
+@pytest.mark.parametrize("number", [10, VARIANTS])
+def test_symbols_of_linked_frames_have_tables_of_their_own(
+    family: WaveletFamily, older: WaveletFamily, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = older if number == 10 else family
+    before, latents = pair(here, 80)
+    seen: set[int] = set()
+    settled = []
+    asked, settle = Reader.symbols, type(here.context).settle
+
+    def symbols(self: Reader, these: Coefficients) -> Int:
+        seen.update(np.unique(these.tables // SCALES).tolist())
+        return asked(self, these)
+
+    def settles(self: ExactContext, level: int, *others: Any) -> Float:
+        settled.append(level)
+        return settle(self, level, *others)
+
+    monkeypatch.setattr(Reader, "symbols", symbols)
+    monkeypatch.setattr(ExactContext, "settle", settles)
+    for after in (None, before):
+        known = Known((2, 5, 11), (48, 64), before, after)
+        written = here.encode(latents, 80, known)
+        assert written.payload[0] & LINKED
+        seen.clear()
+        settled.clear()
+        assert (here.decode(written.payload, 80, known) == written.decoded).all()
+        assert seen == ({10, 11} if here is family else {0, 5})
+        assert bool(settled) == (here is family)
+    # Others, and those that followed the one before at first, have the older ones.
+    alone, following = Known((2, 5, 11), (48, 64)), Known((2, 5, 11), (48, 64), before)
+    payloads = here.encode(latents, 80, alone).payload, at_first(here, latents, following, 60, 80)[0]
+    for payload, known in zip(payloads, (alone, following), strict=True):
+        seen.clear()
+        settled.clear()
+        here.decode(payload, 80, known)
+        assert seen <= set(range(10))
+        assert len(seen) > 2
+        assert settled
+
+
+def test_tables_of_another_number_of_variants_are_damage(wavelet_model: Model) -> None:
+    arrays = load(wavelet_model.files[TENSORS])
+    kept = SCALES * 11
+    length = arrays["bands_tables.length"]
+    arrays["bands_tables.frequencies"] = arrays["bands_tables.frequencies"][: length[:kept].sum()]
+    for name in ("lowest", "length"):
+        arrays[f"bands_tables.{name}"] = arrays[f"bands_tables.{name}"][:kept]
+    with pytest.raises(DamagedError, match="do not fit its network"):
+        WaveletFamily(pack(wavelet_model.config, arrays))
 
 
 # --- operations ------------------------------------------------------------------------------------------
@@ -615,8 +1152,8 @@ def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pyt
     assert alone.decoded is not None
     assert counted.macs / 512**2 < 40_000
     after = Known(ALL, shape, (alone.decoded, ALL))
-    built = family.encode(latents, 50, after)
-    assert built.payload[0] & TIMED
+    built = family.encode(latents._replace(main=pyramid * np.float32(0.9)), 50, after)
+    assert built.payload[0] & LINKED
     counted.macs = 0
     family.decode(built.payload, 50, after)
     assert 30_000 < counted.macs / 512**2 < 60_000

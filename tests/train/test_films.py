@@ -1,7 +1,8 @@
-"""Films to learn from: what is known before a frame is what a codec leaves of the one before it."""
+"""Films to learn from: what is known of a frame is what those tell of it that a codec leaves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
+from sunzip.codec.family import Known, Latents
+from sunzip.codec.order import order
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
 from sunzip.nn.context import Context
@@ -17,12 +20,13 @@ from sunzip.nn.exact import LAYERS
 from sunzip.nn.planes import WIDTHS
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import woven
+from sunzip.rotation import foretold, turned
 from sunzip.train import wavelet as wavelet_module
 from sunzip.train.films import LENGTH, Films, as_coded, as_they_were, follow, shots_of, stable
 from sunzip.train.frames import Frames
 from sunzip.train.pyramids import Pyramids
 from sunzip.train.pyramids import WaveletFamily as Training
-from sunzip.train.wavelet import integers, network_of, steps
+from sunzip.train.wavelet import coded, integers, network_of, steps
 from sunzip.weights import Model
 
 UNITS = Stabiliser.for_channels(NAMES)
@@ -75,8 +79,10 @@ def test_a_first_model_knows_frames_before_as_they_were(frames: Frames) -> None:
         assert left is not None
         has, images = stable(frames, row - 1, UNITS)
         shared = [c for c in has if frames[row].present[c]]
-        assert (left.channels, left.minutes, left.step) == (shared, minutes, None)
-        np.testing.assert_array_equal(left.images, images[[has.index(c) for c in shared]])
+        assert (left.channels, left.step) == (shared, None)
+        expected = turned(images[[has.index(c) for c in shared]], minutes)
+        assert (expected != images[[has.index(c) for c in shared]]).any()
+        np.testing.assert_array_equal(left.images, expected)
 
 
 def test_a_second_model_knows_them_as_the_codec_leaves_them(frames: Frames, wavelet_model: Model) -> None:
@@ -87,14 +93,105 @@ def test_a_second_model_knows_them_as_the_codec_leaves_them(frames: Frames, wave
     assert told == [(1, 2), (2, 2)]
     assert set(left) == {2, 4}
     for row, found in left.items():
+        # Two frames do not tell how alike they are: both are of their block's quality.
         (quality,) = (q for q in range(101) if np.array_equal(found.step, steps()[q, found.channels]))
         names = [NAMES[c] for c in found.channels]
         pixels = frames[row - 1].pixels[None, found.channels].astype(np.float32)
         pixels[np.isnan(pixels)] = 0  # as a film has it
         codec = Codec(wavelet_model, quality)
         decoded = codec.decode(codec.encode(pixels, names), names, (SIDE, SIDE))[0]
-        expected = UNITS.subset(found.channels).forward(decoded)
+        shown = UNITS.subset(found.channels).forward(decoded)
+        expected = turned(shown, MINUTES[row] - MINUTES[row - 1])
         np.testing.assert_allclose(found.images, expected, rtol=2e-3, atol=0.1)
+
+
+def test_some_films_go_on_from_frame_to_frame_and_others_not(
+    frames: Frames, wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WaveletFamily, "likeness", lambda *frames: 1.0)
+    family = WaveletFamily(wavelet_model)
+    (shot,) = (s for s in shots_of(frames, 100, 0) if s.rows == [0, 1, 2])
+    film = shot.read(frames, UNITS)
+    assert MINUTES[:3] == [0, 12, 24]
+    kinds = set()
+    for seed in range(6):
+        left = as_coded(family, frames, UNITS, [shot], seed, lambda *now: None)
+        assert set(left) == {1, 2}
+        for row in (1, 2):
+            assert left[row].channels == shot.channels
+        matches = set()
+        for chained in (False, True):
+            # Those that go on from frame to frame are all of their block's quality.
+            depths = ((1, 0), (2, 0)) if chained else ((1, 2), (2, 1))
+            like = 0.0 if chained else 1.0
+            for quality in range(101):
+                if not all(
+                    np.array_equal(
+                        left[row].step, steps()[family.own_quality(quality, depth, like), shot.channels]
+                    )
+                    for row, depth in depths
+                ):
+                    continue
+                shown = {s.place: s.images for s in coded(family, film, quality, chained=chained)}
+                middle = [(shown[0], 12)] if chained else [(shown[0], 12), (shown[2], -12)]
+                last = [(shown[1], 12)] if chained else [(shown[0], 24)]
+                if all(
+                    np.allclose(left[row].images, foretold(those)[shot.channels], rtol=2e-3, atol=0.1)
+                    for row, those in ((1, middle), (2, last))
+                ):
+                    matches.add(chained)
+        assert len(matches) == 1
+        kinds |= matches
+    assert kinds == {False, True}
+
+
+@pytest.mark.parametrize("like", [0.0, 0.6, 1.0])
+def test_a_film_is_coded_as_a_block_is(
+    frames: Frames, wavelet_model: Model, like: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[bytes]] = []
+
+    def alike(self: WaveletFamily, three: Sequence[Latents], quality: int, known: Known) -> float:
+        asked.append([latents.main.tobytes() for latents in three])
+        return like
+
+    monkeypatch.setattr(WaveletFamily, "likeness", alike)
+    family, quality = WaveletFamily(wavelet_model), 60
+    (shot,) = (s for s in shots_of(frames, 100, 0) if s.rows == [0, 1, 2])
+    images, channels = shot.read(frames, UNITS)
+    images = [*images, images[1], images[0]]
+    pixels = np.stack([frames[row].pixels[channels] for row in (0, 1, 2, 1, 0)]).astype(np.float32)
+    assert np.isfinite(pixels).all()
+    found = list(coded(family, (images, channels), quality))
+    places = list(order(5, False, like))
+    assert [shown.place for shown in found] == [step.place for step in places]
+    times = [0, 100, 300, 310, 360]
+    for n, (shown, step) in enumerate(zip(found, places, strict=True)):
+        assert shown.quality == family.own_quality(quality, step.depth, like)
+        wanted = [place for place in step.builds_on if place is not None]
+        assert [place for place, _ in shown.builds_on] == wanted
+        earlier = {other.place: other.images for other in found[:n]}
+        for place, image in shown.builds_on:
+            np.testing.assert_array_equal(image, earlier[place])
+        known = shown.foretold(times)
+        if not wanted:
+            assert known is None
+        else:
+            sources = [(earlier[place], times[shown.place] - times[place]) for place in wanted]
+            np.testing.assert_array_equal(known, foretold(sources))
+    # The same to a codec, but for what undoing the stabilisation rounds.
+    codec = Codec(wavelet_model, quality)
+    names = [NAMES[c] for c in channels]
+    decoded = codec.decode(codec.encode(pixels, names, frames_per_block=5), names, (SIDE, SIDE))
+    for shown in found:
+        expected = UNITS.subset(channels).forward(decoded[shown.place])
+        np.testing.assert_allclose(shown.images[channels], expected, rtol=1e-3, atol=1e-2)
+    assert asked[0] == asked[1]
+    one_by_one = list(coded(family, (images, channels), quality, chained=True))
+    assert [shown.place for shown in one_by_one] == list(range(5))
+    assert [[place for place, _ in shown.builds_on] for shown in one_by_one] == [[], [0], [1], [2], [3]]
+    assert all(shown.quality == quality for shown in one_by_one)
+    assert len(asked) == 2
 
 
 def test_pyramids_are_made_of_them_in_eight_symmetries(frames: Frames) -> None:

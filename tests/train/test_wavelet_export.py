@@ -16,6 +16,8 @@ from sunzip.nn.context import (
     ACTIVATION_UNIT,
     LOG_RATIO,
     LOG_SMALLEST,
+    OFFSET,
+    OFFSET_CENTRED,
     Context,
     Foretold,
     LevelNet,
@@ -23,7 +25,7 @@ from sunzip.nn.context import (
     laplace_bits,
 )
 from sunzip.nn.exact import QUALITIES, ExactContext
-from sunzip.nn.planes import COUNT_NOW, CROSS, GATES, MEANS, SCALES, WIDE, decoded_planes
+from sunzip.nn.planes import COUNT_NOW, CROSS, GATES, MEANS, SCALES, WIDE, decoded_planes, network_of
 from sunzip.normalize import Stabiliser
 from sunzip.train.wavelet import FINEST, Film, export_wavelet, fit_tables, integers, laplace_tables, steps
 from sunzip.weights import Model
@@ -56,53 +58,115 @@ def planes_of(*shape: int, seed: int = 0) -> Float:
     return np.clip(np.rint(rng.laplace(0, 8, shape)), -127, 127).astype(np.float32)
 
 
+def rounded(values: Float, mean: Float, timed: bool) -> Float:
+    """Return what symbols tell of values: these count from the mean where other frames foretell it."""
+    origin = mean if timed else 0
+    apart = values - origin
+    offset = OFFSET_CENTRED if timed else OFFSET
+    found: Float = (origin + np.copysign(np.floor(np.abs(apart) + offset), apart)).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("timed", [True, False])
 @pytest.mark.parametrize(("level", "quality"), [(2, 0), (5, 50), (7, 100), (8, 30)])
 def test_integers_foretell_what_the_network_does(
-    network: Context, exact: ExactContext, level: int, quality: int
+    network: Context, exact: ExactContext, level: int, quality: int, timed: bool
 ) -> None:
     rng = np.random.default_rng(level)
     h, w = 8, 12
     planes = planes_of(3, COUNT_NOW, h, w)
     flags = np.array([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]], np.float32)
-    reference = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
-    cross = rng.laplace(0, 1, reference.shape).astype(np.float32)
-    symbols = np.rint(reference + rng.laplace(0, 0.5, reference.shape)).astype(np.float32)
-    time = decoded_planes(reference)
-    below = exact.enter(
-        level - 1, CHANNELS, quality, flags, planes[..., ::2, ::2].copy(), time[..., ::2, ::2].copy(), None
-    )[0]
+    flags[:, 2] *= timed
+    past = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
+    cross = rng.laplace(0, 1, past.shape).astype(np.float32)
+    values = (past + rng.laplace(0, 0.8, past.shape)).astype(np.float32)
+    reference = past if timed else None
+    time = decoded_planes(past) if timed else None
+    coarser = None if time is None else time[..., ::2, ::2].copy()
+    below = exact.enter(level - 1, CHANNELS, quality, flags, planes[..., ::2, ::2].copy(), coarser, None)[0]
     log_step = torch.from_numpy(np.log(steps()[quality, CHANNELS]))
-    foretold, apart, features = foretell(
+    coded, features = foretell(
         network,
         torch.tensor(CHANNELS),
         level,
         log_step,
         torch.from_numpy(flags),
         torch.from_numpy(planes),
-        torch.from_numpy(time),
-        torch.from_numpy(reference),
+        None if time is None else torch.from_numpy(time),
+        None if reference is None else torch.from_numpy(reference),
         torch.from_numpy(cross),
-        torch.from_numpy(symbols),
+        torch.from_numpy(values),
         below * ACTIVATION_UNIT,
     )
+
+    def mean_of(out: Float) -> Float:
+        mean = out[:, MEANS] / 64 + np.clip(out[:, CROSS], 0, 16) / 16 * cross
+        if reference is not None:
+            mean += np.clip(out[:, GATES], 0, 16) / 16 * reference
+        return np.asarray(np.floor(mean * 8 + 0.5) / 8)
+
     found, first = exact.enter(level, CHANNELS, quality, flags, planes, time, below)
     board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
-    half = np.where(board, symbols, 0).astype(np.float32)
+    half = np.where(board, rounded(values, mean_of(first), timed), 0).astype(np.float32)
     second = exact.beside(level, CHANNELS, quality, found, decoded_planes(half))
-    last = exact.settle(level, CHANNELS, quality, found, decoded_planes(symbols))
     # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
     assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
     out = np.where(board, first, second)
-    mean = out[:, MEANS] / 64 + np.clip(out[:, GATES], 0, 16) / 16 * reference
-    mean += np.clip(out[:, CROSS], 0, 16) / 16 * cross
-    assert np.std(foretold.mean.numpy()) > 0.3  # far more than what is tolerated
-    assert np.abs(mean - foretold.mean.numpy()).mean() < 0.08  # of which 1/32 are the eighths
-    scale = (foretold.log_scale.numpy() - LOG_SMALLEST) / LOG_RATIO
-    assert np.std(scale) > 0.5
-    assert np.abs(np.clip(out[:, WIDE], 0, SCALES - 1) - scale).mean() < 0.4
-    settled = last[:, MEANS] / 64 + np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)
-    settled += np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
-    assert np.abs(np.clip(settled, -0.75, 0.75) - apart.numpy()).mean() < 0.05
+    mean = mean_of(out)
+    symbols = rounded(values, mean, timed)
+    last = exact.settle(level, CHANNELS, quality, found, decoded_planes(symbols))
+    settled = last[:, MEANS] / 64 + np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
+    if reference is not None:
+        settled += np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)
+    apart = np.clip(settled, -0.75, 0.75)
+    decoded = symbols + apart
+    scale = LOG_SMALLEST + LOG_RATIO * np.clip(out[:, WIDE], 0, SCALES - 1)
+    told = Foretold(*(torch.from_numpy(x).float() for x in (mean, scale)))
+    if timed:
+        told = told._replace(mean=torch.zeros_like(told.mean))
+    counted = torch.from_numpy(symbols - mean if timed else symbols).float()
+    bits = laplace_bits(counted, told, OFFSET_CENTRED if timed else OFFSET).numpy()
+    # All of them tell far more apart than what is tolerated.
+    for each, least in ((mean, 0.3), (out[:, WIDE], 0.5), (coded.bits.numpy(), 1), (apart, 0.2)):
+        assert np.std(each) > least
+    assert np.abs(bits - coded.bits.numpy()).mean() < 0.08
+    # A coefficient between two symbols may fall to either side.
+    off = np.abs(decoded - coded.decoded.numpy())
+    assert off.mean() < 0.07
+    assert np.median(off) < 0.03
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_gradients_pass_through_what_is_rounded(network: Context, timed: bool) -> None:
+    network = copy.deepcopy(network).requires_grad_(True)
+    rng = np.random.default_rng(0)
+    past, cross, values = (rng.laplace(0, 1, (3, 3, 8, 8)).astype(np.float32) for _ in range(3))
+    coded, _ = foretell(
+        network,
+        torch.tensor(CHANNELS),
+        5,
+        torch.from_numpy(np.log(steps()[40, CHANNELS])),
+        torch.ones(3, 4),
+        torch.from_numpy(planes_of(3, COUNT_NOW, 8, 8)),
+        torch.from_numpy(decoded_planes(past)) if timed else None,
+        torch.from_numpy(past) if timed else None,
+        torch.from_numpy(cross),
+        torch.from_numpy(values),
+        None,
+    )
+    level = network.levels[network_of(5)]
+    assert isinstance(level, LevelNet)
+    # Only where symbols count from the mean does what is decoded move with it, and by how far it is then put.
+    for out, what, moves in (
+        (level.first_out, coded.bits, True),
+        (level.first_out, coded.decoded, timed),
+        (level.settle_out, coded.decoded, True),
+        (level.settle_out, coded.bits, False),
+    ):
+        network.zero_grad()
+        what.sum().backward(retain_graph=True)
+        grad = out.weight.grad
+        assert (grad is not None and bool(grad[MEANS].abs().sum() > 0)) == moves
 
 
 def test_how_memory_lies_does_not_matter(network: Context) -> None:
@@ -136,13 +200,14 @@ def test_steps_are_geometric_and_end_at_the_noise() -> None:
 def test_tables_are_the_distributions_that_training_assumes() -> None:
     tables = laplace_tables()
     symbols = np.arange(-1, 3)
-    for variant, mean, whole in ((0, 0.0, 0), (3, 0.375, 0), (7, 0.25, 5)):
+    for variant, mean, whole in ((0, 0.0, 0), (3, 0.375, 0), (7, 0.25, 5), (10, 0.0, 0), (11, 0.0, 0)):
         for scale in (20, 40):
             index = np.full(4, scale + SCALES * variant)
             coded = [tables.cost_bits(symbols[i : i + 1], index[:1]) for i in range(4)]
             assumed = laplace_bits(
                 torch.from_numpy(symbols + whole).float(),
                 Foretold(torch.full((4,), mean + whole), torch.full((4,), LOG_SMALLEST + LOG_RATIO * scale)),
+                OFFSET_CENTRED if variant >= 10 else OFFSET,
             )
             if whole == 0:
                 np.testing.assert_allclose(coded, assumed, atol=0.05)
