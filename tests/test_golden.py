@@ -72,34 +72,69 @@ def test_it_stays_small() -> None:
     assert sum((GOLDEN / f"archive-v1.{kind}").stat().st_size for kind in ("lat", "json")) < 300_000
 
 
-@pytest.fixture
-def film(nothing_registered: None) -> Iterator[Sun]:
+def golden(name: str) -> Iterator[Sun]:
+    """Open an archive of a wavelet model that is kept beside it."""
     files = {
-        name: bytes(Zstd().decode((GOLDEN / f"wavelet-v1.{name}.zst").read_bytes()))
-        for name in (weights.CONFIG, weights.TENSORS)
+        part: bytes(Zstd().decode((GOLDEN / f"{name}.{part}.zst").read_bytes()))
+        for part in (weights.CONFIG, weights.TENSORS)
     }
-    weights.register(weights.Model.from_files(files, "golden-wavelet"))
-    with sunzip.open(GOLDEN / "wavelet-v1.lat") as sun:
+    weights.register(weights.Model.from_files(files, name))
+    with sunzip.open(GOLDEN / f"{name}.lat") as sun:
         yield sun
 
 
-def test_pixels_of_a_wavelet_model_are_the_same_to_the_bit(film: Sun) -> None:
-    facts = json.loads((GOLDEN / "wavelet-v1.json").read_text(encoding="utf-8"))
-    assert film.archive.model["sha256"] == facts["model"]
-    pixels, latents = film[:], film.latents[:]
+@pytest.fixture
+def chain(nothing_registered: None) -> Iterator[Sun]:
+    """Frames of which each builds on the one before."""
+    yield from golden("wavelet-v1")
+
+
+@pytest.fixture
+def film(nothing_registered: None) -> Iterator[Sun]:
+    """Frames that build on those before and after them."""
+    yield from golden("film-v1")
+
+
+def as_it_was(sun: Sun, name: str) -> None:
+    facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    assert sun.archive.model["sha256"] == facts["model"]
+    pixels, latents = sun[:], sun.latents[:]
     assert sha256(latents.astype("<f4").tobytes()).hexdigest() == facts["latents_sha256"]
     assert sha256(np.packbits(np.isnan(pixels)).tobytes()).hexdigest() == facts["missing_sha256"]
     assert sha256(np.nan_to_num(pixels).astype("<f4").tobytes()).hexdigest() == facts["pixels_sha256"]
     assert np.nanstd(pixels) == pytest.approx(facts["deviation"])
-    assert np.array_equal(film[3], pixels[3], equal_nan=True)
+    assert np.array_equal(sun[3], pixels[3], equal_nan=True)
+
+
+def test_pixels_of_a_chain_are_the_same_to_the_bit(chain: Sun) -> None:
+    as_it_was(chain, "wavelet-v1")
+
+
+def test_pixels_of_a_film_are_the_same_to_the_bit(film: Sun) -> None:
+    as_it_was(film, "film-v1")
+
+
+def heads(sun: Sun, blocks: int) -> list[bytes]:
+    return [
+        payload
+        for block in range(blocks)
+        for payload in Block.unpack(sun.archive.block(block)).payloads
+        if payload
+    ]
+
+
+def test_the_golden_chain_has_every_kind_of_frame(chain: Sun) -> None:
+    found = heads(chain, 2)
+    assert len(found) == 5
+    assert {head[0] & 3 for head in found} == {0, 2, 3}  # turned, and placed, and neither
 
 
 def test_the_golden_film_has_every_kind_of_frame(film: Sun) -> None:
-    heads = [
-        payload[0]
-        for block in range(2)
-        for payload in Block.unpack(film.archive.block(block)).payloads
-        if payload
-    ]
-    assert len(heads) == 5
-    assert {head & 3 for head in heads} == {0, 2, 3}  # turned, and placed, and neither
+    found = heads(film, 2)
+    assert len(found) == 11
+    bits = [head[0] for head in found]
+    assert all(any(b & bit for b in bits) for bit in (4, 8, 16, 32))  # points, disks, links, own quality
+    assert not any(b & 2 for b in bits)
+    links = [(head[1] & 15, head[1] >> 4) for head in found if head[0] & 16]
+    assert any(back and ahead for back, ahead in links)
+    assert any(back and not ahead for back, ahead in links)

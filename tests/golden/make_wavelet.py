@@ -1,9 +1,13 @@
-"""Make wavelet-v1.*: an archive of a wavelet model that must decode for ever to the bit, and the model.
+"""Make film-v1.*: an archive of a wavelet model that must decode for ever to the bit, and the model.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
-version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 40×48 pixels,
-which have to be padded, in blocks of 4, so that frames build on each other; an image and some pixels are
-missing. The model's network has small random integers. It is kept compressed beside the archive.
+version: a golden file that is made again proves nothing. It holds 12 frames of 3 channels at 40×48 pixels,
+which have to be padded, in blocks of 11, so that frames build on those before and after them; a frame, an
+image and some pixels are missing; one channel is made of points, one has a mean disk. The model's network has
+small random integers. It is kept compressed beside the archive.
+
+wavelet-v1.* was made by this file as it was when each frame built on the one before it, by a model of ten
+variants of tables.
 """
 
 from __future__ import annotations
@@ -22,19 +26,22 @@ from sunzip import api, weights
 from sunzip.channels import NAMES
 from sunzip.codec.symbols import VARIANTS
 from sunzip.codec.wavelet import MAX_DEPTH, WaveletFamily
+from sunzip.cube import disk_radius
 from sunzip.entropy.tables import Tables
+from sunzip.limb import KNOTS
 from sunzip.nn.exact import LAYERS, QUALITIES, parts_of
-from sunzip.nn.planes import GATES, LEVELS, SCALES, WIDTHS
+from sunzip.nn.planes import FLAGS, GATES, LEVELS, SCALES, WIDTHS
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import turned
 from sunzip.sources.series import join
 from sunzip.train.export import pack
 from sunzip.train.wavelet import SPREADS, steps
 from sunzip.weights import TENSORS, Model
-from tests.golden.make import CHANNELS, START, Golden
+from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-FRAMES, SHAPE, BLOCK, QUALITY = 5, (40, 48), 4, 60
+NAME, CHANNELS = "film-v1", ("171A", "1700A", "Bz")
+FRAMES, SHAPE, BLOCK, QUALITY = 12, (40, 48), 11, 40
 
 #: Powers of two by which sums of layers are divided; shifts of the outputs' layers and their biases.
 _SHIFT, _SHIFT_OUT = {"enter": 5, "deep": 6, "first": 5, "second": 6, "settle": 6}, 7
@@ -42,9 +49,9 @@ _BIAS_OUT = (0,) * 3 + (14 << _SHIFT_OUT,) * 3 + (4 << _SHIFT_OUT,) * 3 + (24 <<
 
 
 class Film(Golden):
-    """Waves that turn with the Sun, noise, and holes."""
+    """Waves that turn with the Sun, a disk, points, a little noise, and holes."""
 
-    shape = SHAPE
+    channels, shape = CHANNELS, SHAPE
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
         """Hourly."""
@@ -54,12 +61,15 @@ class Film(Golden):
         """Make one image."""
         c = CHANNELS.index(channel)
         rng = np.random.default_rng(c)
-        up, right = np.mgrid[: SHAPE[0], : SHAPE[1]] / 8
-        waves = np.sin(up + rng.uniform(0, 6)) * np.cos(right + rng.uniform(0, 6))
-        first = ([150, 30, 0][c] + [120, 20, 200][c] * waves).astype(np.float32)
-        noise = np.random.default_rng([row, c]).normal(0, 3, SHAPE)
-        image: npt.NDArray[np.float32] = (turned(first[None], 60 * row)[0] + noise).astype(np.float32)
-        if (row, c) == (1, 1):
+        y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
+        waves = np.sin(y[:, None] / 8 + rng.uniform(0, 6)) * np.cos(x / 8 + rng.uniform(0, 6))
+        height = np.sqrt(np.maximum(1 - (y[:, None] ** 2 + x**2) / disk_radius(min(SHAPE)) ** 2, 0))
+        points = np.where(rng.random(SHAPE) < 0.05, rng.normal(0, 900, SHAPE), 0)
+        first = [300 + 250 * waves, np.where(height > 0, 900 + 900 * height, 0), points][c]
+        still = turned(first.astype(np.float32)[None], 60 * row)[0] if c == 0 else first
+        noise = np.random.default_rng([row, c]).normal(0, [1, 4, 1][c], SHAPE)
+        image: npt.NDArray[np.float32] = (still + noise).astype(np.float32)
+        if row == 5 or (row, c) == (1, 1):
             image[:] = np.nan
         if (row, c) == (2, 0):
             image[3:5, 7:20] = np.nan
@@ -76,7 +86,7 @@ def model() -> Model:
         for name, (shape, _) in parts.items():
             weight = rng.integers(-6, 7, shape)
             if name.endswith("_out"):
-                weight[GATES] //= 4  # the frame before is mostly believed, so that frames build on it
+                weight[GATES] //= 4  # other frames are mostly believed, so that frames build on them
             arrays[f"context.{n}.{name}"] = weight.astype(np.int16)
         for layer, (names, _) in LAYERS.items():
             outputs = parts[names[0]][0][0]
@@ -92,7 +102,7 @@ def model() -> Model:
         tabled += rng.integers(-500, 1500, tabled.shape[1:], dtype=np.int32)
         tabled[QUALITY:] += 200
         arrays[f"context.bias.{n}"] = tabled
-        arrays[f"context.flags.{n}"] = rng.integers(-300, 300, (depths, 3, width), dtype=np.int32)
+        arrays[f"context.flags.{n}"] = rng.integers(-300, 300, (depths, FLAGS, width), dtype=np.int32)
     slow = [0.7 ** abs(n) for n in range(-64, 65)]
     kinds = {
         "bands": Tables.from_probabilities(
@@ -104,6 +114,7 @@ def model() -> Model:
         "silent": Tables.from_probabilities([slow[64:80]] * 12, [0] * 12, [1e-3] * 12),
         "weights": Tables.from_probabilities([slow] * 24, [-64] * 24, [1e-3] * 24),
         "shifts": Tables.from_probabilities([slow[48:81]] * 12, [-16] * 12, [1e-3] * 12),
+        "disk": Tables.from_probabilities([slow] * len(KNOTS), [-64] * len(KNOTS), [1e-3] * len(KNOTS)),
     }
     for kind, tables in kinds.items():
         arrays |= {f"{kind}_tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
@@ -120,7 +131,7 @@ def model() -> Model:
     units = Stabiliser.for_channels(NAMES)
     config = {
         "version": weights.CONFIG_VERSION,
-        "name": "golden-wavelet",
+        "name": "golden-film",
         "family": "wavelet",
         "default_quality": QUALITY,
         "stabiliser": {key: [float(v) for v in getattr(units, key)] for key in ("a", "b", "spread")},
@@ -135,8 +146,8 @@ def _bands() -> Iterator[tuple[int, int]]:
 
 def read_model() -> Model:
     """Return the model that was kept, and make it known to this process."""
-    files = {name: (HERE / f"wavelet-v1.{name}.zst").read_bytes() for name in (weights.CONFIG, TENSORS)}
-    found = Model.from_files({k: bytes(Zstd().decode(v)) for k, v in files.items()}, "golden-wavelet")
+    files = {name: (HERE / f"{NAME}.{name}.zst").read_bytes() for name in (weights.CONFIG, TENSORS)}
+    found = Model.from_files({k: bytes(Zstd().decode(v)) for k, v in files.items()}, "golden-film")
     weights.register(found)
     return found
 
@@ -159,12 +170,12 @@ def main() -> None:
     """Write all files."""
     made = model()
     for name, data in made.files.items():
-        (HERE / f"wavelet-v1.{name}.zst").write_bytes(Zstd(level=19).encode(data))
-    # Its network is random, and does not tell whether the frame before is a help.
+        (HERE / f"{NAME}.{name}.zst").write_bytes(Zstd(level=19).encode(data))
+    # Its network is random, and does not tell whether other frames are a help.
     WaveletFamily._best = staticmethod(lambda costs: int(np.argmin(costs[:2])))  # type: ignore[method-assign]
-    path = HERE / "wavelet-v1.lat"
+    path = HERE / f"{NAME}.lat"
     api.compress(join([Film()]), path, model=read_model(), block=BLOCK, force=True)
-    (HERE / "wavelet-v1.json").write_text(json.dumps(facts(path), indent=1) + "\n", encoding="utf-8")
+    (HERE / f"{NAME}.json").write_text(json.dumps(facts(path), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
