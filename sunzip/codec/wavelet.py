@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import cached_property
-from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
+from sunzip.codec.head import LINKED, PLACED, Turns, Ways, links, packed, unpacked
 from sunzip.codec.symbols import (
     LARGEST,
     SHIFT_MOST,
@@ -69,7 +68,7 @@ from sunzip.pyramid import (
     to_pyramid,
     woven,
 )
-from sunzip.rotation import MAX_MINUTES, foretold, turned
+from sunzip.rotation import foretold, turned
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -85,11 +84,6 @@ _AUDIBLE = 1.1
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
-
-#: Bits of a payload's first byte: the network knows where the disk is; the frame builds on the one before, as
-#: frames did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean
-#: disk; the frame builds on one or two others; its quality is not the block's.
-_PLACED, _TIMED, _LAZY, _ROUND, _LINKED, _OWN = 1, 2, 4, 8, 16, 32
 
 #: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
 #: points.
@@ -118,14 +112,9 @@ _GLANCE = 3
 #: variance, from which the one before is no help.
 _SMALL, _STRANGE = 128, 0.5
 
-_MASK = struct.Struct("<H")
-
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
 #: is worth more. That is where they are so alike; where they are so unlike, all are as the block's.
 _CHANGES, _ALIKE, _UNLIKE = (5, 0, -8, -14, -20), 0.9, 0.5
-
-#: A byte tells minutes of rotation: by six up to half a day, then by the hour.
-_HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
 
 #: Variants of tables in models from before frames built on frames after them.
 _VARIANTS_AT_FIRST = 10
@@ -135,63 +124,6 @@ _TURNS = (
     *(0, 6, 12, 18, 24, 30, 36, 48, 60, 72, 84, 96, 108, 120, 144, 180, 240, 300, 360, 420, 480, 600, 720),
     *(960, 1200, 1440, 2160, 2880, 3600, 4320, 5760, 7200, 8640),
 )
-
-
-class Ways(NamedTuple):
-    """How channels are coded: (12,) each.
-
-    Attributes
-    ----------
-    lazy
-        Those whose wavelet is the lazy one.
-    round
-        Those told by how they differ from a mean disk.
-    """
-
-    lazy: Bool
-    round: Bool
-
-    def masks(self) -> bytes:
-        """Return what the payload's head says of them."""
-        return b"".join(_MASK.pack(sum(1 << int(c) for c in np.flatnonzero(w))) for w in self if w.any())
-
-
-class Turns(NamedTuple):
-    """Minutes by which the frames that another builds on are turned; None for one that there is not."""
-
-    before: int | None = None
-    after: int | None = None
-
-    def __bool__(self) -> bool:
-        return self != (None, None)
-
-
-class Head(NamedTuple):
-    """What a payload says before its symbols.
-
-    Attributes
-    ----------
-    bits
-        The first byte.
-    back, ahead
-        How many frames before and after it those are that it builds on; 0 for none.
-    turns
-        Of these.
-    quality
-        The frame's own.
-    ways
-        How channels are coded.
-    size
-        Bytes that all this takes.
-    """
-
-    bits: int
-    back: int
-    ahead: int
-    turns: Turns
-    quality: int
-    ways: Ways
-    size: int
 
 
 class WaveletFamily(Family):
@@ -333,10 +265,8 @@ class WaveletFamily(Family):
         latents, quality, known, own
             As in `encode`.
         """
-        start = b""
-        if own is not None and own != quality:
-            start, quality = bytes([own]), own
-        told_own = _OWN * bool(start)
+        own = None if own == quality else own
+        quality = quality if own is None else own
         grid = grid_of(*known.shape)
         turns = self._turns(latents.main, grid, known)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
@@ -353,29 +283,25 @@ class WaveletFamily(Family):
         corner = (list(known.channels), slice(h), slice(w))
         wanted, inverse = pyramid[corner], self._inverse[quality, known.channels][:, None, None]
 
-        def cost(head: int, given: Frame | None) -> float:
+        def cost(bits: int, given: Frame | None) -> float:
             glance = self._writer(None)
-            seen = self._walk(glance, pyramid, known.channels, ways, grid, quality, head, given, few)
+            seen = self._walk(glance, pyramid, known.channels, ways, grid, quality, bits, given, few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
-        timed = 0 if time is None else _LINKED
-        heads = [timed, timed | _PLACED]
-        costs = [cost(head, time) for head in heads]
+        timed = 0 if time is None else LINKED
+        choices = [timed, timed | PLACED]
+        costs = [cost(bits, time) for bits in choices]
         if time is not None:
-            heads.append(heads[int(np.argmin(costs))] & ~_LINKED)
-            costs.append(cost(heads[-1], None))
-        head = heads[self._best(costs)]
+            choices.append(choices[int(np.argmin(costs))] & ~LINKED)
+            costs.append(cost(choices[-1], None))
+        bits = choices[self._best(costs)]
+        if not bits & LINKED:
+            time, turns = None, Turns()
         self._code_disks(writer, ways, numbers)
-        if not head & _LINKED:
-            time = None
-        decoded = self._walk(writer, pyramid, known.channels, ways, grid, quality, head, time, grid.depth)
-        if time is not None:
-            places = [0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True)]
-            told = bytes(_as_told(m) for m in turns if m is not None)
-            start = bytes([places[0] | places[1] << 4]) + told + start
-        head |= _LAZY * bool(lazy.any()) | _ROUND * bool(numbers) | told_own
-        return bytes([head]) + start + ways.masks(), _whole(decoded, ways, disks, grid)
+        decoded = self._walk(writer, pyramid, known.channels, ways, grid, quality, bits, time, grid.depth)
+        head = packed(bool(bits & PLACED), turns, known, own, ways)
+        return head, _whole(decoded, ways, disks, grid)
 
     def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
         """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
@@ -482,56 +408,12 @@ class WaveletFamily(Family):
 
     def links(self, payload: bytes) -> tuple[int, int]:
         """See `Family.links`."""
-        head = payload[0] if payload else 0
-        if head & _LINKED and len(payload) > 1:
-            return payload[1] & 15, payload[1] >> 4
-        return (1 if head & _TIMED else 0), 0
-
-    def _head(self, payload: bytes, quality: int, known: Known) -> Head:
-        """Read what a payload says before its symbols."""
-        bits = payload[0] if payload else 0xFF
-        if bits & ~(_PLACED | _TIMED | _LAZY | _ROUND | _LINKED | _OWN) or (bits & _TIMED and bits & _LINKED):
-            raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
-        rest = BytesIO(payload)
-        rest.seek(1)
-
-        def number(count: int = 1) -> int:
-            return int.from_bytes(rest.read(count), "little")
-
-        back, ahead = self.links(payload)
-        minutes: list[int | None] = [None, None]
-        if bits & _TIMED:
-            minutes[0] = number(2)
-        elif bits & _LINKED:
-            number()
-            minutes = [_minutes(number()) if n else None for n in (back, ahead)]
-        turns = Turns(*minutes)
-        if bits & (_TIMED | _LINKED) and not turns:
-            raise DamagedError("entropy-coded payload: it builds on no frame")
-        for turn, other in zip(turns, (known.before, known.after), strict=True):
-            if turn is not None and other is None:
-                raise DamagedError("entropy-coded payload: it builds on a frame that is not there")
-            if turn is not None and turn > MAX_MINUTES:
-                raise DamagedError(f"entropy-coded payload: the Sun turned by {turn} minutes")
-        if bits & _OWN:
-            quality = number()
-            if quality >= QUALITIES:
-                raise DamagedError(f"entropy-coded payload: it is of quality {quality}")
-        ways = Ways(np.zeros(len(NAMES), bool), np.zeros(len(NAMES), bool))
-        for bit, way in zip((_LAZY, _ROUND), ways, strict=True):
-            if bits & bit:
-                mask = number(2)
-                way[[c for c in known.channels if mask >> c & 1]] = True
-                if way.sum() != mask.bit_count() or not mask:
-                    raise DamagedError("entropy-coded payload: it tells of channels that are not there")
-        if (ways.lazy & ways.round).any() or (ways.round.any() and self.tables.disk is None):
-            raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
-        return Head(bits, back, ahead, turns, quality, ways, rest.tell())
+        return links(payload)
 
     def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
         """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
         grid = grid_of(*known.shape)
-        head = self._head(payload, quality, known)
+        head = unpacked(payload, quality, known, disks=self.tables.disk is not None)
         ways, quality = head.ways, head.quality
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
@@ -608,7 +490,7 @@ class WaveletFamily(Family):
         ways: Ways,
         grid: Grid,
         quality: int,
-        head: int,
+        bits: int,
         time: Frame | None,
         levels: int,
     ) -> Float:
@@ -624,6 +506,8 @@ class WaveletFamily(Family):
             Those that are present.
         ways
             How they are coded.
+        bits
+            `LINKED` and `PLACED`, see `sunzip.codec.head`.
         time
             What other frames foretell of them.
         levels
@@ -641,7 +525,7 @@ class WaveletFamily(Family):
             timed[[c for c in names if c in time[1]]] = 1
         tops = np.zeros(len(NAMES), np.int32)
         # How frames that build on others were coded at first: as if they did not, but for what is foretold.
-        linked = bool(head & _LINKED)
+        linked = bool(bits & LINKED)
         centred = ((10, 11) if self._learned else (0, 5)) if linked else None
         values = None
         if pyramid is not None:
@@ -667,7 +551,7 @@ class WaveletFamily(Family):
             going = [c for c in names if tops[c] > n]
             if not going:
                 break
-            place = place_planes(h, w) if head & _PLACED else None
+            place = place_planes(h, w) if bits & PLACED else None
             known: dict[int, Float] = {}  # coefficients as their symbols tell them, in steps
             board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
             for g, group in enumerate(GROUPS):
@@ -849,18 +733,6 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     if ways.lazy.any():
         pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid.depth)
     return pyramid
-
-
-def _as_told(minutes: int) -> int:
-    """Return the byte that tells minutes of rotation."""
-    half = _HALF_DAY // _FINE_TURN
-    return minutes // _FINE_TURN if minutes <= _HALF_DAY else half + (minutes - _HALF_DAY) // _COARSE_TURN
-
-
-def _minutes(told: int) -> int:
-    """Return the minutes that a byte tells."""
-    half = _HALF_DAY // _FINE_TURN
-    return told * _FINE_TURN if told <= half else _HALF_DAY + (told - half) * _COARSE_TURN
 
 
 def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:

@@ -17,9 +17,10 @@ from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes, wavelet
 from sunzip.codec.family import Decoded, Float, Known, Latents
+from sunzip.codec.head import Turns, Ways, as_told, unpacked
 from sunzip.codec.order import order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Int, Reader
-from sunzip.codec.wavelet import Turns, WaveletFamily, Ways
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, disk_radius
 from sunzip.entropy.coder import Encoder
 from sunzip.errors import DamagedError, InputError
@@ -266,7 +267,7 @@ def test_frames_that_are_unlike_build_each_on_the_one_before(
 
 def test_every_turn_that_an_encoder_tries_has_a_byte() -> None:
     for minutes in wavelet._TURNS:
-        told = wavelet._as_told(minutes)
+        told = as_told(minutes)
         assert 0 <= told <= 252
         assert minutes == (6 * told if told <= 120 else 720 + 60 * (told - 120))
     assert max(wavelet._TURNS) <= MAX_MINUTES
@@ -856,7 +857,7 @@ def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
     for known, links in ((before, [1]), (after, [0x10]), (both, [0x11, 0]), (both, [0xFF, 252])):
         with pytest.raises(DamagedError, match="turned by 8700 minutes"):
             family.decode(bytes([LINKED, *links, 253]) + rest, 50, known)
-        assert not family._head(bytes([LINKED, *links, 252]) + rest, 50, known).bits & ~LINKED
+        assert not unpacked(bytes([LINKED, *links, 252]) + rest, 50, known, disks=False).bits & ~LINKED
 
 
 def test_its_own_quality_is_told_from_0_to_100(family: WaveletFamily) -> None:

@@ -1,0 +1,182 @@
+"""What a wavelet payload says before its symbols: what it builds on, its quality, how channels are coded."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sunzip.channels import NAMES
+from sunzip.codec.family import Known
+from sunzip.errors import DamagedError
+from sunzip.nn.exact import QUALITIES
+from sunzip.rotation import MAX_MINUTES
+
+Bool = npt.NDArray[np.bool_]
+
+#: Bits of the first byte: the network knows where the disk is; the frame builds on the one before, as frames
+#: did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean disk;
+#: the frame builds on one or two others; its quality is not the block's.
+PLACED, TIMED, LAZY, ROUND, LINKED, OWN = 1, 2, 4, 8, 16, 32
+
+#: A byte tells minutes of rotation: by six up to half a day, then by the hour.
+_HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
+
+
+class Ways(NamedTuple):
+    """How channels are coded: (12,) each.
+
+    Attributes
+    ----------
+    lazy
+        Those whose wavelet is the lazy one.
+    round
+        Those told by how they differ from a mean disk.
+    """
+
+    lazy: Bool
+    round: Bool
+
+
+class Turns(NamedTuple):
+    """Minutes by which the frames that another builds on are turned; None for one that there is not."""
+
+    before: int | None = None
+    after: int | None = None
+
+    def __bool__(self) -> bool:
+        return self != (None, None)
+
+
+class Head(NamedTuple):
+    """What a payload says before its symbols.
+
+    Attributes
+    ----------
+    bits
+        The first byte.
+    turns
+        Of the frames that it builds on.
+    quality
+        The frame's own.
+    ways
+        How channels are coded.
+    size
+        Bytes that all this takes.
+    """
+
+    bits: int
+    turns: Turns
+    quality: int
+    ways: Ways
+    size: int
+
+
+def packed(placed: bool, turns: Turns, known: Known, own: int | None, ways: Ways) -> bytes:
+    """Return the bytes of a head.
+
+    Parameters
+    ----------
+    placed
+        Whether the network is told where the disk is.
+    turns
+        Of the frames that are built on.
+    known
+        Tells where these are.
+    own
+        The frame's quality, if that is not the block's.
+    ways
+        How channels are coded.
+    """
+    bits, rest = PLACED * placed, b""
+    if turns:
+        bits |= LINKED
+        back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
+        rest += bytes([back | ahead << 4, *(as_told(m) for m in turns if m is not None)])
+    if own is not None:
+        bits |= OWN
+        rest += bytes([own])
+    for bit, way in zip((LAZY, ROUND), ways, strict=True):
+        if way.any():
+            bits |= bit
+            rest += sum(1 << int(c) for c in np.flatnonzero(way)).to_bytes(2, "little")
+    return bytes([bits]) + rest
+
+
+def links(payload: bytes) -> tuple[int, int]:
+    """Return how many frames before and after it those are that a frame builds on; 0 for none."""
+    bits = payload[0] if payload else 0
+    if bits & LINKED and len(payload) > 1:
+        return payload[1] & 15, payload[1] >> 4
+    return (1 if bits & TIMED else 0), 0
+
+
+def unpacked(payload: bytes, quality: int, known: Known, disks: bool) -> Head:
+    """Read the head of a payload.
+
+    Parameters
+    ----------
+    payload
+        All of it.
+    quality
+        Of the block.
+    known
+        What is known of the frame.
+    disks
+        Whether the model knows of mean disks.
+
+    Raises
+    ------
+    DamagedError
+        If no encoder writes such a head.
+    """
+    bits = payload[0] if payload else 0xFF
+    if bits & ~(PLACED | TIMED | LAZY | ROUND | LINKED | OWN) or (bits & TIMED and bits & LINKED):
+        raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
+    rest = BytesIO(payload)
+    rest.seek(1)
+
+    def number(count: int = 1) -> int:
+        return int.from_bytes(rest.read(count), "little")
+
+    turns = Turns()
+    if bits & TIMED:
+        turns = Turns(number(2))
+    elif bits & LINKED:
+        number()
+        turns = Turns(*(_minutes(number()) if n else None for n in links(payload)))
+    if bits & (TIMED | LINKED) and not turns:
+        raise DamagedError("entropy-coded payload: it builds on no frame")
+    for turn, other in zip(turns, (known.before, known.after), strict=True):
+        if turn is not None and other is None:
+            raise DamagedError("entropy-coded payload: it builds on a frame that is not there")
+        if turn is not None and turn > MAX_MINUTES:
+            raise DamagedError(f"entropy-coded payload: the Sun turned by {turn} minutes")
+    if bits & OWN:
+        quality = number()
+        if quality >= QUALITIES:
+            raise DamagedError(f"entropy-coded payload: it is of quality {quality}")
+    ways = Ways(np.zeros(len(NAMES), bool), np.zeros(len(NAMES), bool))
+    for bit, way in zip((LAZY, ROUND), ways, strict=True):
+        if bits & bit:
+            mask = number(2)
+            way[[c for c in known.channels if mask >> c & 1]] = True
+            if way.sum() != mask.bit_count() or not mask:
+                raise DamagedError("entropy-coded payload: it tells of channels that are not there")
+    if (ways.lazy & ways.round).any() or (ways.round.any() and not disks):
+        raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
+    return Head(bits, turns, quality, ways, rest.tell())
+
+
+def as_told(minutes: int) -> int:
+    """Return the byte that tells minutes of rotation."""
+    half = _HALF_DAY // _FINE_TURN
+    return minutes // _FINE_TURN if minutes <= _HALF_DAY else half + (minutes - _HALF_DAY) // _COARSE_TURN
+
+
+def _minutes(told: int) -> int:
+    """Return the minutes that a byte tells."""
+    half = _HALF_DAY // _FINE_TURN
+    return told * _FINE_TURN if told <= half else _HALF_DAY + (told - half) * _COARSE_TURN
