@@ -69,7 +69,8 @@ class Sample:
         self.spec = spec
         self._frames = len(series)
         block = spec.frames_per_block
-        blocks = -(-self._frames // block)
+        # A last one that is shorter, of which the first frame is the most, would tell too much.
+        blocks = max(self._frames // block, 1)
         count, most = (_FRAMES, 1) if block == 1 else (_BLOCKS, _BEGINNING)
         starts = sorted({int(n) * block for n in np.linspace(0, blocks - 1, count)})
         #: Of each block, how many frames it has; the cubes may hold fewer.

@@ -113,8 +113,9 @@ _GLANCE = 3
 _SMALL, _STRANGE = 128, 0.5
 
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
-#: is worth more. That is where they are so alike; where they are so unlike, all are as the block's.
-_CHANGES, _ALIKE, _UNLIKE = (5, 0, -8, -14, -20), 0.9, 0.5
+#: is worth more, and else each group's last would err more than that of the group before. That is where they
+#: are so alike; where they are so unlike, all are as the block's.
+_CHANGES, _ALIKE, _UNLIKE = (5, 3, -8, -14, -20), 0.9, 0.5
 
 #: Variants of tables in models from before frames built on frames after them.
 _VARIANTS_AT_FIRST = 10
