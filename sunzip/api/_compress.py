@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FRAMES_PER_SHARD = 120
 
 #: Frames of a block where frames build on each other. The first one costs ten times the others and more, so
-#: that longer blocks save less and less; a whole one is held in memory; to read a frame some five others are
+#: that longer blocks save less and less; a whole one is held in memory; to read a frame some four others are
 #: decoded first; and 24 divide a shard.
 _TOGETHER = 24
 
