@@ -18,6 +18,7 @@ from numcodecs.zstd import Zstd
 
 import sunzip
 from sunzip import weights
+from sunzip.codec.symbols import Int, Reader
 from sunzip.frame import Block
 from sunzip.sun import Sun
 
@@ -95,6 +96,12 @@ def film(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("film-v1")
 
 
+@pytest.fixture
+def trust(nothing_registered: None) -> Iterator[Sun]:
+    """The same where a payload tells how far others are to be trusted, and channels tell what is new."""
+    yield from golden("trust-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -112,6 +119,10 @@ def test_pixels_of_a_chain_are_the_same_to_the_bit(chain: Sun) -> None:
 
 def test_pixels_of_a_film_are_the_same_to_the_bit(film: Sun) -> None:
     as_it_was(film, "film-v1")
+
+
+def test_pixels_of_a_film_with_trusts_are_the_same_to_the_bit(trust: Sun) -> None:
+    as_it_was(trust, "trust-v1")
 
 
 def heads(sun: Sun, blocks: int) -> list[bytes]:
@@ -138,3 +149,24 @@ def test_the_golden_film_has_every_kind_of_frame(film: Sun) -> None:
     links = [(head[1] & 15, head[1] >> 4) for head in found if head[0] & 16]
     assert any(back and ahead for back, ahead in links)
     assert any(back and not ahead for back, ahead in links)
+
+
+def test_the_golden_film_with_trusts_has_every_kind(trust: Sun, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = [head[0] for head in heads(trust, 2)]
+    assert all(any(b & bit for b in bits) for bit in (4, 8, 16, 32))
+    found: dict[str, set[int]] = {"trusts": set(), "weights": set(), "silent": set()}
+    tables: set[int] = set()
+    side = Reader.side
+
+    def seen(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        told = side(self, kind, index, values)
+        if kind in found:
+            found[kind] |= set(told.tolist())
+        if kind == "trusts":
+            tables.update((index[told != 0] % 4).tolist())
+        return told
+
+    monkeypatch.setattr(Reader, "side", seen)
+    trust[:]
+    assert all(len(of) > 3 for of in found.values())
+    assert tables >= {1, 3}  # of both halves

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sunzip.codec import lanes
-from sunzip.codec.lanes import side_by_side
+from sunzip.codec.lanes import as_ready, side_by_side
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,9 +33,10 @@ waves = [np.sin(up * (1 + c / 5)) * np.cos(right + c) for c in range(12)]
 data = (100 + 80 * np.stack(waves) + rng.normal(0, 5, (12, 512, 512))).astype(np.float32)[None]
 names = ("94A 131A 171A 193A 211A 304A 335A 1600A 1700A Bx By Bz").split()
 digest = hashlib.sha256()
-for channels, side in ((slice(None), 512), (slice(2, 3), 81)):
-    part, which = np.ascontiguousarray(data[:, channels, :side, :side]), names[channels]
-    blocks = codec.encode(part, which)
+film = np.repeat(data, 5, 0) + np.arange(5, dtype=np.float32)[:, None, None, None]
+for frames, channels, side in ((data, slice(None), 512), (data, slice(2, 3), 81), (film, slice(2, 5), 96)):
+    part, which = np.ascontiguousarray(frames[:, channels, :side, :side]), names[channels]
+    blocks = codec.encode(part, which, frames_per_block=len(part))
     digest.update(b"".join(blocks))
     digest.update(codec.decode(blocks, which, part.shape[2:]).tobytes())
 print(count(), torch.get_num_threads(), digest.hexdigest())
@@ -71,6 +72,63 @@ def test_results_come_in_order_and_several_are_made_at_a_time(monkeypatch: pytes
         return n * n
 
     assert list(side_by_side(work, range(6))) == [0, 1, 4, 9, 16, 25]
+
+
+def test_what_is_waited_for_comes_first_and_all_else_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    waits = [[], [0], [0, 1], [1], [2], [2, 3, 2], [], []]
+    done: list[int] = []
+    # 2 and 3 wait for the same alone, and so do 6 and 7: two at a time or never.
+    pairs = {n: threading.Barrier(2, timeout=20) for n in (2, 6)}
+
+    def work(n: int) -> int:
+        assert set(waits[n]) <= set(done)
+        if n in (2, 3, 6, 7):
+            pairs[n & ~1].wait()
+        done.append(n)
+        return n * n
+
+    assert as_ready(work, waits) == [n * n for n in range(8)]
+    assert sorted(done) == list(range(8))
+
+
+def test_the_first_of_those_that_are_ready_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    done: list[int] = []
+    as_ready(done.append, [[], [], [0], [0], [1], []])
+    assert done == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_lane_does_what_is_to_wait_in_order_and_alone() -> None:
+    def inside(_: int) -> list[int]:
+        here = threading.get_ident()
+        return as_ready(lambda n: n if threading.get_ident() == here else -1, [[], [0], [], [1, 2]])
+
+    assert list(side_by_side(inside, [0])) == [[0, 1, 2, 3]]
+
+
+def test_nothing_waits_for_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    begun: list[int] = []
+
+    def work(n: int) -> None:
+        begun.append(n)
+        if n == 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        as_ready(work, [[], [0], [1], [1], [2]])
+    assert begun == [0, 1]
+    assert as_ready(lambda n: n, []) == []
 
 
 def test_a_lane_works_alone_and_leaves_pytorch_as_it_was() -> None:

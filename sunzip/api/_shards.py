@@ -166,8 +166,8 @@ def frames_at_a_time(channels: int, shape: tuple[int, int]) -> int:
 def _step(plan: Plan, codec: Codec) -> int:
     """Return how many frames a stretch has: those of whole blocks."""
     blocks = frames_at_a_time(len(plan.series.channels), plan.series.shape) // plan.block
-    # One lane codes what hangs together; of two stretches at a time each keeps half of them busy.
-    least = -(-count() // 2) if codec.family.sequential else 1
+    # What hangs together keeps some three lanes busy; of two stretches at a time each does half of them.
+    least = -(-count() // 6) if codec.family.sequential else 1
     return max(blocks, least) * plan.block
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from sunzip.channels import CHANNELS, NAMES, canonical
 from sunzip.codec.family import Decoded, Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
+from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
-from sunzip.codec.lanes import side_by_side
-from sunzip.codec.order import Kept, needed, order
+from sunzip.codec.order import Kept, Step, middle, needed, order
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
@@ -56,6 +56,42 @@ class _Entry(NamedTuple):
     @property
     def payload(self) -> bytes:
         return self.block.payloads[self.place]
+
+
+class _Plan(NamedTuple):
+    """How frames of a block are coded.
+
+    Attributes
+    ----------
+    rows
+        Numbers of those that have some channel.
+    like
+        How alike they are.
+    steps
+        The order in which they are coded; places are those in `rows`.
+    left
+        What is decoded of those on which others build.
+    """
+
+    rows: list[int]
+    like: float
+    steps: list[Step]
+    left: Kept[Decoded]
+
+
+class _Job(NamedTuple):
+    """A frame to be decoded, for others or because it is wanted.
+
+    Attributes
+    ----------
+    run
+        Returns its latents, with each number under which they are wanted.
+    waits
+        Numbers of the jobs that come before it.
+    """
+
+    run: Callable[[], list[tuple[int, Float]]]
+    waits: Sequence[int] = ()
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -218,40 +254,47 @@ class Codec:
         chain = frames_per_block if self.family.sequential else 1
         latents: list[Float | None] = [None] * frames
 
-        def code(begin: int) -> list[Entry]:
+        def planned(begin: int) -> _Plan:
             present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
-            rows = [row for row, shown in enumerate(present) if shown.any()]
-            found = [EMPTY] * len(present)
+            rows = [begin + row for row, shown in enumerate(present) if shown.any()]
             first = None if after is None or begin else self._last(after)
-            like = self._likeness([begin + row for row in rows], data, indexes, scale)
+            like = self._likeness(rows, data, indexes, scale)
             steps = list(order(len(rows), first is not None, like))
             left: Kept[Decoded] = Kept([place for step in steps for place in step.builds_on])
             if first is not None:
                 left.put(-1, first)
-            for step in steps:
-                row = rows[step.place]
-                t, shown = begin + row, present[row]
-                missing: npt.NDArray[np.bool_] = np.isnan(data[t])
-                has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
-                mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
-                analysed = self._analyse(data[t], missing, shown, indexes, scale)
-                before, ahead = (left.take(place) for place in step.builds_on)
-                known = Known(has, (height, width), before, ahead, step.back, step.ahead)
-                own = self.family.own_quality(self.quality, step.depth, like)
-                written = self.family.encode(analysed, self.quality, known, own)
-                most = len(written.payload) + len(gap)
-                raw = pack_raw(_means(data[t], shown, indexes, scale), most)
-                if raw is not None:
-                    found[row] = mask, raw, b""
-                    continue
-                if written.decoded is not None:
-                    left.put(step.place, (written.decoded, has))
-                if keep:
-                    latents[t] = written.decoded
-                found[row] = mask, written.payload, gap
-            return found
+            return _Plan(rows, like, steps, left)
 
-        entries = [entry for found in side_by_side(code, range(0, frames, chain)) for entry in found]
+        def code(plan: _Plan, step: Step) -> Entry:
+            t = plan.rows[step.place]
+            missing: npt.NDArray[np.bool_] = np.isnan(data[t])
+            shown = _present(missing)
+            has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
+            mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
+            analysed = self._analyse(data[t], missing, shown, indexes, scale)
+            before, ahead = (plan.left.take(place) for place in step.builds_on)
+            known = Known(has, (height, width), before, ahead, step.back, step.ahead)
+            own = self.family.own_quality(self.quality, step.depth, plan.like)
+            written = self.family.encode(analysed, self.quality, known, own)
+            most = len(written.payload) + len(gap)
+            raw = pack_raw(_means(data[t], shown, indexes, scale), most)
+            if raw is not None:
+                return mask, raw, b""
+            if written.decoded is not None:
+                plan.left.put(step.place, (written.decoded, has))
+            if keep:
+                latents[t] = written.decoded
+            return mask, written.payload, gap
+
+        plans = list(side_by_side(planned, range(0, frames, chain)))
+        jobs = [(plan, step) for plan in plans for step in plan.steps]
+        numbers = {plan.rows[step.place]: n for n, (plan, step) in enumerate(jobs)}
+        waits = [
+            [numbers[plan.rows[place]] for place in step.builds_on if place is not None and place >= 0]
+            for plan, step in jobs
+        ]
+        coded = as_ready(lambda n: code(*jobs[n]), waits)
+        entries = [EMPTY if t not in numbers else coded[numbers[t]] for t in range(frames)]
         blocks = []
         for begin in range(0, frames, frames_per_block):
             rows = entries[begin : begin + frames_per_block]
@@ -261,8 +304,7 @@ class Codec:
 
     def _likeness(self, frames: Sequence[int], data: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle."""
-        middle = max(0, len(frames) // 2 - 1)
-        three = frames[middle : middle + 3]
+        three = middle(frames)
         if len(three) < 3:
             return 0.0
         missing = [np.isnan(data[t]) for t in three]
@@ -280,7 +322,7 @@ class Codec:
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
-        ((_, latents),) = self._latents([_Entry(block, rows[-1])], [0])
+        *_, [(_, latents)] = [job.run() for job in self._jobs([_Entry(block, rows[-1])], [0])]
         return latents, _channels(block.masks[rows[-1]])
 
     def _analyse(
@@ -325,14 +367,14 @@ class Codec:
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         present = _present(missing)
 
-        def latents(t: int) -> Iterator[tuple[int, Float]]:
+        def latents(t: int) -> list[tuple[int, Float]]:
             found = self._analyse(data[t], missing[t], present[t], indexes, scale)
-            yield t, self.family.unquantised(found, self.quality)
+            return [(t, self.family.unquantised(found, self.quality))]
 
         masks = np.zeros((len(data), len(NAMES)), bool)
         masks[:, indexes] = present
-        runs = (partial(latents, t) for t in np.flatnonzero(present.any(1)).tolist())
-        out = self._synthesise(runs, masks, indexes, data.shape[2:], scale)
+        jobs = [_Job(partial(latents, t)) for t in np.flatnonzero(present.any(1)).tolist()]
+        out = self._synthesise(jobs, masks, indexes, data.shape[2:], scale)
         out[missing] = np.nan
         return out
 
@@ -383,9 +425,8 @@ class Codec:
     ) -> Float:
         """See `decode`."""
         masks = _masks(entries)
-        runs = self._runs(entries, _coded(entries, masks, indexes))
-        decoders = (partial(self._latents, entries, rows) for rows in runs)
-        out = self._synthesise(decoders, masks, indexes, shape, scale)
+        jobs = self._jobs(entries, _coded(entries, masks, indexes))
+        out = self._synthesise(jobs, masks, indexes, shape, scale)
         for t, places, pixels in _raw_frames(entries, masks, indexes, shape, scale):
             out[t, places] = pixels
         for t, c, hole in _holes(entries, masks, indexes, shape):
@@ -442,9 +483,17 @@ class Codec:
         if on_cpu:
             together = min(together, -(-len(shown) // lanes_here()) or 1)
 
-        def run(rows: list[int]) -> None:
-            decoded = dict(self._latents(entries, rows))
-            latents = np.stack([decoded[t] for t in rows])
+        jobs = self._jobs(entries, shown)
+        if not self.family.sequential:
+            # Frames that build on no others can go through the network together.
+            batches = [jobs[begin : begin + together] for begin in range(0, len(jobs), together)]
+            jobs = [_Job(partial(_together, batch)) for batch in batches]
+
+        def show(job: int) -> None:
+            decoded = jobs[job].run()
+            if not decoded:
+                return
+            rows, latents = [t for t, _ in decoded], np.stack([found for _, found in decoded])
             with torch.inference_mode():
                 present = torch.from_numpy(masks[rows]).to(place)
                 images = self.family.synthesise_tensor(
@@ -457,13 +506,12 @@ class Codec:
                     present[:, indexes, None, None], images, torch.nan
                 )
 
-        runs = self._runs(entries, shown)
-        if not self.family.sequential:
-            alone = [t for run in runs for t in run]
-            runs = [alone[begin : begin + together] for begin in range(0, len(alone), together)]
-        # An accelerator works on a batch while the next one is entropy-decoded here.
-        for _ in side_by_side(run, runs) if on_cpu else map(run, runs):
-            pass
+        if on_cpu:
+            as_ready(show, [job.waits for job in jobs])
+        else:
+            # An accelerator works on a batch while the next one is entropy-decoded here.
+            for n in range(len(jobs)):
+                show(n)
         as_stored = Scale.MEAN if normalised else scale
         for t, places, pixels in _raw_frames(entries, masks, indexes, shape, as_stored):
             if normalised:
@@ -509,79 +557,92 @@ class Codec:
             entries += [_Entry(block, place) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
-    def _latents(
-        self, entries: Sequence[_Entry], rows: Iterable[int], *, coarse: bool = False
-    ) -> Iterator[tuple[int, Float]]:
-        """Entropy-decode some of the entries that are not empty, in any order; yield each one's number, too.
+    def _jobs(self, entries: Sequence[_Entry], rows: Iterable[int], *, coarse: bool = False) -> list[_Job]:
+        """Return what entropy-decodes some of the entries that are not empty.
 
         With `coarse` they give what `Family.latents` does.
         """
+        jobs: list[_Job] = []
         blocks: dict[int, list[int]] = {}
         for t in rows:
             left = entries[t].latents
             if left is not None:
-                yield t, left
+                jobs.append(_Job(partial(list, [(t, left)])))
             else:
                 blocks.setdefault(id(entries[t].block), []).append(t)
         for wanted in blocks.values():
             block = entries[wanted[0]].block
             # Frames count those that are not empty.
-            rows = [place for place, mask in enumerate(block.masks) if mask]
-            numbers = {place: number for number, place in enumerate(rows)}
-            links = [self.family.links(block.payloads[place]) for place in rows]
+            places = [place for place, mask in enumerate(block.masks) if mask]
+            numbers = {place: number for number, place in enumerate(places)}
             here: dict[int, list[int]] = {}
             for t in wanted:
                 here.setdefault(numbers[entries[t].place], []).append(t)
+            jobs += self._jobs_of(block, places, here, len(jobs), coarse)
+        return jobs
 
-            def builds_on(number: int, links: Sequence[tuple[int, int]] = links) -> list[int]:
-                back, ahead = links[number]
-                found = [number - back] * bool(back) + [number + ahead] * bool(ahead)
-                return [other for other in found if 0 <= other < len(links)]
+    def _jobs_of(
+        self, block: Block, places: Sequence[int], wanted: dict[int, list[int]], begin: int, coarse: bool
+    ) -> Iterator[_Job]:
+        """Yield the jobs of one block, the first of which has the number `begin`.
 
-            steps = needed(sorted(here), builds_on)
-            kept: Kept[Decoded] = Kept([other for number in steps for other in builds_on(number)])
-            for number in steps:
-                payload, mask = block.payloads[rows[number]], block.masks[rows[number]]
-                if is_raw(payload):
-                    continue
-                back, ahead = links[number]
-                before = kept.take(number - back) if back else None
-                after = kept.take(number + ahead) if ahead else None
-                known = Known(_channels(mask), block.shape, before, after)
-                those = here.get(number, [])
-                if coarse and those:
-                    small = self.family.latents(payload, block.quality, known)
-                    yield from ((t, small) for t in those)
-                if not coarse or kept.wanted(number):
-                    latents = self.family.decode(payload, block.quality, known)
-                    kept.put(number, (latents, known.channels))
-                    if not coarse:
-                        yield from ((t, latents) for t in those)
+        Parameters
+        ----------
+        places
+            Of the frames that are not empty.
+        wanted
+            Those that are wanted, by their number in `places`, and under which numbers.
+        """
+        links = [self.family.links(block.payloads[place]) for place in places]
 
-    def _runs(self, entries: Sequence[_Entry], rows: Sequence[int]) -> list[list[int]]:
-        """Return entries in runs that are decoded one after another."""
-        runs: dict[tuple[int, int], list[int]] = {}
-        for t in rows:
-            waits = self.family.sequential and entries[t].latents is None
-            runs.setdefault((id(entries[t].block), 0 if waits else t), []).append(t)
-        return list(runs.values())
+        def builds_on(number: int) -> list[int]:
+            back, ahead = links[number]
+            found = [number - back] * bool(back) + [number + ahead] * bool(ahead)
+            return [other for other in found if 0 <= other < len(links)]
+
+        steps = needed(sorted(wanted), builds_on)
+        jobs = {number: begin + n for n, number in enumerate(steps)}
+        kept: Kept[Decoded] = Kept([other for number in steps for other in builds_on(number)])
+
+        def run(number: int) -> list[tuple[int, Float]]:
+            payload, mask = block.payloads[places[number]], block.masks[places[number]]
+            if is_raw(payload):
+                return []
+            back, ahead = links[number]
+            before = kept.take(number - back) if back else None
+            after = kept.take(number + ahead) if ahead else None
+            known = Known(_channels(mask), block.shape, before, after)
+            those = wanted.get(number, [])
+            found: list[tuple[int, Float]] = []
+            if coarse and those:
+                small = self.family.latents(payload, block.quality, known)
+                found = [(t, small) for t in those]
+            if not coarse or kept.wanted(number):
+                latents = self.family.decode(payload, block.quality, known)
+                kept.put(number, (latents, known.channels))
+                if not coarse:
+                    found = [(t, latents) for t in those]
+            return found
+
+        for number in steps:
+            yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
 
     def _synthesise(
         self,
-        runs: Iterator[Callable[[], Iterator[tuple[int, Float]]]],
+        jobs: Sequence[_Job],
         masks: npt.NDArray[np.bool_],
         indexes: Sequence[int],
         shape: tuple[int, ...],
         scale: Scale,
     ) -> Float:
-        """Turn runs of frames' latents and (T, 12) presence into (T, C, Y, X) pixels; NaN where none is."""
+        """Turn frames' latents and (T, 12) presence into (T, C, Y, X) pixels; NaN where none is."""
         out = np.empty((len(masks), len(indexes), *shape), np.float32)
         shown = masks[:, indexes]
         out[~shown] = np.nan
         factor = _to_mean(indexes, scale)
 
-        def fill(run: Callable[[], Iterator[tuple[int, Float]]]) -> None:
-            for t, latents in run():
+        def fill(job: int) -> None:
+            for t, latents in jobs[job].run():
                 places = np.flatnonzero(shown[t]).tolist()
                 if not places:
                     continue
@@ -595,8 +656,7 @@ class Codec:
                     np.nan_to_num(physical, copy=False)
                 out[t, places] = physical
 
-        for _ in side_by_side(fill, runs):
-            pass
+        as_ready(fill, [job.waits for job in jobs])
         return out
 
     def latents(
@@ -619,8 +679,10 @@ class Codec:
         """
         entries = self._entries(blocks, shape, frames, frames_per_block)
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
-        for t, found in self._latents(entries, np.flatnonzero([e.mask for e in entries]), coarse=True):
-            out[t] = found
+        rows = np.flatnonzero([e.mask for e in entries]).tolist()
+        for job in self._jobs(entries, rows, coarse=True):
+            for t, found in job.run():
+                out[t] = found
         for entry in entries:
             if is_raw(entry.payload):  # what claims to be pixels must be some
                 unpack_raw(entry.payload, entry.mask.bit_count(), *shape)
@@ -641,6 +703,11 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
         If no such model is on this machine.
     """
     return _codec(sha256).at(quality)
+
+
+def _together(jobs: Sequence[_Job]) -> list[tuple[int, Float]]:
+    """Do jobs one after another."""
+    return [found for job in jobs for found in job.run()]
 
 
 def _channels(mask: int) -> tuple[int, ...]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -80,6 +81,52 @@ def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterato
             yield tasks.popleft().result()[0]
     finally:
         left.set()
+
+
+def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> list[_T]:
+    """Return ``work(n)`` for the number of every item, each done by a lane once those it waits for are.
+
+    Of those that are ready the first go first. Called in a lane, the work is done there and then, in order.
+    If it fails, items that were not begun are left.
+
+    Parameters
+    ----------
+    work
+        May use what it made of items that are waited for.
+    waits
+        The numbers of those, for each item; all are smaller than its own.
+    """
+    if getattr(_here, "is_lane", False):
+        return [work(n) for n in range(len(waits))]
+    pool = _lanes()
+    followers: list[list[int]] = [[] for _ in waits]
+    open_for = [len(set(of)) for of in waits]
+    for n, of in enumerate(waits):
+        for other in set(of):
+            followers[other].append(n)
+    done: SimpleQueue[int] = SimpleQueue()
+
+    def told(n: int) -> _T:
+        try:
+            return work(n)
+        finally:
+            done.put(n)
+
+    ready = [n for n, count_left in enumerate(open_for) if not count_left]
+    tasks: dict[int, Task[_T]] = {}
+    found: dict[int, _T] = {}
+    while len(found) < len(waits):
+        # Not all at once: what becomes ready meanwhile may come before others.
+        while ready and len(tasks) - len(found) < pool._max_workers:
+            n = heappop(ready)
+            tasks[n] = Task(pool, told, n)
+        n = done.get()
+        found[n] = tasks[n].result()
+        for follower in followers[n]:
+            open_for[follower] -= 1
+            if not open_for[follower]:
+                heappush(ready, follower)
+    return [found[n] for n in range(len(waits))]
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from sunzip.errors import DamagedError
@@ -80,6 +81,12 @@ def _between(begin: int, end: int, depth: int) -> Iterator[Step]:
         yield from _between(middle, end, depth + 1)
 
 
+def middle(frames: Sequence[_T]) -> Sequence[_T]:
+    """Return the three in the middle, by which all are judged; fewer if there are."""
+    begin = max(0, len(frames) // 2 - 1)
+    return frames[begin : begin + 3]
+
+
 def needed(wanted: Iterable[int], builds_on: Callable[[int], Iterable[int]]) -> list[int]:
     """Return the frames wanted and all that these build on, each after those that it builds on.
 
@@ -111,6 +118,8 @@ def needed(wanted: Iterable[int], builds_on: Callable[[int], Iterable[int]]) -> 
 class Kept(Generic[_T]):
     """What is left of frames, each for as long as some frame that builds on it is to come.
 
+    Threads may share it.
+
     Parameters
     ----------
     uses
@@ -120,6 +129,7 @@ class Kept(Generic[_T]):
     def __init__(self, uses: Iterable[int | None]) -> None:
         self._uses = Counter(place for place in uses if place is not None)
         self._left: dict[int, _T] = {}
+        self._lock = Lock()
 
     def wanted(self, place: int) -> bool:
         """Tell whether some frame is still to build on it."""
@@ -127,12 +137,14 @@ class Kept(Generic[_T]):
 
     def put(self, place: int, value: _T) -> None:
         """Keep a frame, if it is wanted."""
-        if self.wanted(place):
-            self._left[place] = value
+        with self._lock:
+            if self.wanted(place):
+                self._left[place] = value
 
     def take(self, place: int | None) -> _T | None:
         """Return a frame for one that builds on it; None if there is none."""
         if place is None:
             return None
-        self._uses[place] -= 1
-        return self._left.get(place) if self.wanted(place) else self._left.pop(place, None)
+        with self._lock:
+            self._uses[place] -= 1
+            return self._left.get(place) if self.wanted(place) else self._left.pop(place, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,9 +12,10 @@ import numpy.typing as npt
 from sunzip.codec.family import Float
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import PRECISION, Tables
-from sunzip.nn.planes import SCALES
+from sunzip.nn.planes import SCALES, TRUST_MOST, TRUST_UNIT, UNCERTAIN
 
 Int = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
 
 #: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one; and
 #: two where symbols count from the mean, which rounds to 0 or not.
@@ -28,6 +31,11 @@ SHIFT_MOST = 8
 #: Of fewer coefficients than this no shift is worth its bits, or the search for it.
 _TOO_FEW = 20
 
+#: One over the variance of coefficients of each scale, and of rounding; bits of a squared error of 1.
+_SCALE = 0.04 * 10_000 ** (np.arange(SCALES) / (SCALES - 1))
+_CERTAIN = (1 / (2 * _SCALE**2 + UNCERTAIN)).astype(np.float32)
+_NATS = 0.5 / math.log(2)
+
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
@@ -38,7 +46,7 @@ LARGEST = np.float32(2**30)
 class Sets(NamedTuple):
     """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales.
 
-    And of mean disks, of which models have none that were made before there were any.
+    And of mean disks and of trusts, of which models have none that were made before there were any.
     """
 
     bands: Tables
@@ -47,6 +55,7 @@ class Sets(NamedTuple):
     weights: Tables
     shifts: Tables
     disk: Tables | None
+    trusts: Tables | None
 
 
 class Coefficients(NamedTuple):
@@ -100,6 +109,23 @@ class Coder(Protocol):
             (C, N) coefficients that come first, without any shift.
         """
 
+    def trusts(
+        self, index: Int, before: Int, mean: Float, others: Float, scale: Int, values: Float | None
+    ) -> Int:
+        """Return by how much (C,) trusts differ from those of the level before.
+
+        Parameters
+        ----------
+        index
+            (C,) tables of the trusts.
+        before
+            (C,) trusts of the level before.
+        mean, others, scale
+            (C, N) what the network foretells, and what other frames and channels tell as it is.
+        values
+            (C, N) the coefficients in steps, where they are known.
+        """
+
 
 class Reader:
     """Takes symbols from a payload."""
@@ -120,6 +146,12 @@ class Reader:
     def shifts(self, index: Int, before: Int, these: Coefficients) -> Int:
         """See `Coder.shifts`."""
         return self.side("shifts", index, None)
+
+    def trusts(
+        self, index: Int, before: Int, mean: Float, others: Float, scale: Int, values: Float | None
+    ) -> Int:
+        """See `Coder.trusts`."""
+        return self.side("trusts", index, None)
 
 
 class Writer:
@@ -151,10 +183,12 @@ class Writer:
         """See `Coder.symbols`."""
         near, apart = self._chosen(these)
         if self._encoder is None:
-            weighed = self._bits.ravel()[_entries(these.tables, apart)]
-            self.bits += float(weighed.sum(dtype=np.float64))
+            self._spent(self._bits.ravel()[_entries(these.tables, apart)].sum(1, dtype=np.float64))
         self.put("bands", these.tables.ravel(), apart.ravel())
         return near
+
+    def _spent(self, bits: Float64) -> None:
+        self.bits += float(bits.sum())
 
     def _chosen(self, these: Coefficients) -> tuple[Int, Int]:
         """Choose of the two symbols around a value the better bargain, not the nearer.
@@ -190,6 +224,31 @@ class Writer:
                 wanted[n] = self._shift(int(index[n]), int(before[n]), weighed[n])
         return self.side("shifts", index, wanted)
 
+    def trusts(
+        self, index: Int, before: Int, mean: Float, others: Float, scale: Int, values: Float | None
+    ) -> Int:
+        """See `Coder.trusts`: those with which means come nearest to values, if that is worth it."""
+        assert values is not None
+        tables = self._tables.trusts
+        assert tables is not None
+        wanted = np.zeros(len(index), np.int32)
+        if mean.shape[1] >= _TOO_FEW:
+            weight = _CERTAIN[scale]
+            way = np.clip(others - mean, -LARGEST, LARGEST)
+            pull = way * weight
+            along = (pull * np.clip(values - mean, -LARGEST, LARGEST)).sum(1, dtype=np.float64)
+            size = (pull * way).sum(1, dtype=np.float64)
+            # Squared error that is left, but for what no trust changes.
+            tried = np.arange(TRUST_MOST + 1)
+            shares = tried * TRUST_UNIT
+            left = shares**2 * size[:, None] - 2 * shares * along[:, None]
+            for n, table in enumerate(index.tolist()):
+                change = tried - before[n]
+                own, outside = tables.entries(change, np.full(len(change), table))
+                bits = PRECISION - np.log2(tables.frequencies[tables.offsets[table] + own]) + 16 * outside
+                wanted[n] = change[np.argmin(_NATS * left[n] + bits)]
+        return self.side("trusts", index, wanted)
+
     def _shift(self, table: int, before: int, weighed: Int) -> int:
         """Return the best change of one channel's shift."""
         # How often each entry occurs is shorter. No product of matrices: libraries sum it in their threads'
@@ -208,6 +267,53 @@ class Writer:
         assert values is not None
         self.put(kind, index, values)
         return values
+
+
+class Draft(Writer):
+    """Keeps symbols until it is known in how many levels of each channel they are worth their bits."""
+
+    def __init__(self, tables: Sets, bits: Float, shifted: Float) -> None:
+        super().__init__(None, tables, bits, shifted)
+        self._kept: list[tuple[str, Int, Int]] = []
+        self._costs: dict[int, list[float]] = {}
+        self._lately: list[Float64] = []
+
+    def put(self, kind: str, index: Int, entries: Int) -> None:
+        """See `Writer.put`."""
+        self._kept.append((kind, index, entries))
+
+    def _spent(self, bits: Float64) -> None:
+        self._lately.append(bits)
+
+    def judge(self, channels: Sequence[int], errors: Float64) -> None:
+        """Be told the squared errors (C,), in steps, that symbols of one more level leave in it."""
+        costs = errors + WORTH * np.sum(self._lately, 0)
+        self._lately.clear()
+        for c, cost in zip(channels, costs.tolist(), strict=True):
+            self._costs.setdefault(c, []).append(cost)
+
+    def worth(self, channels: Sequence[int], left_out: Float64) -> Int | None:
+        """Return of how many levels (C,), from the coarsest, symbols are worth it; None if of all.
+
+        Parameters
+        ----------
+        channels
+            The C.
+        left_out
+            (C, levels) squared errors of levels without symbols.
+        """
+        found = np.zeros(len(channels), np.int32)
+        for n, c in enumerate(channels):
+            costs = np.array(self._costs.get(c, []))
+            gained = np.cumsum(left_out[n, : len(costs)] - costs)
+            if len(gained) and gained.max() > 0:
+                found[n] = 1 + int(np.argmax(gained))
+        return None if found.sum() == sum(map(len, self._costs.values())) else found
+
+    def hand_to(self, writer: Writer) -> None:
+        """Put all into another."""
+        for kept in self._kept:
+            writer.put(*kept)
 
 
 def _entries(tables: Int, apart: Int) -> Int:

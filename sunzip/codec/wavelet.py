@@ -20,6 +20,7 @@ from sunzip.codec.symbols import (
     WORTH,
     Coder,
     Coefficients,
+    Draft,
     Int,
     Reader,
     Sets,
@@ -42,6 +43,8 @@ from sunzip.nn.planes import (
     GROUPS,
     MEANS,
     SCALES,
+    TRUST_MOST,
+    TRUST_UNIT,
     WEIGHT_MOST,
     WEIGHT_UNIT,
     WIDE,
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Bool = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
 
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
@@ -115,7 +119,7 @@ _SMALL, _STRANGE = 128, 0.5
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
 #: is worth more, and else each group's last would err more than that of the group before. That is where they
 #: are so alike; where they are so unlike, all are as the block's.
-_CHANGES, _ALIKE, _UNLIKE = (5, 3, -8, -14, -20), 0.9, 0.5
+_CHANGES, _ALIKE, _UNLIKE = (4, 2, -4, -8, -11), 0.9, 0.5
 
 #: Variants of tables in models from before frames built on frames after them.
 _VARIANTS_AT_FIRST = 10
@@ -149,8 +153,10 @@ class WaveletFamily(Family):
             raise DamagedError(f"model {model.name}: config.json names no default quality")
         self.context = ExactContext(model.arrays("context"))
         stored = {name: model.arrays(f"{name}_tables") for name in Sets._fields}
-        tables = {name: Tables.from_arrays(of) for name, of in stored.items() if of or name != "disk"}
-        self.tables = Sets(disk=tables.pop("disk", None), **tables)
+        later = ("disk", "trusts")
+        tables = {name: Tables.from_arrays(of) for name, of in stored.items() if of or name not in later}
+        disks, trusts = (tables.pop(name, None) for name in later)
+        self.tables = Sets(disk=disks, trusts=trusts, **tables)
         found = quality_arrays(
             model,
             (
@@ -171,6 +177,7 @@ class WaveletFamily(Family):
             or len(self.tables.weights) != 2 * count
             or len(self.tables.shifts) != count
             or (self.tables.disk is not None and len(self.tables.disk) != len(KNOTS))
+            or (self.tables.trusts is not None and len(self.tables.trusts) != 4 * count)
             or found["relation"].min() < 2.0**-10
             or min(self.base_index.min(), self.silent_index.min()) < 0
             or self.step.min() < 2.0**-10
@@ -179,6 +186,7 @@ class WaveletFamily(Family):
         # Networks from before did not learn what symbols that count from a mean are like: there are no tables
         # of such, and where in its cell a coefficient then lies is not asked.
         self._learned = len(self.tables.bands) == SCALES * VARIANTS
+        self._trusting = self.tables.trusts is not None
         self._inverse = np.float32(1) / self.step
         # What a weight of 1 makes of another channel's coefficients.
         self._spread = relation = found["relation"]
@@ -281,8 +289,9 @@ class WaveletFamily(Family):
             _add(disks, -1, *time)
         few = min(_GLANCE, grid.depth)
         h, w = grid.level(few)
-        corner = (list(known.channels), slice(h), slice(w))
-        wanted, inverse = pyramid[corner], self._inverse[quality, known.channels][:, None, None]
+        names = list(known.channels)
+        corner = (names, slice(h), slice(w))
+        wanted, inverse = pyramid[corner], self._inverse[quality, names][:, None, None]
 
         def cost(bits: int, given: Frame | None) -> float:
             glance = self._writer(None)
@@ -300,7 +309,22 @@ class WaveletFamily(Family):
         if not bits & LINKED:
             time, turns = None, Turns()
         self._code_disks(writer, ways, numbers)
-        decoded = self._walk(writer, pyramid, known.channels, ways, grid, quality, bits, time, grid.depth)
+
+        def walk(coder: Writer, coded: Int | None = None) -> Float:
+            levels = grid.depth
+            return self._walk(coder, pyramid, known.channels, ways, grid, quality, bits, time, levels, coded)
+
+        if time is None:
+            decoded = walk(writer)
+        else:
+            # What a level tells may be less than other frames do without it.
+            draft = Draft(self.tables, self.bits, self.shifted)
+            decoded = walk(draft)
+            coded = draft.worth(names, self._left_out(pyramid, time, grid, quality, names))
+            if coded is None:
+                draft.hand_to(writer)
+            else:
+                decoded = walk(writer, coded)
         head = packed(bool(bits & PLACED), turns, known, own, ways)
         return head, _whole(decoded, ways, disks, grid)
 
@@ -494,6 +518,7 @@ class WaveletFamily(Family):
         bits: int,
         time: Frame | None,
         levels: int,
+        coded: Int | None = None,
     ) -> Float:
         """Go through a pyramid from coarse to fine, to write or to read it.
 
@@ -513,12 +538,18 @@ class WaveletFamily(Family):
             What other frames foretell of them.
         levels
             How many to go through, from the coarsest; less than 0 is none.
+        coded
+            (C,) of how many levels, from the coarsest, symbols are written; None if of all in which any is
+            worth its bits.
 
         Returns
         -------
         The pyramid (12, Y, X) as it is decoded.
         """
         out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
+        # What is not as other frames foretell it; of channels of which they tell nothing, all.
+        trusting = self._trusting and bool(bits & LINKED)
+        news = np.zeros_like(out) if trusting else out
         names = list(channels)
         step, inverse = self.step[quality][:, None, None], self._inverse[quality][:, None, None]
         timed = np.zeros(len(NAMES), np.float32)
@@ -530,9 +561,11 @@ class WaveletFamily(Family):
         centred = ((10, 11) if self._learned else (0, 5)) if linked else None
         values = None
         if pyramid is not None:
-            apart = pyramid if time is None or not linked else pyramid - time[0]
-            silent = [self._silent(apart[c], self._inverse[quality, c], grid) for c in names]
-            values = np.array(silent, np.int32)
+            if coded is None:
+                apart = pyramid if time is None or not linked else pyramid - time[0]
+                heard = [_audible(apart[c] * self._inverse[quality, c], grid) for c in names]
+                coded = np.array(heard, np.int32)
+            values = grid.depth - coded
         index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
         tops[names] = grid.depth - coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > grid.depth:
@@ -545,6 +578,7 @@ class WaveletFamily(Family):
         seen = references(names, lazy)
         weights = np.zeros((len(NAMES), 2), np.int32)
         shifts = np.zeros(len(NAMES), np.int32)
+        trusts = np.zeros((2, len(NAMES)), np.int32)
         carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
         for n in range(levels):
             h, w = grid.level(n)
@@ -560,6 +594,7 @@ class WaveletFamily(Family):
                 if not active:
                     continue
                 picture = np.stack([lows[c] for c in active])
+                own = np.array(active, np.int32)
                 planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
                 shrink = np.where(lazy[active], np.float32(1), np.float32(2.0 ** (n - grid.depth)))
                 planes[:, :3] = picture_planes(picture, inverse[active], shrink[:, None, None])
@@ -568,23 +603,30 @@ class WaveletFamily(Family):
                 exact = (
                     None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
                 )
-                cross = np.zeros((len(active), 3, h, w), np.float32)
-                for a, c in enumerate(active):
-                    flags[a, : len(seen[c])] = 1
-                    if not any(r in known for r in seen[c]):
-                        continue
-                    wanted = None if exact is None else exact[a]
-                    cross[a] = self._crossed(coder, c, seen[c], out, weights[c], quality, (h, w), wanted)
-                    planes[a, 3:15] = channel_planes(
-                        cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
-                    )
-                if place is not None:
-                    planes[:, 15:] = place
                 reference = before = None
                 if time is not None and timed[active].any():
                     flags[:, 2] = timed[active]
                     reference = bands_of(time[0][active], h, w) * inverse[active][:, None]
                     before = decoded_planes(reference)
+                cross = np.zeros((len(active), 3, h, w), np.float32)
+                for a, c in enumerate(active):
+                    flags[a, : len(seen[c])] = 1
+                    given = reference[a] if reference is not None and timed[c] and trusting else None
+                    if given is None and not any(r in known for r in seen[c]):
+                        continue
+                    if given is not None:
+                        cross[a] = given
+                    if any(r in known for r in seen[c]):
+                        wanted = None if exact is None else exact[a] - cross[a]
+                        others = out if given is None else news
+                        cross[a] += self._crossed(
+                            coder, c, seen[c], others, weights[c], quality, (h, w), wanted
+                        )
+                    planes[a, 3:15] = channel_planes(
+                        cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
+                    )
+                if place is not None:
+                    planes[:, 15:] = place
                 carry = _rows(carries[g], active)
                 features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
                 carries[g] = (active, features)
@@ -593,10 +635,20 @@ class WaveletFamily(Family):
                     if here is not board:
                         some = decoded_planes(rounded)
                         outputs = self.context.beside(number, active, quality, features, some)
-                    wanted = None if exact is None else exact[..., here]
-                    these, origin = _coefficients(outputs, reference, cross, here, wanted, centred)
+                    wanted = None if exact is None else exact[..., here].reshape(len(active), -1)
+                    mean = _foretold(outputs, reference, cross, here)
+                    scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
+                    scale = scale.reshape(mean.shape)
+                    if trusting:
+                        half = trusts[0 if here is board else 1]
+                        index = (2 * own + (here is not board)) * 2 + timed[own].astype(np.int32)
+                        told = cross[..., here].reshape(mean.shape)
+                        half[own] += coder.trusts(index, half[own], mean, told, scale, wanted)
+                        if half.min() < 0 or half.max() > TRUST_MOST:
+                            raise DamagedError("entropy-coded payload: others are trusted more than can be")
+                        mean += (told - mean) * (half[own] * TRUST_UNIT).astype(np.float32)[:, None]
+                    these, origin = _coefficients(mean, scale, wanted, centred)
                     if here is board:
-                        own = np.array(active, np.int32)
                         shifts[own] += coder.shifts(own, shifts[own], these)
                         if np.abs(shifts).max() > SHIFT_MOST:
                             raise DamagedError("entropy-coded payload: scales are shifted more than any can")
@@ -609,8 +661,14 @@ class WaveletFamily(Family):
                     seen_now = decoded_planes(rounded)
                     settled = self.context.settle(number, active, quality, features, seen_now)
                     bands = rounded + _apart(settled, rounded, reference, cross)
+                if isinstance(coder, Draft) and exact is not None:
+                    most = np.clip(exact, -LARGEST, LARGEST)
+                    coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
                 bands = bands * step[active][:, None]
                 put_bands(out, bands, active)
+                if news is not out:
+                    given = bands if reference is None else bands - reference * step[active][:, None]
+                    put_bands(news, given, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
                 for kind, step_up in ((False, finer), (True, woven)):
                     rows = [a for a in further if lazy[active[a]] == kind]
@@ -672,14 +730,13 @@ class WaveletFamily(Family):
             out += band * np.float32(weight * WEIGHT_UNIT)
         return out
 
-    @staticmethod
-    def _silent(pyramid: Float, inverse: np.float32, grid: Grid) -> int:
-        """Return how many of the finest levels of one channel's pyramid (Y, X) are not worth coding."""
-        for n in range(grid.depth - 1, -1, -1):
-            bands = places_of(pyramid, *grid.level(n))
-            if any(max(band.max(), -band.min()) * inverse >= _AUDIBLE for band in bands):
-                return grid.depth - 1 - n
-        return grid.depth
+    def _left_out(self, pyramid: Float, time: Frame, grid: Grid, quality: int, names: list[int]) -> Float64:
+        """Return squared errors (C, levels), in steps, where levels are as other frames have them."""
+        inverse = self._inverse[quality, names][:, None, None]
+        apart = np.asarray((pyramid[names] - time[0][names]) * inverse, np.float32)
+        np.clip(apart, -LARGEST, LARGEST, out=apart)
+        levels = [bands_of(apart, *grid.level(n)) for n in range(grid.depth)]
+        return np.stack([np.square(bands, dtype=np.float64).sum((1, 2, 3)) for bands in levels], 1)
 
     def _base(
         self,
@@ -715,6 +772,15 @@ class WaveletFamily(Family):
         return low
 
 
+def _audible(apart: Float, grid: Grid) -> int:
+    """Return how many levels, from the coarsest, have anything in them that may be worth its bits."""
+    for n in range(grid.depth - 1, -1, -1):
+        bands = places_of(apart, *grid.level(n))
+        if any(max(band.max(), -band.min()) >= _AUDIBLE for band in bands):
+            return n + 1
+    return 0
+
+
 def _price(values: Float) -> float:
     """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
     size = np.minimum(np.abs(values), LARGEST)
@@ -744,39 +810,35 @@ def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor |
     return features if names == active else features[[names.index(c) for c in active]]
 
 
-def _coefficients(
-    outputs: Float,
-    reference: Float | None,
-    cross: Float,
-    here: npt.NDArray[np.bool_],
-    values: Float | None,
-    centred: tuple[int, int] | None,
-) -> tuple[Coefficients, Float | np.float32]:
-    """Return what the network foretells of the (C, N) coefficients at the places `here`.
-
-    Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
-    these, whose tables are then of two variants: for means that round to 0 and for others.
-    """
+def _foretold(outputs: Float, reference: Float | None, cross: Float, here: npt.NDArray[np.bool_]) -> Float:
+    """Return the means (C, N) that the network foretells at the places `here`."""
     mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
     mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
     if reference is not None:
         gate = np.clip(outputs[:, GATES][..., here], 0, 16) * np.float32(1 / 16)
         mean += gate * reference[..., here]
+    return mean.reshape(len(outputs), -1)
+
+
+def _coefficients(
+    mean: Float, scale: Int, values: Float | None, centred: tuple[int, int] | None
+) -> tuple[Coefficients, Float | np.float32]:
+    """Return what is foretold of (C, N) coefficients.
+
+    Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
+    these, whose tables are then of two variants: for means that round to 0 and for others.
+    """
     eighths = np.floor(np.clip(mean, -(2.0**20), 2.0**20) * np.float32(8) + np.float32(0.5)).astype(np.int32)
     whole = (eighths + 4) >> 3
-    part = eighths - 8 * whole
-    scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
-    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
-    flat = (len(outputs), -1)
-    known = None if values is None else values.reshape(flat)
     if centred is not None:
         index = scale + SCALES * np.where(whole == 0, *centred).astype(np.int32)
-        origin = (eighths * np.float32(1 / 8)).reshape(flat)
+        origin = eighths * np.float32(1 / 8)
         none = np.zeros(origin.shape, np.int32)
-        apart = None if known is None else known - origin
-        return Coefficients(index.reshape(flat), none, none != 0, apart), origin
-    these = Coefficients(index.reshape(flat), whole.reshape(flat), (part < 0).reshape(flat), known)
-    return these, np.float32(0)
+        apart = None if values is None else values - origin
+        return Coefficients(index, none, none != 0, apart), origin
+    part = eighths - 8 * whole
+    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
+    return Coefficients(index, whole, part < 0, values), np.float32(0)
 
 
 def _shifted(these: Coefficients, shifts: Int) -> Coefficients:

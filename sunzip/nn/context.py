@@ -27,6 +27,9 @@ from sunzip.nn.planes import (
     LEVELS,
     MEANS,
     SCALES,
+    TRUST_MOST,
+    TRUST_UNIT,
+    UNCERTAIN,
     WIDE,
     WIDTHS,
     decoded_planes,
@@ -184,15 +187,12 @@ def foretell(
     height, wide = values.shape[-2:]
     places = [torch.arange(n, device=values.device) for n in (height, wide)]
     board = (places[0][:, None] + places[1]) % 2 == 0
-    begin = _rounded(values, _mean(first.float(), cross, reference).detach(), reference is not None)
+    mean = _mean(first.float(), cross, reference, values, board)
+    begin = _rounded(values, mean.detach(), reference is not None)
     beside = net.beside(decoded_planes(torch.where(board, begin, 0)) * PLANE_UNIT)
     second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
-    out = torch.where(board, first, second).float()
-    mean = _mean(out, cross, reference)
-    scale = 4 * out[:, WIDE] + SCALE_OFFSET
-    scale = scale.clamp(0, SCALES - 1)
-    scale = scale + (scale.round() - scale).detach()
-    log_scale = LOG_SMALLEST + LOG_RATIO * scale
+    mean = torch.where(board, mean, _mean(second.float(), cross, reference, values, ~board))
+    log_scale = _log_scale(torch.where(board, first, second).float())
     rounded = _rounded(values, mean.detach(), reference is not None)
     if reference is None:
         coding = laplace_bits(rounded, Foretold(mean, log_scale))
@@ -209,11 +209,31 @@ def foretell(
     return Coded(coding, rounded + apart.clamp(-FURTHEST, FURTHEST)), h
 
 
-def _mean(out: Tensor, cross: Tensor, reference: Tensor | None) -> Tensor:
-    """Return the means that outputs foretell, in eighths; gradients pass through the rounding."""
+def _log_scale(out: Tensor) -> Tensor:
+    """Return ln of the scales that outputs foretell; gradients pass through the rounding."""
+    scale = 4 * out[:, WIDE] + SCALE_OFFSET
+    scale = scale.clamp(0, SCALES - 1)
+    scale = scale + (scale.round() - scale).detach()
+    return LOG_SMALLEST + LOG_RATIO * scale
+
+
+def _mean(out: Tensor, cross: Tensor, reference: Tensor | None, values: Tensor, here: Tensor) -> Tensor:
+    """Return the means of values at the places `here`, in eighths; gradients pass through the rounding.
+
+    Where other frames are known, an encoder tells how far they are moved from what the network foretells
+    towards what others tell as it is.
+    """
     mean = out[:, MEANS] + _gate(out[:, CROSS]) * cross
     if reference is not None:
         mean = mean + _gate(out[:, GATES]) * reference
+        with torch.no_grad():
+            certain = here / (2 * (2 * _log_scale(out)).exp() + UNCERTAIN)
+            way = cross - mean
+            size = (certain * way * way).sum((1, 2, 3))
+            share = (certain * way * (values - mean)).sum((1, 2, 3)) / (size + 1e-6)
+            share = (share / TRUST_UNIT).round().clamp(0, TRUST_MOST)
+            share = (share * TRUST_UNIT)[:, None, None, None]
+        mean = mean + share * (cross - mean)
     return mean + ((mean * 8).round() / 8 - mean).detach()
 
 

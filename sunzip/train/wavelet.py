@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
-from sunzip.codec.order import order
+from sunzip.codec.order import middle, order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
@@ -33,7 +33,7 @@ from sunzip.nn.context import (
     LevelNet,
 )
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
-from sunzip.nn.planes import LEVELS, SCALES, WEIGHT_MOST, WIDTHS
+from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WEIGHT_MOST, WIDTHS
 from sunzip.nn.planes import network_of as network_number
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import MAX_DEPTH
@@ -54,6 +54,9 @@ COARSEST = 13.0
 
 #: Those standard deviations, in units of noise, from the synthetic and the real Sun.
 SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 2.5)
+
+#: The first of the variants of tables of which symbols count from a mean.
+_CENTRED = 10
 
 #: How far tables reach on each side; what lies further is escaped.
 _REACH = 300
@@ -237,6 +240,14 @@ def laplace_tables() -> Tables:
     return Tables.from_probabilities(rows, lowest, [1e-5] * len(rows))
 
 
+def trust_tables() -> Tables:
+    """Return tables by which trusts mostly stay as they are from level to level."""
+    changes = range(-TRUST_MOST, TRUST_MOST + 1)
+    near = [(0.5 if n else 4.0) * 0.6 ** abs(n) for n in changes]
+    count = 4 * len(NAMES)
+    return Tables.from_probabilities([near] * count, [changes[0]] * count, [1e-4] * count)
+
+
 def _laplace_cdf(z: npt.ArrayLike) -> npt.NDArray[np.float64]:
     z = np.asarray(z, np.float64)
     found: npt.NDArray[np.float64] = np.where(
@@ -295,7 +306,7 @@ def export_wavelet(
     arrays: dict[str, npt.NDArray[Any]] = {f"context.{k}": v for k, v in integers(network, step).items()}
     steep = [[0.9 ** abs(n) for n in range(-_REACH, _REACH + 1)]] * len(KNOTS)
     disks = Tables.from_probabilities(steep, [-_REACH] * len(KNOTS), [1e-4] * len(KNOTS))
-    sets = Sets(bands=laplace_tables(), base=base, silent=quiet, weights=change, shifts=moved, disk=disks)
+    sets = Sets(laplace_tables(), base, quiet, change, moved, disks, trust_tables())
     arrays |= _table_arrays(sets._asdict())
     arrays |= {
         "quality.step": step,
@@ -375,7 +386,7 @@ def coded(
     left: dict[int, tuple[Float, Float]] = {}
     shape = images[0].shape[-2], images[0].shape[-1]
     found = [family.analyse(image[None], shown, quality)[0] for image in images]
-    around = found[max(0, len(found) // 2 - 1) :][:3]
+    around = middle(found)
     like = 0.0
     if len(around) == 3 and not chained:
         like = family.likeness(around, quality, Known(tuple(channels), shape))
@@ -403,17 +414,50 @@ def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) ->
         Each film is coded at the next of them, round and round.
     """
     family = WaveletFamily(model)
-    counter = _Counter(family)
     low: list[list[float]] = [[] for _ in NAMES]
-    for n, film in enumerate(films):
-        for _ in coded(family, film, qualities[n % len(qualities)], counter):
-            pass
-        for image in film[0]:
-            for c in film[1]:
-                low[c].append(float(image[c].mean()))
+
+    def noted() -> Iterator[Film]:
+        for film in films:
+            yield film
+            for image in film[0]:
+                for c in film[1]:
+                    low[c].append(float(image[c].mean()))
+
+    found = _fitted(family, noted(), qualities)
     arrays = dict(load(model.files[TENSORS]))
-    arrays |= _table_arrays({kind: histogram.tables() for kind, histogram in counter.found.items()})
+    arrays |= _table_arrays(found)
     arrays["quality.base_mean"] = np.array(
         [np.median(v) if v else old for v, old in zip(low, family.base_mean, strict=True)], np.float32
     )
     return pack(model.config, arrays)
+
+
+def add_trusts(model: Model, films: Iterable[Film], qualities: Sequence[int]) -> Model:
+    """Give a model tables of trusts, and fit those of symbols that count from a mean anew.
+
+    All else stays as it is, and so does every frame that builds on none.
+
+    Parameters
+    ----------
+    model, films, qualities
+        As in `fit_tables`; the model may have such tables.
+    """
+    arrays = dict(load(model.files[TENSORS]))
+    if WaveletFamily(model).tables.trusts is None:
+        arrays |= _table_arrays({"trusts": trust_tables()})
+    family = WaveletFamily(pack(model.config, arrays))
+    found = _fitted(family, films, qualities)
+    bands = found["bands"]
+    old, begin = family.tables.bands, int(bands.offsets[_CENTRED * SCALES])
+    frequencies = np.concatenate([old.frequencies[:begin], bands.frequencies[begin:]])
+    kept = {"bands": Tables(frequencies, old.lowest, old.length), "trusts": found["trusts"]}
+    return pack(model.config, arrays | _table_arrays(kept))
+
+
+def _fitted(family: WaveletFamily, films: Iterable[Film], qualities: Sequence[int]) -> dict[str, Tables]:
+    """Return a model's tables fitted to its symbols on films, each at the next of some qualities."""
+    counter = _Counter(family)
+    for n, film in enumerate(films):
+        for _ in coded(family, film, qualities[n % len(qualities)], counter):
+            pass
+    return {kind: histogram.tables() for kind, histogram in counter.found.items()}

@@ -16,18 +16,19 @@ from safetensors.numpy import load
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes, wavelet
-from sunzip.codec.family import Decoded, Float, Known, Latents
+from sunzip.codec.family import Decoded, Float, Known, Latents, Written
 from sunzip.codec.head import Turns, Ways, as_told, unpacked
 from sunzip.codec.order import order
-from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Int, Reader
+from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Draft, Int, Reader, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, disk_radius
 from sunzip.entropy.coder import Encoder
+from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import EMPTY, Block, is_raw
 from sunzip.nn.exact import ExactContext, parts_of
-from sunzip.nn.planes import LEVELS, SCALES, WIDTHS, level_of
-from sunzip.pyramid import grid_of, to_picture
+from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WIDTHS, decoded_planes, level_of, references
+from sunzip.pyramid import bands_of, grid_of, to_picture
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.train.export import pack
 from sunzip.weights import TENSORS, Model
@@ -41,8 +42,12 @@ PLACED, TIMED, LAZY, ROUND, LINKED, OWN = 1, 2, 4, 8, 16, 32
 ALIKE = 1.0
 likeness = WaveletFamily.likeness
 
-#: No coefficient lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75 from there.
+#: No coefficient with a symbol lies further from what is decoded, in steps: 1.5 to the cheaper symbol, 0.75
+#: from there.
 FURTHEST = 2.3
+
+#: What may be wrong with symbols that are read where there are none.
+ENDED = "more than any can|more than can be|escape|does not end"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -131,6 +136,46 @@ def alone(payload: bytes) -> bytes:
     return bytes([told.bits & ~OWN]) + told.rest
 
 
+def levels_told(family: WaveletFamily, payload: bytes, quality: int, known: Known) -> dict[int, int]:
+    """Return of each channel of how many levels, from the coarsest, a payload holds symbols."""
+    depth, told, side = grid_of(*known.shape).depth, [], Reader.side
+
+    def asked(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        found = side(self, kind, index, values)
+        if kind == "silent":
+            told.extend((depth - found).tolist())
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reader, "side", asked)
+        family.decode(payload, quality, known)
+    return dict(zip(known.channels, told, strict=True))
+
+
+def foretold_of(family: WaveletFamily, payload: bytes, quality: int, known: Known) -> Decoded | None:
+    """Return what other frames foretell of one, and of which channels; None if it builds on none."""
+    head = unpacked(payload, quality, known, disks=True)
+    return family._turned(known, grid_of(*known.shape), head.turns, head.ways.lazy)
+
+
+def hold_near(family: WaveletFamily, written: Written, latents: Latents, quality: int, known: Known) -> None:
+    """Hold coefficients to lie near what they were, or to be as other frames foretell them if left out."""
+    grid, time = grid_of(*known.shape), foretold_of(family, written.payload, quality, known)
+    own = Told.by(written.payload).own
+    assert written.decoded is not None
+    step = family.step[quality if own is None else own][:, None, None]
+    apart = np.abs(written.decoded - latents.main) / step
+    h, w = grid.height >> grid.depth, grid.width >> grid.depth
+    assert apart[:, :h, :w].max() < FURTHEST
+    for c, told in levels_told(family, written.payload, quality, known).items():
+        for n in range(grid.depth):
+            if n < told or time is None:
+                assert bands_of(apart[[c]], *grid.level(n)).max() < FURTHEST
+                continue
+            found, expected = (bands_of(p[[c]], *grid.level(n)) for p in (written.decoded, time[0]))
+            np.testing.assert_array_equal(found, expected if c in time[1] else 0)
+
+
 # --- one frame -------------------------------------------------------------------------------------------
 
 
@@ -173,8 +218,7 @@ def test_decoded_is_what_the_encoder_made_of_it(
             assert coarse.shape == (12, h, w)
             assert not coarse[np.setdiff1d(ALL, channels)].any()
             assert (family.decode(written.payload, quality, known) == written.decoded).all()
-            step = family.step[quality if own is None else own][:, None, None]
-            assert (np.abs(written.decoded - latents.main) / step).max() < FURTHEST
+            hold_near(family, written, latents, quality, known)
             assert not written.decoded[np.setdiff1d(ALL, channels)].any()
 
 
@@ -537,6 +581,210 @@ def test_what_is_no_disk_is_not_told_as_one(family: WaveletFamily) -> None:
     assert not family.encode(latents, 30, Known(channels, (64, 64))).payload[0] & ROUND
 
 
+# --- what others tell ------------------------------------------------------------------------------------
+
+
+def without_trusts(model: Model) -> dict[str, np.ndarray]:
+    """Return the arrays of a model as they were before others were trusted more or less."""
+    return {k: v for k, v in load(model.files[TENSORS]).items() if not k.startswith("trusts_")}
+
+
+@pytest.fixture(scope="module")
+def plain(wavelet_model: Model) -> WaveletFamily:
+    """A model as they were then."""
+    return WaveletFamily(pack(wavelet_model.config, without_trusts(wavelet_model)))
+
+
+def flickering(t: int, c: int, y: int, x: int) -> Float:
+    """Return frames (t, c, y, x) whose channels differ, and change alike."""
+    news = np.concatenate([film(1, 1, y, x, seed=20 + n) for n in range(t)]) - 300
+    return (film(1, c, y, x) + news * 0.3).astype(np.float32)
+
+
+#: Channels of the frames of a film, some of which have more of a group than those that they build on.
+COMING = [(2, 3, 4, 9), (3, 4, 8), (2, 3, 4, 8, 9), (1, 2, 3, 4, 5, 9, 11), (2, 4, 8, 9)]
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+def test_films_whose_channels_come_and_go_are_what_the_encoder_saw(
+    family: WaveletFamily, plain: WaveletFamily, trusting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, shape, quality = family if trusting else plain, (48, 64), 70
+    frames = flickering(len(COMING), 12, *shape)
+    asked: list[set[int]] = []
+    told: set[int] = set()
+    side = Reader.side
+
+    def seen(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        found = side(self, kind, index, values)
+        if kind == "trusts":
+            asked.append(set((index % 2).tolist()))
+            told.update(found.tolist())
+        return found
+
+    monkeypatch.setattr(Reader, "side", seen)
+    done: dict[int, Decoded] = {}
+    for step in order(len(COMING), False, ALIKE):
+        channels = COMING[step.place]
+        before, after = (None if n is None else done[n] for n in step.builds_on)
+        known = Known(channels, shape, before, after, step.back, step.ahead)
+        latents = images_of(here, frames[step.place, channels], channels, quality)
+        written = here.encode(latents, quality, known, here.own_quality(quality, step.depth, ALIKE))
+        assert Told.by(written.payload)[1:3] == (step.back, step.ahead)
+        assert written.decoded is not None
+        np.testing.assert_array_equal(here.decode(written.payload, quality, known), written.decoded)
+        hold_near(here, written, latents, quality, known)
+        done[step.place] = written.decoded, channels
+    # Channels that other frames foretell, that they do not, and both in one group.
+    assert [kind in asked for kind in ({0}, {1}, {0, 1})] == [trusting] * 3
+    assert (len(told) > 3) == trusting
+
+
+def test_models_without_trusts_make_blocks(plain: WaveletFamily, series: Float) -> None:
+    codec = Codec(plain.model, 60)
+    blocks, left = codec.encode_decoded(series, FOUR, frames_per_block=6)
+    np.testing.assert_array_equal(left, codec.decode(blocks, FOUR, (32, 48)))
+    assert any(Told.by(payload).ahead for payload in Block.unpack(blocks[0]).payloads if payload)
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+def test_news_of_others_is_added_to_the_past(
+    family: WaveletFamily, plain: WaveletFamily, trusting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, shape, quality = family if trusting else plain, (64, 64), 80
+    frames, channels = flickering(2, 12, *shape), (2, 3, 4, 5, 11)
+    frames[1, 11] = 4 * (frames[1, 4] - frames[0, 4])
+    first = images_of(here, frames[0, channels], channels, 90).main
+    known = Known(channels, shape, (first, (3, 4, 5)))  # not of 2, beside 4; nor of 11, on which 4 looks
+    latents = images_of(here, frames[1, channels], channels, quality)
+    payload = here.encode(latents, quality, known).payload
+    assert not payload[0] & (LAZY | ROUND)
+    told, time = levels_told(here, payload, quality, known), foretold_of(here, payload, quality, known)
+    assert time is not None
+    past, timed = time
+    assert timed == [3, 4, 5]
+    seen: list[tuple[list[int], Float, Int]] = []
+    weights = np.zeros((12, 2), np.int32)
+    side, enter = Reader.side, ExactContext.enter
+
+    def asked(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        found = side(self, kind, index, values)
+        if kind == "weights":
+            weights[index // 2, index % 2] += found
+        return found
+
+    def enters(
+        self: ExactContext,
+        level: int,
+        group: list[int],
+        quality: int,
+        flags: Float,
+        planes: Float,
+        *others: Any,
+    ) -> Any:
+        seen.append((group, planes[:, 3:9], weights.copy()))
+        return enter(self, level, group, quality, flags, planes, *others)
+
+    monkeypatch.setattr(Reader, "side", asked)
+    monkeypatch.setattr(ExactContext, "enter", enters)
+    decoded = here.decode(payload, quality, known)
+    looks = references(list(channels), np.zeros(12, bool))
+    grid = grid_of(*shape)
+    sizes = [grid.level(n) for n in range(grid.depth)]
+    weighty = set()
+    for group, planes, weight in seen:
+        h, w = planes.shape[2:]
+        for c, found in zip(group, planes, strict=True):
+            adds = trusting and c in timed
+            cross = bands_of(past[c], h, w) if adds else np.zeros((3, h, w), np.float32)
+            for r, share in zip(looks[c], weight[c].tolist(), strict=False):
+                if told[r] > sizes.index((h, w)) and share:
+                    news = decoded[r] - past[r] if adds else decoded[r]  # the past is 0 where there is none
+                    cross = cross + bands_of(news, h, w) * (here._relation[c, r] * share / 16)
+                    weighty.add((c, r))
+            expected = decoded_planes(cross / here.step[quality, c])
+            np.testing.assert_allclose(found, expected, atol=1)
+    # Channels that other frames foretell by one that they do and one that they do not; and another by one.
+    assert weighty >= {(5, 3), (4, 11), (2, 3)}
+
+
+@pytest.mark.parametrize("trust", [0, 5, TRUST_MOST])
+def test_every_trust_is_followed(family: WaveletFamily, trust: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, latents = pair(family, 80)
+    alone, linked = Known((2, 5, 11), (48, 64)), Known((2, 5, 11), (48, 64), before)
+    usual = [family.encode(latents, 80, known).payload for known in (alone, linked)]
+    assert unpacked(usual[1], 80, linked, disks=True).bits & LINKED
+
+    def trusts(self: Writer, index: Int, before: Int, *others: Any) -> Int:
+        return self.side("trusts", index, trust - before)
+
+    monkeypatch.setattr(Writer, "trusts", trusts)
+    monkeypatch.setattr(Draft, "worth", lambda *frame: None)
+    for known, other in zip((alone, linked), usual, strict=True):
+        written = family.encode(latents, 80, known)
+        # A frame that builds on none has no trusts.
+        assert (written.payload == other) == (known is alone)
+        np.testing.assert_array_equal(family.decode(written.payload, 80, known), written.decoded)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("change", [-1, TRUST_MOST + 1, TRUST_MOST // 2 + 1])  # the last at two levels
+def test_trusts_that_none_can_have_are_damage(
+    family: WaveletFamily, half: int, change: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, latents = pair(family, 80)
+
+    def trusts(self: Writer, index: Int, *others: Any) -> Int:
+        told = self.side("trusts", index, change * (index // 2 % 2 == half).astype(np.int32))
+        return np.maximum(told, 0)
+
+    known = Known((2, 5, 11), (48, 64), before)
+    with monkeypatch.context() as patch:
+        # An encoder that knows no bounds, and leaves out no level.
+        patch.setattr(Writer, "trusts", trusts)
+        patch.setattr(Draft, "worth", lambda *frame: None)
+        patch.setattr(wavelet, "TRUST_MOST", 1000)
+        payload = family.encode(latents, 80, known).payload
+    with pytest.raises(DamagedError, match="others are trusted more than can be"):
+        family.decode(payload, 80, known)
+
+
+def test_models_with_trusts_have_them_of_each_channel_half_and_kind(wavelet_model: Model) -> None:
+    arrays = without_trusts(wavelet_model)
+    for count in (12, 47, 48, 49):
+        tables = Tables.from_probabilities([[1.0] * 21] * count, [-TRUST_MOST] * count, [1e-4] * count)
+        found = {f"trusts_tables.{k}": np.array(v) for k, v in tables.to_arrays().items()}
+        model = pack(wavelet_model.config, arrays | found)
+        if count == 48:
+            WaveletFamily(model)
+            continue
+        with pytest.raises(DamagedError, match="do not fit its network"):
+            WaveletFamily(model)
+
+
+@pytest.mark.parametrize("quality", [50, 60, 70])
+def test_a_frame_in_the_middle_is_not_made_worse_than_it_is_foretold(
+    family: WaveletFamily, quality: int
+) -> None:
+    channels, shape = (2, 3, 5, 8), (64, 64)
+    noise = np.random.default_rng(0).normal(0, 8, (3, 4, *shape))
+    pyramids = [images_of(family, frame, channels, quality) for frame in film(1, 4, *shape)[0] + noise]
+    left: list[Decoded] = []
+    for depth, pyramid in enumerate((pyramids[0], pyramids[2], pyramids[1])):
+        own = family.own_quality(quality, depth, ALIKE)
+        known = Known(channels, shape, *left)
+        written = family.encode(pyramid, quality, known, own)
+        assert written.decoded is not None
+        left.append((written.decoded, channels))
+    time = foretold_of(family, written.payload, quality, known)
+    assert time is not None
+    errors = [
+        np.square((p - pyramids[1].main) / family.step[own][:, None, None], dtype=np.float64).sum()
+        for p in (written.decoded, time[0])
+    ]
+    assert errors[0] < 1.05 * errors[1]
+
+
 # --- blocks ----------------------------------------------------------------------------------------------
 
 
@@ -826,10 +1074,10 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"\x04\x04\x10" + p[1:], "channels that are not there"),
         (lambda p: b"\x04", "channels that are not there"),
         (lambda p: b"\xff" + p[1:], "first byte"),
-        (lambda p: p[:1], "more than any can|escape|does not end"),
+        (lambda p: p[:1], ENDED),
         (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),
         (lambda p: p + b"\x00", "zero byte"),
-        (lambda p: p + b"\x01", "more than any can|escape|does not end"),
+        (lambda p: p + b"\x01", ENDED),
     ],
 )
 def test_heads_of_strangers_are_damage(
@@ -850,7 +1098,7 @@ def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
     with pytest.raises(DamagedError, match="turned by 8641 minutes"):
         family.decode(start + rest, 50, before)
     for length in (1, 2):
-        with pytest.raises(DamagedError, match=r"more than any can|escape|does not end"):
+        with pytest.raises(DamagedError, match=ENDED):
             family.decode(start[:length], 50, before)
     # The last byte that tells a rotation, and the first that tells none.
     assert MAX_MINUTES == 720 + 60 * (252 - 120)
@@ -982,8 +1230,8 @@ def at_first(
 
 @pytest.fixture(scope="module")
 def older(wavelet_model: Model) -> WaveletFamily:
-    """A model as they were before symbols counted from means: of ten variants of tables."""
-    arrays = load(wavelet_model.files[TENSORS])
+    """A model as they were before symbols counted from means: ten variants of tables, and no trusts."""
+    arrays = without_trusts(wavelet_model)
     kept = SCALES * 10
     length = arrays["bands_tables.length"]
     assert len(length) == SCALES * VARIANTS > kept

@@ -1,13 +1,13 @@
-"""Make film-v1.*: an archive of a wavelet model that must decode for ever to the bit, and the model.
+"""Make trust-v1.*: an archive of a wavelet model that must decode for ever to the bit, and the model.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
-version: a golden file that is made again proves nothing. It holds 12 frames of 3 channels at 40×48 pixels,
+version: a golden file that is made again proves nothing. It holds 12 frames of 4 channels at 40×48 pixels,
 which have to be padded, in blocks of 11, so that frames build on those before and after them; a frame, an
-image and some pixels are missing; one channel is made of points, one has a mean disk. The model's network has
-small random integers. It is kept compressed beside the archive.
+image and some pixels are missing; two channels change alike, one is made of points, one has a mean disk. The
+model's network has small random integers. It is kept compressed beside the archive.
 
 wavelet-v1.* was made by this file as it was when each frame built on the one before it, by a model of ten
-variants of tables.
+variants of tables; film-v1.* when no model told how far others are to be trusted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sunzip.cube import disk_radius
 from sunzip.entropy.tables import Tables
 from sunzip.limb import KNOTS
 from sunzip.nn.exact import LAYERS, QUALITIES, parts_of
-from sunzip.nn.planes import FLAGS, GATES, LEVELS, SCALES, WIDTHS
+from sunzip.nn.planes import FLAGS, GATES, LEVELS, SCALES, TRUST_MOST, WIDTHS
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import turned
 from sunzip.sources.series import join
@@ -40,7 +40,7 @@ from sunzip.weights import TENSORS, Model
 from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-NAME, CHANNELS = "film-v1", ("171A", "1700A", "Bz")
+NAME, CHANNELS = "trust-v1", ("171A", "193A", "1700A", "Bz")
 FRAMES, SHAPE, BLOCK, QUALITY = 12, (40, 48), 11, 40
 
 #: Powers of two by which sums of layers are divided; shifts of the outputs' layers and their biases.
@@ -49,7 +49,7 @@ _BIAS_OUT = (0,) * 3 + (14 << _SHIFT_OUT,) * 3 + (4 << _SHIFT_OUT,) * 3 + (24 <<
 
 
 class Film(Golden):
-    """Waves that turn with the Sun, a disk, points, a little noise, and holes."""
+    """Waves that turn with the Sun and change, a disk, points, a little noise, and holes."""
 
     channels, shape = CHANNELS, SHAPE
 
@@ -60,14 +60,17 @@ class Film(Golden):
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Make one image."""
         c = CHANNELS.index(channel)
-        rng = np.random.default_rng(c)
+        alike = c < 2
+        rng = np.random.default_rng(0 if alike else c)
         y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
         waves = np.sin(y[:, None] / 8 + rng.uniform(0, 6)) * np.cos(x / 8 + rng.uniform(0, 6))
         height = np.sqrt(np.maximum(1 - (y[:, None] ** 2 + x**2) / disk_radius(min(SHAPE)) ** 2, 0))
         points = np.where(rng.random(SHAPE) < 0.05, rng.normal(0, 900, SHAPE), 0)
-        first = [300 + 250 * waves, np.where(height > 0, 900 + 900 * height, 0), points][c]
-        still = turned(first.astype(np.float32)[None], 60 * row)[0] if c == 0 else first
-        noise = np.random.default_rng([row, c]).normal(0, [1, 4, 1][c], SHAPE)
+        news = row * np.sin(x / 3 + rng.uniform(0, 6)) * np.cos(y[:, None] / 5)
+        changing = (300 + 250 * waves + 60 * news) * (1 + 0.3 * c)
+        first = [changing, changing, np.where(height > 0, 900 + 900 * height, 0), points][c]
+        still = turned(first.astype(np.float32)[None], 60 * row)[0] if alike else first
+        noise = np.random.default_rng([row, c]).normal(0, [1, 1, 4, 1][c], SHAPE)
         image: npt.NDArray[np.float32] = (still + noise).astype(np.float32)
         if row == 5 or (row, c) == (1, 1):
             image[:] = np.nan
@@ -115,6 +118,7 @@ def model() -> Model:
         "weights": Tables.from_probabilities([slow] * 24, [-64] * 24, [1e-3] * 24),
         "shifts": Tables.from_probabilities([slow[48:81]] * 12, [-16] * 12, [1e-3] * 12),
         "disk": Tables.from_probabilities([slow] * len(KNOTS), [-64] * len(KNOTS), [1e-3] * len(KNOTS)),
+        "trusts": Tables.from_probabilities([slow[54:75]] * 48, [-TRUST_MOST] * 48, [1e-3] * 48),
     }
     for kind, tables in kinds.items():
         arrays |= {f"{kind}_tables.{k}": np.ascontiguousarray(v) for k, v in tables.to_arrays().items()}
@@ -131,7 +135,7 @@ def model() -> Model:
     units = Stabiliser.for_channels(NAMES)
     config = {
         "version": weights.CONFIG_VERSION,
-        "name": "golden-film",
+        "name": "golden-trust",
         "family": "wavelet",
         "default_quality": QUALITY,
         "stabiliser": {key: [float(v) for v in getattr(units, key)] for key in ("a", "b", "spread")},
@@ -147,7 +151,7 @@ def _bands() -> Iterator[tuple[int, int]]:
 def read_model() -> Model:
     """Return the model that was kept, and make it known to this process."""
     files = {name: (HERE / f"{NAME}.{name}.zst").read_bytes() for name in (weights.CONFIG, TENSORS)}
-    found = Model.from_files({k: bytes(Zstd().decode(v)) for k, v in files.items()}, "golden-film")
+    found = Model.from_files({k: bytes(Zstd().decode(v)) for k, v in files.items()}, "golden-trust")
     weights.register(found)
     return found
 

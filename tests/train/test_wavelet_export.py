@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -25,7 +26,18 @@ from sunzip.nn.context import (
     laplace_bits,
 )
 from sunzip.nn.exact import QUALITIES, ExactContext
-from sunzip.nn.planes import COUNT_NOW, CROSS, GATES, MEANS, SCALES, WIDE, decoded_planes, network_of
+from sunzip.nn.planes import (
+    COUNT_NOW,
+    CROSS,
+    GATES,
+    MEANS,
+    SCALES,
+    TRUST_MOST,
+    UNCERTAIN,
+    WIDE,
+    decoded_planes,
+    network_of,
+)
 from sunzip.normalize import Stabiliser
 from sunzip.train.wavelet import FINEST, Film, export_wavelet, fit_tables, integers, laplace_tables, steps
 from sunzip.weights import Model
@@ -80,6 +92,9 @@ def test_integers_foretell_what_the_network_does(
     past = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
     cross = rng.laplace(0, 1, past.shape).astype(np.float32)
     values = (past + rng.laplace(0, 0.8, past.shape)).astype(np.float32)
+    # Others tell nothing of the first channel, something of the second, nearly all of the third.
+    cross[1] += values[1]
+    cross[2] = values[2] + 0.2 * cross[2]
     reference = past if timed else None
     time = decoded_planes(past) if timed else None
     coarser = None if time is None else time[..., ::2, ::2].copy()
@@ -99,20 +114,31 @@ def test_integers_foretell_what_the_network_does(
         below * ACTIVATION_UNIT,
     )
 
-    def mean_of(out: Float) -> Float:
+    trusts: list[list[float]] = []
+
+    def mean_of(out: Float, here: npt.NDArray[np.bool_]) -> Float:
         mean = out[:, MEANS] / 64 + np.clip(out[:, CROSS], 0, 16) / 16 * cross
         if reference is not None:
             mean += np.clip(out[:, GATES], 0, 16) / 16 * reference
-        return np.asarray(np.floor(mean * 8 + 0.5) / 8)
+        # So many eighths of the way to what others tell, where other frames are known and that is nearest.
+        way = cross - mean if timed else np.zeros_like(mean)
+        weight = here / (2 * np.exp(LOG_SMALLEST + LOG_RATIO * np.clip(out[:, WIDE], 0, 63)) ** 2 + UNCERTAIN)
+        along, size = ((weight * way * other).sum((1, 2, 3)) for other in (values - mean, way))
+        trust = np.clip(np.rint(8 * along / (size + 1e-6)), 0, TRUST_MOST)[:, None, None, None]
+        trusts.append(trust.ravel().tolist())
+        return np.asarray(np.floor((mean + trust / 8 * way) * 8 + 0.5) / 8)
 
     found, first = exact.enter(level, CHANNELS, quality, flags, planes, time, below)
     board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
-    half = np.where(board, rounded(values, mean_of(first), timed), 0).astype(np.float32)
+    begin = mean_of(first, board)
+    half = np.where(board, rounded(values, begin, timed), 0).astype(np.float32)
     second = exact.beside(level, CHANNELS, quality, found, decoded_planes(half))
     # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
     assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
     out = np.where(board, first, second)
-    mean = mean_of(out)
+    mean = np.where(board, begin, mean_of(second, ~board))
+    for little, some, all_of_it in trusts if timed else ():
+        assert little <= 1 < some < 8 == all_of_it
     symbols = rounded(values, mean, timed)
     last = exact.settle(level, CHANNELS, quality, found, decoded_planes(symbols))
     settled = last[:, MEANS] / 64 + np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
