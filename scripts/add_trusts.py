@@ -25,7 +25,7 @@ _QUALITIES, _TIMES = tuple(range(6, 90, 6)), 2
 @click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--model", "name", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--synthetic", "count", default=30, help="Films.")
+@click.option("--synthetic", "count", default=10, help="Films.")
 @click.option("--seed", default=0)
 def main(real: Path, name: Path, out: Path, count: int, seed: int) -> None:
     """Write the model's folder."""
