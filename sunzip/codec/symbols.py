@@ -121,7 +121,7 @@ class Coder(Protocol):
         before
             (C,) trusts of the level before.
         mean, others, scale
-            (C, N) what the network foretells, and what other frames and channels tell as it is.
+            (C, N) what the network foretells, and what other frames tell as it is.
         values
             (C, N) the coefficients in steps, where they are known.
         """

@@ -547,9 +547,7 @@ class WaveletFamily(Family):
         The pyramid (12, Y, X) as it is decoded.
         """
         out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
-        # What is not as other frames foretell it; of channels of which they tell nothing, all.
         trusting = self._trusting and bool(bits & LINKED)
-        news = np.zeros_like(out) if trusting else out
         names = list(channels)
         step, inverse = self.step[quality][:, None, None], self._inverse[quality][:, None, None]
         timed = np.zeros(len(NAMES), np.float32)
@@ -611,17 +609,10 @@ class WaveletFamily(Family):
                 cross = np.zeros((len(active), 3, h, w), np.float32)
                 for a, c in enumerate(active):
                     flags[a, : len(seen[c])] = 1
-                    given = reference[a] if reference is not None and timed[c] and trusting else None
-                    if given is None and not any(r in known for r in seen[c]):
+                    if not any(r in known for r in seen[c]):
                         continue
-                    if given is not None:
-                        cross[a] = given
-                    if any(r in known for r in seen[c]):
-                        wanted = None if exact is None else exact[a] - cross[a]
-                        others = out if given is None else news
-                        cross[a] += self._crossed(
-                            coder, c, seen[c], others, weights[c], quality, (h, w), wanted
-                        )
+                    wanted = None if exact is None else exact[a]
+                    cross[a] = self._crossed(coder, c, seen[c], out, weights[c], quality, (h, w), wanted)
                     planes[a, 3:15] = channel_planes(
                         cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
                     )
@@ -642,7 +633,13 @@ class WaveletFamily(Family):
                     if trusting:
                         half = trusts[0 if here is board else 1]
                         index = (2 * own + (here is not board)) * 2 + timed[own].astype(np.int32)
-                        told = cross[..., here].reshape(mean.shape)
+                        # What other frames tell, or other channels where these tell nothing.
+                        told = (
+                            cross
+                            if reference is None
+                            else reference + cross * (1 - timed[own])[:, None, None, None]
+                        )
+                        told = told[..., here].reshape(mean.shape)
                         half[own] += coder.trusts(index, half[own], mean, told, scale, wanted)
                         if half.min() < 0 or half.max() > TRUST_MOST:
                             raise DamagedError("entropy-coded payload: others are trusted more than can be")
@@ -666,9 +663,6 @@ class WaveletFamily(Family):
                     coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
                 bands = bands * step[active][:, None]
                 put_bands(out, bands, active)
-                if news is not out:
-                    given = bands if reference is None else bands - reference * step[active][:, None]
-                    put_bands(news, given, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
                 for kind, step_up in ((False, finer), (True, woven)):
                     rows = [a for a in further if lazy[active[a]] == kind]

@@ -221,19 +221,19 @@ def _mean(out: Tensor, cross: Tensor, reference: Tensor | None, values: Tensor, 
     """Return the means of values at the places `here`, in eighths; gradients pass through the rounding.
 
     Where other frames are known, an encoder tells how far they are moved from what the network foretells
-    towards what others tell as it is.
+    towards what these tell as it is.
     """
     mean = out[:, MEANS] + _gate(out[:, CROSS]) * cross
     if reference is not None:
         mean = mean + _gate(out[:, GATES]) * reference
         with torch.no_grad():
             certain = here / (2 * (2 * _log_scale(out)).exp() + UNCERTAIN)
-            way = cross - mean
+            way = reference - mean
             size = (certain * way * way).sum((1, 2, 3))
             share = (certain * way * (values - mean)).sum((1, 2, 3)) / (size + 1e-6)
             share = (share / TRUST_UNIT).round().clamp(0, TRUST_MOST)
             share = (share * TRUST_UNIT)[:, None, None, None]
-        mean = mean + share * (cross - mean)
+        mean = mean + share * (reference - mean)
     return mean + ((mean * 8).round() / 8 - mean).detach()
 
 

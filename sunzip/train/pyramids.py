@@ -244,19 +244,17 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
         shrink = np.where(lazy, np.float32(1), np.float32(2.0 ** (n - len(example.bands))))
         planes[:, :3] = picture_planes(picture, inverse, shrink[:, None, None])
-        # Of channels that other frames foretell, others tell what is new.
-        cross = before.copy() if timed else np.zeros_like(symbols)
-        news, wanted = symbols - cross, values - cross
+        cross = np.zeros_like(symbols)
         for row, c in enumerate(names):
             others = [names.index(other) for other in seen[c]]
             flags[row, : len(others)] = 1
-            if not others and not timed:
+            if not others:
                 continue
             # In a decoder they are a little nearer to what they were than their symbols tell.
             theirs = [
-                news[o] * np.float32(SPREADS[c] / SPREADS[names[o]] * step[o] / step[row]) for o in others
+                symbols[o] * np.float32(SPREADS[c] / SPREADS[names[o]] * step[o] / step[row]) for o in others
             ]
-            weights = fitted(wanted[row], theirs, np.zeros(2, np.int32), 0.0)
+            weights = fitted(values[row], theirs, np.zeros(2, np.int32), 0.0)
             for other, weight in zip(theirs, weights, strict=False):
                 cross[row] += other * np.float32(weight * WEIGHT_UNIT)
             loud = [symbols[o] for o in others] + [None] * (2 - len(others))

@@ -1,4 +1,4 @@
-"""The context network in training: means move towards what others tell, as far as an encoder would tell."""
+"""The context network in training: means move towards what other frames tell, as an encoder would tell."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_means_move_to_others_where_these_are_right_and_stay_where_the_network_i
     for cross_gate, past_gate in ((0.0, 0.0), (0.5, 1.0)):
         out = outputs(eighths(2), cross_gate, past_gate)
         told = out[:, MEANS] + cross_gate * cross + past_gate * past
-        assert (told - cross).abs().mean() > 1
-        torch.testing.assert_close(_mean(out, cross, past, cross, EVERYWHERE), cross)
+        assert (told - past).abs().mean() > 1
+        torch.testing.assert_close(_mean(out, cross, past, past, EVERYWHERE), past)
         stays = _mean(out, cross, past, told, EVERYWHERE)
         torch.testing.assert_close(stays, (told * 8).round() / 8)
 
@@ -52,30 +52,30 @@ def test_without_other_frames_they_are_the_networks() -> None:
     ("way", "share"), [(-1, 0), (0.05, 0), (0.07, 1), (0.5, 4), (1.13, 9), (1.25, 10), (3, TRUST_MOST)]
 )
 def test_they_go_so_many_eighths_of_the_way(way: float, share: int) -> None:
-    own, cross = eighths(0), eighths(1)
-    values = own + way * (cross - own)
-    expected = own + share / 8 * (cross - own)
-    found = _mean(outputs(own), cross, NONE, values, EVERYWHERE)
+    own, told = eighths(0), eighths(1)
+    values = own + way * (told - own)
+    expected = own + share / 8 * (told - own)
+    found = _mean(outputs(own), NONE, told, values, EVERYWHERE)
     torch.testing.assert_close(found, (expected * 8).round() / 8)
 
 
 def test_channels_and_halves_go_each_their_way() -> None:
-    own, cross = eighths(0), eighths(1)
-    values = torch.where(BOARD, cross, own)
-    values[1] = torch.where(BOARD, own[1], cross[1])
-    first, second = (_mean(outputs(own), cross, NONE, values, here) for here in (BOARD, ~BOARD))
+    own, told = eighths(0), eighths(1)
+    values = torch.where(BOARD, told, own)
+    values[1] = torch.where(BOARD, own[1], told[1])
+    first, second = (_mean(outputs(own), NONE, told, values, here) for here in (BOARD, ~BOARD))
     # All places move by what those of the half ask for.
-    torch.testing.assert_close(first, torch.stack([cross[0], own[1]]))
-    torch.testing.assert_close(second, torch.stack([own[0], cross[1]]))
+    torch.testing.assert_close(first, torch.stack([told[0], own[1]]))
+    torch.testing.assert_close(second, torch.stack([own[0], told[1]]))
 
 
 def test_the_surest_ask_the_most() -> None:
-    own, cross = eighths(0), eighths(1)
-    values = torch.where(BOARD, cross, own)
-    for sure, expected in ((BOARD, cross), (~BOARD, own)):
+    own, told = eighths(0), eighths(1)
+    values = torch.where(BOARD, told, own)
+    for sure, expected in ((BOARD, told), (~BOARD, own)):
         out = outputs(own)
         out[:, WIDE] = torch.where(sure, -5.0, 10.0)
-        torch.testing.assert_close(_mean(out, cross, NONE, values, EVERYWHERE), expected)
+        torch.testing.assert_close(_mean(out, NONE, told, values, EVERYWHERE), expected)
 
 
 def test_where_others_tell_what_the_network_does_nothing_moves() -> None:
@@ -84,10 +84,10 @@ def test_where_others_tell_what_the_network_does_nothing_moves() -> None:
 
 
 def test_gradients_pass_as_far_as_the_network_is_followed() -> None:
-    own, cross = eighths(0), eighths(1)
+    own, told = eighths(0), eighths(1)
     for way in (0, 0.5, 1):
         out = outputs(own).requires_grad_(True)
-        _mean(out, cross, NONE, own + way * (cross - own), EVERYWHERE).sum().backward()
+        _mean(out, NONE, told, own + way * (told - own), EVERYWHERE).sum().backward()
         assert out.grad is not None
         torch.testing.assert_close(out.grad[:, MEANS], torch.full(SHAPE, 1.0 - way))
         assert not out.grad[:, WIDE].any()

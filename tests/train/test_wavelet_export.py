@@ -92,9 +92,10 @@ def test_integers_foretell_what_the_network_does(
     past = rng.laplace(0, 1, (3, 3, h, w)).astype(np.float32)
     cross = rng.laplace(0, 1, past.shape).astype(np.float32)
     values = (past + rng.laplace(0, 0.8, past.shape)).astype(np.float32)
-    # Others tell nothing of the first channel, something of the second, nearly all of the third.
-    cross[1] += values[1]
-    cross[2] = values[2] + 0.2 * cross[2]
+    # Other frames tell nothing of the first channel, something of the second, nearly all of the third.
+    values[0] = rng.laplace(0, 0.8, past[0].shape)
+    values[1] -= 0.5 * past[1]
+    values[2] = past[2] + 0.2 * (values[2] - past[2])
     reference = past if timed else None
     time = decoded_planes(past) if timed else None
     coarser = None if time is None else time[..., ::2, ::2].copy()
@@ -120,8 +121,8 @@ def test_integers_foretell_what_the_network_does(
         mean = out[:, MEANS] / 64 + np.clip(out[:, CROSS], 0, 16) / 16 * cross
         if reference is not None:
             mean += np.clip(out[:, GATES], 0, 16) / 16 * reference
-        # So many eighths of the way to what others tell, where other frames are known and that is nearest.
-        way = cross - mean if timed else np.zeros_like(mean)
+        # So many eighths of the way to what other frames tell, where these are known and that is nearest.
+        way = past - mean if timed else np.zeros_like(mean)
         weight = here / (2 * np.exp(LOG_SMALLEST + LOG_RATIO * np.clip(out[:, WIDE], 0, 63)) ** 2 + UNCERTAIN)
         along, size = ((weight * way * other).sum((1, 2, 3)) for other in (values - mean, way))
         trust = np.clip(np.rint(8 * along / (size + 1e-6)), 0, TRUST_MOST)[:, None, None, None]
