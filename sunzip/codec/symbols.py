@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sunzip.codec.family import Float
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import PRECISION, Tables
-from sunzip.nn.planes import SCALES, TRUST_MOST, TRUST_UNIT, UNCERTAIN
+from sunzip.nn.planes import LOG_RATIO, LOG_SMALLEST, SCALES, TRUST_MOST, TRUST_UNIT, UNCERTAIN
 
 Int = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ SHIFT_MOST = 8
 _TOO_FEW = 20
 
 #: One over the variance of coefficients of each scale, and of rounding; bits of a squared error of 1.
-_SCALE = 0.04 * 10_000 ** (np.arange(SCALES) / (SCALES - 1))
+_SCALE = np.exp(LOG_SMALLEST + LOG_RATIO * np.arange(SCALES))
 _CERTAIN = (1 / (2 * _SCALE**2 + UNCERTAIN)).astype(np.float32)
 _NATS = 0.5 / math.log(2)
 

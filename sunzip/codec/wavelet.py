@@ -622,6 +622,12 @@ class WaveletFamily(Family):
                 features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
                 carries[g] = (active, features)
                 rounded = np.zeros((len(active), 3, h, w), np.float32)
+                # What other frames tell, or other channels where these tell nothing.
+                told = (
+                    cross
+                    if reference is None
+                    else np.where(timed[own, None, None, None] > 0, reference, cross)
+                )
                 for here in (board, ~board):
                     if here is not board:
                         some = decoded_planes(rounded)
@@ -633,17 +639,11 @@ class WaveletFamily(Family):
                     if trusting:
                         half = trusts[0 if here is board else 1]
                         index = (2 * own + (here is not board)) * 2 + timed[own].astype(np.int32)
-                        # What other frames tell, or other channels where these tell nothing.
-                        told = (
-                            cross
-                            if reference is None
-                            else reference + cross * (1 - timed[own])[:, None, None, None]
-                        )
-                        told = told[..., here].reshape(mean.shape)
-                        half[own] += coder.trusts(index, half[own], mean, told, scale, wanted)
+                        others = told[..., here].reshape(mean.shape)
+                        half[own] += coder.trusts(index, half[own], mean, others, scale, wanted)
                         if half.min() < 0 or half.max() > TRUST_MOST:
                             raise DamagedError("entropy-coded payload: others are trusted more than can be")
-                        mean += (told - mean) * (half[own] * TRUST_UNIT).astype(np.float32)[:, None]
+                        mean += (others - mean) * (half[own] * TRUST_UNIT).astype(np.float32)[:, None]
                     these, origin = _coefficients(mean, scale, wanted, centred)
                     if here is board:
                         shifts[own] += coder.shifts(own, shifts[own], these)

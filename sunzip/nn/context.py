@@ -25,6 +25,8 @@ from sunzip.nn.planes import (
     FURTHEST,
     GATES,
     LEVELS,
+    LOG_RATIO,
+    LOG_SMALLEST,
     MEANS,
     SCALES,
     TRUST_MOST,
@@ -38,9 +40,6 @@ from sunzip.nn.planes import (
 
 #: Planes are sixteenths, activations thirty-seconds of what the float network computes with.
 PLANE_UNIT, ACTIVATION_UNIT = 1 / 16, 1 / 32
-
-#: ln of the smallest scale, and from one to the next.
-LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
 
 #: The scale's number where the network puts out 0.
 SCALE_OFFSET = 20.0

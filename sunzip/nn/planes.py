@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +28,9 @@ WIDTHS = (32, 32, 32, 24, 16)
 
 #: Scales that can be foretold.
 SCALES = 64
+
+#: ln of the smallest scale, in steps, and from one to the next.
+LOG_SMALLEST, LOG_RATIO = math.log(0.04), math.log(10_000) / (SCALES - 1)
 
 #: What the network's outputs are, of three bands each: means, gates of other frames and of the other
 #: channels, scales.

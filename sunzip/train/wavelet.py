@@ -23,8 +23,6 @@ from sunzip.errors import InputError
 from sunzip.limb import KNOTS
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
-    LOG_RATIO,
-    LOG_SMALLEST,
     OFFSET,
     OFFSET_CENTRED,
     PLANE_UNIT,
@@ -33,7 +31,7 @@ from sunzip.nn.context import (
     LevelNet,
 )
 from sunzip.nn.exact import EXACT, LAYERS, MAX_SHIFT, QUALITIES, WEIGHT_MAX, parts_of
-from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WEIGHT_MOST, WIDTHS
+from sunzip.nn.planes import LEVELS, LOG_RATIO, LOG_SMALLEST, SCALES, TRUST_MOST, WEIGHT_MOST, WIDTHS
 from sunzip.nn.planes import network_of as network_number
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import MAX_DEPTH

@@ -15,8 +15,6 @@ from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
-    LOG_RATIO,
-    LOG_SMALLEST,
     OFFSET,
     OFFSET_CENTRED,
     Context,
@@ -30,6 +28,8 @@ from sunzip.nn.planes import (
     COUNT_NOW,
     CROSS,
     GATES,
+    LOG_RATIO,
+    LOG_SMALLEST,
     MEANS,
     SCALES,
     TRUST_MOST,
