@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 
 #: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one; and
 #: two where symbols count from the mean, which rounds to 0 or not.
-VARIANTS = 12
+VARIANTS, CENTRED = 12, (10, 11)
 
 #: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
 WORTH = 0.13
@@ -135,8 +135,10 @@ class Reader:
 
     def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
-        read = self._decoder.pop(these.tables.ravel(), self._tables.bands).reshape(these.tables.shape)
-        return these.whole + np.where(these.flip, -read, read)
+        read = self._decoder.pop(these.tables, self._tables.bands)
+        np.negative(read, out=read, where=these.flip)
+        read += these.whole
+        return read
 
     def side(self, kind: str, index: Int, values: Int | None) -> Int:
         """See `Coder.side`."""

@@ -1,4 +1,7 @@
-"""The wavelet family: a pyramid coded from coarse to fine with what a small exact network foretells."""
+"""The wavelet family: a pyramid coded from coarse to fine with what a small exact network foretells.
+
+How a frame is coded is chosen here; `sunzip.codec.walk` goes through its pyramid.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,11 @@ from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
 from sunzip.codec.head import LINKED, PLACED, Turns, Ways, links, packed, unpacked
 from sunzip.codec.symbols import (
+    CENTRED,
     LARGEST,
-    SHIFT_MOST,
     VARIANTS,
     WORTH,
     Coder,
-    Coefficients,
     Draft,
     Int,
     Reader,
@@ -28,6 +30,7 @@ from sunzip.codec.symbols import (
     as_shifted,
     weighed,
 )
+from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -35,41 +38,19 @@ from sunzip.limb import KNOTS, disk
 from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.exact import QUALITIES, ExactContext
 from sunzip.nn.planes import (
-    COUNT_NOW,
-    CROSS,
-    FLAGS,
-    FURTHEST,
-    GATES,
-    GROUPS,
-    MEANS,
     SCALES,
-    TRUST_MOST,
-    TRUST_UNIT,
-    WEIGHT_MOST,
-    WEIGHT_UNIT,
-    WIDE,
-    channel_planes,
-    decoded_planes,
-    fitted,
-    level_of,
-    picture_planes,
-    place_planes,
-    references,
 )
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import (
     MAX_DEPTH,
     Grid,
     bands_of,
-    finer,
     from_lazy,
     grid_of,
     places_of,
-    put_bands,
     to_lazy,
     to_picture,
     to_pyramid,
-    woven,
 )
 from sunzip.rotation import foretold, turned
 from sunzip.weights import Model
@@ -79,15 +60,6 @@ if TYPE_CHECKING:
 
 Bool = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
-
-#: Latents and channels of a frame.
-Frame = tuple[Float, Sequence[int]]
-
-#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
-_AUDIBLE = 1.1
-
-#: Squared error, in steps, by which new weights of other channels must be better than those they replace.
-_WORTHWHILE = 1.5
 
 #: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
 #: points.
@@ -120,9 +92,6 @@ _SMALL, _STRANGE = 128, 0.5
 #: is worth more, and else each group's last would err more than that of the group before. That is where they
 #: are so alike; where they are so unlike, all are as the block's.
 _CHANGES, _ALIKE, _UNLIKE = (4, 2, -4, -8, -11), 0.9, 0.5
-
-#: Variants of tables in models from before frames built on frames after them.
-_VARIANTS_AT_FIRST = 10
 
 #: Rotations in minutes among which the encoder looks for that between two frames.
 _TURNS = (
@@ -171,7 +140,8 @@ class WaveletFamily(Family):
         self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
         if (
-            len(self.tables.bands) not in (SCALES * VARIANTS, SCALES * _VARIANTS_AT_FIRST)
+            # Models from before frames built on frames after them have no tables that count from means.
+            len(self.tables.bands) not in (SCALES * VARIANTS, SCALES * CENTRED[0])
             or len(self.tables.base) <= self.base_index.max()
             or len(self.tables.silent) < (self.silent_index.max() + 1) * count
             or len(self.tables.weights) != 2 * count
@@ -185,12 +155,12 @@ class WaveletFamily(Family):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")
         # Networks from before did not learn what symbols that count from a mean are like: there are no tables
         # of such, and where in its cell a coefficient then lies is not asked.
-        self._learned = len(self.tables.bands) == SCALES * VARIANTS
-        self._trusting = self.tables.trusts is not None
-        self._inverse = np.float32(1) / self.step
+        self.learned = len(self.tables.bands) == SCALES * VARIANTS
+        self.trusting = self.tables.trusts is not None
+        self.inverse = np.reciprocal(self.step)
         # What a weight of 1 makes of another channel's coefficients.
         self._spread = relation = found["relation"]
-        self._relation = relation[:, None] / relation
+        self.relation = relation[:, None] / relation
 
     @cached_property
     def bits(self) -> Float:
@@ -291,11 +261,12 @@ class WaveletFamily(Family):
         h, w = grid.level(few)
         names = list(known.channels)
         corner = (names, slice(h), slice(w))
-        wanted, inverse = pyramid[corner], self._inverse[quality, names][:, None, None]
+        wanted, inverse = pyramid[corner], self.inverse[quality, names][:, None, None]
 
         def cost(bits: int, given: Frame | None) -> float:
             glance = self._writer(None)
-            seen = self._walk(glance, pyramid, known.channels, ways, grid, quality, bits, given, few)
+            plan = Plan(known.channels, ways, grid, quality, bits, given)
+            seen = Walk(self, plan, glance, pyramid).through(few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
@@ -310,21 +281,18 @@ class WaveletFamily(Family):
             time, turns = None, Turns()
         self._code_disks(writer, ways, numbers)
 
-        def walk(coder: Writer, coded: Int | None = None) -> Float:
-            levels = grid.depth
-            return self._walk(coder, pyramid, known.channels, ways, grid, quality, bits, time, levels, coded)
-
+        plan = Plan(known.channels, ways, grid, quality, bits, time)
         if time is None:
-            decoded = walk(writer)
+            decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
         else:
             # What a level tells may be less than other frames do without it.
             draft = Draft(self.tables, self.bits, self.shifted)
-            decoded = walk(draft)
+            decoded = Walk(self, plan, draft, pyramid).through(grid.depth)
             coded = draft.worth(names, self._left_out(pyramid, time, grid, quality, names))
             if coded is None:
                 draft.hand_to(writer)
             else:
-                decoded = walk(writer, coded)
+                decoded = Walk(self, plan, writer, pyramid).through(grid.depth, coded)
         head = packed(bool(bits & PLACED), turns, known, own, ways)
         return head, _whole(decoded, ways, disks, grid)
 
@@ -334,7 +302,7 @@ class WaveletFamily(Family):
         those = [c for c in POINTS if c in channels]
         if those:
             plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid.depth)
-            inverse = self._inverse[quality]
+            inverse = self.inverse[quality]
             for c, points in zip(those, plain, strict=True):
                 lazy[c] = _price(points * inverse[c]) * _LAZY_GAIN < _price(pyramid[c] * inverse[c])
             if lazy.any():
@@ -364,7 +332,7 @@ class WaveletFamily(Family):
         shown = self._shown(numbers, quality, known, grid)
         for c in those:
             one = shown[c]
-            inverse = self._inverse[quality, c]
+            inverse = self.inverse[quality, c]
             with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
             without = _price(pyramid[c][near] * inverse)
             if time is not None and c in time[1]:
@@ -419,7 +387,7 @@ class WaveletFamily(Family):
         if time is None:
             return 0.0
         rows = list(known.channels)
-        inverse = self._inverse[quality, rows][:, None, None]
+        inverse = self.inverse[quality, rows][:, None, None]
         own = np.asarray(middle[rows] * inverse, np.float32)
         apart = np.asarray(own - time[0][rows] * inverse, np.float32)
         alone = _price(own)
@@ -448,8 +416,8 @@ class WaveletFamily(Family):
         time = self._turned(known, grid, head.turns, ways.lazy)
         if time is not None:
             _add(disks, -1, *time)
-        levels = grid.depth - fine
-        decoded = self._walk(reader, None, known.channels, ways, grid, quality, head.bits, time, levels)
+        plan = Plan(known.channels, ways, grid, quality, head.bits, time)
+        decoded = Walk(self, plan, reader, None).through(grid.depth - fine)
         if not fine:
             decoder.finish()
         return _whole(decoded, ways, disks, grid)
@@ -507,272 +475,13 @@ class WaveletFamily(Family):
                 pyramid[rows] = transform(pictures, grid.depth)
         return pyramid, sorted(sources)
 
-    def _walk(
-        self,
-        coder: Coder,
-        pyramid: Float | None,
-        channels: Sequence[int],
-        ways: Ways,
-        grid: Grid,
-        quality: int,
-        bits: int,
-        time: Frame | None,
-        levels: int,
-        coded: Int | None = None,
-    ) -> Float:
-        """Go through a pyramid from coarse to fine, to write or to read it.
-
-        Parameters
-        ----------
-        coder
-            Gives or takes the symbols.
-        pyramid
-            (12, Y, X), or None where it is to be read.
-        channels
-            Those that are present.
-        ways
-            How they are coded.
-        bits
-            `LINKED` and `PLACED`, see `sunzip.codec.head`.
-        time
-            What other frames foretell of them.
-        levels
-            How many to go through, from the coarsest; less than 0 is none.
-        coded
-            (C,) of how many levels, from the coarsest, symbols are written; None if of all in which any is
-            worth its bits.
-
-        Returns
-        -------
-        The pyramid (12, Y, X) as it is decoded.
-        """
-        out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
-        trusting = self._trusting and bool(bits & LINKED)
-        names = list(channels)
-        step, inverse = self.step[quality][:, None, None], self._inverse[quality][:, None, None]
-        timed = np.zeros(len(NAMES), np.float32)
-        if time is not None:
-            timed[[c for c in names if c in time[1]]] = 1
-        tops = np.zeros(len(NAMES), np.int32)
-        # How frames that build on others were coded at first: as if they did not, but for what is foretold.
-        linked = bool(bits & LINKED)
-        centred = ((10, 11) if self._learned else (0, 5)) if linked else None
-        values = None
-        if pyramid is not None:
-            if coded is None:
-                apart = pyramid if time is None or not linked else pyramid - time[0]
-                heard = [_audible(apart[c] * self._inverse[quality, c], grid) for c in names]
-                coded = np.array(heard, np.int32)
-            values = grid.depth - coded
-        index = self.silent_index[quality] * len(NAMES) + np.array(names, np.int32)
-        tops[names] = grid.depth - coder.side("silent", index, values)
-        if tops.min() < 0 or tops.max() > grid.depth:
-            raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
-        low = self._base(coder, pyramid, names, ways, grid, quality, time, timed)
-        h, w = low.shape[1:]
-        out[names, :h, :w] = low
-        lows = dict(zip(names, low, strict=True))
-        lazy = ways.lazy
-        seen = references(names, lazy)
-        weights = np.zeros((len(NAMES), 2), np.int32)
-        shifts = np.zeros(len(NAMES), np.int32)
-        trusts = np.zeros((2, len(NAMES)), np.int32)
-        carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
-        for n in range(levels):
-            h, w = grid.level(n)
-            number = level_of(h, w)
-            going = [c for c in names if tops[c] > n]
-            if not going:
-                break
-            place = place_planes(h, w) if bits & PLACED else None
-            known: dict[int, Float] = {}  # coefficients as their symbols tell them, in steps
-            board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
-            for g, group in enumerate(GROUPS):
-                active = [c for c in group if c in going]
-                if not active:
-                    continue
-                picture = np.stack([lows[c] for c in active])
-                own = np.array(active, np.int32)
-                planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
-                shrink = np.where(lazy[active], np.float32(1), np.float32(2.0 ** (n - grid.depth)))
-                planes[:, :3] = picture_planes(picture, inverse[active], shrink[:, None, None])
-                flags = np.zeros((len(active), FLAGS), np.float32)
-                flags[:, 3] = lazy[active]
-                exact = (
-                    None if pyramid is None else bands_of(pyramid[active], h, w) * inverse[active][:, None]
-                )
-                reference = before = None
-                if time is not None and timed[active].any():
-                    flags[:, 2] = timed[active]
-                    reference = bands_of(time[0][active], h, w) * inverse[active][:, None]
-                    before = decoded_planes(reference)
-                cross = np.zeros((len(active), 3, h, w), np.float32)
-                for a, c in enumerate(active):
-                    flags[a, : len(seen[c])] = 1
-                    if not any(r in known for r in seen[c]):
-                        continue
-                    wanted = None if exact is None else exact[a]
-                    cross[a] = self._crossed(coder, c, seen[c], out, weights[c], quality, (h, w), wanted)
-                    planes[a, 3:15] = channel_planes(
-                        cross[a], [known.get(r) for r in seen[c]] + [None] * (2 - len(seen[c]))
-                    )
-                if place is not None:
-                    planes[:, 15:] = place
-                carry = _rows(carries[g], active)
-                features, outputs = self.context.enter(number, active, quality, flags, planes, before, carry)
-                carries[g] = (active, features)
-                rounded = np.zeros((len(active), 3, h, w), np.float32)
-                # What other frames tell, or other channels where these tell nothing.
-                told = (
-                    cross
-                    if reference is None
-                    else np.where(timed[own, None, None, None] > 0, reference, cross)
-                )
-                for here in (board, ~board):
-                    if here is not board:
-                        some = decoded_planes(rounded)
-                        outputs = self.context.beside(number, active, quality, features, some)
-                    wanted = None if exact is None else exact[..., here].reshape(len(active), -1)
-                    mean = _foretold(outputs, reference, cross, here)
-                    scale = np.clip(outputs[:, WIDE][..., here], 0, SCALES - 1).astype(np.int32)
-                    scale = scale.reshape(mean.shape)
-                    if trusting:
-                        half = trusts[0 if here is board else 1]
-                        index = (2 * own + (here is not board)) * 2 + timed[own].astype(np.int32)
-                        others = told[..., here].reshape(mean.shape)
-                        half[own] += coder.trusts(index, half[own], mean, others, scale, wanted)
-                        if half.min() < 0 or half.max() > TRUST_MOST:
-                            raise DamagedError("entropy-coded payload: others are trusted more than can be")
-                        mean += (others - mean) * (half[own] * TRUST_UNIT).astype(np.float32)[:, None]
-                    these, origin = _coefficients(mean, scale, wanted, centred)
-                    if here is board:
-                        shifts[own] += coder.shifts(own, shifts[own], these)
-                        if np.abs(shifts).max() > SHIFT_MOST:
-                            raise DamagedError("entropy-coded payload: scales are shifted more than any can")
-                    these = _shifted(these, shifts[active])
-                    found = coder.symbols(these) + origin
-                    rounded[..., here] = found.reshape(*rounded.shape[:2], -1)
-                known |= dict(zip(active, rounded, strict=True))
-                bands = rounded
-                if self._learned or not linked:
-                    seen_now = decoded_planes(rounded)
-                    settled = self.context.settle(number, active, quality, features, seen_now)
-                    bands = rounded + _apart(settled, rounded, reference, cross)
-                if isinstance(coder, Draft) and exact is not None:
-                    most = np.clip(exact, -LARGEST, LARGEST)
-                    coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
-                bands = bands * step[active][:, None]
-                put_bands(out, bands, active)
-                further = [a for a, c in enumerate(active) if tops[c] > n + 1]
-                for kind, step_up in ((False, finer), (True, woven)):
-                    rows = [a for a in further if lazy[active[a]] == kind]
-                    if rows:
-                        made = step_up(picture[rows], np.moveaxis(bands[rows], 1, 0))
-                        lows |= zip([active[a] for a in rows], made, strict=True)
-        if time is not None and linked:
-            for c in time[1]:
-                for n in range(tops[c], levels):
-                    put_bands(out, bands_of(time[0][[c]], *grid.level(n)), [c])
-        return out
-
-    def _crossed(
-        self,
-        coder: Coder,
-        channel: int,
-        others: Sequence[int],
-        pyramid: Float,
-        weights: Int,
-        quality: int,
-        shape: tuple[int, int],
-        exact: Float | None,
-    ) -> Float:
-        """Foretell the bands of a channel by those of others that are decoded.
-
-        Parameters
-        ----------
-        coder
-            Gives or takes how their weights change.
-        channel, others
-            Up to two others.
-        pyramid
-            (12, Y, X) as far as it is decoded.
-        weights
-            (2,) those of the level before, which this changes to those of this level.
-        shape
-            (h, w) of the bands.
-        exact
-            (3, h, w) the channel's bands in its steps, where they are known.
-
-        Returns
-        -------
-        (3, h, w) in the channel's steps.
-        """
-        bands = [
-            bands_of(pyramid[other], *shape)
-            * (self._relation[channel, other] * self._inverse[quality, channel])
-            for other in others
-        ]
-        change = None
-        if exact is not None:
-            change = (fitted(exact, bands, weights, _WORTHWHILE) - weights)[: len(bands)]
-        index = 2 * np.int32(channel) + np.arange(len(bands), dtype=np.int32)
-        weights[: len(bands)] += coder.side("weights", index, change)
-        if np.abs(weights).max() > WEIGHT_MOST:
-            raise DamagedError("entropy-coded payload: a channel weighs more than any can")
-        out = np.zeros((3, *shape), np.float32)
-        for band, weight in zip(bands, weights, strict=False):
-            out += band * np.float32(weight * WEIGHT_UNIT)
-        return out
-
     def _left_out(self, pyramid: Float, time: Frame, grid: Grid, quality: int, names: list[int]) -> Float64:
         """Return squared errors (C, levels), in steps, where levels are as other frames have them."""
-        inverse = self._inverse[quality, names][:, None, None]
+        inverse = self.inverse[quality, names][:, None, None]
         apart = np.asarray((pyramid[names] - time[0][names]) * inverse, np.float32)
         np.clip(apart, -LARGEST, LARGEST, out=apart)
         levels = [bands_of(apart, *grid.level(n)) for n in range(grid.depth)]
         return np.stack([np.square(bands, dtype=np.float64).sum((1, 2, 3)) for bands in levels], 1)
-
-    def _base(
-        self,
-        coder: Coder,
-        pyramid: Float | None,
-        names: list[int],
-        ways: Ways,
-        grid: Grid,
-        quality: int,
-        time: Frame | None,
-        timed: Float,
-    ) -> Float:
-        """Code the coarsest picture (C, h, w): its distance from what is foretold or from the usual."""
-        h, w = grid.height >> grid.depth, grid.width >> grid.depth
-        inverse, step = self._inverse[quality, names], self.step[quality, names]
-        # The lazy wavelet lets no pixel grow.
-        doubled = np.where(ways.lazy[names], 0, grid.depth)
-        means = self.base_mean[names] * np.ldexp(np.float32(1), doubled)
-        means[ways.round[names]] = 0
-        usual = np.broadcast_to(means[:, None, None], (len(names), h, w))
-        if time is not None:
-            usual = np.where(timed[names][:, None, None] > 0, time[0][names, :h, :w], usual)
-        whole = np.rint(np.clip(usual * inverse[:, None, None], -(2.0**24), 2.0**24)).astype(np.int32)
-        near = (timed[names] > 0) | ways.round[names]
-        index = self.base_index[near.astype(np.int32), quality, names, doubled]
-        index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
-        values = None
-        if pyramid is not None:
-            scaled = np.clip(pyramid[names, :h, :w] * inverse[:, None, None], -(2.0**24), 2.0**24)
-            values = (np.rint(scaled).astype(np.int32) - whole).ravel()
-        symbols = coder.side("base", index, values)
-        low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * step[:, None, None]
-        return low
-
-
-def _audible(apart: Float, grid: Grid) -> int:
-    """Return how many levels, from the coarsest, have anything in them that may be worth its bits."""
-    for n in range(grid.depth - 1, -1, -1):
-        bands = places_of(apart, *grid.level(n))
-        if any(max(band.max(), -band.min()) >= _AUDIBLE for band in bands):
-            return n + 1
-    return 0
 
 
 def _price(values: Float) -> float:
@@ -794,64 +503,3 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     if ways.lazy.any():
         pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid.depth)
     return pyramid
-
-
-def _rows(carry: tuple[list[int], Tensor] | None, active: list[int]) -> Tensor | None:
-    """Return the features of those channels that go on."""
-    if carry is None:
-        return None
-    names, features = carry
-    return features if names == active else features[[names.index(c) for c in active]]
-
-
-def _foretold(outputs: Float, reference: Float | None, cross: Float, here: npt.NDArray[np.bool_]) -> Float:
-    """Return the means (C, N) that the network foretells at the places `here`."""
-    mean = outputs[:, MEANS][..., here] * np.float32(1 / 64)
-    mean += np.clip(outputs[:, CROSS][..., here], 0, 16) * np.float32(1 / 16) * cross[..., here]
-    if reference is not None:
-        gate = np.clip(outputs[:, GATES][..., here], 0, 16) * np.float32(1 / 16)
-        mean += gate * reference[..., here]
-    return mean.reshape(len(outputs), -1)
-
-
-def _coefficients(
-    mean: Float, scale: Int, values: Float | None, centred: tuple[int, int] | None
-) -> tuple[Coefficients, Float | np.float32]:
-    """Return what is foretold of (C, N) coefficients.
-
-    Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
-    these, whose tables are then of two variants: for means that round to 0 and for others.
-    """
-    eighths = np.floor(np.clip(mean, -(2.0**20), 2.0**20) * np.float32(8) + np.float32(0.5)).astype(np.int32)
-    whole = (eighths + 4) >> 3
-    if centred is not None:
-        index = scale + SCALES * np.where(whole == 0, *centred).astype(np.int32)
-        origin = eighths * np.float32(1 / 8)
-        none = np.zeros(origin.shape, np.int32)
-        apart = None if values is None else values - origin
-        return Coefficients(index, none, none != 0, apart), origin
-    part = eighths - 8 * whole
-    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
-    return Coefficients(index, whole, part < 0, values), np.float32(0)
-
-
-def _shifted(these: Coefficients, shifts: Int) -> Coefficients:
-    """Return (C, N) coefficients with the scales of each channel shifted."""
-    if not shifts.any():
-        return these
-    scale = these.tables % SCALES
-    moved = np.clip(scale + shifts[:, None], 0, SCALES - 1) - scale
-    return these._replace(tables=these.tables + moved)
-
-
-def _apart(outputs: Float, symbols: Float, reference: Float | None, cross: Float) -> Float:
-    """Turn what the network puts out into how far from its symbol each coefficient is put, in steps."""
-    apart = outputs[:, MEANS] * np.float32(1 / 64)
-    gate = np.clip(outputs[:, CROSS], 0, 16) * np.float32(1 / 16)
-    gate *= cross - symbols
-    apart += gate
-    if reference is not None:
-        gate = np.clip(outputs[:, GATES], 0, 16) * np.float32(1 / 16)
-        gate *= reference - symbols
-        apart += gate
-    return np.clip(apart, np.float32(-FURTHEST), np.float32(FURTHEST), out=apart)

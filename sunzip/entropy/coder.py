@@ -6,8 +6,7 @@ arithmetic; its models are built so that they hold the integers of `Tables` unch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import constriction
@@ -28,33 +27,40 @@ _INT32 = np.iinfo(np.int32)
 _models: WeakKeyDictionary[Tables, dict[int, Any]] = WeakKeyDictionary()
 
 
+class _Run(NamedTuple):
+    """Symbols of one table, one after the other."""
+
+    table: int
+    model: Any
+    where: slice
+
+
 def _model(tables: Tables, k: int) -> Any:
-    """Return constriction's model of table k, built once."""
-    cache = _models.setdefault(tables, {})
-    model = cache.get(k)
-    if model is None:
-        begin = int(tables.offsets[k])
-        frequencies = tables.frequencies[begin : begin + int(tables.length[k])]
-        # constriction gives each of the L entries 1 and shares the remaining 2**24 − L in proportion to the
-        # weights. With weights f − 1 the share is exactly one per unit, so it arrives at f with no rounding.
-        model = constriction.stream.model.Categorical(frequencies.astype(np.float64) - 1, perfect=False)
-        cache[k] = model
-    return model
+    """Return constriction's model of table k."""
+    begin = int(tables.offsets[k])
+    frequencies = tables.frequencies[begin : begin + int(tables.length[k])]
+    # constriction gives each of the L entries 1 and shares the remaining 2**24 − L in proportion to the
+    # weights. With weights f − 1 the share is exactly one per unit, so it arrives at f with no rounding.
+    return constriction.stream.model.Categorical(frequencies.astype(np.float64) - 1, perfect=False)
 
 
-def _groups(
-    index: npt.NDArray[np.integer], tables: Tables
-) -> tuple[npt.NDArray[np.intp], Iterator[tuple[int, slice]]]:
+def _runs(index: npt.NDArray[np.integer], tables: Tables) -> tuple[npt.NDArray[np.intp], list[_Run]]:
     """Order (N,) symbols by table, keeping their order within each; name each table's run."""
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(tables):
         raise ValueError(f"index must be from 0 to {len(tables) - 1}")
     # numpy sorts 16-bit integers by radix: ten times faster here than wider ones.
     order = np.argsort(index.astype(np.uint16), kind="stable")
     counts = np.bincount(index, minlength=len(tables))
-    ends = np.cumsum(counts)
-    return order, (
-        (k, slice(int(ends[k] - counts[k]), int(ends[k]))) for k in np.flatnonzero(counts).tolist()
-    )
+    # Each model is built once.
+    models = _models.setdefault(tables, {})
+    runs, begin = [], 0
+    for k in np.flatnonzero(counts).tolist():
+        if k not in models:
+            models[k] = _model(tables, k)
+        end = begin + int(counts[k])
+        runs.append(_Run(k, models[k], slice(begin, end)))
+        begin = end
+    return order, runs
 
 
 class Encoder:
@@ -99,11 +105,11 @@ class Encoder:
             return
         if not (_INT32.min <= int(symbols.min()) and int(symbols.max()) <= _INT32.max):
             raise ValueError("symbols must be 32-bit integers")
-        order, groups = _groups(index, tables)
+        order, runs = _runs(index, tables)
         symbols, index = symbols[order], index[order]
         entries, outside = tables.entries(symbols, index)
         entries32 = entries.astype(np.int32)
-        self._runs.extend((entries32[run], _model(tables, k)) for k, run in groups)
+        self._runs.extend((entries32[run.where], run.model) for run in runs)
         where = index[outside]
         codes = escape_code(
             symbols[outside].astype(np.int64),
@@ -164,18 +170,23 @@ class Decoder:
             If an escape code is too long or leads outside int32.
         """
         flat = index.ravel()
-        order, groups = _groups(flat, tables)
-        entries = np.empty(flat.size, np.int64)
-        for k, run in groups:
-            entries[run] = self._coder.decode(_model(tables, k), run.stop - run.start)
-        grouped = flat[order]
-        lowest, length = tables.lowest[grouped].astype(np.int64), tables.length[grouped].astype(np.int64)
-        values = lowest + entries
-        outside = np.flatnonzero(entries == length - 1)
-        if outside.size:
-            values[outside] = escape_decode(self._escapes(outside.size), lowest[outside], length[outside])
-            if int(values.min()) < _INT32.min or int(values.max()) > _INT32.max:
+        order, runs = _runs(flat, tables)
+        values = np.empty(flat.size, np.int32)
+        outside = []
+        for run in runs:
+            part = self._coder.decode(run.model, run.where.stop - run.where.start)
+            beyond = part == tables.length[run.table] - 1
+            if beyond.any():
+                outside.append(run.where.start + np.flatnonzero(beyond))
+            np.add(part, tables.lowest[run.table], out=values[run.where])
+        if outside:
+            where = np.concatenate(outside)
+            table = flat[order[where]]
+            lowest, length = tables.lowest[table].astype(np.int64), tables.length[table].astype(np.int64)
+            escaped = escape_decode(self._escapes(where.size), lowest, length)
+            if int(escaped.min()) < _INT32.min or int(escaped.max()) > _INT32.max:
                 raise DamagedError("entropy-coded payload: an escaped symbol lies outside 32 bits")
+            values[where] = escaped
         symbols = np.empty(flat.size, np.int32)
         symbols[order] = values
         return symbols.reshape(index.shape)

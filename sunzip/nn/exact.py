@@ -8,7 +8,7 @@ library is set to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, UnsupportedError
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS, network_of
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS, Places, network_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Float = npt.NDArray[np.float32]
@@ -33,6 +32,9 @@ MAX_SHIFT = 20
 #: Outputs for three bands: means in 64ths of a step, gates of time and channels in 16ths, scales.
 _OUTPUTS = 12
 QUALITIES = 101
+
+#: Positions of a level that go through a network at once.
+_CACHED = 1 << 14
 
 
 def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -120,29 +122,43 @@ class ExactContext:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything as float32 tensors, weights in the layout that convolutions are fastest in."""
+        """Weights and biases as float32 tensors, with the powers of two that sums are divided by in them.
+
+        A power of two in all that is summed is as exact as one afterwards. Half a unit in a bias, too, makes
+        of rounding a floor; it is lost among the largest sums that are not divided, and not needed there.
+        """
         import torch
 
-        _prove_convolutions()
+        _prove_sums()
         out = {}
-        for name, array in self._arrays.items():
-            # Powers of two are exact by construction, not by how well a library's exponential rounds.
-            power = name.endswith(".shift")
-            values = np.ldexp(1.0, -array.astype(np.int32)) if power else array
-            tensor = torch.from_numpy(values.astype(np.float32))
-            if tensor.ndim == 4:
-                tensor = tensor.contiguous(memory_format=torch.channels_last)
-            out[name] = tensor
+        for n in range(len(WIDTHS)):
+            for layer, (names, _) in LAYERS.items():
+                shift = self._arrays[f"{n}.{layer}.shift"].astype(np.int32)
+                # Powers of two are exact by construction, not by how well a library's exponential rounds.
+                power = np.ldexp(np.float32(1), -shift)
+                bias = self._arrays[f"{n}.{layer}.bias"].astype(np.float32) * power
+                out[f"{n}.{layer}.power"] = torch.from_numpy(power)
+                out[f"{n}.{layer}.bias"] = torch.from_numpy(bias + np.where(shift > 0, np.float32(0.5), 0))
+                for name in names:
+                    weight = self._arrays[f"{n}.{name}"].astype(np.float32) * power[:, None, None, None]
+                    last = layer.endswith("_out")  # products of matrices, see `_put_out`
+                    out[f"{n}.{name}"] = _float(weight[:, :, 0, 0]) if last else _channels_last(weight)
         return out
 
-    def _finish(self, total: Tensor, n: int, layer: str, clip: bool) -> Tensor:
-        """Divide sums by their powers of two and round; activations are clipped."""
-        scale = self._tensors[f"{n}.{layer}.shift"][:, None, None]
-        total += self._tensors[f"{n}.{layer}.bias"][:, None, None]
-        total *= scale
-        total += 0.5
-        total.floor_()
-        return total.clamp_(0, ACTIVATION_MAX) if clip else total
+    def _bias(
+        self, level: int, layer: str, channels: Sequence[int], quality: int, flags: Float | None = None
+    ) -> Tensor:
+        """Return a layer's biases (C, width) of channels."""
+        import torch
+
+        t, n, depth = self._tensors, network_of(level), depth_of(level)
+        tabled = self._arrays[f"bias.{n}"][quality, list(channels), depth, LAYERS[layer][1]]
+        total = tabled.astype(np.float32)
+        if flags is not None:
+            # No product of matrices, which a library may be set to round.
+            flagged = flags[:, :, None] * self._arrays[f"flags.{n}"][depth].astype(np.float32)
+            total += flagged.sum(1)
+        return torch.from_numpy(total) * t[f"{n}.{layer}.power"] + t[f"{n}.{layer}.bias"]
 
     def enter(
         self,
@@ -153,6 +169,7 @@ class ExactContext:
         planes: Float,
         time: Float | None,
         carry: Tensor | None,
+        here: Places,
     ) -> tuple[Tensor, Float]:
         """Look at what is known before any of a level's coefficients is.
 
@@ -169,39 +186,49 @@ class ExactContext:
             (C, COUNT_NOW, h, w) and (C, COUNT_TIME, h, w), or None.
         carry
             Features of the next coarser level for the same channels, or None.
+        here
+            (N,) places of the coefficients that come first, counted along the rows.
 
         Returns
         -------
         features
-            Of this level, for `beside` and for the next finer level.
+            Of this level, for `beside`, `settle` and the next finer level.
         outputs
-            (C, 12, h, w) integers: means, two kinds of gates, numbers of scales, for the coefficients that
-            come first.
+            (C, 12, N) integers: means, two kinds of gates, numbers of scales, at those places.
         """
         import torch
         from torch.nn import functional as F
 
-        t, n, depth = self._tensors, network_of(level), depth_of(level)
+        t, n = self._tensors, network_of(level)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            h = F.conv2d(_tensor(planes), t[f"{n}.now"], padding=1)
-            if time is not None:
-                h += F.conv2d(_tensor(time), t[f"{n}.time"], padding=1)
-            if carry is not None:
-                h += F.interpolate(F.conv2d(carry, t[f"{n}.carry"]), size=h.shape[-2:])
-            tabled = t[f"bias.{n}"][quality, list(channels), depth]
-            # No product of matrices, which a library may be set to round.
-            flagged = (torch.from_numpy(flags)[:, :, None] * t[f"flags.{n}"][depth]).sum(1)
-            h += (tabled[:, 0] + flagged)[:, :, None, None]
-            h = self._finish(h, n, "enter", clip=True)
-            h = F.conv2d(h, t[f"{n}.deep"], padding=1)
-            h += tabled[:, 1, :, None, None]
-            h = self._finish(h, n, "deep", clip=True)
-            first = self._finish(F.conv2d(h, t[f"{n}.first"]), n, "first", clip=True)
-            out = self._finish(F.conv2d(first, t[f"{n}.first_out"]), n, "first_out", clip=False)
-            return h, out.contiguous().numpy()
+            entering = self._bias(level, "enter", channels, quality, flags)
+            deeper = self._bias(level, "deep", channels, quality)
+            found, outputs = [], []
+            for some in _batches(planes):
+                # Planes that are all 0 add nothing, as do those of channels that see no others.
+                seen = [k for k in range(COUNT_NOW) if planes[some, k].any()] or [0]
+                given, weight = planes[some], t[f"{n}.now"]
+                if len(seen) < COUNT_NOW:
+                    given, weight = given[:, seen], weight[:, seen]
+                h = _summed(_channels_last(given), weight, entering[some])
+                if time is not None:
+                    h += F.conv2d(_channels_last(time[some]), t[f"{n}.time"], padding=1)
+                if carry is not None:
+                    h += F.interpolate(F.conv2d(carry[some], t[f"{n}.carry"]), size=h.shape[-2:])
+                h = _summed(_active(h), t[f"{n}.deep"], deeper[some])
+                found.append(_active(h))
+                first = _active(F.conv2d(_at(h, here), t[f"{n}.first"], t[f"{n}.first.bias"]))
+                outputs.append(self._put_out(first, f"{n}.first_out"))
+        return torch.cat(found), np.concatenate(outputs)
 
     def beside(
-        self, level: int, channels: Sequence[int], quality: int, features: Tensor, known: Float
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: Tensor,
+        known: Float,
+        here: Places,
     ) -> Float:
         """Look at those coefficients of the level that came first, to foretell the others.
 
@@ -211,12 +238,14 @@ class ExactContext:
             What `enter` returned.
         known
             (C, COUNT_TIME, h, w) planes of the coefficients known, 0 elsewhere.
+        here
+            (N,) places of the others.
 
         Returns
         -------
         As the second of `enter`.
         """
-        return self._branch(level, channels, quality, features, known, ("beside", "second"), 2)
+        return self._branch(level, channels, quality, features, known, ("beside", "second"), here)
 
     def settle(
         self, level: int, channels: Sequence[int], quality: int, features: Tensor, known: Float
@@ -232,7 +261,8 @@ class ExactContext:
         -------
         (C, 9, h, w) integers: distances from the symbols in 64ths of a step, two kinds of gates in 16ths.
         """
-        return self._branch(level, channels, quality, features, known, ("after", "settle"), 3)
+        outputs = self._branch(level, channels, quality, features, known, ("after", "settle"), None)
+        return outputs.reshape(*outputs.shape[:2], *known.shape[-2:])
 
     def _branch(
         self,
@@ -242,7 +272,7 @@ class ExactContext:
         features: Tensor,
         known: Float,
         names: tuple[str, str],
-        place: int,
+        here: Places | None,
     ) -> Float:
         import torch
         from torch.nn import functional as F
@@ -250,17 +280,83 @@ class ExactContext:
         t, n = self._tensors, network_of(level)
         near, layer = names
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            h = F.conv2d(_tensor(known), t[f"{n}.{near}"], padding=1)
-            h += F.conv2d(features, t[f"{n}.{layer}"])
-            h += t[f"bias.{n}"][quality, list(channels), depth_of(level), place][:, :, None, None]
-            h = self._finish(h, n, layer, clip=True)
-            out = self._finish(F.conv2d(h, t[f"{n}.{layer}_out"]), n, f"{layer}_out", clip=False)
-            return out.contiguous().numpy()
+            bias = self._bias(level, layer, channels, quality)
+            outputs = []
+            for some in _batches(known):
+                h = _summed(_channels_last(known[some]), t[f"{n}.{near}"], bias[some])
+                h, seen = (h, features[some]) if here is None else (_at(h, here), _at(features[some], here))
+                h += F.conv2d(seen, t[f"{n}.{layer}"])
+                outputs.append(self._put_out(_active(h), f"{n}.{layer}_out"))
+        return np.concatenate(outputs)
+
+    def _put_out(self, hidden: Tensor, layer: str) -> Float:
+        """Return a last layer's outputs (C, K, N) of activations (C, width, y, x), N places in all."""
+        outputs = _product(self._tensors[layer], self._tensors[f"{layer}.bias"], _rows(hidden).mT)
+        found: Float = outputs.floor_().numpy()
+        return found
+
+
+def _batches(planes: Float) -> Iterator[slice]:
+    """Yield which channels of planes (C, K, h, w) go through a network at once.
+
+    As many as the processor's cache has room for; small ones one at a time would take more time to begin
+    than to do.
+    """
+    count, _, h, w = planes.shape
+    step = max(1, _CACHED // (h * w))
+    return (slice(begin, begin + step) for begin in range(0, count, step))
+
+
+def _summed(planes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return convolutions by 3×3, with the biases (C, width) of channels."""
+    from torch.nn import functional as F
+
+    if len(bias) == 1:
+        return F.conv2d(planes, weight, bias[0], padding=1)
+    return F.conv2d(planes, weight, padding=1).add_(bias[:, :, None, None])
+
+
+def _active(total: Tensor) -> Tensor:
+    """Clip and round sums to activations, in place."""
+    return total.clamp_(0, ACTIVATION_MAX + 0.5).floor_()
+
+
+def _product(weight: Tensor, bias: Tensor, values: Tensor) -> Tensor:
+    """Return (C, K, N) of weights (K, width), biases (K,) and values (C, width, N)."""
+    import torch
+
+    count = len(values)
+    return torch.baddbmm(bias[:, None].expand(count, -1, 1), weight.expand(count, -1, -1), values)
+
+
+def _rows(planes: Tensor) -> Tensor:
+    """Return planes (C, K, h, w), of whose layout in memory K is the last, as (C, h · w, K)."""
+    return planes.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _at(planes: Tensor, here: Places) -> Tensor:
+    """Return some places of such planes, as (C, K, N, 1) of the same layout."""
+    import torch
+
+    return _rows(planes).index_select(1, torch.from_numpy(here))[:, :, None].permute(0, 3, 1, 2)
+
+
+def _float(planes: npt.NDArray[Any]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(planes, np.float32))
+
+
+def _channels_last(planes: npt.NDArray[Any]) -> Tensor:
+    """Return planes (C, K, h, w) in the layout that convolutions are fastest in."""
+    import torch
+
+    return _float(planes).contiguous(memory_format=torch.channels_last)
 
 
 @cache
-def _prove_convolutions() -> None:
-    """Try whether convolutions here are sums of products, which is what the bound on them speaks of.
+def _prove_sums() -> None:
+    """Try whether convolutions and products of matrices here are sums of products, as their bound has it.
 
     Libraries may compute them by transforms instead (Winograd's, Fourier's), of which no such bound holds,
     and choose by size: so it is tried on sizes that occur, with large integers, and compared in some places.
@@ -276,13 +372,19 @@ def _prove_convolutions() -> None:
     rng = np.random.default_rng(0)
     for width, side in zip(WIDTHS[::-1], (128, 96, 64, 16, 8), strict=True):
         images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, side + 2, side + 2))
+        rows = images.reshape(2, width, -1)
         # Of one sign, and no larger than what keeps their sums below the bound.
         weight = rng.integers(0, EXACT // (9 * width * ACTIVATION_MAX), (width, width, 3, 3))
+        matrix = rng.integers(0, EXACT // (width * ACTIVATION_MAX), (_OUTPUTS, width))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            found = F.conv2d(_tensor(images.astype(np.float32)), _tensor(weight.astype(np.float32)))
+            found = F.conv2d(_channels_last(images), _channels_last(weight)).numpy()
+            product = _product(_float(matrix), torch.zeros(_OUTPUTS), _float(rows)).numpy()
         for n, y, x in rng.integers(0, (2, side, side), (50, 3)):
             patch = images[n, :, y : y + 3, x : x + 3]
-            if not np.array_equal(found[n, :, y, x].numpy(), (weight * patch).sum((1, 2, 3))):
+            if not (
+                np.array_equal(found[n, :, y, x], (weight * patch).sum((1, 2, 3)))
+                and np.array_equal(product[n, :, y * x], matrix @ rows[n, :, y * x])
+            ):
                 raise UnsupportedError(
                     f"convolutions of torch {torch.__version__} are not exact on this machine, so that no "
                     "wavelet model can be used here; switch off its fast mathematics, or take another torch"
@@ -294,13 +396,9 @@ def depth_of(level: int) -> int:
     return level - 1 if network_of(level) == 0 else 0
 
 
-def _tensor(planes: Float) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
-
-
 def macs_per_position(n: int) -> int:
     """Return the multiply-accumulates of network `n` for one position of a level's bands in one channel."""
     parts = parts_of(WIDTHS[n], WIDTHS[max(n - 1, 0)])
-    return sum(int(np.prod(shape)) // (4 if name == "carry" else 1) for name, (shape, _) in parts.items())
+    # Once for four positions; or at either half of them.
+    fewer = {"carry": 4, "first": 2, "first_out": 2, "second": 2, "second_out": 2}
+    return sum(int(np.prod(shape)) // fewer.get(name, 1) for name, (shape, _) in parts.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ else:
     Array = TypeVar("Array", npt.NDArray[np.float32], "Tensor")
 
 Float = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
 
 #: Networks are told apart by the side of the bands that they code, 2 to 256; larger ones are as 256.
 LEVELS = 8
@@ -82,9 +84,12 @@ def references(channels: list[int], lazy: npt.NDArray[np.bool_]) -> dict[int, li
 def root(x: Array, factor: float = 8.0) -> Array:
     """Compress to integers of 8 bits: eight times the square root, with the sign."""
     if isinstance(x, np.ndarray):
-        y = np.floor(np.sqrt(np.abs(x)) * np.float32(factor))
-        out: Float = np.copysign(np.minimum(y, np.float32(127)), x)
-        return out
+        y: Float = np.abs(x)
+        np.sqrt(y, out=y)
+        y *= np.float32(factor)
+        np.floor(y, out=y)
+        np.minimum(y, np.float32(127), out=y)
+        return np.copysign(y, x, out=y)
     return (x.abs().sqrt() * factor).floor().clamp(max=127).copysign(x)
 
 
@@ -92,7 +97,9 @@ def decoded_planes(bands: Array) -> Array:
     """Return (..., 6, h, w): three bands in steps, (..., 3, h, w), with and without their sign."""
     signed = root(bands)
     if isinstance(signed, np.ndarray):
-        return np.concatenate((signed, np.abs(signed)), -3)
+        both = np.concatenate((signed, signed), -3)
+        np.abs(signed, out=both[..., 3:, :, :])
+        return both
     import torch
 
     return torch.cat((signed, signed.abs()), -3)
@@ -121,13 +128,23 @@ def picture_planes(low: Float, inverse_step: Float, shrink: Float) -> Float:
     return np.stack((signed, np.abs(signed), bright), 1)
 
 
+@lru_cache(maxsize=32)
+def halves(height: int, width: int) -> tuple[Places, Places]:
+    """Return the places of the two colours of a checkerboard, counted along the rows; the first begins."""
+    odd = np.add.outer(np.arange(height), np.arange(width)) % 2
+    return np.flatnonzero(odd == 0), np.flatnonzero(odd)
+
+
+@lru_cache(maxsize=32)
 def place_planes(height: int, width: int) -> Float:
     """Return (2, h, w): how far from the centre of the disk, and from its limb."""
     y = (np.arange(height) + 0.5) / height - 0.5
     x = (np.arange(width) + 0.5) / width - 0.5
     r = np.sqrt(y[:, None] ** 2 + x**2) / disk_radius(1)
     planes = np.stack((np.clip(np.rint(64 * r), 0, 127), np.clip(np.rint(256 * (r - 1)), -127, 127)))
-    return planes.astype(np.float32)
+    planes = planes.astype(np.float32)
+    planes.flags.writeable = False
+    return planes
 
 
 def channel_planes(cross: Float, others: Sequence[Float | None]) -> Float:

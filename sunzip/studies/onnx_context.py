@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.nn.exact import ACTIVATION_MAX, ExactContext, depth_of
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, WIDTHS, network_of
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, WIDTHS, Places, network_of
 
 Float = npt.NDArray[np.float32]
 
@@ -166,6 +166,7 @@ class OnnxContext(ExactContext):
         planes: Float,
         time: Float | None,
         carry: Any,
+        here: Places,
     ) -> tuple[Any, Float]:
         """See `ExactContext.enter`; features are arrays."""
         n, depth = network_of(level), depth_of(level)
@@ -184,11 +185,19 @@ class OnnxContext(ExactContext):
             "deep_bias": tabled[:, 1, :, None, None],
         }
         features, outputs = self._sessions[file_of(n, "enter")].run(["features", "outputs"], feed)
-        return features, outputs
+        return features, _taken(outputs, here)
 
-    def beside(self, level: int, channels: Sequence[int], quality: int, features: Any, known: Float) -> Float:
+    def beside(
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: Any,
+        known: Float,
+        here: Places,
+    ) -> Float:
         """See `ExactContext.beside`."""
-        return self._run("beside", level, channels, quality, features, known)
+        return _taken(self._run("beside", level, channels, quality, features, known), here)
 
     def settle(self, level: int, channels: Sequence[int], quality: int, features: Any, known: Float) -> Float:
         """See `ExactContext.settle`."""
@@ -208,3 +217,8 @@ class OnnxContext(ExactContext):
         tables = self._arrays[f"bias.{network_of(level)}"]
         found: Float = tables[quality, list(channels), depth_of(level)].astype(np.float32)
         return found
+
+
+def _taken(outputs: Float, here: Places) -> Float:
+    """Return outputs (C, K, h, w) at some places (N,), (C, K, N)."""
+    return outputs.reshape(*outputs.shape[:2], -1).take(here, -1)

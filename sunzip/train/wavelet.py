@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
 from sunzip.codec.order import middle, order
-from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Int, Sets, Writer
+from sunzip.codec.symbols import CENTRED, SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
 from sunzip.errors import InputError
@@ -52,9 +52,6 @@ COARSEST = 13.0
 
 #: Those standard deviations, in units of noise, from the synthetic and the real Sun.
 SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 2.5)
-
-#: The first of the variants of tables of which symbols count from a mean.
-_CENTRED = 10
 
 #: How far tables reach on each side; what lies further is escaped.
 _REACH = 300
@@ -225,13 +222,14 @@ def laplace_tables() -> Tables:
     """Return the tables that training assumes: Laplace distributions over cells, the middle one wider."""
     rows, lowest = [], []
     for variant in range(VARIANTS):
-        mean = variant % 5 / 8 if variant < 10 else 0
+        mean = 0 if variant in CENTRED else variant % 5 / 8
         for number in range(SCALES):
             b = math.exp(LOG_SMALLEST + LOG_RATIO * number)
             reach = min(max(math.ceil(14 * b), 2), _REACH)
             symbols = np.arange(-reach, reach + 1)
-            offset = OFFSET_CENTRED if variant >= 10 else OFFSET
-            upper = symbols + (0.5 if 5 <= variant < 10 else np.where(symbols < 0, offset, 1 - offset))
+            offset = OFFSET_CENTRED if variant in CENTRED else OFFSET
+            cell = np.where(symbols < 0, offset, 1 - offset)
+            upper = symbols + (0.5 if variant >= 5 and variant not in CENTRED else cell)
             cumulative = np.append(_laplace_cdf((upper[0] - 1 - mean) / b), _laplace_cdf((upper - mean) / b))
             rows.append(np.maximum(np.diff(cumulative), 1e-9))
             lowest.append(-reach)
@@ -446,7 +444,7 @@ def add_trusts(model: Model, films: Iterable[Film], qualities: Sequence[int]) ->
     family = WaveletFamily(pack(model.config, arrays))
     found = _fitted(family, films, qualities)
     bands = found["bands"]
-    old, begin = family.tables.bands, int(bands.offsets[_CENTRED * SCALES])
+    old, begin = family.tables.bands, int(bands.offsets[CENTRED[0] * SCALES])
     frequencies = np.concatenate([old.frequencies[:begin], bands.frequencies[begin:]])
     kept = {"bands": Tables(frequencies, old.lowest, old.length), "trusts": found["trusts"]}
     return pack(model.config, arrays | _table_arrays(kept))

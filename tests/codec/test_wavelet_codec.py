@@ -15,11 +15,12 @@ from safetensors.numpy import load
 
 from sunzip import weights
 from sunzip.channels import NAMES
-from sunzip.codec import Codec, lanes, wavelet
+from sunzip.codec import Codec, lanes, walk, wavelet
 from sunzip.codec.family import Decoded, Float, Known, Latents, Written
 from sunzip.codec.head import Turns, Ways, as_told, unpacked
 from sunzip.codec.order import order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Draft, Int, Reader, Writer
+from sunzip.codec.walk import Plan, Walk
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, disk_radius
 from sunzip.entropy.coder import Encoder
@@ -27,7 +28,7 @@ from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
 from sunzip.frame import EMPTY, Block, is_raw
 from sunzip.nn.exact import ExactContext, parts_of
-from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WIDTHS, decoded_planes, level_of, references
+from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WIDTHS, Places, decoded_planes, level_of, references
 from sunzip.pyramid import bands_of, grid_of, to_picture
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.train.export import pack
@@ -697,7 +698,7 @@ def test_other_channels_tell_what_they_are_and_not_what_is_new(
             cross = np.zeros((3, h, w), np.float32)
             for r, share in zip(looks[c], weight[c].tolist(), strict=False):
                 if told[r] > sizes.index((h, w)) and share:
-                    cross = cross + bands_of(decoded[r], h, w) * (here._relation[c, r] * share / 16)
+                    cross = cross + bands_of(decoded[r], h, w) * (here.relation[c, r] * share / 16)
                     weighty.add((c, r))
             expected = decoded_planes(cross / here.step[quality, c])
             np.testing.assert_allclose(found, expected, atol=1)
@@ -740,7 +741,7 @@ def test_trusts_that_none_can_have_are_damage(
         # An encoder that knows no bounds, and leaves out no level.
         patch.setattr(Writer, "trusts", trusts)
         patch.setattr(Draft, "worth", lambda *frame: None)
-        patch.setattr(wavelet, "TRUST_MOST", 1000)
+        patch.setattr(walk, "TRUST_MOST", 1000)
         payload = family.encode(latents, 80, known).payload
     with pytest.raises(DamagedError, match="others are trusted more than can be"):
         family.decode(payload, 80, known)
@@ -1221,7 +1222,8 @@ def at_first(
     time = family._turned(known, grid, Turns(minutes), none)
     writer = family._writer(encoder)
     ways = Ways(none, none)
-    decoded = family._walk(writer, latents.main, known.channels, ways, grid, quality, TIMED, time, grid.depth)
+    plan = Plan(known.channels, ways, grid, quality, TIMED, time)
+    decoded = Walk(family, plan, writer, latents.main).through(grid.depth)
     return bytes([TIMED]) + minutes.to_bytes(2, "little") + encoder.finish(), decoded
 
 
@@ -1352,10 +1354,9 @@ class Counted:
     def __init__(self) -> None:
         self.macs = 0.0
 
-    def _add(self, level: int, like: Float, *names: str) -> int:
+    def _add(self, level: int, positions: float, *names: str) -> int:
         n = max(level - (LEVELS - len(WIDTHS)) - 1, 0)
         parts = parts_of(WIDTHS[n], WIDTHS[max(n - 1, 0)])
-        positions = like[:, 0].size
         self.macs += sum(np.prod(parts[k][0]) * positions / (4 if k == "carry" else 1) for k in names)
         return WIDTHS[n]
 
@@ -1368,22 +1369,31 @@ class Counted:
         planes: Float,
         time: Float | None,
         carry: torch.Tensor | None,
+        here: Places,
     ) -> tuple[torch.Tensor, Float]:
         given = [k for k, v in (("time", time), ("carry", carry)) if v is not None]
-        width = self._add(level, planes, "now", "deep", "first", "first_out", *given)
         count, _, h, w = planes.shape
-        return torch.zeros(count, width, h, w), np.zeros((count, 12, h, w), np.float32)
+        width = self._add(level, count * h * w, "now", "deep", *given)
+        self._add(level, count * here.size, "first", "first_out")
+        return torch.zeros(count, width, h, w), np.zeros((count, 12, here.size), np.float32)
 
     def beside(
-        self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: torch.Tensor,
+        known: Float,
+        here: Places,
     ) -> Float:
-        self._add(level, known, "beside", "second", "second_out")
-        return np.zeros((len(known), 12, *known.shape[2:]), np.float32)
+        self._add(level, known[:, 0].size, "beside")
+        self._add(level, len(known) * here.size, "second", "second_out")
+        return np.zeros((len(known), 12, here.size), np.float32)
 
     def settle(
         self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
     ) -> Float:
-        self._add(level, known, "after", "settle", "settle_out")
+        self._add(level, known[:, 0].size, "after", "settle", "settle_out")
         return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
 
 

@@ -21,11 +21,11 @@ from sunzip.nn.exact import (
     QUALITIES,
     WEIGHT_MAX,
     ExactContext,
-    _prove_convolutions,
+    _prove_sums,
     macs_per_position,
     parts_of,
 )
-from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS
+from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS, halves
 
 Arrays = dict[str, np.ndarray]
 
@@ -72,7 +72,8 @@ class Inputs:
         self.flags = planes(count, 3, low=0, high=1)
         self.planes, self.time = planes(count, COUNT_NOW, h, w), planes(count, COUNT_TIME, h, w)
         below = WIDTHS[max(network_of(level) - 1, 0)]
-        self.carry = torch.from_numpy(planes(count, below, h // 2, w // 2, low=0, high=ACTIVATION_MAX))
+        coarser = -(-h // 2), -(-w // 2)
+        self.carry = torch.from_numpy(planes(count, below, *coarser, low=0, high=ACTIVATION_MAX))
         self.known = planes(count, COUNT_TIME, h, w)
         self.flags = np.concatenate((self.flags, planes(count, FLAGS - 3, low=0, high=1)), 1)
 
@@ -91,9 +92,13 @@ def network_of(level: int) -> int:
 
 def run(context: ExactContext, at: Inputs, carry: torch.Tensor | None = None) -> list[np.ndarray]:
     carry = at.carry if carry is None else carry
-    features, outputs = context.enter(at.level, at.channels, at.quality, at.flags, at.planes, at.time, carry)
-    known = at.level, at.channels, at.quality, features, at.known
-    return [features.numpy(), outputs, context.beside(*known), context.settle(*known)]
+    which = at.level, at.channels, at.quality
+    size = at.planes.shape[-2:]
+    here = np.arange(size[0] * size[1])
+    features, outputs = context.enter(*which, at.flags, at.planes, at.time, carry, here)
+    beside = context.beside(*which, features, at.known, here)
+    settled = context.settle(*which, features, at.known)
+    return [features.numpy(), *(x.reshape(*x.shape[:2], *size) for x in (outputs, beside)), settled]
 
 
 def reference(arrays: Arrays, at: Inputs, carry: bool = True, time: bool = True) -> list[np.ndarray]:
@@ -160,8 +165,27 @@ def test_it_computes_what_integers_compute(context: ExactContext, arrays: Arrays
 
 def test_without_a_frame_before_and_without_a_coarser_level(context: ExactContext, arrays: Arrays) -> None:
     at = Inputs(6, [2, 7])
-    features, outputs = context.enter(6, [2, 7], 37, at.flags, at.planes, None, None)
-    assert same([features.numpy(), outputs], reference(arrays, at, carry=False, time=False)[:2])
+    features, outputs = context.enter(6, [2, 7], 37, at.flags, at.planes, None, None, np.arange(80))
+    expected = reference(arrays, at, carry=False, time=False)
+    assert same([features.numpy(), outputs.reshape(2, 12, 8, 10)], expected[:2])
+
+
+@pytest.mark.parametrize("side", [7, 300])
+def test_places_are_looked_at_as_if_all_were(context: ExactContext, side: int) -> None:
+    at = Inputs(8, [3, 8, 2], side)
+    everywhere = run(context, at)
+    for here in (*halves(side, side + 2), np.array([0, side, 5, 5])):
+        features, outputs = context.enter(8, at.channels, 37, at.flags, at.planes, at.time, at.carry, here)
+        others = context.beside(8, at.channels, 37, features, at.known, here)
+        expected = [x.reshape(3, 12, -1)[..., here] for x in everywhere[1:3]]
+        assert same([features.numpy(), outputs, others], [everywhere[0], *expected])
+
+
+@pytest.mark.parametrize("zero", [slice(3, 15), slice(15, None), slice(None)])
+def test_planes_that_are_0_need_no_multiplication(context: ExactContext, arrays: Arrays, zero: slice) -> None:
+    at = Inputs(8, [3, 8])
+    at.planes[:, zero] = 0
+    assert same(run(context, at), reference(arrays, at))
 
 
 @contextmanager
@@ -318,18 +342,27 @@ def test_arrays_that_are_missing_or_of_another_kind_are_refused(arrays: Arrays) 
 def test_multiplications_are_counted_as_they_are_done(
     context: ExactContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    convolve, done = F.conv2d, []
+    convolve, multiply, done = F.conv2d, torch.baddbmm, []
 
-    def counted(x: torch.Tensor, weight: torch.Tensor, padding: int = 0) -> torch.Tensor:
-        out = convolve(x, weight, padding=padding)
+    def convolved(x: torch.Tensor, weight: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        out = convolve(x, weight, *rest, **more)  # type: ignore[arg-type]
         done.append(weight.numel() * out[:, 0].numel())
         return out
 
-    monkeypatch.setattr(F, "conv2d", counted)
+    def multiplied(bias: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        done.append(weight[0].numel() * x[:, 0].numel())
+        return multiply(bias, weight, x)
+
+    monkeypatch.setattr(F, "conv2d", convolved)
+    monkeypatch.setattr(torch, "baddbmm", multiplied)
     for level in (1, 5, 8):
         at = Inputs(level, [0])
+        which = level, [0], at.quality
         done.clear()
-        run(context, at)
+        first, second = halves(*at.planes.shape[-2:])
+        features, _ = context.enter(*which, at.flags, at.planes, at.time, at.carry, first)
+        context.beside(*which, features, at.known, second)
+        context.settle(*which, features, at.known)
         positions = at.planes.shape[-1] * at.planes.shape[-2]
         assert sum(done) == positions * macs_per_position(network_of(level))
 
@@ -355,15 +388,16 @@ def test_every_machine_gets_these_bits(arrays: Arrays) -> None:
     assert digest.hexdigest()[:16] == "1f6aea23c9af16c4"
 
 
-def test_a_library_whose_convolutions_are_no_sums_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = F.conv2d
-    _prove_convolutions.__wrapped__()
+@pytest.mark.parametrize("where", [(F, "conv2d"), (torch, "baddbmm")], ids=["convolutions", "products"])
+def test_a_library_whose_sums_are_none_is_noticed(
+    where: tuple[object, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = getattr(*where)
+    _prove_sums.__wrapped__()
 
-    def transformed(
-        images: torch.Tensor, weight: torch.Tensor, *rest: object, **more: object
-    ) -> torch.Tensor:
-        return plain(images, weight, *rest, **more) + 2**-8 * images.mean()  # type: ignore[arg-type]
+    def transformed(*given: torch.Tensor) -> torch.Tensor:
+        return plain(*given) + 2**-8 * given[-1].mean()  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(F, "conv2d", transformed)
+    monkeypatch.setattr(*where, transformed)
     with pytest.raises(UnsupportedError, match="not exact on this machine"):
-        _prove_convolutions.__wrapped__()
+        _prove_sums.__wrapped__()

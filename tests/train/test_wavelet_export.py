@@ -99,7 +99,9 @@ def test_integers_foretell_what_the_network_does(
     reference = past if timed else None
     time = decoded_planes(past) if timed else None
     coarser = None if time is None else time[..., ::2, ::2].copy()
-    below = exact.enter(level - 1, CHANNELS, quality, flags, planes[..., ::2, ::2].copy(), coarser, None)[0]
+    which, here = (CHANNELS, quality), np.arange(h * w)
+    small = planes[..., ::2, ::2].copy()
+    below, _ = exact.enter(level - 1, *which, flags, small, coarser, None, np.arange(1))
     log_step = torch.from_numpy(np.log(steps()[quality, CHANNELS]))
     coded, features = foretell(
         network,
@@ -129,11 +131,12 @@ def test_integers_foretell_what_the_network_does(
         trusts.append(trust.ravel().tolist())
         return np.asarray(np.floor((mean + trust / 8 * way) * 8 + 0.5) / 8)
 
-    found, first = exact.enter(level, CHANNELS, quality, flags, planes, time, below)
+    found, first = exact.enter(level, *which, flags, planes, time, below, here)
+    first = first.reshape(3, 12, h, w)
     board = (np.arange(h)[:, None] + np.arange(w)) % 2 == 0
     begin = mean_of(first, board)
     half = np.where(board, rounded(values, begin, timed), 0).astype(np.float32)
-    second = exact.beside(level, CHANNELS, quality, found, decoded_planes(half))
+    second = exact.beside(level, *which, found, decoded_planes(half), here).reshape(3, 12, h, w)
     # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
     assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
     out = np.where(board, first, second)
@@ -141,7 +144,7 @@ def test_integers_foretell_what_the_network_does(
     for little, some, all_of_it in trusts if timed else ():
         assert little <= 1 < some < 8 == all_of_it
     symbols = rounded(values, mean, timed)
-    last = exact.settle(level, CHANNELS, quality, found, decoded_planes(symbols))
+    last = exact.settle(level, *which, found, decoded_planes(symbols))
     settled = last[:, MEANS] / 64 + np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
     if reference is not None:
         settled += np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)

@@ -183,7 +183,7 @@ def _tally() -> Any:
     aten = torch.ops.aten
     convolutions = {aten.convolution, aten._convolution, aten.mkldnn_convolution, aten.conv2d}
     # Where the matrix stands among the arguments.
-    products = {aten.addmm: 1, aten.mm: 0, aten.bmm: 0, aten.linear: 0, aten.matmul: 0}
+    products = {aten.addmm: 1, aten.baddbmm: 1, aten.mm: 0, aten.bmm: 0, aten.linear: 0, aten.matmul: 0}
 
     class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __init__(self) -> None:

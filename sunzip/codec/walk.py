@@ -1,0 +1,491 @@
+"""A walk through a pyramid from coarse to fine, to write or to read it: what is foretold, and the symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from sunzip.channels import NAMES
+from sunzip.codec.family import Float
+from sunzip.codec.head import LINKED, PLACED, Ways
+from sunzip.codec.symbols import CENTRED, LARGEST, SHIFT_MOST, Coder, Coefficients, Draft, Int
+from sunzip.errors import DamagedError
+from sunzip.nn.exact import ExactContext
+from sunzip.nn.planes import (
+    COUNT_NOW,
+    CROSS,
+    FLAGS,
+    FURTHEST,
+    GATES,
+    GROUPS,
+    MEANS,
+    SCALES,
+    TRUST_MOST,
+    TRUST_UNIT,
+    WEIGHT_MOST,
+    WEIGHT_UNIT,
+    WIDE,
+    Places,
+    channel_planes,
+    decoded_planes,
+    fitted,
+    halves,
+    level_of,
+    picture_planes,
+    place_planes,
+    references,
+)
+from sunzip.pyramid import Grid, bands_of, finer, places_of, put_bands, woven
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Latents and channels of a frame.
+Frame = tuple[Float, Sequence[int]]
+
+#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
+_AUDIBLE = 1.1
+
+#: Squared error, in steps, by which new weights of other channels must be better than those they replace.
+_WORTHWHILE = 1.5
+
+#: What stands for `CENTRED` with networks from before, which did not learn what symbols that count from a
+#: mean are like: there are no tables of them.
+_CENTRED_AT_FIRST = (0, 5)
+
+
+class Parts(Protocol):
+    """What a walk needs of a model.
+
+    Attributes
+    ----------
+    context
+        The network.
+    step, inverse
+        (101, 12) what coefficients are divided by, and one over it.
+    relation
+        (12, 12) what a weight of 1 makes of coefficients of the second channel for the first.
+    base_mean
+        (12,) the usual value of the coarsest picture.
+    base_index, silent_index
+        (2, 101, 12, depths) and (101,) tables of the coarsest picture and of levels left out.
+    learned
+        Whether the network learned that symbols of linked frames count from means.
+    trusting
+        Whether such frames tell how far others are to be trusted.
+    """
+
+    context: ExactContext
+    step: Float
+    inverse: Float
+    relation: Float
+    base_mean: Float
+    base_index: Int
+    silent_index: Int
+    learned: bool
+    trusting: bool
+
+
+class Plan(NamedTuple):
+    """How a frame is coded.
+
+    Attributes
+    ----------
+    channels
+        Those that are present.
+    ways
+        How each of them is.
+    grid
+        Of the pyramid.
+    quality
+        0 to 100.
+    bits
+        `LINKED` and `PLACED`, see `sunzip.codec.head`.
+    time
+        What other frames foretell of it.
+    """
+
+    channels: Sequence[int]
+    ways: Ways
+    grid: Grid
+    quality: int
+    bits: int
+    time: Frame | None
+
+
+class _Level(NamedTuple):
+    """One level, the same for all groups of channels.
+
+    Attributes
+    ----------
+    n
+        Counted from the coarsest, 0.
+    number
+        As the network counts it.
+    shape
+        (h, w) of its bands.
+    place
+        What the network is told of places, or None.
+    known
+        Coefficients (3, h, w) of channels as their symbols tell them, in steps.
+    """
+
+    n: int
+    number: int
+    shape: tuple[int, int]
+    place: Float | None
+    known: dict[int, Float]
+
+
+class _Told(NamedTuple):
+    """What is told of the bands of channels, in steps, (C, 3, h, w) or places of it, (C, 3, N).
+
+    Attributes
+    ----------
+    cross
+        By other channels; 0 where there are none.
+    reference
+        By other frames, or None.
+    exact
+        What they are, where they are known.
+    """
+
+    cross: Float
+    reference: Float | None
+    exact: Float | None
+
+    def at(self, here: Places) -> _Told:
+        """Return it at some places of the bands."""
+        cross, *others = (None if x is None else x.reshape(*x.shape[:2], -1).take(here, -1) for x in self)
+        assert cross is not None
+        return _Told(cross, *others)
+
+
+class Walk:
+    """See the module.
+
+    Parameters
+    ----------
+    parts
+        Of the model.
+    plan
+        How the frame is coded.
+    coder
+        Gives or takes the symbols.
+    pyramid
+        (12, Y, X), or None where it is to be read.
+    """
+
+    def __init__(self, parts: Parts, plan: Plan, coder: Coder, pyramid: Float | None) -> None:
+        self._parts, self._plan, self._coder, self._pyramid = parts, plan, coder, pyramid
+        count = len(NAMES)
+        self._names = list(plan.channels)
+        self._step = parts.step[plan.quality][:, None, None]
+        self._inverse = parts.inverse[plan.quality][:, None, None]
+        self._linked = bool(plan.bits & LINKED)
+        # How frames that build on others were coded at first: as if they did not, but for what is foretold.
+        self._centred = (CENTRED if parts.learned else _CENTRED_AT_FIRST) if self._linked else None
+        self._trusting = parts.trusting and self._linked
+        self._timed = np.zeros(count, np.bool_)
+        if plan.time is not None:
+            self._timed[[c for c in self._names if c in plan.time[1]]] = True
+        self._seen = references(self._names, plan.ways.lazy)
+        # What changes from level to level.
+        self._out = np.zeros((count, plan.grid.height, plan.grid.width), np.float32)
+        self._lows: dict[int, Float] = {}
+        self._weights = np.zeros((count, 2), np.int32)
+        self._shifts = np.zeros(count, np.int32)
+        self._trusts = np.zeros((2, count), np.int32)
+        self._carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
+
+    def through(self, levels: int, coded: Int | None = None) -> Float:
+        """Go through the pyramid.
+
+        Parameters
+        ----------
+        levels
+            How many levels to go through, from the coarsest; less than 0 is none.
+        coded
+            (C,) of how many levels, from the coarsest, symbols are written; None if of all in which any is
+            worth its bits.
+
+        Returns
+        -------
+        The pyramid (12, Y, X) as it is decoded.
+        """
+        grid, lazy, time = self._plan.grid, self._plan.ways.lazy, self._plan.time
+        tops = self._tops(coded)
+        low = self._base()
+        self._out[self._names, : low.shape[1], : low.shape[2]] = low
+        self._lows = dict(zip(self._names, low, strict=True))
+        for n in range(levels):
+            going = [c for c in self._names if tops[c] > n]
+            if not going:
+                break
+            shape = grid.level(n)
+            place = place_planes(*shape) if self._plan.bits & PLACED else None
+            level = _Level(n, level_of(*shape), shape, place, {})
+            for g, group in enumerate(GROUPS):
+                active = [c for c in group if c in going]
+                if not active:
+                    continue
+                bands = self._group(level, g, active)
+                put_bands(self._out, bands, active)
+                further = [a for a, c in enumerate(active) if tops[c] > n + 1]
+                for kind, step_up in ((False, finer), (True, woven)):
+                    rows = [a for a in further if lazy[active[a]] == kind]
+                    if rows:
+                        picture = np.stack([self._lows[active[a]] for a in rows])
+                        made = step_up(picture, tuple(np.moveaxis(bands[rows], 1, 0)))
+                        self._lows |= zip([active[a] for a in rows], made, strict=True)
+        if time is not None and self._linked:
+            for c in time[1]:
+                for n in range(tops[c], levels):
+                    put_bands(self._out, bands_of(time[0][[c]], *grid.level(n)), [c])
+        return self._out
+
+    def _tops(self, coded: Int | None) -> Int:
+        """Give or take of how many levels (12,), from the coarsest, there are symbols."""
+        plan, names = self._plan, self._names
+        depth = plan.grid.depth
+        values = None
+        if self._pyramid is not None:
+            if coded is None:
+                heard = []
+                for c in names:
+                    apart = self._pyramid[c]
+                    if self._linked and plan.time is not None and self._timed[c]:
+                        apart = apart - plan.time[0][c]
+                    heard.append(_audible(apart * self._inverse[c], plan.grid))
+                coded = np.array(heard, np.int32)
+            values = depth - coded
+        index = self._parts.silent_index[plan.quality] * len(NAMES) + np.array(names, np.int32)
+        tops = np.zeros(len(NAMES), np.int32)
+        tops[names] = depth - self._coder.side("silent", index, values)
+        if tops.min() < 0 or tops.max() > depth:
+            raise DamagedError("entropy-coded payload: a channel does without more levels than there are")
+        return tops
+
+    def _base(self) -> Float:
+        """Code the coarsest picture (C, h, w): its distance from what is foretold or from the usual."""
+        parts, names, grid = self._parts, self._names, self._plan.grid
+        lazy, discs = (way[names] for way in self._plan.ways)
+        timed = self._timed[names]
+        h, w = grid.height >> grid.depth, grid.width >> grid.depth
+        inverse = self._inverse[names]
+        # The lazy wavelet lets no pixel grow.
+        doubled = np.where(lazy, 0, grid.depth)
+        means = parts.base_mean[names] * np.ldexp(np.float32(1), doubled)
+        means[discs] = 0
+        usual = np.broadcast_to(means[:, None, None], (len(names), h, w))
+        if self._plan.time is not None:
+            usual = np.where(timed[:, None, None], self._plan.time[0][names, :h, :w], usual)
+        whole = np.rint(np.clip(usual * inverse, -(2.0**24), 2.0**24)).astype(np.int32)
+        near = (timed | discs).astype(np.int32)
+        index = parts.base_index[near, self._plan.quality, names, doubled]
+        index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
+        values = None
+        if self._pyramid is not None:
+            scaled = np.clip(self._pyramid[names, :h, :w] * inverse, -(2.0**24), 2.0**24)
+            values = (np.rint(scaled).astype(np.int32) - whole).ravel()
+        symbols = self._coder.side("base", index, values)
+        low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * self._step[names]
+        return low
+
+    def _group(self, level: _Level, g: int, active: list[int]) -> Float:
+        """Code the bands of the channels of a group that go on; return them (C, 3, h, w) as decoded."""
+        context, plan, coder = self._parts.context, self._plan, self._coder
+        h, w = level.shape
+        inverse = self._inverse[active][:, None]
+        exact = reference = before = None
+        if self._pyramid is not None:
+            exact = _bands(self._pyramid, active, level.shape) * inverse
+        flags = np.zeros((len(active), FLAGS), np.float32)
+        flags[:, 3] = plan.ways.lazy[active]
+        if plan.time is not None and self._timed[active].any():
+            flags[:, 2] = self._timed[active]
+            reference = _bands(plan.time[0], active, level.shape) * inverse
+            before = decoded_planes(reference)
+        planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
+        picture = np.stack([self._lows[c] for c in active])
+        shrink = np.where(
+            plan.ways.lazy[active], np.float32(1), np.float32(2.0 ** (level.n - plan.grid.depth))
+        )
+        planes[:, :3] = picture_planes(picture, self._inverse[active], shrink[:, None, None])
+        if level.place is not None:
+            planes[:, 15:] = level.place
+        cross = np.zeros((len(active), 3, h, w), np.float32)
+        for a, c in enumerate(active):
+            seen = self._seen[c]
+            flags[a, : len(seen)] = 1
+            if any(r in level.known for r in seen):
+                cross[a] = self._crossed(c, level.shape, None if exact is None else exact[a])
+                loud = [level.known.get(r) for r in seen] + [None] * (2 - len(seen))
+                planes[a, 3:15] = channel_planes(cross[a], loud)
+        told = _Told(cross, reference, exact)
+        rounded = np.zeros((len(active), 3, h, w), np.float32)
+        which = level.number, active, plan.quality
+        # The places of a checkerboard's one colour come first, and tell of those of the other.
+        first, second = halves(h, w)
+        features, outputs = context.enter(*which, flags, planes, before, self._carried(g, active), first)
+        self._carries[g] = (active, features)
+        rounded.reshape(len(active), 3, -1)[..., first] = self._half(0, active, outputs, told.at(first))
+        outputs = context.beside(*which, features, decoded_planes(rounded), second)
+        rounded.reshape(len(active), 3, -1)[..., second] = self._half(1, active, outputs, told.at(second))
+        level.known.update(zip(active, rounded, strict=True))
+        bands = rounded
+        if self._parts.learned or not self._linked:
+            settled = context.settle(*which, features, decoded_planes(rounded))
+            bands = rounded + _apart(settled, rounded, told)
+        if isinstance(coder, Draft) and exact is not None:
+            most = np.clip(exact, -LARGEST, LARGEST)
+            coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
+        return np.asarray(bands * self._step[active][:, None])
+
+    def _carried(self, g: int, active: list[int]) -> Tensor | None:
+        """Return what the network of the coarser level hands on, of the channels of a group that go on."""
+        carry = self._carries[g]
+        if carry is None:
+            return None
+        names, features = carry
+        return features if names == active else features[[names.index(c) for c in active]]
+
+    def _half(self, k: int, active: list[int], outputs: Float, told: _Told) -> Float:
+        """Code the coefficients of half of a level's places; return them (C, 3, N) as symbols tell them.
+
+        Parameters
+        ----------
+        k
+            0 for the half that comes first, 1 for the other.
+        outputs
+            (C, 12, N) the network's.
+        told
+            At those places.
+        """
+        coder, count = self._coder, len(active)
+        own = np.array(active, np.int32)
+        wanted = None if told.exact is None else told.exact.reshape(count, -1)
+        mean = _foretold(outputs, told).reshape(count, -1)
+        scale = np.clip(outputs[:, WIDE], 0, SCALES - 1).astype(np.int32).reshape(count, -1)
+        if self._trusting:
+            timed, trusts = self._timed[active], self._trusts[k]
+            # Other frames, or other channels where these tell nothing.
+            others = told.cross
+            if told.reference is not None:
+                others = np.where(timed[:, None, None], told.reference, others)
+            others = others.reshape(count, -1)
+            index = (2 * own + k) * 2 + timed
+            trusts[own] += coder.trusts(index, trusts[own], mean, others, scale, wanted)
+            if trusts[own].min() < 0 or trusts[own].max() > TRUST_MOST:
+                raise DamagedError("entropy-coded payload: others are trusted more than can be")
+            mean += (others - mean) * (trusts[own] * TRUST_UNIT).astype(np.float32)[:, None]
+        these, origin = _coefficients(mean, scale, wanted, self._centred)
+        if not k:
+            self._shifts[own] += coder.shifts(own, self._shifts[own], these)
+            if np.abs(self._shifts).max() > SHIFT_MOST:
+                raise DamagedError("entropy-coded payload: scales are shifted more than any can")
+        symbols = coder.symbols(_shifted(these, scale, self._shifts[own]))
+        return (symbols + origin).reshape(count, 3, -1)
+
+    def _crossed(self, channel: int, shape: tuple[int, int], exact: Float | None) -> Float:
+        """Foretell the bands (3, h, w) of a channel, in its steps, by those of others that are decoded.
+
+        Parameters
+        ----------
+        channel
+            Whose up to two others are decoded.
+        shape
+            (h, w) of the bands.
+        exact
+            (3, h, w) the channel's bands in its steps, where they are known.
+        """
+        weights, scale = self._weights[channel], self._inverse[channel, 0, 0]
+        bands = [
+            bands_of(self._out[other], *shape) * (self._parts.relation[channel, other] * scale)
+            for other in self._seen[channel]
+        ]
+        change = None
+        if exact is not None:
+            change = (fitted(exact, bands, weights, _WORTHWHILE) - weights)[: len(bands)]
+        index = 2 * np.int32(channel) + np.arange(len(bands), dtype=np.int32)
+        weights[: len(bands)] += self._coder.side("weights", index, change)
+        if np.abs(weights).max() > WEIGHT_MOST:
+            raise DamagedError("entropy-coded payload: a channel weighs more than any can")
+        out = np.zeros((3, *shape), np.float32)
+        for band, weight in zip(bands, weights, strict=False):
+            band *= np.float32(weight * WEIGHT_UNIT)
+            out += band
+        return out
+
+
+def _audible(apart: Float, grid: Grid) -> int:
+    """Return how many levels, from the coarsest, have anything in them that may be worth its bits."""
+    for n in range(grid.depth - 1, -1, -1):
+        bands = places_of(apart, *grid.level(n))
+        if any(max(band.max(), -band.min()) >= _AUDIBLE for band in bands):
+            return n + 1
+    return 0
+
+
+def _bands(pyramid: Float, rows: list[int], shape: tuple[int, int]) -> Float:
+    """Return the bands (C, 3, h, w) of some channels of a pyramid (12, Y, X)."""
+    return np.stack([band[rows] for band in places_of(pyramid, *shape)], 1)
+
+
+def _foretold(outputs: Float, told: _Told) -> Float:
+    """Return the means (C, 3, N) that the network foretells."""
+    mean: Float = outputs[:, MEANS] * np.float32(1 / 64)
+    for gates, values in ((CROSS, told.cross), (GATES, told.reference)):
+        if values is not None:
+            gate = np.clip(outputs[:, gates], 0, 16)
+            gate *= np.float32(1 / 16)
+            gate *= values
+            mean += gate
+    return mean
+
+
+def _coefficients(
+    mean: Float, scale: Int, values: Float | None, centred: tuple[int, int] | None
+) -> tuple[Coefficients, Float | np.float32]:
+    """Return what is foretold of (C, N) coefficients.
+
+    Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
+    these, whose tables are then of two variants: for means that round to 0 and for others.
+    """
+    rounded = np.clip(mean, -(2.0**20), 2.0**20)
+    rounded *= np.float32(8)
+    rounded += np.float32(0.5)
+    eighths = np.floor(rounded, out=rounded).astype(np.int32)
+    whole = (eighths + 4) >> 3
+    if centred is not None:
+        index = scale + SCALES * np.where(whole == 0, *centred).astype(np.int32)
+        origin = eighths * np.float32(1 / 8)
+        none = np.zeros(origin.shape, np.int32)
+        apart = None if values is None else values - origin
+        return Coefficients(index, none, none != 0, apart), origin
+    part = eighths - 8 * whole
+    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
+    return Coefficients(index, whole, part < 0, values), np.float32(0)
+
+
+def _shifted(these: Coefficients, scale: Int, shifts: Int) -> Coefficients:
+    """Return (C, N) coefficients with the scales of each channel shifted from (C, N)."""
+    if not shifts.any():
+        return these
+    tables = these.tables - scale
+    tables += np.clip(scale + shifts[:, None], 0, SCALES - 1)
+    return these._replace(tables=tables)
+
+
+def _apart(outputs: Float, symbols: Float, told: _Told) -> Float:
+    """Turn what the network puts out into how far from its symbol each coefficient is put, in steps."""
+    apart: Float = outputs[:, MEANS] * np.float32(1 / 64)
+    for gates, values in ((CROSS, told.cross), (GATES, told.reference)):
+        if values is not None:
+            gate = np.clip(outputs[:, gates], 0, 16)
+            gate *= np.float32(1 / 16)
+            gate *= values - symbols
+            apart += gate
+    return np.clip(apart, np.float32(-FURTHEST), np.float32(FURTHEST), out=apart)
