@@ -129,6 +129,7 @@ def _rest(result: dict[str, Any]) -> str:
                 ["decodes to a larger error", f"{w['worse']:,}"],
                 ["decodes to twice the error or more", f"{w['useless']:,}"],
                 ["is refused", f"{w['refused']:,}"],
+                ["was not made, as the encoder broke off", f"{w['broken_off']:,}"],
                 [
                     "passes unnoticed in spite of the digest",
                     ("!" if w["unnoticed"] else "+") + f"{w['unnoticed']:,}",

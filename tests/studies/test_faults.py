@@ -157,7 +157,7 @@ class TestStudy:
     def test_a_digest_finds_every_struck_weight(self, found: dict[str, Any]) -> None:
         w = found["weights"]
         assert (w["noticed"], w["unnoticed"]) == (12, 0)
-        assert w["same"] + w["harmless"] + w["worse"] + w["useless"] + w["refused"] == 12
+        assert sum(w[k] for k in ("same", "harmless", "worse", "useless", "refused", "broken_off")) == 12
 
     def test_a_page_stands_alone(self, found: dict[str, Any]) -> None:
         json.dumps(found, allow_nan=False)
