@@ -2,6 +2,7 @@
 
 Run as ``python -m benchmarks.paper_metrics SRC… --hold-out RULE --models DIR --models DIR …`` with the source
 and the rule that the models were trained with; on SDOML SRC is its AIA store and ``--hmi`` the other one.
+With ``--large SRC``, the same source at 512², the default model is measured at that size, too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import pca
 from benchmarks.common import PAPER, RESULTS, keep
@@ -27,8 +30,10 @@ from sunzip.codec import Codec
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.metrics import Accumulator
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE
+from sunzip.sources.series import Series, block_mean
 from sunzip.times import parse_date
-from sunzip.train.frames import Frames, cached, held_out
+from sunzip.train.data import Float
+from sunzip.train.frames import Frames, cached, examples, held_out
 from sunzip.train.measure import TOLERANCE, active_units, measure, pixels_of, posteriors
 
 METRICS = ("r", "ppe50", "ppe10", "rmse")
@@ -37,6 +42,11 @@ METRICS = ("r", "ppe50", "ppe10", "rmse")
 LEAST_R = {name: 0.98 if name in ("1600A", "1700A") else 0.90 for name in NAMES[:9]}
 #: Bytes of coded latents over bytes of float32 means, at most.
 MOST_SHARE = 1 / 8
+
+#: Shares of the bytes of a σ-VAE's float32 means at which the default model is held against it.
+SHARES = (1.0, 0.1)
+#: Side of large frames over that of the σ-VAEs' own, and how many of them are measured, spread over all.
+LARGER, LARGE_FRAMES = 4, 16
 
 
 def _short(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -109,6 +119,7 @@ def earlier(data: dict[str, Any]) -> dict[str, Any]:
 
 def of_components(learned: Frames, most: int, judged: Frames) -> dict[str, Any]:
     """Measure principal components of training frames, as many as bottlenecks have numbers, and none."""
+    most = min(most, len(learned))
     found = pca.fit(learned.spread_out(most), max(BOTTLENECKS))
     counts = [*(min(b, len(found.axes)) for b in BOTTLENECKS), 0]
     totals = [Accumulator(NAMES) for _ in counts]
@@ -118,6 +129,7 @@ def of_components(learned: Frames, most: int, judged: Frames) -> dict[str, Any]:
             total.add(x, decoded[None], present)
     metrics = [_short(total.as_dict()["paper"]) for total in totals]
     return {
+        "frames": most,
         "rows": [
             {"bottleneck": b, "components": k, "metrics": m}
             for b, k, m in zip(BOTTLENECKS, counts, metrics, strict=False)
@@ -146,54 +158,134 @@ def not_better(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]
     return found
 
 
-def at_rate(
-    codec: Codec, frames: Frames, blocks: Callable[[int], list[bytes]], most: float
-) -> dict[str, Any]:
-    """Measure a model, every frame by itself, at the highest quality that takes no more bytes a frame.
-
-    `blocks` codes the frames at a quality. Bytes are those of the blocks, headers and all; where even quality
-    0 takes more, it is quality 0.
-    """
-    x, present = pixels_of(frames, slice(0, len(frames)))
-    low, high = 0, 101
-    while high - low > 1:
-        middle = (low + high) // 2
-        if sum(map(len, blocks(middle))) <= most * len(frames):
-            low = middle
-        else:
-            high = middle
-    coded = blocks(low)
-    total = Accumulator(NAMES)
-    for t, block in enumerate(coded):
-        total.add(x[t : t + 1], codec.decode([block], NAMES, frames.side), present[t : t + 1])
-    return {
-        "quality": low,
-        "bytes": sum(map(len, coded)) / len(frames),
-        "metrics": _short(total.as_dict()["paper"]),
-    }
-
-
-def of_default(frames: Frames, rows: list[dict[str, Any]], echo: Callable[[str], object]) -> dict[str, Any]:
-    """Measure the default model at the bytes of the σ-VAEs' float32 means, and at a tenth of them."""
-    codec, found = Codec(weights.load()), []
+def coder(codec: Codec, frames: Frames) -> Callable[[int], list[bytes]]:
+    """Return what codes frames, each by itself, at a quality, and each quality only once."""
     x, _ = pixels_of(frames, slice(0, len(frames)))
 
     @functools.cache
     def blocks(quality: int) -> list[bytes]:
         return codec.at(quality).encode(x, NAMES)
 
+    return blocks
+
+
+def highest(blocks: Callable[[int], list[bytes]], most: float) -> int:
+    """Return the highest quality at which the blocks take no more bytes, headers and all; 0 if none does."""
+    low, high = 0, 101
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sum(map(len, blocks(middle))) <= most:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def judge(frames: Frames, decoded: Float) -> dict[str, dict[str, Any]]:
+    """Return the paper's metrics of frames as they were decoded."""
+    total = Accumulator(NAMES)
+    for t in range(len(frames)):
+        x, present = pixels_of(frames, slice(t, t + 1))
+        total.add(x, decoded[t : t + 1], present)
+    return _short(total.as_dict()["paper"])
+
+
+def of_default(frames: Frames, rows: list[dict[str, Any]], echo: Callable[[str], object]) -> dict[str, Any]:
+    """Measure the default model at the bytes of the σ-VAEs' float32 means, and at a tenth of them."""
+    codec, found = Codec(weights.load()), []
+    blocks = coder(codec, frames)
     for row in rows:
-        theirs = row["metrics"]["float32"]
-        for share in (1.0, 0.1):
-            mine = at_rate(codec, frames, blocks, share * 4 * row["bottleneck"])
-            losses = not_better(mine["metrics"], theirs)
-            found.append({"bottleneck": row["bottleneck"], "share": share, **mine, "not_better": losses})
+        for share in SHARES:
+            quality = highest(blocks, share * 4 * row["bottleneck"] * len(frames))
+            coded = blocks(quality)
+            size = sum(map(len, coded)) / len(frames)
+            metrics = judge(frames, codec.decode(coded, NAMES, frames.side))
+            losses = not_better(metrics, row["metrics"]["float32"])
+            found.append(
+                {
+                    "bottleneck": row["bottleneck"],
+                    "share": share,
+                    "quality": quality,
+                    "bytes": size,
+                    "metrics": metrics,
+                    "not_better": losses,
+                }
+            )
             echo(
-                f"{codec.model.name}, {mine['bytes']:,.0f} B a frame (quality {mine['quality']}), against "
+                f"{codec.model.name}, {size:,.0f} B a frame (quality {quality}), against "
                 f"{row['model']} at {4 * row['bottleneck']:,} B: better but for "
                 f"{', '.join(losses) or 'nothing'}"
             )
     return {"model": codec.model.name, "sha256": codec.model.sha256, "rows": found}
+
+
+def taken(series: Series, time: npt.NDArray[np.datetime64]) -> Frames:
+    """Read the frames of some times.
+
+    Raises
+    ------
+    click.UsageError
+        If the series lacks one.
+    """
+    if len(lacking := np.setdiff1d(time, series.time)):
+        raise click.UsageError(f"--large: {series.urls[0]} has no frame of {lacking[0]}")
+    rows = np.searchsorted(series.time, time).tolist()
+    found = [next(examples(series.read(row, row + 1))) for row in rows]
+    return Frames(np.stack([e.pixels for e in found]), np.stack([e.present for e in found]), time)
+
+
+def smaller(images: Float, factor: int) -> Float:
+    """Reduce (T, C, Y, X) images as a series of smaller ones does."""
+    return np.stack([[block_mean(image, factor) for image in frame] for frame in images])
+
+
+def of_large(codec: Codec, small: Frames, large: Frames, echo: Callable[[str], object]) -> dict[str, Any]:
+    """Measure the default model on large frames at a σ-VAE's bits per sample, and at a tenth of them.
+
+    The σ-VAE knows small frames only: it is given the same ones made small. Neither way to compare is fair:
+    large frames have `LARGER` times the noise in a pixel, and detail that small ones lack; made small, they
+    have had `LARGER`² times the bytes. So what is decoded is judged both as it is and made small.
+    """
+    assert isinstance(codec.family, SigmaVaeFamily)
+    ours, bottleneck = Codec(weights.load()), codec.family.bottleneck
+    theirs = judge(small, codec.unquantised(pixels_of(small, slice(0, len(small)))[0], NAMES))
+    blocks, rows = coder(ours, large), []
+    for share in SHARES:
+        quality = highest(blocks, share * LARGER**2 * 4 * bottleneck * len(large))
+        coded = blocks(quality)
+        decoded = ours.decode(coded, NAMES, large.side)
+        size = sum(map(len, coded)) / len(large)
+        for frames, shown in ((large, decoded), (small, smaller(decoded, LARGER))):
+            metrics, side = judge(frames, shown), frames.side[0]
+            losses = not_better(metrics, theirs)
+            rows.append(
+                {
+                    "share": share,
+                    "quality": quality,
+                    "bytes": size,
+                    "judged_at": side,
+                    "metrics": metrics,
+                    "not_better": losses,
+                }
+            )
+            echo(
+                f"{ours.model.name}, {size:,.0f} B a frame of {large.side[0]}² (quality {quality}), judged "
+                f"at {side}², against {codec.model.name} at {4 * bottleneck:,} B a frame of "
+                f"{small.side[0]}²: better but for {', '.join(losses) or 'nothing'}"
+            )
+    return {
+        "model": ours.model.name,
+        "sha256": ours.model.sha256,
+        "frames": len(large),
+        "side": large.side[0],
+        "against": {
+            "model": codec.model.name,
+            "bottleneck": bottleneck,
+            "side": small.side[0],
+            "metrics": theirs,
+        },
+        "rows": rows,
+    }
 
 
 def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path) -> None:
@@ -233,7 +325,14 @@ def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path)
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Folder for frames; that of `sunzip train` does."
 )
-@click.option("--add", is_flag=True, help="Keep the other bottlenecks that were measured on these frames.")
+@click.option(
+    "--large",
+    multiple=True,
+    metavar="SRC",
+    help=f"The source with {LARGER * SIZE}² pixels or more: measure the default model at {LARGER * SIZE}², "
+    "too, against the first of the σ-VAEs; repeat as SRC.",
+)
+@click.option("--add", is_flag=True, help="Keep what was measured on these frames and is not measured now.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Draw pictures into this folder.")
 @click.option("--at", multiple=True, metavar="TIME", help="Held-out frames drawn; by default the first.")
 def main(
@@ -249,6 +348,7 @@ def main(
     most: int,
     pca_frames: int,
     cache: Path | None,
+    large: tuple[str, ...],
     add: bool,
     figures: Path | None,
     at: tuple[str, ...],
@@ -257,6 +357,8 @@ def main(
     # As given, but for the name of the module, so that a table says how to make it again.
     command = shlex.join(["python", "-m", "benchmarks.paper_metrics", *sys.argv[1:]])
     codecs = [codec_of(folder) for folder in models]
+    if large and not codecs:
+        raise click.UsageError("--large: name a σ-VAE to compare with by --models")
     align = Alignment(cadence=cadence, every=every, size=SIZE)
     series = open_series(src, hmi=hmi, anon=anon, align=align)
     with tempfile.TemporaryDirectory() as folder:
@@ -272,24 +374,26 @@ def main(
             "frames": len(judged),
             "training_frames": len(learned),
         }
-        old = earlier(data) if add else {"rows": []}
+        old = earlier(data) if add else {"rows": [], "pca": {"frames": 0, "rows": []}, "large": None}
+        if large:
+            times = judged.spread_out(LARGE_FRAMES).time
+            little, much = (
+                taken(open_series(large, hmi=hmi, anon=anon, align=replace(align, size=side)), times)
+                for side in (SIZE, LARGER * SIZE)
+            )
         new = {row["bottleneck"]: row for row in (of_model(codec, judged, click.echo) for codec in codecs)}
         kept = {row["bottleneck"]: row for row in old["rows"]}
         rows = [row for _, row in sorted((kept | new).items())]
-        if kept:
-            command = f"{old['command']} && {command}"
         content: dict[str, Any] = {
-            "command": command,
+            "command": f"{old['command']} && {command}" if add else command,
             "data": data,
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,
             "default": of_default(judged, rows, click.echo),
-            "pca": {
-                "frames": min(pca_frames, len(learned)),
-                **(of_components(learned, pca_frames, judged) if pca_frames else {"rows": []}),
-            },
+            "large": of_large(codecs[0], little, much, click.echo) if large else old["large"],
+            "pca": of_components(learned, pca_frames, judged) if pca_frames else old["pca"],
         }
-        for row in rows if pca_frames else []:
+        for row in rows if content["pca"]["rows"] else []:
             row["collapsed"] = collapsed(row["metrics"]["coded"], content["pca"]["mean_frame"])
             click.echo(f"{row['model']}: collapsed: {' '.join(row['collapsed']) or 'none'}")
         if figures:

@@ -250,33 +250,80 @@ def paper_metrics(result: dict[str, Any]) -> str:
     )
 
 
-def paper_default(result: dict[str, Any]) -> str:
-    """The default model at the bytes of the paper's smallest latents, and at a tenth of them."""
-    theirs = result["rows"][0]
-    least = theirs["bottleneck"]
-    ours = [row for row in result["default"]["rows"] if row["bottleneck"] == least]
-    columns = [theirs["metrics"]["float32"], *(row["metrics"] for row in ours)]
-    rows = []
-    for name in columns[0]:
-        row = [name]
-        for key in ("r", "ppe50", "ppe10", "rmse"):
-            row += [_cell(m, name, key) for m in columns]
-        rows.append(row)
-    sizes = [f"{4 * least:,} B", *(f"{row['bytes']:,.0f} B" for row in ours)]
+def _beside(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Put the four metrics of some codecs side by side, channel by channel."""
+    first, *others = (label for label, _ in columns)
     head = ["channel"]
     for what in ("r", "ppe50", "ppe10", "RMSE"):
-        head += [f"{what}: σ-VAE, {sizes[0]}", *(f"`{result['default']['model']}`, {s}" for s in sizes[1:])]
-    missed = [
-        f"at {row['bytes']:,.0f} B (quality {row['quality']}) the default is better in "
-        f"{len(columns[0]) * 4 - len(row['not_better'])} of {len(columns[0]) * 4}"
-        + (f", not in {', '.join(row['not_better'])}" if 0 < len(row["not_better"]) < 12 else "")
-        for row in ours
-    ]
+        head += [f"{what}: {first}", *others]
+    return _table(
+        head,
+        (
+            [name, *(_cell(m, name, key) for key in ("r", "ppe50", "ppe10", "rmse") for _, m in columns)]
+            for name in columns[0][1]
+        ),
+    )
+
+
+def _better(rows: Iterable[dict[str, Any]]) -> str:
+    """Say in how many metrics the default model is better, and in which not if these are few."""
+    said = []
+    for row in rows:
+        metrics, lost = 4 * len(row["metrics"]), row["not_better"]
+        said.append(
+            f"at {row['bytes']:,.0f} B (quality {row['quality']}) the default is better in "
+            f"{metrics - len(lost)} of {metrics}"
+            + (f", not in {', '.join(lost)}" if 0 < len(lost) < 12 else "")
+        )
+    return "; ".join(said)
+
+
+def paper_default(result: dict[str, Any]) -> str:
+    """The default model at the bytes of the paper's smallest latents, and at a tenth of them."""
+    theirs, model = result["rows"][0], result["default"]["model"]
+    least = theirs["bottleneck"]
+    ours = [row for row in result["default"]["rows"] if row["bottleneck"] == least]
+    table = _beside(
+        [
+            (f"σ-VAE, {4 * least:,} B", theirs["metrics"]["float32"]),
+            *((f"`{model}`, {row['bytes']:,.0f} B", row["metrics"]) for row in ours),
+        ]
+    )
     return (
-        f"{_table(head, rows)}\n\nBytes a frame of {result['data']['name']}, {result['data']['frames']} "
+        f"{table}\n\nBytes a frame of {result['data']['name']}, {result['data']['frames']} "
         "held-out frames, each coded by itself, headers included; the σ-VAE's are its float32 means. "
-        "Unrounded, "
-        f"{'; '.join(missed)}. {_source(result, 'torch')}"
+        f"Unrounded, {_better(ours)}. {_source(result)}"
+    )
+
+
+def paper_large(result: dict[str, Any]) -> str:
+    """The default model at 512²: at the paper's bits per sample and at a tenth of them."""
+    large = result["large"]
+    if large is None:
+        return "Not measured."
+    theirs, side = large["against"], large["side"]
+    factor = side // theirs["side"]
+    parts, counts = [], []
+    for judged_at in (side, theirs["side"]):
+        ours = [row for row in large["rows"] if row["judged_at"] == judged_at]
+        table = _beside(
+            [
+                (f"σ-VAE, {4 * theirs['bottleneck']:,} B", theirs["metrics"]),
+                *((f"`{large['model']}`, {row['bytes']:,.0f} B", row["metrics"]) for row in ours),
+            ]
+        )
+        how = "As they are" if judged_at == side else f"Made small to {judged_at}²"
+        parts.append(f"{how}:\n\n{table}")
+        counts.append(f"{how}, unrounded, {_better(ours)}.")
+    tables, data = "\n\n".join(parts), result["data"]
+    return (
+        f"{tables}\n\nBytes a frame; {large['frames']} of the {data['frames']} held-out instants of "
+        f"{data['name']}, at {side}², each coded by itself, headers included. The σ-VAE "
+        f"(`{theirs['model']}`) is in both tables judged at {theirs['side']}²: on the same frames, made "
+        f"small by means of {factor}×{factor} pixels before it sees them; its bytes are its float32 means. "
+        f"{' '.join(counts)} "
+        "RMSE of AIA in sums of 2×2 pixels, as the paper has it: frames are made small by means, so that the "
+        f"unit is the same at both sizes. {_source(result)}"
     )
 
 
@@ -670,6 +717,11 @@ def rate_distortion_metrics(result: dict[str, Any]) -> str:
     )
 
 
+#: What of its time a wavelet model may spend in entropy coding, and how fast its network must be, on one
+#: thread, beside a matrix product.
+_ENTROPY_MOST, _NETWORK_LEAST = 0.15, 0.5
+
+
 def rate_distortion_speed(result: dict[str, Any]) -> str:
     """Speed in both directions on one thread and on two, and memory."""
     speed = result["speed"]
@@ -692,6 +744,39 @@ def rate_distortion_speed(result: dict[str, Any]) -> str:
         f"{speed['rate']} bit/sample that its sweep has; MB of float32 in DN/s and G, the square root "
         "included. Peers code as many images at a time as they have threads. Memory is the peak of a process "
         f"that does nothing else, with its libraries. {_source(timed, 'numpy')}"
+    )
+
+
+def rate_distortion_shares(result: dict[str, Any]) -> str:
+    """Where the time of a wavelet model goes, and how its network compares with a matrix product."""
+    speed = result["speed"]
+    command = f"{result['command']} --speed"
+    rows = [
+        [
+            f"`{name}`, {direction}",
+            f"{100 * found['network']:.1f} %",
+            f"{100 * found['entropy']:.1f} %",
+            "yes" if found["entropy"] <= _ENTROPY_MOST else "**no**",
+            f"{100 * (1 - found['network'] - found['entropy']):.1f} %",
+            f"{found['network_gmac_s']:.1f}",
+            f"{found['matrix_gmac_s']:.1f}",
+            f"{100 * found['network_gmac_s'] / found['matrix_gmac_s']:.1f} %",
+            "yes" if found["network_gmac_s"] >= _NETWORK_LEAST * found["matrix_gmac_s"] else "**no**",
+        ]
+        for name, threads in speed.get("codecs", {}).items()
+        for direction, found in threads["1"].get("shares", {}).items()
+    ]
+    if not rows:
+        return f"Not measured yet: `{command} --only sunzip`."
+    most, least = (f"{100 * share:.0f} %" for share in (_ENTROPY_MOST, _NETWORK_LEAST))
+    head = ["", "network", "entropy coding", f"≤ {most}", "rest", "network, GMAC/s", "matrix product, GMAC/s",
+            "ratio", f"≥ {least}"]  # fmt: skip
+    return (
+        f"{_table(head, rows)}\n\n{speed['case']}, the model's setting of the table above, on one thread; "
+        "shares of the time. GMAC/s are 10⁹ multiply-accumulates per second: those that the network runs, "
+        "over the time it takes, and those of a float32 product of two matrices of 1024×1024. The targets: "
+        f"entropy coding in at most {most} of the time, and a network at least {least} as fast as the "
+        f"product. {_source({**speed, 'command': command})}"
     )
 
 
@@ -799,7 +884,8 @@ def faults(result: dict[str, Any]) -> str:
         f"any checksum: of {p['faults']:,}, {p['refused']:,} refused, {p['same']:,} unchanged, "
         f"{p['passed']:,} passed. Weights: of {w['faults']:,} bits flipped, {w['same']:,} changed nothing, "
         f"{w['harmless']:,} the error by at most 1 %, {w['worse']:,} more, {w['useless']:,} twofold, "
-        f"{w['refused']:,} made blocks that are refused; a digest found {w['noticed']:,}. {_source(result)}"
+        f"{w['refused']:,} made blocks that are refused, {w['broken_off']:,} broke the encoder off; a digest "
+        f"found {w['noticed']:,}. {_source(result)}"
     )
 
 
@@ -846,6 +932,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "rate-distortion-series": ("rate_distortion", rate_distortion_series),
     "rate-distortion-metrics": ("rate_distortion", rate_distortion_metrics),
     "rate-distortion-speed": ("rate_distortion", rate_distortion_speed),
+    "rate-distortion-shares": ("rate_distortion", rate_distortion_shares),
     "training-speed": ("training_speed", training_speed),
     "paper-sizes": ("paper_sizes", paper_sizes),
     "forecast": ("forecast", forecast),
@@ -855,6 +942,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper-metrics": ("paper_metrics", paper_metrics),
     "paper-latents": ("paper_metrics", paper_latents),
     "paper-default": ("paper_metrics", paper_default),
+    "paper-large": ("paper_metrics", paper_large),
 }
 
 
