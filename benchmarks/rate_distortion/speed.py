@@ -1,5 +1,7 @@
 """How fast each codec is and how much memory it takes: in a process of its own, on one thread and on two.
 
+Of the wavelet family's models it also tells where the time of one thread goes (`shares`).
+
 Run through ``python -m benchmarks.rate_distortion --real … --speed``; a process measures one codec.
 """
 
@@ -10,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import numpy as np
@@ -77,7 +81,7 @@ def of_peer(peer: Peer, names: Sequence[str], frame: Float, threads: int) -> dic
     return _told(sum(len(p) for pieces in coded for p in pieces), frame, took, back)
 
 
-def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dict[str, float]:
+def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dict[str, Any]:
     """Time one of our models on frames with all these channels."""
     import torch
 
@@ -92,9 +96,111 @@ def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dic
         blocks = at.encode(cube, names)
         if 8 * sum(map(len, blocks)) / cube.size >= RATE:
             break
-    took = _fastest(lambda: at.encode(cube, names))
-    back = _fastest(lambda: at.decode(blocks, names, frame.shape[1:]))
-    return _told(len(blocks[0]), frame, took, back)
+
+    def encode() -> list[bytes]:
+        return at.encode(cube, names)
+
+    def decode() -> Float:
+        return at.decode(blocks, names, frame.shape[1:])
+
+    told: dict[str, Any] = _told(len(blocks[0]), frame, _fastest(encode), _fastest(decode))
+    if codec.model.family == "wavelet" and threads == 1:
+        # Afterwards, as it takes memory that is not the codec's.
+        told["shares"] = {"encode": shares(encode), "decode": shares(decode)}
+    return told
+
+
+def shares(work: Callable[[], Any]) -> dict[str, float]:
+    """Tell where the time of a wavelet model goes, in the fastest round of coding on one thread.
+
+    Returns
+    -------
+    ``network`` and ``entropy``, shares of the time; ``network_gmac_s`` and ``matrix_gmac_s``, how many 10⁹
+    multiply-accumulates per second the network does in its share, and a matrix product of float32 beside it.
+    """
+    import torch
+
+    from benchmarks.training_speed import matrix_rate
+    from sunzip.codec import lanes
+    from sunzip.entropy.coder import Decoder, Encoder
+    from sunzip.nn.exact import ExactContext
+
+    network = [(ExactContext, name) for name in ("enter", "beside", "settle")]
+    entropy = [(Encoder, "push"), (Encoder, "finish"), (Decoder, "pop"), (Decoder, "finish")]
+    rounds: list[dict[str, float]] = []
+
+    def timed() -> None:
+        spent = dict.fromkeys(("network", "entropy", "all"), 0.0)
+        with (
+            _around(network, lambda: _clock(spent, "network")),
+            _around(entropy, lambda: _clock(spent, "entropy")),
+            _clock(spent, "all"),
+        ):
+            work()
+        rounds.append(spent)
+
+    # On this thread alone: the shares then add up, and what counts operations sees no other thread.
+    with lanes.here():
+        _fastest(timed)
+        operations = _multiplications(work, network)
+    spent = min(rounds, key=lambda spent: spent["all"])
+    # Its operations are two for each multiply-accumulate.
+    product = matrix_rate(torch.device("cpu"), torch.float32, _SECONDS) / 2
+    return {
+        "network": round(spent["network"] / spent["all"], 4),
+        "entropy": round(spent["entropy"] / spent["all"], 4),
+        "network_gmac_s": round(operations / spent["network"] / 1e9, 2),
+        "matrix_gmac_s": round(product / 1e9, 2),
+    }
+
+
+def _multiplications(work: Callable[[], Any], methods: Sequence[tuple[type, str]]) -> int:
+    """Count the multiply-accumulates of all convolutions and matrix products that run in these methods.
+
+    Counted is what torch really runs, by shape, whatever the network leaves out; products with the zeros
+    around an image are among it.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    total = 0
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal total
+        with FlopCounterMode(display=False) as counter:
+            yield
+        # Two operations for each.
+        total += counter.get_total_flops() // 2
+
+    with _around(methods, counted):
+        work()
+    return total
+
+
+@contextmanager
+def _clock(spent: dict[str, float], what: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    spent[what] += time.perf_counter() - begin
+
+
+@contextmanager
+def _around(
+    methods: Sequence[tuple[type, str]], context: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Have each call of these methods run inside of a context of its own."""
+
+    def within(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with context():
+                return method(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for owner, name in methods:
+            stack.enter_context(mock.patch.object(owner, name, within(getattr(owner, name))))
+        yield
 
 
 def _told(nbytes: int, frame: Float, took: float, back: float) -> dict[str, float]:

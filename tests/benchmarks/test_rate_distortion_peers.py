@@ -15,6 +15,7 @@ from sunzip.channels import NAMES
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sources.synthetic import render
+from sunzip.weights import Model
 
 ROOT = Path(__file__).parents[2]
 
@@ -206,7 +207,7 @@ def test_a_run_compares_keeps_and_continues(small: None, tmp_path: Path) -> None
     curve = second["peers"]["still"]["sperr"]["171A"]
     assert curve["bits"] == sorted(curve["bits"])
     assert curve["rmse_sigma"] == sorted(curve["rmse_sigma"], reverse=True)
-    for make in ("", "_peers", "_channels", "_series", "_metrics", "_speed"):
+    for make in ("", "_peers", "_channels", "_series", "_metrics", "_speed", "_shares"):
         text = getattr(tables, f"rate_distortion{make}")(second)
         assert "nan" not in text.lower()
         assert "None" not in text
@@ -245,7 +246,7 @@ def test_a_model_is_measured_together_alone_and_in_blocks(
 def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
     from benchmarks.rate_distortion import speed
 
-    monkeypatch.setattr(speed, "_SECONDS", 0.0)
+    monkeypatch.setattr(speed, "_SECONDS", 0.01)
     names = NAMES[2:4]
     found = speed.of_peer(peer_of("sperr"), names, frame[2:4].copy(), threads=2)
     assert speed.RATE <= found["bits"] < 4 * speed.RATE
@@ -253,8 +254,51 @@ def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np
     # It would set the threads of the tests that follow.
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     ours = speed.of_model(weights.DEFAULT, names, frame[2:4].copy(), threads=1)
+    shares = ours.pop("shares")
     assert ours["bits"] >= speed.RATE
     assert min(ours.values()) > 0
+    assert set(shares) == {"encode", "decode"}
+    for found in shares.values():
+        assert min(found.values()) > 0
+        assert found["network"] + found["entropy"] < 1
+
+
+def test_multiplications_are_those_of_the_network(wavelet_model: Model, frame: np.ndarray) -> None:
+    from benchmarks.rate_distortion import speed
+    from sunzip.codec import Codec, lanes
+    from sunzip.nn.exact import ExactContext, macs_per_position
+    from sunzip.nn.planes import level_of, network_of
+    from sunzip.pyramid import grid_of
+
+    methods = [(ExactContext, name) for name in ("enter", "beside", "settle")]
+    before = [getattr(*method) for method in methods]
+    codec = Codec(wavelet_model, 100)
+    names, side = NAMES[2:4], 128
+    (block,) = codec.encode(frame[None, 2:4], names)
+    with lanes.here():
+        counted = speed._multiplications(lambda: codec.decode([block], names, (side, side)), methods)
+    grid = grid_of(side, side)
+    levels = [grid.level(n) for n in range(grid.depth)]
+    every = 2 * sum(h * w * macs_per_position(network_of(level_of(h, w))) for h, w in levels)
+    # Some layers are not run everywhere, and none for other frames, of which there are none.
+    assert every / 3 < counted < every
+    assert [getattr(*method) for method in methods] == before
+
+
+def test_shares_are_marked_by_their_targets() -> None:
+    from benchmarks import tables
+
+    def result(codecs: dict[str, Any]) -> dict[str, Any]:
+        machine = {"cpu": "x", "cores": 2, "torch": "1"}
+        return {"command": "c", "speed": {"machine": machine, "case": "a frame", "codecs": codecs}}
+
+    good = {"network": 0.7, "entropy": 0.15, "network_gmac_s": 20.0, "matrix_gmac_s": 40.0}
+    bad = {"network": 0.7, "entropy": 0.16, "network_gmac_s": 19.0, "matrix_gmac_s": 40.0}
+    timed = {"1": {"shares": {"encode": bad, "decode": good}}}
+    text = tables.rate_distortion_shares(result({"peer": {"1": {}}, "ours": timed}))
+    assert "| `ours`, encode | 70.0 % | 16.0 % | **no** | 14.0 % | 19.0 | 40.0 | 47.5 % | **no** |" in text
+    assert "| `ours`, decode | 70.0 % | 15.0 % | yes | 15.0 % | 20.0 | 40.0 | 50.0 % | yes |" in text
+    assert "Not measured yet" in tables.rate_distortion_shares(result({"peer": {"1": {}}}))
 
 
 @pytest.mark.slow
