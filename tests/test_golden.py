@@ -73,13 +73,14 @@ def test_it_stays_small() -> None:
     assert sum((GOLDEN / f"archive-v1.{kind}").stat().st_size for kind in ("lat", "json")) < 300_000
 
 
-def golden(name: str) -> Iterator[Sun]:
-    """Open an archive of a wavelet model that is kept beside it."""
+def golden(name: str, model: str | None = None) -> Iterator[Sun]:
+    """Open an archive of a wavelet model that is kept beside it, or beside another."""
+    model = model or name
     files = {
-        part: bytes(Zstd().decode((GOLDEN / f"{name}.{part}.zst").read_bytes()))
+        part: bytes(Zstd().decode((GOLDEN / f"{model}.{part}.zst").read_bytes()))
         for part in (weights.CONFIG, weights.TENSORS)
     }
-    weights.register(weights.Model.from_files(files, name))
+    weights.register(weights.Model.from_files(files, model))
     with sunzip.open(GOLDEN / f"{name}.lat") as sun:
         yield sun
 
@@ -100,6 +101,12 @@ def film(nothing_registered: None) -> Iterator[Sun]:
 def trust(nothing_registered: None) -> Iterator[Sun]:
     """The same where a payload tells how far others are to be trusted."""
     yield from golden("trust-v1")
+
+
+@pytest.fixture
+def news(nothing_registered: None) -> Iterator[Sun]:
+    """The same where what is new in a channel tells what is new in others."""
+    yield from golden("news-v1", "trust-v1")
 
 
 def as_it_was(sun: Sun, name: str) -> None:
@@ -123,6 +130,10 @@ def test_pixels_of_a_film_are_the_same_to_the_bit(film: Sun) -> None:
 
 def test_pixels_of_a_film_with_trusts_are_the_same_to_the_bit(trust: Sun) -> None:
     as_it_was(trust, "trust-v1")
+
+
+def test_pixels_of_a_film_with_news_are_the_same_to_the_bit(news: Sun) -> None:
+    as_it_was(news, "news-v1")
 
 
 def heads(sun: Sun, blocks: int) -> list[bytes]:
@@ -151,9 +162,15 @@ def test_the_golden_film_has_every_kind_of_frame(film: Sun) -> None:
     assert any(back and not ahead for back, ahead in links)
 
 
-def test_the_golden_film_with_trusts_has_every_kind(trust: Sun, monkeypatch: pytest.MonkeyPatch) -> None:
-    bits = [head[0] for head in heads(trust, 2)]
+@pytest.mark.parametrize("which", ["trust", "news"])
+def test_the_golden_film_with_trusts_has_every_kind(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sun: Sun = request.getfixturevalue(which)
+    bits = [head[0] for head in heads(sun, 2)]
     assert all(any(b & bit for b in bits) for bit in (4, 8, 16, 32))
+    # News are told wherever a frame builds on others, or nowhere.
+    assert {b & 64 for b in bits if b & 16} == ({64} if which == "news" else {0})
     found: dict[str, set[int]] = {"trusts": set(), "weights": set(), "silent": set()}
     tables: set[int] = set()
     side = Reader.side
@@ -167,6 +184,6 @@ def test_the_golden_film_with_trusts_has_every_kind(trust: Sun, monkeypatch: pyt
         return told
 
     monkeypatch.setattr(Reader, "side", seen)
-    trust[:]
+    sun[:]
     assert all(len(of) > 3 for of in found.values())
     assert tables == {1, 3}  # of both halves

@@ -18,8 +18,9 @@ Bool = npt.NDArray[np.bool_]
 
 #: Bits of the first byte: the network knows where the disk is; the frame builds on the one before, as frames
 #: did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean disk;
-#: the frame builds on one or two others; its quality is not the block's.
-PLACED, TIMED, LAZY, ROUND, LINKED, OWN = 1, 2, 4, 8, 16, 32
+#: the frame builds on one or two others; its quality is not the block's; what is new in a channel tells what
+#: is new in others.
+PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS = 1, 2, 4, 8, 16, 32, 64
 
 #: A byte tells minutes of rotation: by six up to half a day, then by the hour.
 _HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
@@ -74,13 +75,13 @@ class Head(NamedTuple):
     size: int
 
 
-def packed(placed: bool, turns: Turns, known: Known, own: int | None, ways: Ways) -> bytes:
+def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -> bytes:
     """Return the bytes of a head.
 
     Parameters
     ----------
-    placed
-        Whether the network is told where the disk is.
+    bits
+        `PLACED` and `NEWS`; what else the first byte says is in the other arguments.
     turns
         Of the frames that are built on.
     known
@@ -90,7 +91,7 @@ def packed(placed: bool, turns: Turns, known: Known, own: int | None, ways: Ways
     ways
         How channels are coded.
     """
-    bits, rest = PLACED * placed, b""
+    bits, rest = bits & (PLACED | NEWS), b""
     if turns:
         bits |= LINKED
         back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
@@ -133,7 +134,8 @@ def unpacked(payload: bytes, quality: int, known: Known, disks: bool) -> Head:
         If no encoder writes such a head.
     """
     bits = payload[0] if payload else 0xFF
-    if bits & ~(PLACED | TIMED | LAZY | ROUND | LINKED | OWN) or (bits & TIMED and bits & LINKED):
+    known_bits = PLACED | TIMED | LAZY | ROUND | LINKED | OWN | NEWS
+    if bits & ~known_bits or (bits & TIMED and bits & LINKED) or (bits & NEWS and not bits & LINKED):
         raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
     rest = BytesIO(payload)
     rest.seek(1)

@@ -312,6 +312,15 @@ class Draft(Writer):
                 found[n] = 1 + int(np.argmax(gained))
         return None if found.sum() == sum(map(len, self._costs.values())) else found
 
+    def cost(self, channels: Sequence[int], left_out: Float64, coded: Int | None) -> float:
+        """Return what symbols cost and what error they leave, in so many levels; see `worth`."""
+        total = 0.0
+        for n, c in enumerate(channels):
+            costs = self._costs.get(c, [])
+            costs = costs if coded is None else costs[: coded[n]]
+            total += sum(costs) + float(left_out[n, len(costs) :].sum())
+        return total
+
     def hand_to(self, writer: Writer) -> None:
         """Put all into another."""
         for kept in self._kept:

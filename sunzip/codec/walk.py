@@ -9,7 +9,7 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.head import LINKED, PLACED, Ways
+from sunzip.codec.head import LINKED, NEWS, PLACED, Ways
 from sunzip.codec.symbols import CENTRED, LARGEST, SHIFT_MOST, Coder, Coefficients, Draft, Int
 from sunzip.errors import DamagedError
 from sunzip.nn.exact import ExactContext
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
 
-#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits.
-_AUDIBLE = 1.1
+#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits. Less will
+#: do in frames that build on others, as it is found out what a level is worth.
+_AUDIBLE, _AUDIBLE_LINKED = 1.1, 0.9
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
@@ -102,7 +103,7 @@ class Plan(NamedTuple):
     quality
         0 to 100.
     bits
-        `LINKED` and `PLACED`, see `sunzip.codec.head`.
+        `LINKED`, `PLACED` and `NEWS`, see `sunzip.codec.head`.
     time
         What other frames foretell of it.
     """
@@ -150,11 +151,14 @@ class _Told(NamedTuple):
         By other frames, or None.
     exact
         What they are, where they are known.
+    likely
+        What they would be if others were all that is known, or None where that is not asked.
     """
 
     cross: Float
     reference: Float | None
     exact: Float | None
+    likely: Float | None
 
     def at(self, here: Places) -> _Told:
         """Return it at some places of the bands."""
@@ -253,12 +257,12 @@ class Walk:
         values = None
         if self._pyramid is not None:
             if coded is None:
-                heard = []
+                heard, least = [], _AUDIBLE_LINKED if self._linked else _AUDIBLE
                 for c in names:
                     apart = self._pyramid[c]
                     if self._linked and plan.time is not None and self._timed[c]:
                         apart = apart - plan.time[0][c]
-                    heard.append(_audible(apart * self._inverse[c], plan.grid))
+                    heard.append(_audible(apart * self._inverse[c], plan.grid, least))
                 coded = np.array(heard, np.int32)
             values = depth - coded
         index = self._parts.silent_index[plan.quality] * len(NAMES) + np.array(names, np.int32)
@@ -324,7 +328,8 @@ class Walk:
                 cross[a] = self._crossed(c, level.shape, None if exact is None else exact[a])
                 loud = [level.known.get(r) for r in seen] + [None] * (2 - len(seen))
                 planes[a, 3:15] = channel_planes(cross[a], loud)
-        told = _Told(cross, reference, exact)
+        likely = self._likely(level, active, cross, reference) if self._trusting else None
+        told = _Told(cross, reference, exact, likely)
         rounded = np.zeros((len(active), 3, h, w), np.float32)
         which = level.number, active, plan.quality
         # The places of a checkerboard's one colour come first, and tell of those of the other.
@@ -343,6 +348,27 @@ class Walk:
             most = np.clip(exact, -LARGEST, LARGEST)
             coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
         return np.asarray(bands * self._step[active][:, None])
+
+    def _likely(self, level: _Level, active: list[int], cross: Float, reference: Float | None) -> Float:
+        """Return what other frames, or else other channels, tell (C, 3, h, w) of channels, in steps.
+
+        What is new in other channels tells what is new in these.
+        """
+        if reference is None or self._plan.time is None:
+            return cross
+        likely = np.where(self._timed[active][:, None, None, None], reference, cross)
+        if not self._plan.bits & NEWS:
+            return likely
+        for a, c in enumerate(active):
+            for weight, r in zip(self._weights[c], self._seen[c], strict=False):
+                if self._timed[c] and self._timed[r] and r in level.known:
+                    news = bands_of(self._out[r], *level.shape) - bands_of(
+                        self._plan.time[0][r], *level.shape
+                    )
+                    news *= self._parts.relation[c, r] * self._inverse[c, 0, 0]
+                    news *= np.float32(weight * WEIGHT_UNIT)
+                    likely[a] += news
+        return likely
 
     def _carried(self, g: int, active: list[int]) -> Tensor | None:
         """Return what the network of the coarser level hands on, of the channels of a group that go on."""
@@ -369,14 +395,9 @@ class Walk:
         wanted = None if told.exact is None else told.exact.reshape(count, -1)
         mean = _foretold(outputs, told).reshape(count, -1)
         scale = np.clip(outputs[:, WIDE], 0, SCALES - 1).astype(np.int32).reshape(count, -1)
-        if self._trusting:
-            timed, trusts = self._timed[active], self._trusts[k]
-            # Other frames, or other channels where these tell nothing.
-            others = told.cross
-            if told.reference is not None:
-                others = np.where(timed[:, None, None], told.reference, others)
-            others = others.reshape(count, -1)
-            index = (2 * own + k) * 2 + timed
+        if told.likely is not None:
+            others, trusts = told.likely.reshape(count, -1), self._trusts[k]
+            index = (2 * own + k) * 2 + self._timed[active]
             trusts[own] += coder.trusts(index, trusts[own], mean, others, scale, wanted)
             if trusts[own].min() < 0 or trusts[own].max() > TRUST_MOST:
                 raise DamagedError("entropy-coded payload: others are trusted more than can be")
@@ -420,11 +441,11 @@ class Walk:
         return out
 
 
-def _audible(apart: Float, grid: Grid) -> int:
-    """Return how many levels, from the coarsest, have anything in them that may be worth its bits."""
+def _audible(apart: Float, grid: Grid, least: float) -> int:
+    """Return how many levels, from the coarsest, have anything in them of at least so many steps."""
     for n in range(grid.depth - 1, -1, -1):
         bands = places_of(apart, *grid.level(n))
-        if any(max(band.max(), -band.min()) >= _AUDIBLE for band in bands):
+        if any(max(band.max(), -band.min()) >= least for band in bands):
             return n + 1
     return 0
 

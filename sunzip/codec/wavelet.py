@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
-from sunzip.codec.head import LINKED, PLACED, Turns, Ways, links, packed, unpacked
+from sunzip.codec.head import LINKED, NEWS, PLACED, Turns, Ways, links, packed, unpacked
 from sunzip.codec.symbols import (
     CENTRED,
     LARGEST,
@@ -93,11 +93,24 @@ _SMALL, _STRANGE = 128, 0.5
 #: are so alike; where they are so unlike, all are as the block's.
 _CHANGES, _ALIKE, _UNLIKE = (4, 2, -4, -8, -11), 0.9, 0.5
 
+#: So alike to what others foretell, a frame need not be tried by itself.
+_SURE = 0.2
+
 #: Rotations in minutes among which the encoder looks for that between two frames.
 _TURNS = (
     *(0, 6, 12, 18, 24, 30, 36, 48, 60, 72, 84, 96, 108, 120, 144, 180, 240, 300, 360, 420, 480, 600, 720),
     *(960, 1200, 1440, 2160, 2880, 3600, 4320, 5760, 7200, 8640),
 )
+
+
+class _Tried(NamedTuple):
+    """What coding a frame comes to: a draft and what it decodes to, levels worth it (None: all), the cost."""
+
+    plan: Plan
+    draft: Draft
+    decoded: Float
+    coded: Int | None
+    cost: float
 
 
 class WaveletFamily(Family):
@@ -270,31 +283,38 @@ class WaveletFamily(Family):
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
-        timed = 0 if time is None else LINKED
-        choices = [timed, timed | PLACED]
-        costs = [cost(bits, time) for bits in choices]
-        if time is not None:
-            choices.append(choices[int(np.argmin(costs))] & ~LINKED)
-            costs.append(cost(choices[-1], None))
-        bits = choices[self._best(costs)]
-        if not bits & LINKED:
-            time, turns = None, Turns()
+        linked = 0 if time is None else LINKED
+        if linked and self.trusting and len(names) > 1:
+            linked |= NEWS
+        costs = [cost(linked | placed, time) for placed in (0, PLACED)]
+        plan = Plan(known.channels, ways, grid, quality, linked | PLACED * int(np.argmin(costs)), time)
         self._code_disks(writer, ways, numbers)
-
-        plan = Plan(known.channels, ways, grid, quality, bits, time)
         if time is None:
             decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
         else:
-            # What a level tells may be less than other frames do without it.
-            draft = Draft(self.tables, self.bits, self.shifted)
-            decoded = Walk(self, plan, draft, pyramid).through(grid.depth)
-            coded = draft.worth(names, self._left_out(pyramid, time, grid, quality, names))
-            if coded is None:
-                draft.hand_to(writer)
+            tried = self._tried(plan, pyramid)
+            if _likeness(pyramid, time[0], names, inverse) < _SURE:
+                alone = self._tried(plan._replace(bits=plan.bits & PLACED, time=None), pyramid)
+                tried = (tried, alone)[self._best((tried.cost, alone.cost))]
+            plan, decoded = tried.plan, tried.decoded
+            if plan.time is None:
+                turns = Turns()
+            if tried.coded is None:
+                tried.draft.hand_to(writer)
             else:
-                decoded = Walk(self, plan, writer, pyramid).through(grid.depth, coded)
-        head = packed(bool(bits & PLACED), turns, known, own, ways)
+                decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
+        head = packed(plan.bits, turns, known, own, ways)
         return head, _whole(decoded, ways, disks, grid)
+
+    def _tried(self, plan: Plan, pyramid: Float) -> _Tried:
+        """Return what coding a frame comes to."""
+        draft = Draft(self.tables, self.bits, self.shifted)
+        decoded = Walk(self, plan, draft, pyramid).through(plan.grid.depth)
+        left_out, coded = self._left_out(pyramid, plan), None
+        if plan.time is not None:
+            # What a level tells may be less than other frames do without it.
+            coded = draft.worth(plan.channels, left_out)
+        return _Tried(plan, draft, decoded, coded, draft.cost(plan.channels, left_out, coded))
 
     def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
         """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
@@ -371,7 +391,7 @@ class WaveletFamily(Family):
 
     @staticmethod
     def _best(costs: Sequence[float]) -> int:
-        """Choose among ways to code a frame: two with other frames, if there are any, and one without."""
+        """Choose among ways to code a frame: with other frames and without."""
         return int(np.argmin(costs))
 
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
@@ -386,12 +406,8 @@ class WaveletFamily(Family):
         time = self._turned(around, grid, self._turns(middle, grid, around), np.zeros(len(NAMES), bool))
         if time is None:
             return 0.0
-        rows = list(known.channels)
-        inverse = self.inverse[quality, rows][:, None, None]
-        own = np.asarray(middle[rows] * inverse, np.float32)
-        apart = np.asarray(own - time[0][rows] * inverse, np.float32)
-        alone = _price(own)
-        return max(0.0, 1 - _price(apart) / alone) if alone else 0.0
+        inverse = self.inverse[quality, list(known.channels)][:, None, None]
+        return _likeness(middle, time[0], known.channels, inverse)
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:
         """See `Family.own_quality`."""
@@ -407,6 +423,8 @@ class WaveletFamily(Family):
         """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
         grid = grid_of(*known.shape)
         head = unpacked(payload, quality, known, disks=self.tables.disk is not None)
+        if head.bits & NEWS and not self.trusting:
+            raise DamagedError("entropy-coded payload: it trusts others more than its model does")
         ways, quality = head.ways, head.quality
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
@@ -475,13 +493,26 @@ class WaveletFamily(Family):
                 pyramid[rows] = transform(pictures, grid.depth)
         return pyramid, sorted(sources)
 
-    def _left_out(self, pyramid: Float, time: Frame, grid: Grid, quality: int, names: list[int]) -> Float64:
-        """Return squared errors (C, levels), in steps, where levels are as other frames have them."""
-        inverse = self.inverse[quality, names][:, None, None]
-        apart = np.asarray((pyramid[names] - time[0][names]) * inverse, np.float32)
+    def _left_out(self, pyramid: Float, plan: Plan) -> Float64:
+        """Return squared errors (C, levels), in steps, where levels are as other frames have them, or 0."""
+        names, grid = list(plan.channels), plan.grid
+        apart = pyramid[names] if plan.time is None else pyramid[names] - plan.time[0][names]
+        apart = np.asarray(apart * self.inverse[plan.quality, names][:, None, None])
         np.clip(apart, -LARGEST, LARGEST, out=apart)
         levels = [bands_of(apart, *grid.level(n)) for n in range(grid.depth)]
         return np.stack([np.square(bands, dtype=np.float64).sum((1, 2, 3)) for bands in levels], 1)
+
+
+def _likeness(pyramid: Float, other: Float, names: Sequence[int], inverse: Float) -> float:
+    """Return which share of what channels of a pyramid (12, Y, X) cost another spares, as far as can be told.
+
+    `inverse` (C, 1, 1) is 1 over their steps.
+    """
+    rows = list(names)
+    own = np.asarray(pyramid[rows] * inverse, np.float32)
+    apart = np.asarray(own - other[rows] * inverse, np.float32)
+    alone = _price(own)
+    return max(0.0, 1 - _price(apart) / alone) if alone else 0.0
 
 
 def _price(values: Float) -> float:

@@ -231,6 +231,24 @@ def test_levels_are_cut_from_where_they_cost_more_than_leaving_them_out(
     assert worth(family, {3: gains, 8: [-1, -1]}, [3, 8]) == [levels, 0]
 
 
+def test_a_draft_costs_what_its_symbols_do_and_what_is_left_out(family: WaveletFamily) -> None:
+    draft, costs = draft_of(family), []
+    for level in range(3):
+        active = [4, 9][: 2 - level // 2]  # the second has one level fewer
+        both = halves(level, len(active))
+        for half in both:
+            draft.symbols(half)
+        errors = np.array([10.0, 20.0][: len(active)]) + level
+        draft.judge(active, errors)
+        costs.append(errors + WORTH * np.sum([bits_of(family, half) for half in both], 0))
+    left_out = np.array([[100.0, 200, 400, 800], [1000, 2000, 4000, 8000], [1, 2, 4, 8]])
+    asked = [4, 9, 2]  # the last has none
+    everything = sum(c.sum() for c in costs) + 800 + 12000 + 15
+    assert draft.cost(asked, left_out, None) == pytest.approx(everything)
+    some = costs[0][0] + costs[0][1] + costs[1][1] + 1400 + 12000 + 15
+    assert draft.cost(asked, left_out, np.array([1, 2, 0], np.int32)) == pytest.approx(some)
+
+
 def say(coder: Coder) -> None:
     """Give a coder some of all that it may be asked, in the order of a walk."""
     one, two = np.zeros(1, np.int32), np.arange(2, dtype=np.int32)

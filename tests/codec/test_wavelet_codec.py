@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from sunzip.weights import TENSORS, Model
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
-PLACED, TIMED, LAZY, ROUND, LINKED, OWN = 1, 2, 4, 8, 16, 32
+PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS = 1, 2, 4, 8, 16, 32, 64
 
 #: How alike frames are taken to be, and how to find that out.
 ALIKE = 1.0
@@ -58,7 +59,7 @@ def believing() -> Iterator[None]:
     Three and more frames are taken to be alike.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WaveletFamily, "_best", staticmethod(lambda costs: int(np.argmin(costs[:2]))))
+        patch.setattr(WaveletFamily, "_best", staticmethod(lambda costs: 0))
         patch.setattr(WaveletFamily, "likeness", lambda *frames: ALIKE)
         yield
 
@@ -723,6 +724,91 @@ def test_every_trust_is_followed(family: WaveletFamily, trust: int, monkeypatch:
         # A frame that builds on none has no trusts.
         assert (written.payload == other) == (known is alone)
         np.testing.assert_array_equal(family.decode(written.payload, 80, known), written.decoded)
+
+
+@pytest.mark.parametrize("timed", [(2, 3), (2,), (3,)])
+def test_what_is_new_in_a_channel_tells_what_is_new_in_others(
+    family: WaveletFamily, timed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels, shape, quality = (2, 3), (48, 64), 80
+    first, change = film(1, 1, *shape)[0], (film(1, 1, *shape, seed=3)[0] - 300) / 4
+    both = np.array([[[1.0]], [[2.0]]])
+    before = images_of(family, first * both, channels, quality).main
+    latents = images_of(family, (first + change) * both, channels, quality)
+    known = Known(channels, shape, (before, timed))
+    seen = []
+
+    def trusts(
+        self: Writer, index: Int, before: Int, mean: Float, others: Float, scale: Int, values: Float
+    ) -> Int:
+        # Of channel 2, which looks at 3.
+        if len(index) == 1 and index[0] // 4 == 2:
+            seen.append(float(np.square(others - values, dtype=np.float64).sum()))
+        return self.side("trusts", index, TRUST_MOST - 2 - before)
+
+    monkeypatch.setattr(Writer, "trusts", trusts)
+    monkeypatch.setattr(Draft, "worth", lambda *frame: None)
+    written = family.encode(latents, quality, known)
+    assert written.payload[0] & (LINKED | NEWS) == LINKED | NEWS
+    np.testing.assert_array_equal(family.decode(written.payload, quality, known), written.decoded)
+    with_news, _ = list(seen), seen.clear()
+    # The same payload without the bit tells something else: where both are timed, and only there.
+    plain = bytes([written.payload[0] & ~NEWS]) + written.payload[1:]
+    if timed == (2, 3):
+        with suppress(DamagedError):
+            assert (family.decode(plain, quality, known) != written.decoded).any()
+    else:
+        np.testing.assert_array_equal(family.decode(plain, quality, known), written.decoded)
+    monkeypatch.setattr(wavelet, "NEWS", 0)
+    family.encode(latents, quality, known)
+    assert len(seen) == len(with_news) > 0
+    if timed == (2, 3):
+        assert sum(with_news) < 0.8 * sum(seen)
+    else:
+        assert with_news == seen
+
+
+def test_one_channel_has_no_news(family: WaveletFamily) -> None:
+    before, latents = pair(family, 80)
+    known = Known((5,), (48, 64), before)
+    assert family.encode(latents, 80, known).payload[0] & (LINKED | NEWS) == LINKED
+
+
+def test_news_of_none_and_to_models_without_trusts_are_damage(
+    family: WaveletFamily, wavelet_model: Model
+) -> None:
+    with pytest.raises(DamagedError, match="first byte is none that an encoder writes"):
+        family.decode(bytes([NEWS]) + payload_of(family)[1:], 50, Known((2, 5, 11), (32, 32)))
+    mistrusting = WaveletFamily(pack(wavelet_model.config, without_trusts(wavelet_model)))
+    before, latents = pair(mistrusting, 80)
+    known = Known((2, 5, 11), (48, 64), before)
+    payload = mistrusting.encode(latents, 80, known).payload
+    assert payload[0] & (LINKED | NEWS) == LINKED
+    with pytest.raises(DamagedError, match="trusts others more than its model does"):
+        mistrusting.decode(bytes([payload[0] | NEWS]) + payload[1:], 80, known)
+
+
+@pytest.mark.parametrize(("likeness", "tries"), [(0.0, 2), (0.19, 2), (0.2, 1), (1.0, 1)])
+def test_frames_that_are_unlike_are_tried_by_themselves(
+    family: WaveletFamily, likeness: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, latents = pair(family, 80)
+    known, costs = Known((2, 5, 11), (48, 64), before), []
+    usual = family.encode(latents, 80, known)
+    monkeypatch.setattr(wavelet, "_likeness", lambda *frames: likeness)
+
+    def dearest(found: Sequence[float]) -> int:
+        costs.append(found)
+        return int(np.argmax(found))
+
+    monkeypatch.setattr(WaveletFamily, "_best", staticmethod(dearest))
+    written = family.encode(latents, 80, known)
+    assert [len(found) for found in costs] == [tries] * (tries - 1)
+    # An encoder that takes what costs more.
+    linked = tries == 1 or costs[0][0] > costs[0][1]
+    assert bool(written.payload[0] & LINKED) == linked
+    assert (written.payload == usual.payload) == linked
+    np.testing.assert_array_equal(family.decode(written.payload, 80, known), written.decoded)
 
 
 @pytest.mark.parametrize("half", [0, 1])
