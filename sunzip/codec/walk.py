@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
 
-#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits. Less will
-#: do in frames that build on others, as it is found out what a level is worth.
+#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits. Less
+#: will do in frames that build on others, as it is found out what a level is worth.
 _AUDIBLE, _AUDIBLE_LINKED = 1.1, 0.9
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
