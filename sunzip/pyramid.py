@@ -51,11 +51,17 @@ def grid_of(height: int, width: int) -> Grid:
     return Grid(-(-height >> depth) << depth, -(-width >> depth) << depth, depth)
 
 
-def to_pyramid(image: Float, depth: int) -> Float:
-    """Return (C, Y, X) images as wavelet coefficients of the same shape, the coarsest in the first corner."""
-    out = np.empty_like(image)
+def to_pyramid(image: Float, grid: Grid) -> Float:
+    """Return images (C, Y, X), continued at their edges, as wavelet coefficients of the grid's size.
+
+    The coarsest stand in the first corner.
+    """
+    height, width = image.shape[1:]
     low = image
-    for _ in range(depth):
+    if (height, width) != (grid.height, grid.width):
+        low = np.pad(image, ((0, 0), (0, grid.height - height), (0, grid.width - width)), mode="edge")
+    out = np.empty_like(low)
+    for _ in range(grid.depth):
         count, h, w = len(low), low.shape[1] // 2, low.shape[2] // 2
         coarser = np.empty((count, h, w), np.float32)
         for some in _batches(count, h, w):
@@ -74,11 +80,11 @@ def to_picture(pyramid: Float, grid: Grid, levels: int) -> Float:
     return low
 
 
-def to_lazy(image: Float, depth: int) -> Float:
-    """Return (C, Y, X) images as such pyramids by the lazy wavelet, which only puts pixels elsewhere."""
+def to_lazy(image: Float, grid: Grid) -> Float:
+    """Return (C, Y, X) images of the grid's size as pyramids by the lazy wavelet, which only moves pixels."""
     out = np.empty_like(image)
     low = image
-    for _ in range(depth):
+    for _ in range(grid.depth):
         low, bands = parted(low)
         put_bands(out, bands, range(len(image)))
     out[:, : low.shape[1], : low.shape[2]] = low

@@ -90,21 +90,21 @@ class Run:
 
     def peer(self, peer: Peer, points: int | None, again: bool) -> None:
         """Measure one peer on all cases that are for it."""
-        library(peer.needs)
         for case in self.cases:
             into = self.result["peers"].setdefault(case.key, {})
             if (case.series == peer.film or peer.physical) and (again or peer.key not in into):
+                library(peer.needs)
                 into[peer.key] = of_peer(peer, case, self.judges[case.key], points)
 
     def mixture(self, peer: Peer, again: bool) -> None:
         """Measure one peer behind a transform across channels."""
-        library(peer.needs)
         for case in self.cases:
             if case.series or len(case.channels) == 1:
                 continue
             into = self.result["mixtures"].setdefault(case.key, {})
             for key, equal in ((f"{peer.key}:noise", False), (f"{peer.key}:equal", True)):
                 if again or key not in into:
+                    library(peer.needs)
                     into[key] = klt.measure(peer, self.judges[case.key], case.channels, equal=equal)
 
     def model(self, name: str, points: int | None, again: bool) -> None:
@@ -114,6 +114,12 @@ class Run:
         known = self.result["about"].get(model.name, {}).get("sha256") == model.sha256 and not again
         rows: dict[str, Any] = self.result["models"].get(model.name, {}) if known else {}
         qualities = ours.QUALITIES[:: -(-len(ours.QUALITIES) // points)] if points else ours.QUALITIES
+        self.result["models"][model.name] = rows
+        self.result["about"][model.name] = {
+            "sha256": model.sha256,
+            "bytes": model.nbytes,
+            "family": model.family,
+        }
         for case in self.cases:
             if case.key in rows:
                 continue
@@ -123,12 +129,7 @@ class Run:
                 click.echo(f"{model.name} is left out of {case.title}: {error}")
                 continue
             rows[case.key] = ours.measure(codec, case, self.judges[case.key], qualities)
-        self.result["models"][model.name] = rows
-        self.result["about"][model.name] = {
-            "sha256": model.sha256,
-            "bytes": model.nbytes,
-            "family": model.family,
-        }
+            self.keep()
 
 
 @click.command()

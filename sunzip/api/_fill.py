@@ -117,9 +117,7 @@ class Filler:
         image = self._stabiliser.forward(np.nan_to_num(frame.pixels))
         if minutes:
             image = turned(image, minutes)
-        height, width = image.shape[1:]
-        pad = ((0, 0), (0, self._grid.height - height), (0, self._grid.width - width))
-        found = to_pyramid(np.pad(image, pad, mode="edge"), self._grid.depth)
+        found = to_pyramid(image, self._grid)
         # Of all turns only the last is asked for again, by the other channels that the same frame lacks.
         frame.made = {m: p for m, p in frame.made.items() if not m} | {minutes: found}
         return found

@@ -206,12 +206,11 @@ class WaveletFamily(Family):
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the pyramid, side is empty."""
         grid = grid_of(*images.shape[-2:])
-        pad = ((0, 0), (0, grid.height - images.shape[-2]), (0, grid.width - images.shape[-1]))
         found = []
         for image, shown in zip(images, present, strict=True):
             rows = np.flatnonzero(shown)
             pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
-            pyramid[rows] = to_pyramid(np.pad(image[rows], pad, mode="edge"), grid.depth)
+            pyramid[rows] = to_pyramid(image[rows], grid)
             found.append(Latents(pyramid, np.zeros(0, np.float32)))
         return found
 
@@ -321,7 +320,7 @@ class WaveletFamily(Family):
         lazy = np.zeros(len(NAMES), bool)
         those = [c for c in POINTS if c in channels]
         if those:
-            plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid.depth)
+            plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid)
             inverse = self.inverse[quality]
             for c, points in zip(those, plain, strict=True):
                 lazy[c] = _price(points * inverse[c]) * _LAZY_GAIN < _price(pyramid[c] * inverse[c])
@@ -374,10 +373,7 @@ class WaveletFamily(Family):
         names = list(numbers)
         values = np.stack([numbers[c] for c in names]).astype(np.float32)
         values *= self._disk_unit(quality, names)[:, None]
-        height, width = known.shape
-        pad = ((0, 0), (0, grid.height - height), (0, grid.width - width))
-        pyramids = to_pyramid(np.pad(disk(values, height, width), pad, mode="edge"), grid.depth)
-        return dict(zip(names, pyramids, strict=True))
+        return dict(zip(names, to_pyramid(disk(values, *known.shape), grid), strict=True))
 
     @staticmethod
     def _code_disks(coder: Coder, ways: Ways, numbers: dict[int, Int] | None) -> dict[int, Int]:
@@ -490,7 +486,7 @@ class WaveletFamily(Family):
             rows = [c for c in sorted(sources) if lazy[c] == kind]
             if rows:
                 pictures = np.concatenate([foretold(sources[c]) for c in rows])
-                pyramid[rows] = transform(pictures, grid.depth)
+                pyramid[rows] = transform(pictures, grid)
         return pyramid, sorted(sources)
 
     def _left_out(self, pyramid: Float, plan: Plan) -> Float64:
@@ -532,5 +528,5 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     """Return a decoded pyramid (12, Y, X) with its mean disks, and the same wavelet in all channels."""
     _add(disks, 1, pyramid, list(disks))
     if ways.lazy.any():
-        pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid.depth)
+        pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid)
     return pyramid
