@@ -34,7 +34,7 @@ _OUTPUTS = 12
 QUALITIES = 101
 
 #: Positions of a level that go through a network at once.
-_CACHED = 1 << 14
+_CACHED = 1 << 16
 
 
 def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -203,7 +203,10 @@ class ExactContext:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             entering = self._bias(level, "enter", channels, quality, flags)
             deeper = self._bias(level, "deep", channels, quality)
-            found, outputs = [], []
+            count, _, height, width = planes.shape
+            deep, shape = t[f"{n}.deep"], (count, WIDTHS[n], height, width)
+            features = torch.empty(shape, memory_format=torch.channels_last)
+            outputs = np.empty((count, _OUTPUTS, here.size), np.float32)
             for some in _batches(planes):
                 # Planes that are all 0 add nothing, as do those of channels that see no others.
                 seen = [k for k in range(COUNT_NOW) if planes[some, k].any()] or [0]
@@ -215,11 +218,10 @@ class ExactContext:
                     h += F.conv2d(_channels_last(time[some]), t[f"{n}.time"], padding=1)
                 if carry is not None:
                     h += F.interpolate(F.conv2d(carry[some], t[f"{n}.carry"]), size=h.shape[-2:])
-                h = _summed(_active(h), t[f"{n}.deep"], deeper[some])
-                found.append(_active(h))
-                first = _active(F.conv2d(_at(h, here), t[f"{n}.first"], t[f"{n}.first.bias"]))
-                outputs.append(self._put_out(first, f"{n}.first_out"))
-        return torch.cat(found), np.concatenate(outputs)
+                _active(_summed(_active(h), deep, deeper[some]), into=features[some])
+                h = F.conv2d(_at(features[some], here), t[f"{n}.first"], t[f"{n}.first.bias"])
+                self._put_out(_active(h), f"{n}.first_out", outputs[some])
+        return features, outputs
 
     def beside(
         self,
@@ -281,19 +283,22 @@ class ExactContext:
         near, layer = names
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             bias = self._bias(level, layer, channels, quality)
-            outputs = []
+            count, _, height, width = known.shape
+            places = height * width if here is None else here.size
+            outputs = np.empty((count, len(t[f"{n}.{layer}_out"]), places), np.float32)
             for some in _batches(known):
                 h = _summed(_channels_last(known[some]), t[f"{n}.{near}"], bias[some])
                 h, seen = (h, features[some]) if here is None else (_at(h, here), _at(features[some], here))
                 h += F.conv2d(seen, t[f"{n}.{layer}"])
-                outputs.append(self._put_out(_active(h), f"{n}.{layer}_out"))
-        return np.concatenate(outputs)
+                self._put_out(_active(h), f"{n}.{layer}_out", outputs[some])
+        return outputs
 
-    def _put_out(self, hidden: Tensor, layer: str) -> Float:
-        """Return a last layer's outputs (C, K, N) of activations (C, width, y, x), N places in all."""
+    def _put_out(self, hidden: Tensor, layer: str, into: Float) -> None:
+        """Write a last layer's outputs (C, K, N) of activations (C, width, y, x), N places in all."""
+        import torch
+
         outputs = _product(self._tensors[layer], self._tensors[f"{layer}.bias"], _rows(hidden).mT)
-        found: Float = outputs.floor_().numpy()
-        return found
+        torch.floor(outputs, out=torch.from_numpy(into))
 
 
 def _batches(planes: Float) -> Iterator[slice]:
@@ -316,9 +321,11 @@ def _summed(planes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(planes, weight, padding=1).add_(bias[:, :, None, None])
 
 
-def _active(total: Tensor) -> Tensor:
-    """Clip and round sums to activations, in place."""
-    return total.clamp_(0, ACTIVATION_MAX + 0.5).floor_()
+def _active(total: Tensor, into: Tensor | None = None) -> Tensor:
+    """Clip and round sums to activations, in place or into another tensor."""
+    import torch
+
+    return torch.floor(total.clamp_(0, ACTIVATION_MAX + 0.5), out=total if into is None else into)
 
 
 def _product(weight: Tensor, bias: Tensor, values: Tensor) -> Tensor:
