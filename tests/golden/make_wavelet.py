@@ -99,7 +99,7 @@ def main() -> None:
     """Write all files."""
     # Its network is random: it does not tell whether other frames are a help, or how much.
     Writer.trusts = _any_trusts  # type: ignore[method-assign]
-    WaveletFamily._best = staticmethod(lambda costs: 0)  # type: ignore[method-assign]
+    WaveletFamily._alike = staticmethod(lambda *pyramids: 1.0)  # type: ignore[method-assign]
     path = HERE / f"{NAME}.lat"
     api.compress(join([Film()]), path, model=read_model(), block=BLOCK, force=True)
     (HERE / f"{NAME}.json").write_text(json.dumps(facts(path), indent=1) + "\n", encoding="utf-8")
