@@ -280,9 +280,9 @@ class WaveletFamily(Family):
         corner = (names, slice(h), slice(w))
         wanted = pyramid[corner]
 
-        def cost(bits: int, given: Frame | None) -> float:
+        def cost(bits: int) -> float:
             glance = self._writer(None)
-            plan = Plan(known.channels, ways, grid, quality, bits, given)
+            plan = Plan(known.channels, ways, grid, quality, bits, time)
             seen = Walk(self, plan, glance, pyramid).through(few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
@@ -290,7 +290,7 @@ class WaveletFamily(Family):
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
-        costs = [cost(linked | placed, time) for placed in (0, PLACED)]
+        costs = [cost(linked | placed) for placed in (0, PLACED)]
         plan = Plan(known.channels, ways, grid, quality, linked | PLACED * int(np.argmin(costs)), time)
         self._code_disks(writer, ways, numbers)
         if time is None:
