@@ -114,7 +114,7 @@ def links(payload: bytes) -> tuple[int, int]:
     return (1 if bits & TIMED else 0), 0
 
 
-def unpacked(payload: bytes, quality: int, known: Known, disks: bool) -> Head:
+def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts: bool) -> Head:
     """Read the head of a payload.
 
     Parameters
@@ -125,8 +125,8 @@ def unpacked(payload: bytes, quality: int, known: Known, disks: bool) -> Head:
         Of the block.
     known
         What is known of the frame.
-    disks
-        Whether the model knows of mean disks.
+    disks, trusts
+        Whether the model knows of mean disks, and of trusts.
 
     Raises
     ------
@@ -137,6 +137,8 @@ def unpacked(payload: bytes, quality: int, known: Known, disks: bool) -> Head:
     known_bits = PLACED | TIMED | LAZY | ROUND | LINKED | OWN | NEWS
     if bits & ~known_bits or (bits & TIMED and bits & LINKED) or (bits & NEWS and not bits & LINKED):
         raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
+    if bits & NEWS and not trusts:
+        raise DamagedError("entropy-coded payload: it trusts others more than its model does")
     rest = BytesIO(payload)
     rest.seek(1)
 

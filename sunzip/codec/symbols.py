@@ -121,7 +121,7 @@ class Coder(Protocol):
         before
             (C,) trusts of the level before.
         mean, others, scale
-            (C, N) what the network foretells, and what other frames tell as it is.
+            (C, N) what the network foretells, and what others tell as it is.
         values
             (C, N) the coefficients in steps, where they are known.
         """
@@ -246,9 +246,7 @@ class Writer:
             left = shares**2 * size[:, None] - 2 * shares * along[:, None]
             for n, table in enumerate(index.tolist()):
                 change = tried - before[n]
-                own, outside = tables.entries(change, np.full(len(change), table))
-                bits = PRECISION - np.log2(tables.frequencies[tables.offsets[table] + own]) + 16 * outside
-                wanted[n] = change[np.argmin(_NATS * left[n] + bits)]
+                wanted[n] = change[np.argmin(_NATS * left[n] + _side_bits(tables, table, change))]
         return self.side("trusts", index, wanted)
 
     def _shift(self, table: int, before: int, weighed: Int) -> int:
@@ -258,10 +256,8 @@ class Writer:
         counts = np.bincount(weighed)
         here = np.flatnonzero(counts)
         costs = 2 * np.einsum("ij,j->i", self._shifted[:, here], counts[here].astype(np.float32))
-        tables = self._tables.shifts
         change = np.arange(-SHIFT_MOST, SHIFT_MOST + 1) - before
-        own, outside = tables.entries(change, np.full(len(change), table))
-        costs += PRECISION - np.log2(tables.frequencies[tables.offsets[table] + own]) + 16 * outside
+        costs += _side_bits(self._tables.shifts, table, change)
         return int(change[np.argmin(costs)])
 
     def side(self, kind: str, index: Int, values: Int | None) -> Int:
@@ -325,6 +321,13 @@ class Draft(Writer):
         """Put all into another."""
         for kept in self._kept:
             writer.put(*kept)
+
+
+def _side_bits(tables: Tables, table: int, symbols: npt.NDArray[np.int64]) -> Float64:
+    """Return about how many bits symbols take in one table; an escape code takes two bytes."""
+    entries, outside = tables.entries(symbols, np.full(len(symbols), table))
+    bits: Float64 = PRECISION - np.log2(tables.frequencies[tables.offsets[table] + entries]) + 16 * outside
+    return bits
 
 
 def _entries(tables: Int, apart: Int) -> Int:

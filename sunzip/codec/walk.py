@@ -354,7 +354,8 @@ class Walk:
 
         What is new in other channels tells what is new in these.
         """
-        if reference is None or self._plan.time is None:
+        time = self._plan.time
+        if reference is None or time is None:
             return cross
         likely = np.where(self._timed[active][:, None, None, None], reference, cross)
         if not self._plan.bits & NEWS:
@@ -362,9 +363,8 @@ class Walk:
         for a, c in enumerate(active):
             for weight, r in zip(self._weights[c], self._seen[c], strict=False):
                 if self._timed[c] and self._timed[r] and r in level.known:
-                    news = bands_of(self._out[r], *level.shape) - bands_of(
-                        self._plan.time[0][r], *level.shape
-                    )
+                    seen, foretold = (bands_of(p[r], *level.shape) for p in (self._out, time[0]))
+                    news = seen - foretold
                     news *= self._parts.relation[c, r] * self._inverse[c, 0, 0]
                     news *= np.float32(weight * WEIGHT_UNIT)
                     likely[a] += news
@@ -393,7 +393,7 @@ class Walk:
         coder, count = self._coder, len(active)
         own = np.array(active, np.int32)
         wanted = None if told.exact is None else told.exact.reshape(count, -1)
-        mean = _foretold(outputs, told).reshape(count, -1)
+        mean = _gated(outputs, told.cross, told.reference).reshape(count, -1)
         scale = np.clip(outputs[:, WIDE], 0, SCALES - 1).astype(np.int32).reshape(count, -1)
         if told.likely is not None:
             others, trusts = told.likely.reshape(count, -1), self._trusts[k]
@@ -455,16 +455,16 @@ def _bands(pyramid: Float, rows: list[int], shape: tuple[int, int]) -> Float:
     return np.stack([band[rows] for band in places_of(pyramid, *shape)], 1)
 
 
-def _foretold(outputs: Float, told: _Told) -> Float:
-    """Return the means (C, 3, N) that the network foretells."""
-    mean: Float = outputs[:, MEANS] * np.float32(1 / 64)
-    for gates, values in ((CROSS, told.cross), (GATES, told.reference)):
+def _gated(outputs: Float, cross: Float, reference: Float | None) -> Float:
+    """Return (C, 3, …) of what the network puts out: its means, and as much of others as its gates let by."""
+    total: Float = outputs[:, MEANS] * np.float32(1 / 64)
+    for gates, values in ((CROSS, cross), (GATES, reference)):
         if values is not None:
             gate = np.clip(outputs[:, gates], 0, 16)
             gate *= np.float32(1 / 16)
             gate *= values
-            mean += gate
-    return mean
+            total += gate
+    return total
 
 
 def _coefficients(
@@ -502,11 +502,6 @@ def _shifted(these: Coefficients, scale: Int, shifts: Int) -> Coefficients:
 
 def _apart(outputs: Float, symbols: Float, told: _Told) -> Float:
     """Turn what the network puts out into how far from its symbol each coefficient is put, in steps."""
-    apart: Float = outputs[:, MEANS] * np.float32(1 / 64)
-    for gates, values in ((CROSS, told.cross), (GATES, told.reference)):
-        if values is not None:
-            gate = np.clip(outputs[:, gates], 0, 16)
-            gate *= np.float32(1 / 16)
-            gate *= values - symbols
-            apart += gate
+    reference = None if told.reference is None else told.reference - symbols
+    apart = _gated(outputs, told.cross - symbols, reference)
     return np.clip(apart, np.float32(-FURTHEST), np.float32(FURTHEST), out=apart)

@@ -435,23 +435,22 @@ class WaveletFamily(Family):
     def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
         """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
         grid = grid_of(*known.shape)
-        head = unpacked(payload, quality, known, disks=self.tables.disk is not None)
-        if head.bits & NEWS and not self.trusting:
-            raise DamagedError("entropy-coded payload: it trusts others more than its model does")
+        disks = self.tables.disk is not None
+        head = unpacked(payload, quality, known, disks=disks, trusts=self.trusting)
         ways, quality = head.ways, head.quality
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
         decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
-        disks = self._shown(self._code_disks(reader, ways, None), quality, known, grid)
+        shown = self._shown(self._code_disks(reader, ways, None), quality, known, grid)
         time = self._turned(known, grid, head.turns, ways.lazy)
         if time is not None:
-            _add(disks, -1, *time)
+            _add(shown, -1, *time)
         plan = Plan(known.channels, ways, grid, quality, head.bits, time)
         decoded = Walk(self, plan, reader, None).through(grid.depth - fine)
         if not fine:
             decoder.finish()
-        return _whole(decoded, ways, disks, grid)
+        return _whole(decoded, ways, shown, grid)
 
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)

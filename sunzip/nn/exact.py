@@ -393,8 +393,9 @@ def _prove_sums() -> None:
                 and np.array_equal(product[n, :, y * x], matrix @ rows[n, :, y * x])
             ):
                 raise UnsupportedError(
-                    f"convolutions of torch {torch.__version__} are not exact on this machine, so that no "
-                    "wavelet model can be used here; switch off its fast mathematics, or take another torch"
+                    f"convolutions and matrix products of torch {torch.__version__} are not exact on this "
+                    "machine, so that no wavelet model can be used here; switch off its fast mathematics, or "
+                    "take another torch"
                 )
 
 

@@ -51,7 +51,7 @@ FLAGS = 4
 #: Weights of other channels are in 16ths, up to twice what their spreads would make of them.
 WEIGHT_UNIT, WEIGHT_MOST = 1 / 16, 32
 
-#: By so many eighths of the way, at most, means are moved towards what other frames tell; and the
+#: By so many eighths of the way, at most, means are moved towards what others tell; and the
 #: variance, in squared steps, that coefficients have besides their scale's where they are weighed.
 TRUST_UNIT, TRUST_MOST, UNCERTAIN = 1 / 8, 10, 0.1
 

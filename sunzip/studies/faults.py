@@ -592,8 +592,9 @@ def strike_weights(
                 blocks = flying.encode(frame, channels)
         except Exception:  # whatever an encoder does whose memory is not what it was when that was checked
             blocks = None
-        noticed += part.now() != part.digest
-        part.raw[place] ^= np.uint8(1 << bit)
+        finally:
+            noticed += part.now() != part.digest
+            part.raw[place] ^= np.uint8(1 << bit)
         if blocks is None:
             counts["broken_off"] += 1
             continue

@@ -270,6 +270,7 @@ class TestCompute:
         assert by_hand < cost.macs < 1.005 * by_hand
         # docs/explanation/onboard.md, one case by hand.
         assert cost.macs == 615_689_984
+        assert cost.traffic * 512 == pytest.approx(171.3e9, rel=0.02)
         assert cost.symbols == cost.samples == 512**2
 
     def test_scales_as_one_would_by_hand(self) -> None:
