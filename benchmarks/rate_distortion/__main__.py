@@ -46,7 +46,8 @@ def of_peer(peer: Peer, case: Case, judges: list[Judge], points: int | None) -> 
             return {"bits": bits, **judge(decoded if peer.physical else judge.physical(decoded))}
 
         levels = list(peer.levels(images))
-        out[name] = curve(sweep(levels[:: -(-len(levels) // points)] if points else levels, measured))
+        some = levels[:: -(-len(levels) // points)] if points else levels
+        out[name] = curve([row for _, row in sweep(some, measured, peer.between)])
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.rate_distortion.measure import Curve, Judge, curve
+from benchmarks.rate_distortion.measure import Curve, Judge, curve, sweep
 from benchmarks.rate_distortion.peers import Peer
 
 Float = npt.NDArray[np.float32]
@@ -97,14 +97,16 @@ def measure(peer: Peer, judges: Sequence[Judge], names: Sequence[str], *, equal:
         coded.append([flat])
         bits.append([_MEAN_BITS * frames / samples])
         squares.append([_square(images - flat)])
-        for level in peer.levels(images - flat):
+
+        def measured(level: Any, images: Float = images) -> dict[str, Any]:
             pieces = peer.encode(images, level)
-            decoded = peer.decode(pieces, images.shape)
-            coded[k].append(pieces)
-            bits[k].append(8 * sum(map(len, pieces)) / samples)
-            squares[k].append(_square(images - decoded))
-            if bits[k][-1] > 1:
-                break
+            square = _square(images - peer.decode(pieces, images.shape))
+            return {"bits": 8 * sum(map(len, pieces)) / samples, "square": square, "pieces": pieces}
+
+        for _, found in sweep(peer.levels(images - flat), measured, peer.between):
+            coded[k].append(found["pieces"])
+            bits[k].append(found["bits"])
+            squares[k].append(found["square"])
     extra = 8 * transform.nbytes / samples / count
     scale = np.ones(count) if not equal else np.linalg.norm(transform.synthesis, axis=1)
     weight = ((transform.synthesis / scale[:, None]) ** 2).sum(0)

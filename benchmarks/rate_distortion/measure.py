@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 _WINDOW /= _WINDOW.sum()
 _SMALLEST = len(_WINDOW) << (len(_SCALES) - 1)
+
+#: Neighbours on a curve whose rates differ by more than this factor have others measured between them.
+_APART = 2.0
 
 
 def ms_ssim(x: Float, y: Float, peak: float) -> float:
@@ -138,15 +142,44 @@ def _short(value: float) -> float | None:
 
 
 def sweep(
-    levels: Sequence[Any], measured: Callable[[Any], dict[str, float]], most: float = 1.0
-) -> list[dict[str, float]]:
+    levels: Sequence[Any],
+    measured: Callable[[Any], dict[str, Any]],
+    between: Callable[[Any, Any], Any],
+    most: float = 1.0,
+) -> list[tuple[Any, dict[str, Any]]]:
     """Measure settings, the coarsest first, until the rate passes `most` bits per sample.
 
-    Three are measured at least, so that codecs which cannot go so low have a curve too.
+    Three are measured at least, so that codecs which cannot go so low have a curve too. Where the rates of
+    neighbours lie far apart, settings between them are measured too: noise begins to cost bits all at once.
+
+    Parameters
+    ----------
+    levels
+        The settings.
+    measured
+        Returns of a setting "bits" per sample, and whatever else.
+    between
+        Returns the setting halfway between two, or None if there is none.
+    most
+        See above.
+
+    Returns
+    -------
+    Settings and what was measured of them.
     """
-    rows: list[dict[str, float]] = []
+    found: list[tuple[Any, dict[str, Any]]] = []
     for level in levels:
-        rows.append(measured(level))
-        if rows[-1]["bits"] > most and len(rows) >= 3:
+        found.append((level, measured(level)))
+        if found[-1][1]["bits"] > most and len(found) >= 3:
             break
-    return rows
+
+    def filled(low: tuple[Any, Any], high: tuple[Any, Any]) -> list[tuple[Any, dict[str, Any]]]:
+        few, many = sorted((low[1]["bits"], high[1]["bits"]))
+        level = between(low[0], high[0]) if few < most and many > _APART * few else None
+        if level is None:
+            return []
+        middle = level, measured(level)
+        return [*filled(low, middle), middle, *filled(middle, high)]
+
+    inner = [filled(*pair) for pair in pairwise(found)]
+    return [one for first, others in zip(found, [*inner, []], strict=True) for one in (first, *others)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rate_distortion.cases import Case
-from benchmarks.rate_distortion.measure import Curve, Judge, curve
+from benchmarks.rate_distortion.measure import Curve, Judge, curve, sweep
 from sunzip.codec import Codec
 from sunzip.frame import MAX_FRAMES
 
@@ -36,10 +36,8 @@ def measure(codec: Codec, case: Case, judges: Sequence[Judge], qualities: Sequen
         out["channels"] = {n: {"bits": found["bits"], **c} for n, c in found["channels"].items()}
         return out
     channels: dict[str, Curve] = {}
-    # A series is many times the work, for curves that are as smooth.
-    fewer = qualities[::2] if case.series else qualities
     for c, name in enumerate(case.channels):
-        alone = _frame(codec, case, judges, fewer, [c], together)
+        alone = _frame(codec, case, judges, qualities, [c], together)
         channels[name] = {"bits": alone["bits"], **alone["channels"][name]}
     return {**out, "channels": channels}
 
@@ -54,16 +52,25 @@ def _frame(
 ) -> dict[str, Any]:
     names = [case.channels[c] for c in picks]
     data = np.ascontiguousarray(case.data[:, list(picks)])
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    bits = []
-    for quality in qualities:
+
+    def measured(quality: int) -> dict[str, Any]:
         blocks = codec.at(quality).encode(data, names, frames_per_block=together)
         decoded = codec.decode(blocks, names, data.shape[2:])
-        bits.append(float(f"{8 * sum(map(len, blocks)) / data.size:.5g}"))
-        for c, (pick, name) in enumerate(zip(picks, names, strict=True)):
-            rows[name].append(judges[pick](np.ascontiguousarray(decoded[:, c])))
+        rows = {
+            name: judges[pick](np.ascontiguousarray(decoded[:, c]))
+            for c, (pick, name) in enumerate(zip(picks, names, strict=True))
+        }
+        return {"bits": float(f"{8 * sum(map(len, blocks)) / data.size:.5g}"), "channels": rows}
+
+    found = sweep(qualities, measured, between)
     return {
-        "quality": list(qualities),
-        "bits": bits,
-        "channels": {name: curve(found) for name, found in rows.items()},
+        "quality": [quality for quality, _ in found],
+        "bits": [row["bits"] for _, row in found],
+        "channels": {name: curve([row["channels"][name] for _, row in found]) for name in names},
     }
+
+
+def between(low: int, high: int) -> int | None:
+    """Return the quality halfway between two, or None if there is none."""
+    middle = (low + high) // 2
+    return None if middle in (low, high) else middle

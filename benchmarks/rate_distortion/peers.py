@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import os
 import struct
 from abc import ABC, abstractmethod
@@ -32,6 +33,9 @@ _RANGE = struct.Struct("<ff")
 _SHARES = tuple(0.8 * 0.74**k for k in range(18))
 #: Those before them, where noise has all its low rates.
 _NOISY = (0.99, 0.97, 0.94, 0.88)
+
+#: Settings that differ by less than this factor have none between them.
+_FINEST = 1.02
 
 #: Bits per sample to ask for where a codec can be asked for a rate.
 _RATES = tuple(0.0003 * 1.7**k for k in range(17))
@@ -73,6 +77,10 @@ class Peer(ABC):
     @abstractmethod
     def levels(self, images: Float) -> Sequence[Any]:
         """Return its settings for images (T, Y, X), the coarsest first."""
+
+    def between(self, low: Any, high: Any) -> Any:
+        """Return the setting halfway between two, or None if there is none."""
+        return None
 
     @abstractmethod
     def encode(self, images: Float, level: Any, threads: int = 1) -> list[bytes]:
@@ -127,6 +135,14 @@ class Stills(Peer):
     def levels(self, images: Float) -> Sequence[Any]:
         """See `Peer`."""
         return self.settings(images)
+
+    def between(self, low: Any, high: Any) -> Any:
+        """See `Peer`: errors, rates and distances are halfway where their logarithms are."""
+        if isinstance(low, tuple):
+            # Of one contrast alone.
+            found = self.between(low[1], high[1]) if low[0] == high[0] else None
+            return None if found is None else (low[0], found)
+        return math.sqrt(low * high) if max(low, high) > _FINEST * min(low, high) else None
 
     def encode(self, images: Float, level: Any, threads: int = 1) -> list[bytes]:
         """Code the images one by one."""
@@ -212,6 +228,11 @@ class Film(Peer):
     def levels(self, images: Float) -> Sequence[Any]:
         """See `Peer`."""
         return self.factors
+
+    def between(self, low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float] | None:
+        """See `Peer`: rate factors are whole numbers, and of one contrast."""
+        factor = (low[1] + high[1]) // 2
+        return (low[0], factor) if low[0] == high[0] and factor not in (low[1], high[1]) else None
 
     def encode(self, images: Float, level: Any, threads: int = 1) -> list[bytes]:
         """Code the frames."""

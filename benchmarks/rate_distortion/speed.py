@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -85,17 +86,17 @@ def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dic
     """Time one of our models on frames with all these channels."""
     import torch
 
-    from benchmarks.rate_distortion.ours import QUALITIES
     from sunzip.codec import Codec
 
     torch.set_num_threads(threads)
     codec = Codec(weights.load(name))
     cube = np.repeat(frame[None], _FRAMES, axis=0)
-    for quality in QUALITIES:
-        at = codec.at(quality)
-        blocks = at.encode(cube, names)
-        if 8 * sum(map(len, blocks)) / cube.size >= RATE:
-            break
+
+    def rate(quality: int) -> float:
+        return 8 * sum(map(len, codec.at(quality).encode(frame[None], names))) / frame.size
+
+    at = codec.at(bisect_left(range(100), RATE, key=rate))
+    blocks = at.encode(cube, names)
 
     def encode() -> list[bytes]:
         return at.encode(cube, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,37 @@ def test_errors_are_in_units_of_noise(frame: np.ndarray) -> None:
 def test_a_sweep_stops_at_its_rate_but_has_three_points() -> None:
     from benchmarks.rate_distortion.measure import sweep
 
-    assert [r["bits"] for r in sweep([0.5, 0.9, 1.5, 3.0], lambda b: {"bits": b})] == [0.5, 0.9, 1.5]
-    assert [r["bits"] for r in sweep([2.0, 3.0, 4.0, 5.0], lambda b: {"bits": b})] == [2.0, 3.0, 4.0]
+    def rates(*levels: float) -> list[float]:
+        return [row["bits"] for _, row in sweep(levels, lambda b: {"bits": b}, lambda low, high: None)]
+
+    assert rates(0.5, 0.9, 1.5, 3.0) == [0.5, 0.9, 1.5]
+    assert rates(2.0, 3.0, 4.0, 5.0) == [2.0, 3.0, 4.0]
+
+
+def test_a_sweep_measures_between_neighbours_that_lie_far_apart() -> None:
+    from benchmarks.rate_distortion.measure import sweep
+    from benchmarks.rate_distortion.ours import between
+
+    # Nothing up to 40, then all at once, as noise is.
+    found = sweep((0, 10, 50, 60, 90), lambda q: {"bits": 0.002 * max(1.0, 1.15 ** (q - 40))}, between)
+    assert [q for q, _ in found] == [
+        *(0, 10, 30, 40, 42, 45, 47, 50, 52, 55, 57, 60, 63, 67, 71, 75, 78, 82, 86, 90)
+    ]
+    # Of what is whole there is nothing between neighbours, however far apart.
+    assert [q for q, _ in sweep((3, 4), lambda q: {"bits": 10.0 ** (q - 4)}, between)] == [3, 4]
+
+
+def test_between_settings_of_a_peer_there_are_others() -> None:
+    for key, low, high, middle in (
+        ("sperr", 0.1, 0.4, 0.2),
+        ("sperr", 0.1, 0.101, None),
+        ("jpegxl", (0.5, 4), (0.5, 1), (0.5, 2)),
+        ("jpegxl", (0.125, 5), (0.5, 20), None),
+        ("hevc-film", (1.0, 51), (1.0, 48), (1.0, 49)),
+        ("av1-still", (1.0, 51), (1.0, 50), None),
+        ("av1-still", (0.125, 52), (1.0, 63), None),
+    ):
+        assert peer_of(key).between(low, high) == middle
 
 
 def test_a_transform_is_undone_and_gathers_what_channels_share(frame: np.ndarray) -> None:
@@ -232,12 +262,15 @@ def test_a_model_is_measured_together_alone_and_in_blocks(
         case = Case("case", "two frames", names, data, series, True, ("", ""))
         found = ours.measure(codec, case, judges, (0, 50, 100))
         assert ("single" in found) == series
-        assert found["frame"]["bits"] == sorted(found["frame"]["bits"])
+        bits = found["frame"]["bits"]
+        assert bits[0] < bits[-1]
+        # Settings that were not asked for are there where rates would lie far apart.
+        assert {0, 50}.issubset(found["frame"]["quality"])
+        assert all(b <= 2 * a for a, b in pairwise(bits) if a < 1)
         assert set(found["channels"]) == set(names)
         for name in names:
             assert set(found["frame"]["channels"][name]) == set(METRICS)
-            # Each alone is measured at every second quality of a series.
-            assert len(found["channels"][name]["bits"]) == (2 if series else 3)
+            assert len(found["channels"][name]["bits"]) >= 3
         if series:
             # A block of both frames has one header where two frames by themselves have two.
             assert found["frame"]["bits"][0] < found["single"]["bits"][0]
