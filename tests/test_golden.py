@@ -109,6 +109,12 @@ def news(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("news-v1", "trust-v1")
 
 
+@pytest.fixture
+def tiles(nothing_registered: None) -> Iterator[Sun]:
+    """Larger frames, whose fine levels are in tiles."""
+    yield from golden("tiles-v1", "trust-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -134,6 +140,10 @@ def test_pixels_of_a_film_with_trusts_are_the_same_to_the_bit(trust: Sun) -> Non
 
 def test_pixels_of_a_film_with_news_are_the_same_to_the_bit(news: Sun) -> None:
     as_it_was(news, "news-v1")
+
+
+def test_pixels_of_tiles_are_the_same_to_the_bit(tiles: Sun) -> None:
+    as_it_was(tiles, "tiles-v1")
 
 
 def heads(sun: Sun, blocks: int) -> list[bytes]:
@@ -187,3 +197,30 @@ def test_the_golden_film_with_trusts_has_every_kind(
     sun[:]
     assert all(len(of) > 3 for of in found.values())
     assert tables == {1, 3}  # of both halves
+
+
+def test_the_golden_tiles_are_of_every_kind(tiles: Sun, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = [head[0] for head in heads(tiles, 2)]
+    assert {b & 16 for b in bits} == {0, 16}
+    assert all(b & 128 for b in bits)
+    whole: set[int] = set()
+    shares: list[float] = []
+    tables: set[int] = set()
+    side = Reader.side
+
+    def seen(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        told = side(self, kind, index, values)
+        if kind == "tiles" and index.tolist() == [64]:
+            whole.update(told.tolist())
+        elif kind == "tiles" and index.size:
+            shares.append(float(told.mean()))
+            tables.update((index[told != 0]).tolist())
+        return told
+
+    monkeypatch.setattr(Reader, "side", seen)
+    tiles[:]
+    assert whole == {0, 1}
+    assert 0 < min(shares) < max(shares) < 1
+    # With others seen and without, alone and building on others.
+    assert {(t // 32, t % 4 > 0) for t in tables} == {(0, False), (0, True), (1, False), (1, True)}
+    assert len({t // 4 % 8 for t in tables}) > 3

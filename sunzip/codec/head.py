@@ -19,8 +19,8 @@ Bool = npt.NDArray[np.bool_]
 #: Bits of the first byte: the network knows where the disk is; the frame builds on the one before, as frames
 #: did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean disk;
 #: the frame builds on one or two others; its quality is not the block's; what is new in a channel tells what
-#: is new in others.
-PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS = 1, 2, 4, 8, 16, 32, 64
+#: is new in others; fine levels are in tiles.
+PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS, TILED = 1, 2, 4, 8, 16, 32, 64, 128
 
 #: A byte tells minutes of rotation: by six up to half a day, then by the hour.
 _HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
@@ -81,7 +81,7 @@ def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -
     Parameters
     ----------
     bits
-        `PLACED` and `NEWS`; what else the first byte says is in the other arguments.
+        `PLACED`, `NEWS` and `TILED`; what else the first byte says is in the other arguments.
     turns
         Of the frames that are built on.
     known
@@ -91,7 +91,7 @@ def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -
     ways
         How channels are coded.
     """
-    bits, rest = bits & (PLACED | NEWS), b""
+    bits, rest = bits & (PLACED | NEWS | TILED), b""
     if turns:
         bits |= LINKED
         back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
@@ -114,7 +114,7 @@ def links(payload: bytes) -> tuple[int, int]:
     return (1 if bits & TIMED else 0), 0
 
 
-def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts: bool) -> Head:
+def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts: bool, tiles: bool) -> Head:
     """Read the head of a payload.
 
     Parameters
@@ -127,18 +127,21 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
         What is known of the frame.
     disks, trusts
         Whether the model knows of mean disks, and of trusts.
+    tiles
+        Whether the frame is large enough for tiles.
 
     Raises
     ------
     DamagedError
         If no encoder writes such a head.
     """
-    bits = payload[0] if payload else 0xFF
-    known_bits = PLACED | TIMED | LAZY | ROUND | LINKED | OWN | NEWS
-    if bits & ~known_bits or (bits & TIMED and bits & LINKED) or (bits & NEWS and not bits & LINKED):
+    bits = payload[0] if payload else TIMED | LINKED
+    if (bits & TIMED and bits & (LINKED | TILED)) or (bits & NEWS and not bits & LINKED):
         raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
     if bits & NEWS and not trusts:
         raise DamagedError("entropy-coded payload: it trusts others more than its model does")
+    if bits & TILED and not tiles:
+        raise DamagedError("entropy-coded payload: its frame is too small for tiles")
     rest = BytesIO(payload)
     rest.seek(1)
 

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.codec.family import Float
+from sunzip.codec.prices import LARGEST, WORTH
+from sunzip.codec.tiles import TILES
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import PRECISION, Tables
 from sunzip.nn.planes import LOG_RATIO, LOG_SMALLEST, SCALES, TRUST_MOST, TRUST_UNIT, UNCERTAIN
@@ -20,9 +22,6 @@ Float64 = npt.NDArray[np.float64]
 #: Tables of a scale: the mean lies 0 to 4 eighths of a step beside a symbol, which is 0 or another one; and
 #: two where symbols count from the mean, which rounds to 0 or not.
 VARIANTS, CENTRED = 12, (10, 11)
-
-#: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
-WORTH = 0.13
 
 #: Furthest that the scales of a level are shifted from what the network foretells: the encoder corrects it
 #: where a Sun is not like those that it has seen.
@@ -39,9 +38,6 @@ _NATS = 0.5 / math.log(2)
 #: Symbols around the mean whose bits the encoder weighs.
 _WEIGHED = 24
 
-#: Coefficients beyond so many steps, which no Sun has, are coded as the last.
-LARGEST = np.float32(2**30)
-
 
 class Sets(NamedTuple):
     """A model's tables: of bands' symbols, coarsest picture, levels left out, weights, shifts of scales.
@@ -56,6 +52,11 @@ class Sets(NamedTuple):
     shifts: Tables
     disk: Tables | None
     trusts: Tables | None
+
+    @property
+    def tiles(self) -> Tables:
+        """Those of tiles, the same with every model."""
+        return TILES
 
 
 class Coefficients(NamedTuple):
@@ -89,7 +90,7 @@ class Coder(Protocol):
         Parameters
         ----------
         kind
-            The field of `Sets` that they are coded by.
+            What of `Sets` they are coded by.
         index
             (N,) tables of it.
         values

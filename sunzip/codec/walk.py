@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.head import LINKED, NEWS, PLACED, Ways
-from sunzip.codec.symbols import CENTRED, LARGEST, SHIFT_MOST, Coder, Coefficients, Draft, Int
+from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Ways
+from sunzip.codec.prices import LARGEST
+from sunzip.codec.symbols import CENTRED, SHIFT_MOST, Coder, Coefficients, Draft, Int
+from sunzip.codec.tiles import (
+    EVERYWHERE,
+    Bool,
+    Tiles,
+    Whole,
+    above,
+    are_tiled,
+    below,
+    expected,
+    loudness,
+    tiles_of,
+    worthwhile,
+)
 from sunzip.errors import DamagedError
 from sunzip.nn.exact import ExactContext
 from sunzip.nn.planes import (
@@ -42,6 +57,8 @@ from sunzip.pyramid import Grid, bands_of, finer, places_of, put_bands, woven
 if TYPE_CHECKING:
     from torch import Tensor
 
+_Number = TypeVar("_Number", bound=np.generic)
+
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
 
@@ -51,6 +68,9 @@ _AUDIBLE, _AUDIBLE_LINKED = 1.1, 0.9
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
+
+#: With more tiles than this share of a level there is nothing to win by leaving out the others.
+_MANY = 0.5
 
 #: What stands for `CENTRED` with networks from before, which did not learn what symbols that count from a
 #: mean are like: there are no tables of them.
@@ -103,7 +123,7 @@ class Plan(NamedTuple):
     quality
         0 to 100.
     bits
-        `LINKED`, `PLACED` and `NEWS`, see `sunzip.codec.head`.
+        `LINKED`, `PLACED`, `NEWS` and `TILED`, see `sunzip.codec.head`.
     time
         What other frames foretell of it.
     """
@@ -131,6 +151,8 @@ class _Level(NamedTuple):
         What the network is told of places, or None.
     known
         Coefficients (3, h, w) of channels as their symbols tell them, in steps.
+    coded
+        Which of their tiles (tall, wide) are coded, if it is in tiles.
     """
 
     n: int
@@ -138,6 +160,23 @@ class _Level(NamedTuple):
     shape: tuple[int, int]
     place: Float | None
     known: dict[int, Float]
+    coded: dict[int, Bool]
+
+
+class _Carry(NamedTuple):
+    """What the network of a level hands on to the next finer one for a channel.
+
+    Attributes
+    ----------
+    features, row
+        Of channels coded together, and which of them it is; or of windows.
+    view
+        Of the level.
+    """
+
+    features: Tensor
+    row: int
+    view: Whole | Tiles
 
 
 class _Told(NamedTuple):
@@ -160,8 +199,10 @@ class _Told(NamedTuple):
     exact: Float | None
     likely: Float | None
 
-    def at(self, here: Places) -> _Told:
-        """Return it at some places of the bands."""
+    def at(self, here: Places | None) -> _Told:
+        """Return it at some places of the bands, or as it is."""
+        if here is None:
+            return self
         cross, *others = (None if x is None else x.reshape(*x.shape[:2], -1).take(here, -1) for x in self)
         assert cross is not None
         return _Told(cross, *others)
@@ -202,7 +243,11 @@ class Walk:
         self._weights = np.zeros((count, 2), np.int32)
         self._shifts = np.zeros(count, np.int32)
         self._trusts = np.zeros((2, count), np.int32)
-        self._carries: list[tuple[list[int], Tensor] | None] = [None] * len(GROUPS)
+        self._carries: dict[int, _Carry] = {}
+        self._loud: dict[int, Int] = {}
+        self._coarser_tiles: dict[int, Bool] = {}
+        self._ahead: dict[int, dict[int, Bool]] = {}
+        self._tops = np.zeros(count, np.int32)
 
     def through(self, levels: int, coded: Int | None = None) -> Float:
         """Go through the pyramid.
@@ -220,7 +265,7 @@ class Walk:
         The pyramid (12, Y, X) as it is decoded.
         """
         grid, lazy, time = self._plan.grid, self._plan.ways.lazy, self._plan.time
-        tops = self._tops(coded)
+        self._tops = tops = self._told_tops(coded)
         low = self._base()
         self._out[self._names, : low.shape[1], : low.shape[2]] = low
         self._lows = dict(zip(self._names, low, strict=True))
@@ -230,12 +275,15 @@ class Walk:
                 break
             shape = grid.level(n)
             place = place_planes(*shape) if self._plan.bits & PLACED else None
-            level = _Level(n, level_of(*shape), shape, place, {})
-            for g, group in enumerate(GROUPS):
+            level = _Level(n, level_of(*shape), shape, place, {}, {})
+            for group in GROUPS:
                 active = [c for c in group if c in going]
                 if not active:
                     continue
-                bands = self._group(level, g, active)
+                if self._plan.bits & TILED and are_tiled(shape):
+                    bands = np.concatenate([self._group(level, [c]) for c in active])
+                else:
+                    bands = self._group(level, active)
                 put_bands(self._out, bands, active)
                 further = [a for a, c in enumerate(active) if tops[c] > n + 1]
                 for kind, step_up in ((False, finer), (True, woven)):
@@ -250,7 +298,7 @@ class Walk:
                     put_bands(self._out, bands_of(time[0][[c]], *grid.level(n)), [c])
         return self._out
 
-    def _tops(self, coded: Int | None) -> Int:
+    def _told_tops(self, coded: Int | None) -> Int:
         """Give or take of how many levels (12,), from the coarsest, there are symbols."""
         plan, names = self._plan, self._names
         depth = plan.grid.depth
@@ -298,56 +346,168 @@ class Walk:
         low: Float = (whole + symbols.reshape(whole.shape)).astype(np.float32) * self._step[names]
         return low
 
-    def _group(self, level: _Level, g: int, active: list[int]) -> Float:
-        """Code the bands of the channels of a group that go on; return them (C, 3, h, w) as decoded."""
-        context, plan, coder = self._parts.context, self._plan, self._coder
-        h, w = level.shape
+    def _group(self, level: _Level, active: list[int]) -> Float:
+        """Code the bands of channels of a group, or of one that may be in tiles; return them (C, 3, h, w)."""
+        exact = reference = None
         inverse = self._inverse[active][:, None]
-        exact = reference = before = None
         if self._pyramid is not None:
             exact = _bands(self._pyramid, active, level.shape) * inverse
-        flags = np.zeros((len(active), FLAGS), np.float32)
-        flags[:, 3] = plan.ways.lazy[active]
-        if plan.time is not None and self._timed[active].any():
-            flags[:, 2] = self._timed[active]
-            reference = _bands(plan.time[0], active, level.shape) * inverse
-            before = decoded_planes(reference)
-        planes = np.zeros((len(active), COUNT_NOW, h, w), np.float32)
-        picture = np.stack([self._lows[c] for c in active])
+        if self._plan.time is not None and self._timed[active].any():
+            reference = _bands(self._plan.time[0], active, level.shape) * inverse
+        cross = np.zeros((len(active), 3, *level.shape), np.float32)
+        for a, c in enumerate(active):
+            if any(r in level.known for r in self._seen[c]):
+                cross[a] = self._crossed(c, level.shape, None if exact is None else exact[a])
+        likely = self._likely(level, active, cross, reference) if self._trusting else None
+        told = _Told(cross, reference, exact, likely)
+        if not self._in_tiles(level.shape, active[0]):
+            bands = self._coded(level, active, Whole(level.shape), told, None)
+        else:
+            (channel,) = active
+            silent = next(x for x in (likely, reference, cross) if x is not None)
+            coded = self._tiles(level, channel, None if exact is None else (exact - silent)[0])
+            if coded.all():
+                bands = self._coded(level, active, Whole(level.shape), told, None)
+            elif coded.any():
+                bands = self._coded(level, active, Tiles(coded, level.shape), told, silent)
+            else:
+                bands = silent
+                level.known[channel] = silent[0]
+                # Of finer levels nothing is coded either, but by those who wish harm.
+                self._carries.pop(channel, None)
+                self._loud.pop(channel, None)
+        if isinstance(self._coder, Draft) and exact is not None:
+            most = np.clip(exact, -LARGEST, LARGEST)
+            self._coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
+        return np.asarray(bands * self._step[active][:, None])
+
+    def _in_tiles(self, shape: tuple[int, int], channel: int) -> bool:
+        """Tell whether bands of a shape are in tiles: if others tell what a channel is like elsewhere."""
+        others = bool(self._seen[channel]) or bool(self._timed[channel])
+        return others and bool(self._plan.bits & TILED) and are_tiled(shape)
+
+    def _tiles(self, level: _Level, channel: int, apart: Float | None) -> Bool:
+        """Give or take in which tiles (tall, wide) the bands of a channel are coded.
+
+        `apart` (3, h, w) tells by how much, in steps, they differ from what they are in others, if that is
+        known. Tiles are coded in tiles of the coarser level alone: without what the network tells from there
+        they would take many more bits.
+        """
+        coded, everywhere = np.ones(tiles_of(level.shape), np.bool_), None
+        if apart is not None:
+            coded = worthwhile(apart)
+            needed = self._needed(level.n, channel)
+            if needed is not None:
+                coded |= needed
+            everywhere = np.array([coded.mean() > _MANY], np.int32)
+        told = self._coder.side("tiles", EVERYWHERE, everywhere)
+        if told.all():
+            coded[:] = True
+        else:
+            seen = [level.coded[r] for r in self._seen[channel] if r in level.coded]
+            index = expected(self._loud.get(channel), seen, self._linked, level.shape)
+            inside = np.ones(index.shape, np.bool_)
+            if channel in self._coarser_tiles:
+                inside = below(self._coarser_tiles[channel], level.shape)
+            wanted = None if apart is None else coded[inside].astype(np.int32)
+            found = self._coder.side("tiles", index[inside], wanted)
+            told = np.append(told, found)
+            coded = np.zeros(index.shape, np.bool_)
+            coded[inside] = found
+        if told.min() < 0 or told.max() > 1:
+            raise DamagedError("entropy-coded payload: a tile is neither coded nor left out")
+        level.coded[channel] = self._coarser_tiles[channel] = coded
+        return coded
+
+    def _needed(self, n: int, channel: int) -> Bool | None:
+        """Return in which tiles of level `n` any of finer levels will be coded, about; None if of none."""
+        found = self._ahead.get(channel)
+        if found is None:
+            found = self._ahead[channel] = {}
+            for finer_one in range(self._tops[channel] - 1, n, -1):
+                wanted = worthwhile(self._surprise(finer_one, channel))
+                if finer_one in found:
+                    wanted |= found[finer_one]
+                found[finer_one - 1] = above(wanted)
+        return found.get(n)
+
+    def _surprise(self, n: int, channel: int) -> Float:
+        """Return by how much bands (3, h, w) of level `n`, in steps, differ from what others tell, about."""
+        assert self._pyramid is not None
+        shape = self._plan.grid.level(n)
+        apart = bands_of(self._pyramid[channel], *shape)
+        if self._plan.time is not None and self._timed[channel]:
+            apart -= bands_of(self._plan.time[0][channel], *shape)
+        else:
+            for weight, r in zip(self._weights[channel], self._seen[channel], strict=False):
+                if self._tops[r] > n:
+                    seen = bands_of(self._pyramid[r], *shape)
+                    apart -= seen * (self._parts.relation[channel, r] * np.float32(weight * WEIGHT_UNIT))
+        return np.asarray(apart * self._inverse[channel])
+
+    def _coded(
+        self, level: _Level, active: list[int], view: Whole | Tiles, told: _Told, silent: Float | None
+    ) -> Float:
+        """Code the coefficients of bands, one half after the other; return them (C, 3, h, w), in steps."""
+        context, shape = self._parts.context, (len(active), 3, *level.shape)
+        which = level.number, active, self._plan.quality
+        flags, planes, before = self._given(level, active, view, told)
+        carry = self._carried(active, view)
+        features, outputs = context.enter(*which, flags, planes, before, carry, view.asked[0])
+        self._carries |= {c: _Carry(features, a, view) for a, c in enumerate(active)}
+        rounded, symbols = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        # The places of a checkerboard's one colour come first, and tell of those of the other.
+        for k, colour in enumerate(halves(*level.shape)):
+            if k:
+                known = decoded_planes(view.windows(rounded))
+                outputs = context.beside(*which, features, known, view.asked[1])
+            if silent is not None:
+                _flat(rounded)[..., colour] = _flat(silent)[..., colour]
+            here = view.places[k]
+            found = self._half(k, active, view.listed(outputs, k), told.at(here))
+            _flat(rounded)[..., here], _flat(symbols)[..., here] = found
+        if any(self._in_tiles((2 * shape[2], 2 * shape[3]), c) for c in active):
+            self._loud |= zip(active, loudness(symbols), strict=True)
+        level.known.update(zip(active, rounded, strict=True))
+        if self._linked and not self._parts.learned:
+            return rounded
+        known = decoded_planes(view.windows(rounded))
+        settled = view.listed(context.settle(*which, features, known, view.asked[2]), 2)
+        here = view.places[2]
+        if here is None:
+            return rounded + _apart(settled.reshape(len(active), -1, *level.shape), rounded, told)
+        bands = rounded.copy()
+        near = _flat(rounded).take(here, -1)
+        _flat(bands)[..., here] = near + _apart(settled, near, told.at(here))
+        return bands
+
+    def _given(
+        self, level: _Level, active: list[int], view: Whole | Tiles, told: _Told
+    ) -> tuple[Float, Float, Float | None]:
+        """Return what the network is told of channels: flags, planes, and those of other frames."""
+        ways, inverse = self._plan.ways, self._inverse[active]
+        picture = view.windows(np.stack([self._lows[c] for c in active])[:, None], 1)[:, 0]
         shrink = np.where(
-            plan.ways.lazy[active], np.float32(1), np.float32(2.0 ** (level.n - plan.grid.depth))
+            ways.lazy[active], np.float32(1), np.float32(2.0 ** (level.n - self._plan.grid.depth))
         )
-        planes[:, :3] = picture_planes(picture, self._inverse[active], shrink[:, None, None])
+        planes = np.zeros((len(picture), COUNT_NOW, *(side - 2 for side in picture.shape[1:])), np.float32)
+        planes[:, :3] = picture_planes(picture, inverse, shrink[:, None, None])
         if level.place is not None:
-            planes[:, 15:] = level.place
-        cross = np.zeros((len(active), 3, h, w), np.float32)
+            planes[:, 15:] = view.windows(level.place[None])
+        flags = np.zeros((len(active), FLAGS), np.float32)
+        flags[:, 2] = self._timed[active]
+        flags[:, 3] = ways.lazy[active]
         for a, c in enumerate(active):
             seen = self._seen[c]
             flags[a, : len(seen)] = 1
-            if any(r in level.known for r in seen):
-                cross[a] = self._crossed(c, level.shape, None if exact is None else exact[a])
-                loud = [level.known.get(r) for r in seen] + [None] * (2 - len(seen))
-                planes[a, 3:15] = channel_planes(cross[a], loud)
-        likely = self._likely(level, active, cross, reference) if self._trusting else None
-        told = _Told(cross, reference, exact, likely)
-        rounded = np.zeros((len(active), 3, h, w), np.float32)
-        which = level.number, active, plan.quality
-        # The places of a checkerboard's one colour come first, and tell of those of the other.
-        first, second = halves(h, w)
-        features, outputs = context.enter(*which, flags, planes, before, self._carried(g, active), first)
-        self._carries[g] = (active, features)
-        rounded.reshape(len(active), 3, -1)[..., first] = self._half(0, active, outputs, told.at(first))
-        outputs = context.beside(*which, features, decoded_planes(rounded), second)
-        rounded.reshape(len(active), 3, -1)[..., second] = self._half(1, active, outputs, told.at(second))
-        level.known.update(zip(active, rounded, strict=True))
-        bands = rounded
-        if self._parts.learned or not self._linked:
-            settled = context.settle(*which, features, decoded_planes(rounded))
-            bands = rounded + _apart(settled, rounded, told)
-        if isinstance(coder, Draft) and exact is not None:
-            most = np.clip(exact, -LARGEST, LARGEST)
-            coder.judge(active, np.square(bands - most, dtype=np.float64).sum((1, 2, 3)))
-        return np.asarray(bands * self._step[active][:, None])
+            loud = [level.known.get(r) for r in seen]
+            if any(known is not None for known in loud):
+                given = [None if known is None else view.windows(known[None]) for known in loud]
+                planes[view.rows(a), 3:15] = channel_planes(
+                    view.windows(told.cross[a, None]), given + [None] * (2 - len(seen))
+                )
+        before = None if told.reference is None else decoded_planes(view.windows(told.reference))
+        return flags, planes, before
 
     def _likely(self, level: _Level, active: list[int], cross: Float, reference: Float | None) -> Float:
         """Return what other frames, or else other channels, tell (C, 3, h, w) of channels, in steps.
@@ -370,16 +530,17 @@ class Walk:
                     likely[a] += news
         return likely
 
-    def _carried(self, g: int, active: list[int]) -> Tensor | None:
-        """Return what the network of the coarser level hands on, of the channels of a group that go on."""
-        carry = self._carries[g]
-        if carry is None:
+    def _carried(self, active: list[int], view: Whole | Tiles) -> Tensor | Float | None:
+        """Return what the network of the coarser level hands on, of channels of a group."""
+        carries = [self._carries[c] for c in active if c in self._carries]
+        if not carries:
             return None
-        names, features = carry
-        return features if names == active else features[[names.index(c) for c in active]]
+        features, rows = carries[0].features, [carry.row for carry in carries]
+        given = carries[0].view.whole(features)
+        return view.coarser(given if rows == list(range(len(given))) else given[rows])
 
-    def _half(self, k: int, active: list[int], outputs: Float, told: _Told) -> Float:
-        """Code the coefficients of half of a level's places; return them (C, 3, N) as symbols tell them.
+    def _half(self, k: int, active: list[int], outputs: Float, told: _Told) -> tuple[Float, Int]:
+        """Code the coefficients of half of a level's places; return them (C, 3, N), and their symbols.
 
         Parameters
         ----------
@@ -408,7 +569,7 @@ class Walk:
             if np.abs(self._shifts).max() > SHIFT_MOST:
                 raise DamagedError("entropy-coded payload: scales are shifted more than any can")
         symbols = coder.symbols(_shifted(these, scale, self._shifts[own]))
-        return (symbols + origin).reshape(count, 3, -1)
+        return (symbols + origin).reshape(count, 3, -1), symbols.reshape(count, 3, -1)
 
     def _crossed(self, channel: int, shape: tuple[int, int], exact: Float | None) -> Float:
         """Foretell the bands (3, h, w) of a channel, in its steps, by those of others that are decoded.
@@ -439,6 +600,11 @@ class Walk:
             band *= np.float32(weight * WEIGHT_UNIT)
             out += band
         return out
+
+
+def _flat(bands: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    """Return bands (C, 3, h, w) as (C, 3, h · w), in the same memory."""
+    return bands.reshape(*bands.shape[:2], -1)
 
 
 def _audible(apart: Float, grid: Grid, least: float) -> int:

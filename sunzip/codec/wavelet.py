@@ -15,12 +15,11 @@ import numpy.typing as npt
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
-from sunzip.codec.head import LINKED, NEWS, PLACED, Turns, Ways, links, packed, unpacked
+from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Turns, Ways, links, packed, unpacked
+from sunzip.codec.prices import LARGEST, WORTH, price
 from sunzip.codec.symbols import (
     CENTRED,
-    LARGEST,
     VARIANTS,
-    WORTH,
     Coder,
     Draft,
     Int,
@@ -30,6 +29,7 @@ from sunzip.codec.symbols import (
     as_shifted,
     weighed,
 )
+from sunzip.codec.tiles import are_tiled
 from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
@@ -71,9 +71,6 @@ DISKS = [NAMES.index(name) for name in ("1600A", "1700A")]
 #: The units of a mean disk are this share of a channel's step, or of its spread if that is larger; its bits,
 #: about; and the share of the cost of the coarser levels that it must save besides.
 _DISK_UNIT, _DISK_BITS, _DISK_GAIN = 1 / 64, 100.0, 0.03
-
-#: Bits of a coefficient that is not 0, about: where it is and which sign it has. Each doubling takes two.
-_FOUND = 7.0
 
 #: The lazy wavelet is taken if the other costs more than it by this factor, as far as can be told beforehand.
 _LAZY_GAIN = 1.1
@@ -287,18 +284,20 @@ class WaveletFamily(Family):
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
 
+        tiled = TILED if are_tiled(grid.level(grid.depth - 1)) else 0
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
         costs = [cost(linked | placed) for placed in (0, PLACED)]
-        plan = Plan(known.channels, ways, grid, quality, linked | PLACED * int(np.argmin(costs)), time)
+        bits = linked | tiled | PLACED * int(np.argmin(costs))
+        plan = Plan(known.channels, ways, grid, quality, bits, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
             decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
         else:
             tried = self._tried(plan, pyramid)
             if alike < _SURE:
-                alone = self._tried(plan._replace(bits=plan.bits & PLACED, time=None), pyramid)
+                alone = self._tried(plan._replace(bits=plan.bits & (PLACED | TILED), time=None), pyramid)
                 tried = (tried, alone)[self._best((tried.cost, alone.cost))]
             plan, decoded = tried.plan, tried.decoded
             if plan.time is None:
@@ -328,7 +327,7 @@ class WaveletFamily(Family):
             plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid)
             inverse = self.inverse[quality]
             for c, points in zip(those, plain, strict=True):
-                lazy[c] = _price(points * inverse[c]) * _LAZY_GAIN < _price(pyramid[c] * inverse[c])
+                lazy[c] = price(points * inverse[c]) * _LAZY_GAIN < price(pyramid[c] * inverse[c])
             if lazy.any():
                 pyramid = pyramid.copy()
                 pyramid[lazy] = plain[lazy[those]]
@@ -357,11 +356,11 @@ class WaveletFamily(Family):
         for c in those:
             one = shown[c]
             inverse = self.inverse[quality, c]
-            with_it = _price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
-            without = _price(pyramid[c][near] * inverse)
+            with_it = price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
+            without = price(pyramid[c][near] * inverse)
             if time is not None and c in time[1]:
                 # Other frames may show the limb already.
-                without = min(without, _price((pyramid[c] - time[0][c])[near] * inverse))
+                without = min(without, price((pyramid[c] - time[0][c])[near] * inverse))
             if with_it >= (1 - _DISK_GAIN) * without:
                 del numbers[c], shown[c]
         return numbers, shown
@@ -419,8 +418,8 @@ class WaveletFamily(Family):
         rows = list(names)
         own = np.asarray(pyramid[rows] * inverse, np.float32)
         apart = np.asarray(own - other[rows] * inverse, np.float32)
-        alone = _price(own)
-        return max(0.0, 1 - _price(apart) / alone) if alone else 0.0
+        alone = price(own)
+        return max(0.0, 1 - price(apart) / alone) if alone else 0.0
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:
         """See `Family.own_quality`."""
@@ -436,7 +435,8 @@ class WaveletFamily(Family):
         """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
         grid = grid_of(*known.shape)
         disks = self.tables.disk is not None
-        head = unpacked(payload, quality, known, disks=disks, trusts=self.trusting)
+        tiles = are_tiled(grid.level(grid.depth - 1))
+        head = unpacked(payload, quality, known, disks=disks, trusts=self.trusting, tiles=tiles)
         ways, quality = head.ways, head.quality
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
@@ -513,13 +513,6 @@ class WaveletFamily(Family):
         np.clip(apart, -LARGEST, LARGEST, out=apart)
         levels = [bands_of(apart, *grid.level(n)) for n in range(grid.depth)]
         return np.stack([np.square(bands, dtype=np.float64).sum((1, 2, 3)) for bands in levels], 1)
-
-
-def _price(values: Float) -> float:
-    """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
-    size = np.minimum(np.abs(values), LARGEST)
-    bits = np.float32(_FOUND) + 2 * np.log2(1 + size)
-    return float(np.minimum(size * size, np.float32(WORTH) * bits).sum(dtype=np.float64))
 
 
 def _add(disks: dict[int, Float], sign: int, pyramid: Float, channels: Sequence[int]) -> None:

@@ -168,7 +168,7 @@ class ExactContext:
         flags: Float,
         planes: Float,
         time: Float | None,
-        carry: Tensor | None,
+        carry: Tensor | Float | None,
         here: Places,
     ) -> tuple[Tensor, Float]:
         """Look at what is known before any of a level's coefficients is.
@@ -178,16 +178,16 @@ class ExactContext:
         level
             1 to `LEVELS`.
         channels
-            The C channels coded together.
+            The C channels coded together, or a single one of whose bands C windows are given.
         flags
             (C, FLAGS) which of two references and of other frames are there, and which channels are
-            lazy.
+            lazy; (1, FLAGS) for windows.
         planes, time
             (C, COUNT_NOW, h, w) and (C, COUNT_TIME, h, w), or None.
         carry
             Features of the next coarser level for the same channels, or None.
         here
-            (N,) places of the coefficients that come first, counted along the rows.
+            (N,) places of the coefficients that come first, counted along the rows; or (C, N).
 
         Returns
         -------
@@ -200,26 +200,28 @@ class ExactContext:
         from torch.nn import functional as F
 
         t, n = self._tensors, network_of(level)
+        if carry is not None:
+            carry = torch.as_tensor(carry)
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             entering = self._bias(level, "enter", channels, quality, flags)
             deeper = self._bias(level, "deep", channels, quality)
             count, _, height, width = planes.shape
             deep, shape = t[f"{n}.deep"], (count, WIDTHS[n], height, width)
             features = torch.empty(shape, memory_format=torch.channels_last)
-            outputs = np.empty((count, _OUTPUTS, here.size), np.float32)
+            outputs = np.empty((count, _OUTPUTS, here.shape[-1]), np.float32)
             for some in _batches(planes):
                 # Planes that are all 0 add nothing, as do those of channels that see no others.
                 seen = [k for k in range(COUNT_NOW) if planes[some, k].any()] or [0]
                 given, weight = planes[some], t[f"{n}.now"]
                 if len(seen) < COUNT_NOW:
                     given, weight = given[:, seen], weight[:, seen]
-                h = _summed(_channels_last(given), weight, entering[some])
+                h = _summed(_channels_last(given), weight, _of(entering, some))
                 if time is not None:
                     h += F.conv2d(_channels_last(time[some]), t[f"{n}.time"], padding=1)
                 if carry is not None:
                     h += F.interpolate(F.conv2d(carry[some], t[f"{n}.carry"]), size=h.shape[-2:])
-                _active(_summed(_active(h), deep, deeper[some]), into=features[some])
-                h = F.conv2d(_at(features[some], here), t[f"{n}.first"], t[f"{n}.first.bias"])
+                _active(_summed(_active(h), deep, _of(deeper, some)), into=features[some])
+                h = F.conv2d(_at(features[some], _of(here, some)), t[f"{n}.first"], t[f"{n}.first.bias"])
                 self._put_out(_active(h), f"{n}.first_out", outputs[some])
         return features, outputs
 
@@ -250,7 +252,13 @@ class ExactContext:
         return self._branch(level, channels, quality, features, known, ("beside", "second"), here)
 
     def settle(
-        self, level: int, channels: Sequence[int], quality: int, features: Tensor, known: Float
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: Tensor,
+        known: Float,
+        here: Places | None,
     ) -> Float:
         """Look at all symbols of a level, to tell where in their cells the coefficients lie.
 
@@ -258,13 +266,14 @@ class ExactContext:
         ----------
         features, known
             As for `beside`.
+        here
+            As there; None for all places.
 
         Returns
         -------
-        (C, 9, h, w) integers: distances from the symbols in 64ths of a step, two kinds of gates in 16ths.
+        (C, 9, N) integers: distances from the symbols in 64ths of a step, two kinds of gates in 16ths.
         """
-        outputs = self._branch(level, channels, quality, features, known, ("after", "settle"), None)
-        return outputs.reshape(*outputs.shape[:2], *known.shape[-2:])
+        return self._branch(level, channels, quality, features, known, ("after", "settle"), here)
 
     def _branch(
         self,
@@ -284,11 +293,13 @@ class ExactContext:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             bias = self._bias(level, layer, channels, quality)
             count, _, height, width = known.shape
-            places = height * width if here is None else here.size
+            places = height * width if here is None else here.shape[-1]
             outputs = np.empty((count, len(t[f"{n}.{layer}_out"]), places), np.float32)
             for some in _batches(known):
-                h = _summed(_channels_last(known[some]), t[f"{n}.{near}"], bias[some])
-                h, seen = (h, features[some]) if here is None else (_at(h, here), _at(features[some], here))
+                h = _summed(_channels_last(known[some]), t[f"{n}.{near}"], _of(bias, some))
+                seen = features[some]
+                if here is not None:
+                    h, seen = (_at(planes, _of(here, some)) for planes in (h, seen))
                 h += F.conv2d(seen, t[f"{n}.{layer}"])
                 self._put_out(_active(h), f"{n}.{layer}_out", outputs[some])
         return outputs
@@ -342,10 +353,22 @@ def _rows(planes: Tensor) -> Tensor:
 
 
 def _at(planes: Tensor, here: Places) -> Tensor:
-    """Return some places of such planes, as (C, K, N, 1) of the same layout."""
+    """Return some places of such planes, (N,) or (C, N), as (C, K, N, 1) of the same layout."""
     import torch
 
-    return _rows(planes).index_select(1, torch.from_numpy(here))[:, :, None].permute(0, 3, 1, 2)
+    rows, wanted = _rows(planes), torch.from_numpy(here)
+    if here.ndim == 1:
+        found = rows.index_select(1, wanted)
+    else:
+        count, places, width = rows.shape
+        wanted = (wanted + torch.arange(0, count * places, places)[:, None]).flatten()
+        found = rows.reshape(-1, width).index_select(0, wanted).view(count, -1, width)
+    return found[:, :, None].permute(0, 3, 1, 2)
+
+
+def _of(each: Any, some: slice) -> Any:
+    """Return those of some channels, or what is one for all."""
+    return each if each.ndim == 1 or len(each) == 1 else each[some]
 
 
 def _float(planes: npt.NDArray[Any]) -> Tensor:

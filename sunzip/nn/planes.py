@@ -111,21 +111,26 @@ def picture_planes(low: Float, inverse_step: Float, shrink: Float) -> Float:
     Parameters
     ----------
     low
-        (C, h, w) low-pass coefficients.
+        (C, h + 2, w + 2) low-pass coefficients, with those around them; beyond an edge they are as at it.
     inverse_step
         (C, 1, 1), 1 / step.
     shrink
         (C, 1, 1), what makes a pixel's value of a low-pass coefficient.
     """
     # Sums in a fixed order, so that the features are the same on every machine.
-    edged = np.pad(low, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    around = edged[:, 2:, 1:-1] + edged[:, :-2, 1:-1]
-    around += edged[:, 1:-1, 2:]
-    around += edged[:, 1:-1, :-2]
+    around = low[:, 2:, 1:-1] + low[:, :-2, 1:-1]
+    around += low[:, 1:-1, 2:]
+    around += low[:, 1:-1, :-2]
     around *= np.float32(0.25)
-    signed = root((low - around) * inverse_step)
-    bright = root(low * shrink, 4.0)
+    inner = low[:, 1:-1, 1:-1]
+    signed = root((inner - around) * inverse_step)
+    bright = root(inner * shrink, 4.0)
     return np.stack((signed, np.abs(signed), bright), 1)
+
+
+def edged(planes: Float) -> Float:
+    """Return planes (..., h, w) with one place more on every side, as at the edge."""
+    return np.pad(planes, (*[(0, 0)] * (planes.ndim - 2), (1, 1), (1, 1)), mode="edge")
 
 
 @lru_cache(maxsize=32)
@@ -148,10 +153,10 @@ def place_planes(height: int, width: int) -> Float:
 
 
 def channel_planes(cross: Float, others: Sequence[Float | None]) -> Float:
-    """Return (12, h, w) of what others foretell, (3, h, w) in steps, and of their own bands, in theirs."""
+    """Return (…, 12, h, w) of what others foretell, (…, 3, h, w) in steps, and of their own bands."""
     signed = root(cross)
     loud = [np.zeros_like(signed) if o is None else np.abs(root(o)) for o in others]
-    return np.concatenate((signed, np.abs(signed), *loud))
+    return np.concatenate((signed, np.abs(signed), *loud), -3)
 
 
 def fitted(

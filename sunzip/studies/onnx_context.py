@@ -199,9 +199,17 @@ class OnnxContext(ExactContext):
         """See `ExactContext.beside`."""
         return _taken(self._run("beside", level, channels, quality, features, known), here)
 
-    def settle(self, level: int, channels: Sequence[int], quality: int, features: Any, known: Float) -> Float:
+    def settle(
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: Any,
+        known: Float,
+        here: Places | None,
+    ) -> Float:
         """See `ExactContext.settle`."""
-        return self._run("settle", level, channels, quality, features, known)
+        return _taken(self._run("settle", level, channels, quality, features, known), here)
 
     def _run(
         self, stage: str, level: int, channels: Sequence[int], quality: int, features: Any, known: Float
@@ -219,6 +227,9 @@ class OnnxContext(ExactContext):
         return found
 
 
-def _taken(outputs: Float, here: Places) -> Float:
-    """Return outputs (C, K, h, w) at some places (N,), (C, K, N)."""
-    return outputs.reshape(*outputs.shape[:2], -1).take(here, -1)
+def _taken(outputs: Float, here: Places | None) -> Float:
+    """Return outputs (C, K, h, w) at some places, (N,) or (C, N), or at all, as (C, K, N)."""
+    rows = outputs.reshape(*outputs.shape[:2], -1)
+    if here is None:
+        return rows
+    return rows.take(here, -1) if here.ndim == 1 else np.take_along_axis(rows, here[:, None], -1)

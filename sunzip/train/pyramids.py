@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.symbols import WORTH
+from sunzip.codec.prices import WORTH
 from sunzip.codec.wavelet import DISKS, POINTS
 from sunzip.limb import disk
 from sunzip.limb import fitted as fitted_disk
@@ -25,6 +25,7 @@ from sunzip.nn.planes import (
     WEIGHT_UNIT,
     channel_planes,
     decoded_planes,
+    edged,
     fitted,
     level_of,
     picture_planes,
@@ -243,7 +244,7 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         side = symbols.shape[-1]
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
         shrink = np.where(lazy, np.float32(1), np.float32(2.0 ** (n - len(example.bands))))
-        planes[:, :3] = picture_planes(picture, inverse, shrink[:, None, None])
+        planes[:, :3] = picture_planes(edged(picture), inverse, shrink[:, None, None])
         cross = np.zeros_like(symbols)
         for row, c in enumerate(names):
             others = [names.index(other) for other in seen[c]]

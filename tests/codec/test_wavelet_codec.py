@@ -156,7 +156,7 @@ def levels_told(family: WaveletFamily, payload: bytes, quality: int, known: Know
 
 def foretold_of(family: WaveletFamily, payload: bytes, quality: int, known: Known) -> Decoded | None:
     """Return what other frames foretell of one, and of which channels; None if it builds on none."""
-    head = unpacked(payload, quality, known, disks=True, trusts=True)
+    head = unpacked(payload, quality, known, disks=True, trusts=True, tiles=True)
     return family._turned(known, grid_of(*known.shape), head.turns, head.ways.lazy)
 
 
@@ -715,7 +715,7 @@ def test_every_trust_is_followed(family: WaveletFamily, trust: int, monkeypatch:
     before, latents = pair(family, 80)
     alone, linked = Known((2, 5, 11), (48, 64)), Known((2, 5, 11), (48, 64), before)
     usual = [family.encode(latents, 80, known).payload for known in (alone, linked)]
-    assert unpacked(usual[1], 80, linked, disks=True, trusts=True).bits & LINKED
+    assert unpacked(usual[1], 80, linked, disks=True, trusts=True, tiles=True).bits & LINKED
 
     def trusts(self: Writer, index: Int, before: Int, *others: Any) -> Int:
         return self.side("trusts", index, trust - before)
@@ -1144,7 +1144,8 @@ def test_payloads_of_strangers_decode_or_are_damage(
     [
         (lambda p: b"", "first byte"),
         (lambda p: b"\x40" + p[1:], "first byte"),
-        (lambda p: b"\x80" + p[1:], "first byte"),
+        (lambda p: b"\x80" + p[1:], "too small for tiles"),
+        (lambda p: b"\x82" + p[1:], "first byte"),
         (lambda p: b"\x12\x01\x00" + p[1:], "first byte"),
         (lambda p: b"\x10\x00" + p[1:], "builds on no frame"),
         (lambda p: b"\x10", "builds on no frame"),
@@ -1192,7 +1193,7 @@ def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
     for known, links in ((before, [1]), (after, [0x10]), (both, [0x11, 0]), (both, [0xFF, 252])):
         with pytest.raises(DamagedError, match="turned by 8700 minutes"):
             family.decode(bytes([LINKED, *links, 253]) + rest, 50, known)
-        head = unpacked(bytes([LINKED, *links, 252]) + rest, 50, known, disks=False, trusts=False)
+        head = unpacked(bytes([LINKED, *links, 252]) + rest, 50, known, disks=False, trusts=False, tiles=True)
         assert not head.bits & ~LINKED
 
 
@@ -1464,8 +1465,8 @@ class Counted:
         given = [k for k, v in (("time", time), ("carry", carry)) if v is not None]
         count, _, h, w = planes.shape
         width = self._add(level, count * h * w, "now", "deep", *given)
-        self._add(level, count * here.size, "first", "first_out")
-        return torch.zeros(count, width, h, w), np.zeros((count, 12, here.size), np.float32)
+        self._add(level, count * here.shape[-1], "first", "first_out")
+        return torch.zeros(count, width, h, w), np.zeros((count, 12, here.shape[-1]), np.float32)
 
     def beside(
         self,
@@ -1477,20 +1478,28 @@ class Counted:
         here: Places,
     ) -> Float:
         self._add(level, known[:, 0].size, "beside")
-        self._add(level, len(known) * here.size, "second", "second_out")
-        return np.zeros((len(known), 12, here.size), np.float32)
+        self._add(level, len(known) * here.shape[-1], "second", "second_out")
+        return np.zeros((len(known), 12, here.shape[-1]), np.float32)
 
     def settle(
-        self, level: int, channels: Sequence[int], quality: int, features: torch.Tensor, known: Float
+        self,
+        level: int,
+        channels: Sequence[int],
+        quality: int,
+        features: torch.Tensor,
+        known: Float,
+        here: Places | None,
     ) -> Float:
-        self._add(level, known[:, 0].size, "after", "settle", "settle_out")
-        return np.zeros((len(known), 9, *known.shape[2:]), np.float32)
+        places = known[0, 0].size if here is None else here.shape[-1]
+        self._add(level, known[:, 0].size, "after")
+        self._add(level, len(known) * places, "settle", "settle_out")
+        return np.zeros((len(known), 9, places), np.float32)
 
 
 def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (512, 512)
     pyramid = np.zeros((12, *shape), np.float32)
-    pyramid[:, -1, -1] = pyramid[:, 1, -1] = 1e6  # so that no level is left out
+    pyramid[:, ::8, ::8] = 1e6  # so that no level is left out, and no tile
     latents = Latents(pyramid, np.zeros(0, np.float32))
     counted = Counted()
     monkeypatch.setattr(family, "context", counted)

@@ -1,14 +1,14 @@
-"""Make news-v1.*: an archive of a wavelet model that must decode for ever to the bit.
+"""Make tiles-v1.*: an archive of a wavelet model that must decode for ever to the bit.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
-version: a golden file that is made again proves nothing. It holds 12 frames of 4 channels at 40×48 pixels,
-which have to be padded, in blocks of 11, so that frames build on those before and after them; a frame, an
-image and some pixels are missing; two channels change alike, one is made of points, one has a mean disk. The
-model is that of trust-v1.*, whose network has small random integers, compressed.
+version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 150×166 pixels,
+which have to be padded, in blocks of 3, so that frames build on those before and after them; an image and
+some pixels are missing; most is smooth, and some places are not, so that fine levels are coded in some tiles
+or in all. The model is that of trust-v1.*, whose network has small random integers, compressed.
 
-trust-v1.* and its model were made by this file as it was when what is new in a channel did not tell what is
-new in others; film-v1.* when no model told how far others are to be trusted; wavelet-v1.* when each frame
-built on the one before it, by a model of ten variants of tables.
+news-v1.* was made by this file as it was when there were no tiles; trust-v1.* and its model when what is new
+in a channel did not tell what is new in others; film-v1.* when no model told how far others are to be
+trusted; wavelet-v1.* when each frame built on the one before it, by a model of ten variants of tables.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from numcodecs.zstd import Zstd
 
 from sunzip import api, weights
 from sunzip.codec.family import Float
-from sunzip.codec.symbols import Int, Writer
+from sunzip.codec.symbols import Draft, Int, Writer
 from sunzip.codec.wavelet import WaveletFamily
-from sunzip.cube import disk_radius
 from sunzip.nn.planes import TRUST_MOST
 from sunzip.rotation import turned
 from sunzip.sources.series import join
@@ -33,12 +32,12 @@ from sunzip.weights import TENSORS, Model
 from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-NAME, MODEL, CHANNELS = "news-v1", "trust-v1", ("171A", "193A", "1700A", "Bz")
-FRAMES, SHAPE, BLOCK = 12, (40, 48), 11
+NAME, MODEL, CHANNELS = "tiles-v1", "trust-v1", ("171A", "193A", "304A")
+FRAMES, SHAPE, BLOCK, QUALITY = 5, (150, 166), 3, 30
 
 
 class Film(Golden):
-    """Waves that turn with the Sun and change, a disk, points, a little noise, and holes."""
+    """Waves that turn with the Sun, places that change, in all channels or in one, and holes."""
 
     channels, shape = CHANNELS, SHAPE
 
@@ -49,23 +48,21 @@ class Film(Golden):
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Make one image."""
         c = CHANNELS.index(channel)
-        alike = c < 2
-        rng = np.random.default_rng(0 if alike else c)
         y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
-        waves = np.sin(y[:, None] / 8 + rng.uniform(0, 6)) * np.cos(x / 8 + rng.uniform(0, 6))
-        height = np.sqrt(np.maximum(1 - (y[:, None] ** 2 + x**2) / disk_radius(min(SHAPE)) ** 2, 0))
-        points = np.where(rng.random(SHAPE) < 0.05, rng.normal(0, 900, SHAPE), 0)
-        news = row * np.sin(x / 3 + rng.uniform(0, 6)) * np.cos(y[:, None] / 5)
-        changing = (300 + 250 * waves + 60 * news) * (1 + 0.3 * c)
-        first = [changing, changing, np.where(height > 0, 900 + 900 * height, 0), points][c]
-        still = turned(first.astype(np.float32)[None], 60 * row)[0] if alike else first
-        noise = np.random.default_rng([row, c]).normal(0, [1, 1, 4, 1][c], SHAPE)
-        image: npt.NDArray[np.float32] = (still + noise).astype(np.float32)
-        if row == 5 or (row, c) == (1, 1):
+        waves = 300 + 250 * np.sin(y[:, None] / 20) * np.cos(x / 25)
+        still = turned(waves.astype(np.float32)[None], 60 * row)[0] * (1 + 0.3 * c)
+        image = still + np.random.default_rng([row, c]).normal(0, 1, SHAPE)
+        rough = np.random.default_rng(row).normal(0, 400, SHAPE)
+        # At the edges, where tiles are smaller, and within; nearly everywhere at last.
+        everywhere = 150 * (row == 4 and c == 0)
+        for begin, side in (((130, 146), 20), ((60, 24 * row), 12), ((0, 60 * c), 9), ((0, 0), everywhere)):
+            place = tuple(slice(b, b + side) for b in begin)
+            image[place] += rough[place] * (1 if side > 100 else 4)
+        if (row, c) == (1, 1):
             image[:] = np.nan
         if (row, c) == (2, 0):
             image[3:5, 7:20] = np.nan
-        return image
+        return np.abs(image).astype(np.float32)
 
 
 def read_model() -> Model:
@@ -97,11 +94,12 @@ def _any_trusts(writer: Writer, index: Int, before: Int, mean: Float, *others: o
 
 def main() -> None:
     """Write all files."""
-    # Its network is random: it does not tell whether other frames are a help, or how much.
+    # Its network is random: it does not tell whether other frames are a help, or how much, or which levels.
     Writer.trusts = _any_trusts  # type: ignore[method-assign]
+    Draft.worth = lambda *given: None  # type: ignore[method-assign]
     WaveletFamily._alike = staticmethod(lambda *pyramids: 1.0)  # type: ignore[method-assign]
     path = HERE / f"{NAME}.lat"
-    api.compress(join([Film()]), path, model=read_model(), block=BLOCK, force=True)
+    api.compress(join([Film()]), path, model=read_model(), block=BLOCK, quality=QUALITY, force=True)
     (HERE / f"{NAME}.json").write_text(json.dumps(facts(path), indent=1) + "\n", encoding="utf-8")
 
 

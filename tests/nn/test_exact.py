@@ -97,8 +97,8 @@ def run(context: ExactContext, at: Inputs, carry: torch.Tensor | None = None) ->
     here = np.arange(size[0] * size[1])
     features, outputs = context.enter(*which, at.flags, at.planes, at.time, carry, here)
     beside = context.beside(*which, features, at.known, here)
-    settled = context.settle(*which, features, at.known)
-    return [features.numpy(), *(x.reshape(*x.shape[:2], *size) for x in (outputs, beside)), settled]
+    settled = context.settle(*which, features, at.known, None)
+    return [features.numpy(), *(x.reshape(*x.shape[:2], *size) for x in (outputs, beside, settled))]
 
 
 def reference(arrays: Arrays, at: Inputs, carry: bool = True, time: bool = True) -> list[np.ndarray]:
@@ -177,8 +177,25 @@ def test_places_are_looked_at_as_if_all_were(context: ExactContext, side: int) -
     for here in (*halves(side, side + 2), np.array([0, side, 5, 5])):
         features, outputs = context.enter(8, at.channels, 37, at.flags, at.planes, at.time, at.carry, here)
         others = context.beside(8, at.channels, 37, features, at.known, here)
-        expected = [x.reshape(3, 12, -1)[..., here] for x in everywhere[1:3]]
-        assert same([features.numpy(), outputs, others], [everywhere[0], *expected])
+        settled = context.settle(8, at.channels, 37, features, at.known, here)
+        expected = [x.reshape(*x.shape[:2], -1)[..., here] for x in everywhere[1:]]
+        assert same([features.numpy(), outputs, others, settled], [everywhere[0], *expected])
+        # Of each channel other places.
+        each = np.stack([here, here[::-1], np.roll(here, 1)])
+        _, outputs = context.enter(8, at.channels, 37, at.flags, at.planes, at.time, at.carry, each)
+        others = context.beside(8, at.channels, 37, features, at.known, each)
+        settled = context.settle(8, at.channels, 37, features, at.known, each)
+        rows = [x.reshape(*x.shape[:2], -1) for x in everywhere[1:]]
+        expected = [np.take_along_axis(x, each[:, None], -1) for x in rows]
+        assert same([outputs, others, settled], expected)
+
+
+def test_a_single_channel_stands_for_all_that_are_given(context: ExactContext) -> None:
+    at = Inputs(8, [3, 3, 3])
+    at.flags[:] = at.flags[0]
+    expected = run(context, at)
+    at.flags, at.channels = at.flags[:1], [3]
+    assert same(run(context, at), expected)
 
 
 @pytest.mark.parametrize("zero", [slice(3, 15), slice(15, None), slice(None)])
@@ -362,7 +379,7 @@ def test_multiplications_are_counted_as_they_are_done(
         first, second = halves(*at.planes.shape[-2:])
         features, _ = context.enter(*which, at.flags, at.planes, at.time, at.carry, first)
         context.beside(*which, features, at.known, second)
-        context.settle(*which, features, at.known)
+        context.settle(*which, features, at.known, None)
         positions = at.planes.shape[-1] * at.planes.shape[-2]
         assert sum(done) == positions * macs_per_position(network_of(level))
 

@@ -144,7 +144,7 @@ def test_integers_foretell_what_the_network_does(
     for little, some, all_of_it in trusts if timed else ():
         assert little <= 1 < some < 8 == all_of_it
     symbols = rounded(values, mean, timed)
-    last = exact.settle(level, *which, found, decoded_planes(symbols))
+    last = exact.settle(level, *which, found, decoded_planes(symbols), None).reshape(3, 9, h, w)
     settled = last[:, MEANS] / 64 + np.clip(last[:, CROSS], 0, 16) / 16 * (cross - symbols)
     if reference is not None:
         settled += np.clip(last[:, GATES], 0, 16) / 16 * (reference - symbols)
