@@ -455,7 +455,9 @@ class Walk:
         carry = self._carried(active, view)
         features, outputs = context.enter(*which, flags, planes, before, carry, view.asked[0])
         self._carries |= {c: _Carry(features, a, view) for a, c in enumerate(active)}
-        rounded, symbols = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        rounded, symbols = np.zeros(shape, np.float32), None
+        if any(self._in_tiles((2 * shape[2], 2 * shape[3]), c) for c in active):
+            symbols = np.zeros(shape, np.int32)
         # The places of a checkerboard's one colour come first, and tell of those of the other.
         for k, colour in enumerate(halves(*level.shape)):
             if k:
@@ -464,9 +466,11 @@ class Walk:
             if silent is not None:
                 _flat(rounded)[..., colour] = _flat(silent)[..., colour]
             here = view.places[k]
-            found = self._half(k, active, view.listed(outputs, k), told.at(here))
-            _flat(rounded)[..., here], _flat(symbols)[..., here] = found
-        if any(self._in_tiles((2 * shape[2], 2 * shape[3]), c) for c in active):
+            found, told_by = self._half(k, active, view.listed(outputs, k), told.at(here))
+            _flat(rounded)[..., here] = found
+            if symbols is not None:
+                _flat(symbols)[..., here] = told_by
+        if symbols is not None:
             self._loud |= zip(active, loudness(symbols), strict=True)
         level.known.update(zip(active, rounded, strict=True))
         if self._linked and not self._parts.learned:

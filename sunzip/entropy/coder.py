@@ -6,6 +6,7 @@ arithmetic; its models are built so that they hold the integers of `Tables` unch
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -115,7 +116,8 @@ class Encoder:
         runs = _runs(index, tables)
         symbols, index = symbols[runs.order], np.repeat(runs.tables, runs.counts)
         entries, outside = tables.entries(symbols, index)
-        parts = np.split(entries.astype(np.int32), np.cumsum(runs.counts)[:-1])
+        narrow, ends = entries.astype(np.int32), np.cumsum(runs.counts).tolist()
+        parts = (narrow[begin:end] for begin, end in pairwise([0, *ends]))
         self._runs.extend(zip(parts, runs.models, strict=True))
         where = index[outside]
         codes = escape_code(
