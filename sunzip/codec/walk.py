@@ -42,12 +42,14 @@ from sunzip.nn.planes import (
     WEIGHT_MOST,
     WEIGHT_UNIT,
     WIDE,
+    WIDTHS,
     Places,
     channel_planes,
     decoded_planes,
     fitted,
     halves,
     level_of,
+    network_of,
     picture_planes,
     place_planes,
     references,
@@ -452,7 +454,7 @@ class Walk:
         context, shape = self._parts.context, (len(active), 3, *level.shape)
         which = level.number, active, self._plan.quality
         flags, planes, before = self._given(level, active, view, told)
-        carry = self._carried(active, view)
+        carry = self._carried(level, active, view)
         features, outputs = context.enter(*which, flags, planes, before, carry, view.asked[0])
         self._carries |= {c: _Carry(features, a, view) for a, c in enumerate(active)}
         rounded, symbols = np.zeros(shape, np.float32), None
@@ -534,10 +536,15 @@ class Walk:
                     likely[a] += news
         return likely
 
-    def _carried(self, active: list[int], view: Whole | Tiles) -> Tensor | Float | None:
-        """Return what the network of the coarser level hands on, of channels of a group."""
+    def _carried(self, level: _Level, active: list[int], view: Whole | Tiles) -> Tensor | Float | None:
+        """Return what the network of the coarser level hands on, of channels of a group.
+
+        To levels finer than those of an image of 512×512 nothing is: the last network serves them all, and
+        takes what the one before it hands on, not what itself does.
+        """
         carries = [self._carries[c] for c in active if c in self._carries]
-        if not carries:
+        taken = WIDTHS[max(network_of(level.number) - 1, 0)]
+        if not carries or carries[0].features.shape[1] != taken:
             return None
         features, rows = carries[0].features, [carry.row for carry in carries]
         given = carries[0].view.whole(features)

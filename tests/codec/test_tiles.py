@@ -207,6 +207,22 @@ def test_what_is_decoded_is_what_the_encoder_saw(
         assert np.array_equal(family.decode(found.payload, quality, known), found.decoded)
 
 
+def test_frames_larger_than_those_of_training_are_decoded(family: WaveletFamily) -> None:
+    # Of two levels the bands have more than 256 pixels a side: both have the last network.
+    shape = 1024, 1030
+    frame = np.zeros((12, *shape), np.float32)
+    rng = np.random.default_rng(0)
+    frame[[2, 3]] = rng.normal(500, 30, (2, *shape))
+    frame[[2, 3], :300, :200] += rng.normal(0, 300, (2, 300, 200))
+    for channels in ((2, 3), (3,)):
+        known = Known(channels, shape)
+        written = family.encode(analysed(family, frame), 50, known)
+        assert written.decoded is not None
+        assert np.array_equal(family.decode(written.payload, 50, known), written.decoded)
+        finest = places_of(written.decoded, 512, 520)
+        assert all(band[list(channels)].any() for band in finest)
+
+
 def test_small_frames_have_none(family: WaveletFamily, frames: Float) -> None:
     known = Known(CHANNELS, (48, 50))
     payload = family.encode(analysed(family, frames[0, :, :48, :50]), 60, known).payload
