@@ -437,15 +437,19 @@ class Walk:
         """Return by how much bands (3, h, w) of level `n`, in steps, differ from what others tell, about."""
         assert self._pyramid is not None
         shape = self._plan.grid.level(n)
-        apart = bands_of(self._pyramid[channel], *shape)
+        apart: Float = bands_of(self._pyramid[channel], *shape) * self._inverse[channel]
         if self._plan.time is not None and self._timed[channel]:
-            apart -= bands_of(self._plan.time[0][channel], *shape)
+            apart -= bands_of(self._plan.time[0][channel], *shape) * self._inverse[channel]
         else:
             for weight, r in zip(self._weights[channel], self._seen[channel], strict=False):
                 if self._tops[r] > n:
-                    seen = bands_of(self._pyramid[r], *shape)
-                    apart -= seen * (self._parts.relation[channel, r] * np.float32(weight * WEIGHT_UNIT))
-        return np.asarray(apart * self._inverse[channel])
+                    seen = self._seen_as(channel, r, bands_of(self._pyramid[r], *shape))
+                    apart -= seen * np.float32(weight * WEIGHT_UNIT)
+        return apart
+
+    def _seen_as(self, channel: int, other: int, bands: Float) -> Float:
+        """Return another channel's bands in steps of a channel, as a weight of 1 has them."""
+        return np.asarray(bands * (self._parts.relation[channel, other] * self._inverse[channel, 0, 0]))
 
     def _coded(
         self, level: _Level, active: list[int], view: Whole | Tiles, told: _Told, silent: Float | None
@@ -530,10 +534,7 @@ class Walk:
             for weight, r in zip(self._weights[c], self._seen[c], strict=False):
                 if self._timed[c] and self._timed[r] and r in level.known:
                     seen, foretold = (bands_of(p[r], *level.shape) for p in (self._out, time[0]))
-                    news = seen - foretold
-                    news *= self._parts.relation[c, r] * self._inverse[c, 0, 0]
-                    news *= np.float32(weight * WEIGHT_UNIT)
-                    likely[a] += news
+                    likely[a] += self._seen_as(c, r, seen - foretold) * np.float32(weight * WEIGHT_UNIT)
         return likely
 
     def _carried(self, level: _Level, active: list[int], view: Whole | Tiles) -> Tensor | Float | None:
@@ -594,10 +595,9 @@ class Walk:
         exact
             (3, h, w) the channel's bands in its steps, where they are known.
         """
-        weights, scale = self._weights[channel], self._inverse[channel, 0, 0]
+        weights = self._weights[channel]
         bands = [
-            bands_of(self._out[other], *shape) * (self._parts.relation[channel, other] * scale)
-            for other in self._seen[channel]
+            self._seen_as(channel, other, bands_of(self._out[other], *shape)) for other in self._seen[channel]
         ]
         change = None
         if exact is not None:
