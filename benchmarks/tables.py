@@ -733,17 +733,18 @@ def rate_distortion_speed(result: dict[str, Any]) -> str:
             result["names"].get(name, f"sunzip, `{name}`"),
             f"{threads['1']['bits']:.3f}",
             *(f"{threads[t][k]:.0f}" for k in ("encode_mb_s", "decode_mb_s") for t in ("1", "2")),
-            f"{threads['1']['peak_mib']:.0f}",
+            *(f"{threads[t]['peak_mib']:.0f}" for t in ("1", "2")),
         ]
         for name, threads in speed["codecs"].items()
     ]
     head = ["codec", "bit/sample", "in MB/s, 1 thread", "2 threads", "out MB/s, 1 thread", "2 threads",
-            "peak MiB"]  # fmt: skip
+            "peak MiB, 1 thread", "2 threads"]  # fmt: skip
     return (
         f"{_table(head, rows)}\n\n{speed['case']}, each codec at its first setting of at least "
         f"{speed['rate']} bit/sample that its sweep has; MB of float32 in DN/s and G, the square root "
-        "included. Peers code as many images at a time as they have threads. Memory is the peak of a process "
-        f"that does nothing else, with its libraries. {_source(timed, 'numpy')}"
+        "included. Peers code as many images at a time as they have threads; sunzip is timed on two once its "
+        "lanes have processes of their own, after 15 s of work. Memory is the peak of a process that does "
+        f"nothing else, with its libraries, and of those that it started. {_source(timed, 'numpy')}"
     )
 
 

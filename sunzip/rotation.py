@@ -80,9 +80,9 @@ def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.floa
     out = np.empty_like(images)
     for image, result in zip(images, out, strict=True):
         flat = np.ascontiguousarray(image).ravel()
-        np.multiply(flat[place], weights[0], out=result)
+        np.multiply(flat.take(place), weights[0], out=result)
         for n in range(1, 4):
-            term = flat[place + n]
+            term = flat[n:].take(place)
             term *= weights[n]
             result += term
     return out

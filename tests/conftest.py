@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sunzip.channels import NAMES
+from sunzip.codec import processes
 from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
@@ -44,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
         from sunzip.zarr import NAME, SunzipCodec
 
         register_codec(NAME, SunzipCodec)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_processes() -> Iterator[None]:
+    """Have lanes do all work themselves, as tests change what they do; tests of processes ask for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "PATIENCE", math.inf)
+        yield
 
 
 def _hyperprior(name: str, seed: int) -> Model:

@@ -8,6 +8,7 @@ Run through ``python -m benchmarks.rate_distortion --real … --speed``; a proce
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,8 @@ THREADS = (1, 2)
 RATE = 0.05
 #: Frames of the cube that is timed, and how long each direction is repeated; the fastest round counts.
 _FRAMES, _SECONDS = 4, 2.0
+#: For how long our models work on several threads before they are timed.
+_BEGINNING = 15.0
 
 
 def _fastest(work: Callable[[], Any]) -> float:
@@ -104,11 +107,20 @@ def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dic
     def decode() -> Float:
         return at.decode(blocks, names, frame.shape[1:])
 
+    if threads > 1:
+        _begun(encode)
     told: dict[str, Any] = _told(len(blocks[0]), frame, _fastest(encode), _fastest(decode))
     if codec.model.family == "wavelet" and threads == 1:
         # Afterwards, as it takes memory that is not the codec's.
         told["shares"] = {"encode": shares(encode), "decode": shares(decode)}
     return told
+
+
+def _begun(work: Callable[[], Any]) -> None:
+    """Do something for so long that lanes have processes of their own, as in jobs that last."""
+    began = time.monotonic()
+    while time.monotonic() - began < _BEGINNING:
+        work()
 
 
 def shares(work: Callable[[], Any]) -> dict[str, float]:
@@ -215,9 +227,14 @@ def _told(nbytes: int, frame: Float, took: float, back: float) -> dict[str, floa
 
 
 def _peak_kib() -> int:
+    """Return the most memory that this process and those that it started had, each by itself."""
+    import psutil
+
+    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
     # What getrusage says starts with the memory of the process that started this one.
-    (line,) = (v for v in Path("/proc/self/status").read_text().splitlines() if v.startswith("VmHWM:"))
-    return int(line.split()[1])
+    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("VmHWM:")]
+    return sum(int(line.split()[1]) for line in lines)
 
 
 def measure_all(result: dict[str, Any], case: Case, wanted: Sequence[str], models: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from sunzip import archive as lat
 from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
 from sunzip.codec.lanes import Task, count, side_by_side
+from sunzip.codec.processes import elsewhere
 from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
 from sunzip.metrics import image_metrics
@@ -131,7 +132,8 @@ def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tupl
                 f"frames from {format_utc(cube.time[:1])[0]} on do not decode to what was coded; "
                 "the memory of this machine or its libraries cannot be trusted: run the tests, or use another"
             )
-    found = list(side_by_side(lambda t: image_metrics(cube.data[t], decoded[t]), range(len(cube))))
+    frames = range(len(cube))
+    found = list(side_by_side(lambda t: elsewhere(image_metrics, cube.data[t], decoded[t]), frames))
     stats = {
         "err_rmse": np.stack([m.rmse for m in found]),
         "err_max": np.stack([m.max_error for m in found]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
 from sunzip.codec.order import Kept, Step, middle, needed, order
+from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
@@ -31,7 +31,7 @@ from sunzip.frame import (
     unpack_gaps,
     unpack_raw,
 )
-from sunzip.weights import Model, load
+from sunzip.weights import Model, load, register
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,15 @@ class _Entry(NamedTuple):
     @property
     def payload(self) -> bytes:
         return self.block.payloads[self.place]
+
+
+class _Others(NamedTuple):
+    """Frames on which one may build, and how far they are: see `Known`."""
+
+    before: Decoded | None
+    after: Decoded | None
+    back: int
+    ahead: int
 
 
 class _Plan(NamedTuple):
@@ -152,6 +161,10 @@ class Codec:
         self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
 
+    def __reduce__(self) -> tuple[Callable[[Model, int], Codec], tuple[Model, int]]:
+        # Not with its network, which a process loads but once.
+        return _again, (self.model, self.quality)
+
     def _quality(self, wanted: int | None) -> int:
         quality = self.family.default_quality if wanted is None else wanted
         if not 0 <= quality <= 100:
@@ -166,8 +179,8 @@ class Codec:
         InputError
             If the quality is not between 0 and 100.
         """
-        other = copy(self)
-        other.quality = self._quality(quality)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), quality=self._quality(quality))
         return other
 
     def encode(
@@ -258,7 +271,8 @@ class Codec:
             present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
             rows = [begin + row for row, shown in enumerate(present) if shown.any()]
             first = None if after is None or begin else self._last(after)
-            like = self._likeness(rows, data, indexes, scale)
+            three = middle(rows)
+            like = elsewhere(self._likeness, data[three], indexes, scale) if len(three) == 3 else 0.0
             steps = list(order(len(rows), first is not None, like))
             left: Kept[Decoded] = Kept([place for step in steps for place in step.builds_on])
             if first is not None:
@@ -267,24 +281,15 @@ class Codec:
 
         def code(plan: _Plan, step: Step) -> Entry:
             t = plan.rows[step.place]
-            missing: npt.NDArray[np.bool_] = np.isnan(data[t])
-            shown = _present(missing)
-            has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
-            mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
-            analysed = self._analyse(data[t], missing, shown, indexes, scale)
             before, ahead = (plan.left.take(place) for place in step.builds_on)
-            known = Known(has, (height, width), before, ahead, step.back, step.ahead)
             own = self.family.own_quality(self.quality, step.depth, plan.like)
-            written = self.family.encode(analysed, self.quality, known, own)
-            most = len(written.payload) + len(gap)
-            raw = pack_raw(_means(data[t], shown, indexes, scale), most)
-            if raw is not None:
-                return mask, raw, b""
-            if written.decoded is not None:
-                plan.left.put(step.place, (written.decoded, has))
+            others = _Others(before, ahead, step.back, step.ahead)
+            entry, decoded = elsewhere(self._code, data[t], indexes, scale, own, others)
+            if decoded is not None:
+                plan.left.put(step.place, (decoded, _channels(entry[0])))
             if keep:
-                latents[t] = written.decoded
-            return mask, written.payload, gap
+                latents[t] = decoded
+            return entry
 
         plans = list(side_by_side(planned, range(0, frames, chain)))
         jobs = [(plan, step) for plan in plans for step in plan.steps]
@@ -302,20 +307,39 @@ class Codec:
             blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps))
         return blocks, latents
 
-    def _likeness(self, frames: Sequence[int], data: Float, indexes: Sequence[int], scale: Scale) -> float:
-        """Return how alike the frames of a block are, by three in their middle."""
-        three = middle(frames)
-        if len(three) < 3:
-            return 0.0
-        missing = [np.isnan(data[t]) for t in three]
-        present = [_present(gone) for gone in missing]
+    def _code(
+        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, others: _Others
+    ) -> tuple[Entry, Float | None]:
+        """Code one frame (C, Y, X) of which some channel is there; return what is decoded of it, too.
+
+        `own` is the frame's quality, and `others` are those on which it may build.
+        """
+        missing: npt.NDArray[np.bool_] = np.isnan(data)
+        shown = _present(missing)
+        has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
+        mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
+        analysed = self._analyse(data, missing, shown, indexes, scale)
+        known = Known(has, (data.shape[1], data.shape[2]), *others)
+        written = self.family.encode(analysed, self.quality, known, own)
+        most = len(written.payload) + len(gap)
+        raw = pack_raw(_means(data, shown, indexes, scale), most)
+        if raw is not None:
+            return (mask, raw, b""), None
+        return (mask, written.payload, gap), written.decoded
+
+    def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
+        """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
+        missing = np.isnan(three)
+        present = _present(missing)
         shared = np.logical_and.reduce(present)
         has = tuple(i for i, p in zip(indexes, shared.tolist(), strict=True) if p)
+        if not has:
+            return 0.0
         found = [
-            self._analyse(data[t], gone, shown, indexes, scale)
-            for t, gone, shown in zip(three, missing, present, strict=True)
+            self._analyse(frame, gone, shown, indexes, scale)
+            for frame, gone, shown in zip(three, missing, present, strict=True)
         ]
-        return self.family.likeness(found, self.quality, Known(has, data.shape[2:])) if has else 0.0
+        return self.family.likeness(found, self.quality, Known(has, (three.shape[2], three.shape[3])))
 
     def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
         """Return what a frame that follows those of a block builds on."""
@@ -618,7 +642,7 @@ class Codec:
                 small = self.family.latents(payload, block.quality, known)
                 found = [(t, small) for t in those]
             if not coarse or kept.wanted(number):
-                latents = self.family.decode(payload, block.quality, known)
+                latents = elsewhere(self._latents, payload, block.quality, known)
                 kept.put(number, (latents, known.channels))
                 if not coarse:
                     found = [(t, latents) for t in those]
@@ -626,6 +650,10 @@ class Codec:
 
         for number in steps:
             yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
+
+    def _latents(self, payload: bytes, quality: int, known: Known) -> Float:
+        """Entropy-decode a frame."""
+        return self.family.decode(payload, quality, known)
 
     def _synthesise(
         self,
@@ -703,6 +731,12 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
         If no such model is on this machine.
     """
     return _codec(sha256).at(quality)
+
+
+def _again(model: Model, quality: int) -> Codec:
+    """Return the process-wide codec of a model that may not be installed."""
+    register(model)
+    return codec_for(model.sha256, quality)
 
 
 def _together(jobs: Sequence[_Job]) -> list[tuple[int, Float]]:

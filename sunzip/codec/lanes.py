@@ -129,6 +129,11 @@ def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> lis
     return [found[n] for n in range(len(waits))]
 
 
+def in_lane() -> bool:
+    """Tell whether the calling thread is a lane."""
+    return getattr(_here, "is_thread_of_pool", False)
+
+
 @contextmanager
 def here() -> Iterator[None]:
     """Have the calling thread do itself what it gives to `side_by_side`, so that PyTorch is not asked for.
@@ -168,7 +173,7 @@ def _lanes() -> ThreadPoolExecutor:
 def _begin_lane(one_at_a_time: threading.Lock, begun: threading.Semaphore) -> None:
     import torch
 
-    _here.is_lane = True
+    _here.is_lane = _here.is_thread_of_pool = True
     with one_at_a_time:
         others = torch.get_num_threads()
         torch.set_num_threads(1)

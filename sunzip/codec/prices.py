@@ -25,4 +25,8 @@ def worth_of(size: Float) -> Float:
 def price(values: Float) -> float:
     """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
     size = np.minimum(np.abs(values), LARGEST)
-    return float(np.minimum(size * size, worth_of(size)).sum(dtype=np.float64))
+    squares = size * size
+    # Smaller ones are never worth their bits.
+    large = squares > np.float32(WORTH * _FOUND)
+    squares[large] = np.minimum(squares[large], worth_of(size[large]))
+    return float(squares.sum(dtype=np.float64))

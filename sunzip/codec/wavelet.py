@@ -415,11 +415,14 @@ class WaveletFamily(Family):
 
         `inverse` (C, 1, 1) is 1 over their steps.
         """
-        rows = list(names)
-        own = np.asarray(pyramid[rows] * inverse, np.float32)
-        apart = np.asarray(own - other[rows] * inverse, np.float32)
-        alone = price(own)
-        return max(0.0, 1 - price(apart) / alone) if alone else 0.0
+        alone = given = 0.0
+        # One at a time: they then stay in the processor's cache.
+        for c, factor in zip(names, inverse, strict=True):
+            own = pyramid[c] * factor
+            alone += price(own)
+            own -= other[c] * factor
+            given += price(own)
+        return max(0.0, 1 - given / alone) if alone else 0.0
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:
         """See `Family.own_quality`."""
@@ -507,12 +510,15 @@ class WaveletFamily(Family):
 
     def _left_out(self, pyramid: Float, plan: Plan) -> Float64:
         """Return squared errors (C, levels), in steps, where levels are as other frames have them, or 0."""
-        names, grid = list(plan.channels), plan.grid
-        apart = pyramid[names] if plan.time is None else pyramid[names] - plan.time[0][names]
-        apart = np.asarray(apart * self.inverse[plan.quality, names][:, None, None])
-        np.clip(apart, -LARGEST, LARGEST, out=apart)
-        levels = [bands_of(apart, *grid.level(n)) for n in range(grid.depth)]
-        return np.stack([np.square(bands, dtype=np.float64).sum((1, 2, 3)) for bands in levels], 1)
+        found = np.zeros((len(plan.channels), plan.grid.depth), np.float64)
+        for of_channel, c in zip(found, plan.channels, strict=True):
+            apart = pyramid[c] if plan.time is None else pyramid[c] - plan.time[0][c]
+            apart = np.asarray(apart * self.inverse[plan.quality, c])
+            np.clip(apart, -LARGEST, LARGEST, out=apart)
+            for n in range(plan.grid.depth):
+                bands = bands_of(apart, *plan.grid.level(n))
+                of_channel[n] = np.square(bands, dtype=np.float64).sum()
+        return found
 
 
 def _add(disks: dict[int, Float], sign: int, pyramid: Float, channels: Sequence[int]) -> None:

@@ -1,0 +1,393 @@
+"""Processes in which lanes have frames coded: threads of Python wait for each other, processes do not.
+
+A lane does itself what it is given until it has worked for a while beside others; then it starts a process,
+and goes on itself until that is ready. What goes wrong with a process costs time alone: its lane does the
+work again. Results do not depend on where they are made, as a process is of the same program, with the same
+libraries on the same machine, and works as a lane does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import json
+import math
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sunzip.codec.lanes import count, here, in_lane
+from sunzip.weights import Model
+
+_T = TypeVar("_T")
+
+#: Seconds of work beside other lanes after which a lane starts a process: about what that costs.
+PATIENCE = 3.0
+
+#: Seconds without work after which a process ends.
+IDLE = 60
+
+#: Bytes of arrays that are handed to a process at most. Of larger images each operation takes so long that
+#: lanes hardly wait for each other, and memory is short.
+_MOST = 64 << 20
+
+#: Bytes of memory that a process may take; all together get half of what there is.
+_NEEDED = 768 << 20
+
+#: Arrays begin at multiples of so many bytes.
+_ALIGNED = 64
+
+#: One thread; and malloc (glibc's) keeps the memory of images that are done for those that follow.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+}
+
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from sunzip.codec.processes import serve
+serve(*map(int, sys.argv[2:]))
+"""
+
+
+class _GoneError(Exception):
+    """A process does not answer."""
+
+
+class _Seat(threading.local):
+    """Of each lane its process, and for how many seconds it has worked without one beside others."""
+
+    process: _Process | None = None
+    worked: float = 0.0
+
+
+_seat = _Seat()
+_lock = threading.Lock()
+_working = 0
+_processes: list[_Process] = []
+
+
+def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
+    """Return ``function(*args)``, from the process of the lane that calls if it has one.
+
+    Parameters
+    ----------
+    function, args
+        Fit to be pickled. The function may not change what it is given, nor keep it.
+    """
+    with _counted() as others:
+        process = _seat.process
+        if process is not None:
+            try:
+                if process.ready():
+                    return process.call(function, args)
+            except _GoneError:
+                # One that had nothing to do may be followed by another, one that broke down may not.
+                _seat.process, _seat.worked = None, 0.0 if process.idle else -math.inf
+        begin = time.monotonic()
+        result = function(*args)
+    if others and in_lane() and _seat.process is None:
+        _seat.worked += time.monotonic() - begin
+        if _seat.worked > PATIENCE:
+            _seat.process, _seat.worked = _started(), 0.0
+    return result
+
+
+@contextmanager
+def _counted() -> Iterator[int]:
+    """Count those who work; yield how many others do."""
+    global _working
+    with _lock:
+        others, _working = _working, _working + 1
+    try:
+        yield others
+    finally:
+        with _lock:
+            _working -= 1
+
+
+def _started() -> _Process | None:
+    """Start a process, or return None where there can be none."""
+    with _lock:
+        _processes[:] = [process for process in _processes if process.runs()]
+        if not _can_start() or _is_busy() or len(_processes) >= _room():
+            return None
+        try:
+            process = _Process()
+        except OSError:
+            return None
+        _processes.append(process)
+        return process
+
+
+def _can_start() -> bool:
+    # Elsewhere descriptors are not handed on so; and a program that has Python built in may be anything.
+    is_python = "python" in os.path.basename(sys.executable or "").lower()
+    return os.name == "posix" and is_python and not getattr(sys, "frozen", False)
+
+
+def _is_busy() -> bool:
+    """Tell whether others, perhaps more of the same work, leave no core of this machine free."""
+    return os.getloadavg()[0] > count() + 1
+
+
+def _room() -> int:
+    """Return how many processes memory has room for, those that run included."""
+    free: list[float] = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    if not free:
+        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
+    # A container is told of all the machine's memory; what it may use stands elsewhere.
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
+            free.append(most - now)
+    return int(min(free) / 2 / _NEEDED) + len(_processes)
+
+
+class _Process:
+    """A process and the way to it: a pipe for what is short, two files in memory for arrays.
+
+    Attributes
+    ----------
+    idle
+        Whether it ended because there was nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self.idle = False
+        self._there, self._back = _file(), _file()
+        self._models: set[str] = set()
+        self._is_ready = False
+        mine, theirs = Pipe()
+        files = (theirs.fileno(), self._there.fileno(), self._back.fileno())
+        told = (json.dumps(sys.path), *map(str, (*files, IDLE)))
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, *told],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT},
+                pass_fds=files,
+            )
+        finally:
+            theirs.close()
+        self._line = mine
+
+    def runs(self) -> bool:
+        """Tell whether it runs."""
+        return self._process.poll() is None
+
+    def ready(self) -> bool:
+        """Tell whether it can be given work.
+
+        Raises
+        ------
+        _GoneError
+            If it ended.
+        """
+        try:
+            if self._line.poll(0):
+                self._line.recv_bytes()
+                self._is_ready = True
+        except (EOFError, OSError) as error:
+            self.idle = self._is_ready
+            self.end()
+            raise _GoneError from error
+        return self._is_ready
+
+    def call(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:
+        """See `elsewhere`.
+
+        Raises
+        ------
+        _GoneError
+            If the process ended, or what is to be sent is too large.
+        """
+        body, buffers, models = _pickled((function, args))
+        if sum(buffer.nbytes for buffer in buffers) > _MOST:
+            return function(*args)
+        try:
+            sizes = _put(self._there.fileno(), buffers)
+            new = {sha256: model for sha256, model in models.items() if sha256 not in self._models}
+            self._line.send_bytes(pickle.dumps((new, sizes, body)))
+            self._models |= new.keys()
+            done, sizes, body = pickle.loads(self._line.recv_bytes())
+            result = pickle.loads(body, buffers=_got(self._back.fileno(), sizes))
+        except (EOFError, OSError) as error:
+            self.end()
+            raise _GoneError from error
+        if not done:
+            raise result
+        return result  # type: ignore[no-any-return]
+
+    def leave(self) -> None:
+        """Tell it that there is nothing to do any more."""
+        for thing in (self._line, self._there, self._back):
+            with contextlib.suppress(OSError):
+                thing.close()
+
+    def end(self) -> None:
+        """Have it end."""
+        self.leave()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def serve(line: int, there: int, back: int, idle: int) -> None:
+    """Do what a lane asks for until it asks no more: what a process runs.
+
+    Parameters
+    ----------
+    line, there, back
+        Descriptors of the pipe, and of the files for arrays of arguments and of results.
+    idle
+        Seconds without work after which it ends.
+    """
+    # Ctrl-C reaches all processes of a terminal; the one that was called says what is to be done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(1)
+    known: dict[str, Model] = {}
+    mapped: mmap.mmap | bytes = b""
+    with here(), Connection(line) as asked, contextlib.suppress(EOFError, OSError):
+        asked.send_bytes(b"ready")
+        while asked.poll(idle):
+            models, sizes, body = pickle.loads(asked.recv_bytes())
+            known |= models
+            if sum(map(_padded, sizes)) > len(mapped):
+                mapped = mmap.mmap(there, 0, access=mmap.ACCESS_READ)
+            try:
+                function, args = _Unpickler(body, _cut(memoryview(mapped), sizes), known).load()
+                result, done = function(*args), True
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                result, done = error, False
+            body, buffers, _ = _pickled(result)
+            asked.send_bytes(pickle.dumps((done, _put(back, buffers), body)))
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves arrays and models out."""
+
+    def __init__(self, file: io.BytesIO, arrays: list[memoryview], models: dict[str, Model]) -> None:
+        super().__init__(file, 5, buffer_callback=lambda buffer: arrays.append(buffer.raw()))
+        self._models = models
+
+    def persistent_id(self, thing: Any) -> str | None:
+        if isinstance(thing, Model):
+            self._models[thing.sha256] = thing
+            return thing.sha256
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts arrays and models back."""
+
+    def __init__(self, body: bytes, arrays: Iterator[memoryview], models: dict[str, Model]) -> None:
+        super().__init__(io.BytesIO(body), buffers=arrays)
+        self._models = models
+
+    def persistent_load(self, sha256: str) -> Model:
+        return self._models[sha256]
+
+
+def _pickled(thing: Any) -> tuple[bytes, list[memoryview], dict[str, Model]]:
+    """Return a thing without its arrays and models, and these."""
+    file, arrays, models = io.BytesIO(), [], {}  # type: ignore[var-annotated]
+    _Pickler(file, arrays, models).dump(thing)
+    return file.getvalue(), arrays, models
+
+
+def _file() -> Any:
+    """Open a file without a name, in memory where that can be."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("sunzip"), "r+b", 0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _put(file: int, buffers: Sequence[memoryview]) -> list[int]:
+    """Write arrays; return their sizes."""
+    begin = 0
+    for buffer in buffers:
+        written = 0
+        while written < len(buffer):
+            written += os.pwrite(file, buffer[written:], begin + written)
+        begin += _padded(len(buffer))
+    # What is mapped is whole pages; what lies beyond the file's end cannot be read.
+    if begin > os.fstat(file).st_size:
+        os.ftruncate(file, begin)
+    return [len(buffer) for buffer in buffers]
+
+
+def _got(file: int, sizes: Sequence[int]) -> Iterator[memoryview]:
+    """Yield what `_put` has written, in memory of its own."""
+    begin = 0
+    for size in sizes:
+        buffer = np.empty(size, np.uint8).data
+        read = 0
+        while read < size:
+            now = os.preadv(file, [buffer[read:]], begin + read)
+            if not now:
+                raise EOFError
+            read += now
+        begin += _padded(size)
+        yield buffer
+
+
+def _cut(mapped: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
+    """Yield what `_put` has written, where it lies."""
+    begin = 0
+    for size in sizes:
+        yield mapped[begin : begin + size]
+        begin += _padded(size)
+
+
+def _end_all() -> None:
+    for process in _processes:
+        process.leave()
+    for process in _processes:
+        process.end()
+
+
+def _forget() -> None:
+    # A fork's copies of the processes' lines are not its own.
+    global _lock, _working
+    _processes.clear()
+    _lock, _working = threading.Lock(), 0
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_forget)

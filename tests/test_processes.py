@@ -1,0 +1,217 @@
+"""Processes of lanes: the same results as from the lanes themselves, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from sunzip.codec import Codec, lanes, processes
+from sunzip.codec.lanes import side_by_side
+from sunzip.codec.processes import elsewhere
+from sunzip.errors import DamagedError, InputError
+from sunzip.weights import Model
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="only where descriptors are handed on")
+
+#: A script as somebody may write it, without a word of processes; it prints those that it had.
+SCRIPT = """
+import numpy as np, torch
+torch.set_num_threads(2)
+from sunzip import weights
+from sunzip.codec import Codec, processes
+processes.PATIENCE, processes._is_busy = 0.0, lambda: False
+frames = np.random.default_rng(1).gamma(2, 60, (6, 1, 64, 64)).astype(np.float32)
+codec = Codec(weights.load())
+for _ in range(40):
+    blocks = codec.encode(frames, ["171A"])
+    if sum(process.ready() for process in processes._processes) == 2:
+        break
+print(*(process._process.pid for process in processes._processes))
+"""
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Two lanes, each with a process, all of which ends with the test; a parameter is how long they wait."""
+    import torch
+
+    monkeypatch.setattr(processes, "IDLE", getattr(request, "param", 60))
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    monkeypatch.setattr(processes, "_is_busy", lambda: False)
+    _until(lambda: len(_pids()) == 2 and not any(pid == os.getpid() for pid in _pids()))
+    yield
+    for process in processes._processes:
+        process.end()
+    processes._processes.clear()
+    assert lanes._pool is not None
+    lanes._pool.shutdown()
+
+
+def _slowly(what: Callable[..., Any], *args: Any) -> Any:
+    """Do something no faster than the other lane begins, too."""
+    time.sleep(0.05)
+    return what(*args)
+
+
+def _pids() -> set[int]:
+    """Return in which processes two lanes have work done."""
+    return set(side_by_side(lambda _: elsewhere(_slowly, os.getpid), range(2)))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "it does not come to that"
+
+
+@pytest.mark.parametrize("kind", ["wavelet_model", "tiny_model", "sigma_model"])
+def test_bytes_and_pixels_are_those_of_lanes(kind: str, two: None, request: pytest.FixtureRequest) -> None:
+    codec = Codec(request.getfixturevalue(kind), 50)
+    shape = (128, 128) if kind == "sigma_model" else (48, 64)
+    data = np.random.default_rng(2).gamma(2, 60, (5, 3, *shape)).astype(np.float32)
+    data[1, 1] = np.nan
+    data[2, 0, 3:9] = np.nan
+    names = ["171A", "193A", "Bz"]
+    told = codec.encode(data, names, frames_per_block=5), codec.encode(data, names)
+    pixels = [codec.decode(blocks, names, shape) for blocks in told]
+    assert not any(pid == os.getpid() for pid in _pids())
+    with lanes.here():
+        alone = codec.encode(data, names, frames_per_block=5), codec.encode(data, names)
+        assert told == alone
+        for blocks, found in zip(alone, pixels, strict=True):
+            np.testing.assert_array_equal(found, codec.decode(blocks, names, shape))
+    # What came out of a process is the caller's own.
+    pixels[0] += 1
+
+
+def test_what_goes_wrong_is_told_as_ever(two: None, wavelet_model: Model) -> None:
+    codec = Codec(wavelet_model, 50)
+    data = np.full((2, 1, 32, 32), np.inf, np.float32)
+    with pytest.raises(InputError, match="infinite") as told:
+        codec.encode(data, ["171A"])
+    assert "_code" in "".join(told.value.__notes__)
+    (block,) = codec.encode(np.full((1, 1, 32, 32), 9, np.float32), ["171A"])
+    with pytest.raises(DamagedError):
+        codec.decode([block[:-9] + b"?" * 9] * 2, ["171A"], (32, 32))
+    # They are as good as before.
+    assert os.getpid() not in _pids()
+
+
+def test_who_is_killed_is_missed_by_nobody(two: None) -> None:
+    before = _pids()
+
+    def killed(n: int) -> int:
+        return elsewhere(_slowly, _killed_but_in, os.getpid(), n)
+
+    assert list(side_by_side(killed, range(4))) == [0, 1, 4, 9]
+    # What breaks down once may do so again: their lanes go on alone.
+    assert before.isdisjoint(_pids())
+    assert _pids() == {os.getpid()}
+
+
+def _killed_but_in(this: int, n: int) -> int:
+    if os.getpid() != this:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n * n
+
+
+@pytest.mark.parametrize("two", [1], indirect=True)
+def test_who_has_nothing_to_do_ends_and_is_followed(two: None) -> None:
+    before = _pids()
+    _until(lambda: not any(process.runs() for process in processes._processes))
+    # Lanes find that out, do it themselves, and have others before long.
+    assert _pids() == {os.getpid()}
+    _until(lambda: os.getpid() not in _pids())
+    assert before.isdisjoint(_pids())
+
+
+def test_large_images_stay_here(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_MOST", 999)
+
+    def where(size: int) -> int:
+        return elsewhere(_where, np.zeros(size, np.uint8))
+
+    assert set(side_by_side(where, [1000, 1000])) == {os.getpid()}
+    assert os.getpid() not in side_by_side(where, [999, 999])
+
+
+def _where(_: object) -> int:
+    return os.getpid()
+
+
+def test_without_memory_or_a_free_core_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (lanes.count() + 1.1, 0.0, 0.0))
+    assert processes._started() is None
+    monkeypatch.setattr(os, "getloadavg", lambda: (lanes.count() + 0.9, 0.0, 0.0))
+    assert not processes._is_busy()
+    monkeypatch.setattr(processes, "_NEEDED", 1 << 60)
+    assert processes._room() == 0
+    assert processes._started() is None
+    monkeypatch.setattr(processes, "_NEEDED", 1 << 20)
+    assert processes._room() > 1
+    monkeypatch.setattr(sys, "executable", "/usr/sbin/httpd")
+    assert processes._started() is None
+
+
+def test_what_a_script_had_ends_with_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@given(
+    st.lists(
+        arrays.arrays(
+            st.sampled_from([np.float32, np.int64, np.bool_]),
+            arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=70),
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_arrays_come_as_they_went(things: list[np.ndarray], turned: bool) -> None:
+    sent = [thing.T[::-1] if turned and thing.ndim else thing for thing in things]
+    body, buffers, models = processes._pickled((sent, "and more"))
+    with processes._file() as file:
+        sizes = processes._put(file.fileno(), buffers)
+        found, more = processes._Unpickler(body, processes._got(file.fileno(), sizes), models).load()
+    assert more == "and more"
+    for one, other in zip(sent, found, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_models_travel_once(wavelet_model: Model) -> None:
+    codec = Codec(wavelet_model, 30)
+    body, _, models = processes._pickled((codec, codec.at(40)))
+    assert len(body) < 1000
+    assert models == {wavelet_model.sha256: wavelet_model}
+    one, other = processes._Unpickler(body, iter([]), models).load()
+    assert (one.quality, other.quality) == (30, 40)
+    assert one.family is other.family
