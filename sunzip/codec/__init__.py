@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 
 class _Entry(NamedTuple):
-    """A frame that is wanted: its block, where in it, and its latents, if the encoder has just left them."""
+    """A frame that is wanted: its block, where in it, and its pixels, if the encoder has just left them."""
 
     block: Block
     place: int
-    latents: Float | None = None
+    pixels: Float | None = None
 
     @property
     def mask(self) -> int:
@@ -94,13 +94,17 @@ class _Job(NamedTuple):
     Attributes
     ----------
     run
-        Returns its latents, with each number under which they are wanted.
+        Returns its latents, or its pixels, with each number under which they are wanted.
     waits
         Numbers of the jobs that come before it.
     """
 
     run: Callable[[], list[tuple[int, Float]]]
     waits: Sequence[int] = ()
+
+
+#: Turns the latents of a frame, of which channels come first, into its pixels: see `Codec._pixels`.
+_Painter = Callable[[Sequence[int], Float], Float]
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -240,9 +244,9 @@ class Codec:
         InputError
             As `encode`.
         """
-        blocks, latents = self._encode(data, channels, scale, frames_per_block, None, keep=True)
+        blocks, left = self._encode(data, channels, scale, frames_per_block, None, keep=True)
         entries = [_Entry(block, place) for block in blocks for place in range(len(block.masks))]
-        entries = [entry._replace(latents=left) for entry, left in zip(entries, latents, strict=False)]
+        entries = [entry._replace(pixels=those) for entry, those in zip(entries, left, strict=False)]
         pixels = self._decode(entries, _indexes(channels), data.shape[-2:], scale)
         return [block.pack() for block in blocks], pixels
 
@@ -256,7 +260,7 @@ class Codec:
         *,
         keep: bool,
     ) -> tuple[list[Block], list[Float | None]]:
-        """Code frames; return the blocks and, to keep, each frame's decoded latents if they came out."""
+        """Code frames; return the blocks and, to keep, each frame's decoded pixels if they came out."""
         indexes = _indexes(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
@@ -265,7 +269,7 @@ class Codec:
 
         # Frames that build on others wait for them.
         chain = frames_per_block if self.family.sequential else 1
-        latents: list[Float | None] = [None] * frames
+        pixels: list[Float | None] = [None] * frames
 
         def planned(begin: int) -> _Plan:
             present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
@@ -284,11 +288,9 @@ class Codec:
             before, ahead = (plan.left.take(place) for place in step.builds_on)
             own = self.family.own_quality(self.quality, step.depth, plan.like)
             others = _Others(before, ahead, step.back, step.ahead)
-            entry, decoded = elsewhere(self._code, data[t], indexes, scale, own, others)
+            entry, decoded, pixels[t] = elsewhere(self._code, data[t], indexes, scale, own, others, keep)
             if decoded is not None:
                 plan.left.put(step.place, (decoded, _channels(entry[0])))
-            if keep:
-                latents[t] = decoded
             return entry
 
         plans = list(side_by_side(planned, range(0, frames, chain)))
@@ -305,14 +307,25 @@ class Codec:
             rows = entries[begin : begin + frames_per_block]
             masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
             blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps))
-        return blocks, latents
+        return blocks, pixels
 
     def _code(
-        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, others: _Others
-    ) -> tuple[Entry, Float | None]:
-        """Code one frame (C, Y, X) of which some channel is there; return what is decoded of it, too.
+        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, others: _Others, keep: bool
+    ) -> tuple[Entry, Float | None, Float | None]:
+        """Code one frame (C, Y, X) of which some channel is there.
 
-        `own` is the frame's quality, and `others` are those on which it may build.
+        Parameters
+        ----------
+        own
+            The frame's quality.
+        others
+            Those on which it may build.
+        keep
+            Return its pixels, too.
+
+        Returns
+        -------
+        The entry; and if they came out by the way, what it is decoded to and its pixels as of `_pixels`.
         """
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         shown = _present(missing)
@@ -324,8 +337,11 @@ class Codec:
         most = len(written.payload) + len(gap)
         raw = pack_raw(_means(data, shown, indexes, scale), most)
         if raw is not None:
-            return (mask, raw, b""), None
-        return (mask, written.payload, gap), written.decoded
+            return (mask, raw, b""), None, None
+        pixels = None
+        if keep and written.decoded is not None:
+            pixels = self._pixels(has, written.decoded, indexes, known.shape, scale)
+        return (mask, written.payload, gap), written.decoded, pixels
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
@@ -389,16 +405,16 @@ class Codec:
         indexes = _indexes(channels)
         self._check(data, indexes)
         missing: npt.NDArray[np.bool_] = np.isnan(data)
-        present = _present(missing)
+        present, shape = _present(missing), (data.shape[2], data.shape[3])
 
-        def latents(t: int) -> list[tuple[int, Float]]:
+        def pixels(t: int) -> list[tuple[int, Float]]:
             found = self._analyse(data[t], missing[t], present[t], indexes, scale)
-            return [(t, self.family.unquantised(found, self.quality))]
+            has = [i for i, p in zip(indexes, present[t].tolist(), strict=True) if p]
+            latents = self.family.unquantised(found, self.quality)
+            return [(t, self._pixels(has, latents, indexes, shape, scale))]
 
-        masks = np.zeros((len(data), len(NAMES)), bool)
-        masks[:, indexes] = present
-        jobs = [_Job(partial(latents, t)) for t in np.flatnonzero(present.any(1)).tolist()]
-        out = self._synthesise(jobs, masks, indexes, data.shape[2:], scale)
+        jobs = [_Job(partial(pixels, t)) for t in np.flatnonzero(present.any(1)).tolist()]
+        out = _filled(jobs, present, shape)
         out[missing] = np.nan
         return out
 
@@ -449,8 +465,9 @@ class Codec:
     ) -> Float:
         """See `decode`."""
         masks = _masks(entries)
-        jobs = self._jobs(entries, _coded(entries, masks, indexes))
-        out = self._synthesise(jobs, masks, indexes, shape, scale)
+        painter = partial(self._pixels, indexes=indexes, shape=shape, scale=scale)
+        jobs = self._jobs(entries, _coded(entries, masks, indexes), painter=painter)
+        out = _filled(jobs, masks[:, indexes], shape)
         for t, places, pixels in _raw_frames(entries, masks, indexes, shape, scale):
             out[t, places] = pixels
         for t, c, hole in _holes(entries, masks, indexes, shape):
@@ -581,15 +598,22 @@ class Codec:
             entries += [_Entry(block, place) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
-    def _jobs(self, entries: Sequence[_Entry], rows: Iterable[int], *, coarse: bool = False) -> list[_Job]:
-        """Return what entropy-decodes some of the entries that are not empty.
+    def _jobs(
+        self,
+        entries: Sequence[_Entry],
+        rows: Iterable[int],
+        *,
+        painter: _Painter | None = None,
+        coarse: bool = False,
+    ) -> list[_Job]:
+        """Return what decodes some of the entries that are not empty.
 
-        With `coarse` they give what `Family.latents` does.
+        With a `painter` they give pixels, with `coarse` what `Family.latents` does, else latents.
         """
         jobs: list[_Job] = []
         blocks: dict[int, list[int]] = {}
         for t in rows:
-            left = entries[t].latents
+            left = entries[t].pixels
             if left is not None:
                 jobs.append(_Job(partial(list, [(t, left)])))
             else:
@@ -602,11 +626,17 @@ class Codec:
             here: dict[int, list[int]] = {}
             for t in wanted:
                 here.setdefault(numbers[entries[t].place], []).append(t)
-            jobs += self._jobs_of(block, places, here, len(jobs), coarse)
+            jobs += self._jobs_of(block, places, here, len(jobs), painter, coarse)
         return jobs
 
     def _jobs_of(
-        self, block: Block, places: Sequence[int], wanted: dict[int, list[int]], begin: int, coarse: bool
+        self,
+        block: Block,
+        places: Sequence[int],
+        wanted: dict[int, list[int]],
+        begin: int,
+        painter: _Painter | None,
+        coarse: bool,
     ) -> Iterator[_Job]:
         """Yield the jobs of one block, the first of which has the number `begin`.
 
@@ -642,50 +672,48 @@ class Codec:
                 small = self.family.latents(payload, block.quality, known)
                 found = [(t, small) for t in those]
             if not coarse or kept.wanted(number):
-                latents = elsewhere(self._latents, payload, block.quality, known)
-                kept.put(number, (latents, known.channels))
-                if not coarse:
-                    found = [(t, latents) for t in those]
+                keep = painter is None or kept.wanted(number)
+                paint = painter if those else None
+                latents, pixels = elsewhere(self._read, payload, block.quality, known, keep, paint)
+                if latents is not None:
+                    kept.put(number, (latents, known.channels))
+                shown = latents if painter is None else pixels
+                if shown is not None and not coarse:
+                    found = [(t, shown) for t in those]
             return found
 
         for number in steps:
             yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
 
-    def _latents(self, payload: bytes, quality: int, known: Known) -> Float:
-        """Entropy-decode a frame."""
-        return self.family.decode(payload, quality, known)
+    def _read(
+        self, payload: bytes, quality: int, known: Known, keep: bool, painter: _Painter | None
+    ) -> tuple[Float | None, Float | None]:
+        """Decode a frame; return its latents, to keep them, and its pixels, given a painter."""
+        latents = self.family.decode(payload, quality, known)
+        pixels = None if painter is None else painter(known.channels, latents)
+        return (latents if keep else None), pixels
 
-    def _synthesise(
+    def _pixels(
         self,
-        jobs: Sequence[_Job],
-        masks: npt.NDArray[np.bool_],
+        has: Sequence[int],
+        latents: Float,
         indexes: Sequence[int],
-        shape: tuple[int, ...],
+        shape: tuple[int, int],
         scale: Scale,
     ) -> Float:
-        """Turn frames' latents and (T, 12) presence into (T, C, Y, X) pixels; NaN where none is."""
-        out = np.empty((len(masks), len(indexes), *shape), np.float32)
-        shown = masks[:, indexes]
-        out[~shown] = np.nan
-        factor = _to_mean(indexes, scale)
-
-        def fill(job: int) -> None:
-            for t, latents in jobs[job].run():
-                places = np.flatnonzero(shown[t]).tolist()
-                if not places:
-                    continue
-                images = self.family.synthesise(latents[None], masks[t : t + 1].astype(np.float32), *shape)[0]
-                channels = [indexes[c] for c in places]
-                with np.errstate(over="ignore", invalid="ignore"):
-                    physical = self.family.stabiliser.subset(channels).inverse(images[channels])
-                    if factor is not None:
-                        physical /= factor[places]
-                if not np.isfinite(physical).all():
-                    np.nan_to_num(physical, copy=False)
-                out[t, places] = physical
-
-        as_ready(fill, [job.waits for job in jobs])
-        return out
+        """Return the pixels (n, Y, X), of those channels of `indexes` that a frame has, from its latents."""
+        channels = [i for i in indexes if i in has]
+        present = np.zeros((1, len(NAMES)), np.float32)
+        present[0, list(has)] = 1
+        images = self.family.synthesise(latents[None], present, *shape)[0, channels]
+        with np.errstate(over="ignore", invalid="ignore"):
+            physical = self.family.stabiliser.subset(channels).inverse(images)
+            factor = _to_mean(channels, scale)
+            if factor is not None:
+                physical /= factor
+        if not np.isfinite(physical).all():
+            np.nan_to_num(physical, copy=False)
+        return physical
 
     def latents(
         self,
@@ -737,6 +765,19 @@ def _again(model: Model, quality: int) -> Codec:
     """Return the process-wide codec of a model that may not be installed."""
     register(model)
     return codec_for(model.sha256, quality)
+
+
+def _filled(jobs: Sequence[_Job], shown: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Float:
+    """Return the pixels (T, C, Y, X) that jobs give of the images that are `shown` (T, C); NaN elsewhere."""
+    out = np.empty((*shown.shape, *shape), np.float32)
+    out[~shown] = np.nan
+
+    def fill(job: int) -> None:
+        for t, pixels in jobs[job].run():
+            out[t, shown[t]] = pixels
+
+    as_ready(fill, [job.waits for job in jobs])
+    return out
 
 
 def _together(jobs: Sequence[_Job]) -> list[tuple[int, Float]]:
