@@ -131,7 +131,7 @@ def _killed_but_in(this: int, n: int) -> int:
     return n * n
 
 
-@pytest.mark.parametrize("two", [1], indirect=True)
+@pytest.mark.parametrize("two", [5], indirect=True)
 def test_who_has_nothing_to_do_ends_and_is_followed(two: None) -> None:
     before = _pids()
     _until(lambda: not any(process.runs() for process in processes._processes))

@@ -24,7 +24,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,7 +91,7 @@ def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
     function, args
         Fit to be pickled. The function may not change what it is given, nor keep it.
     """
-    with _counted() as others:
+    with _Beside() as beside:
         process = _seat.process
         if process is not None:
             try:
@@ -103,24 +102,30 @@ def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
                 _seat.process, _seat.worked = None, 0.0 if process.idle else -math.inf
         begin = time.monotonic()
         result = function(*args)
-    if others and in_lane() and _seat.process is None:
+    if beside.others and in_lane() and _seat.process is None:
         _seat.worked += time.monotonic() - begin
         if _seat.worked > PATIENCE:
             _seat.process, _seat.worked = _started(), 0.0
     return result
 
 
-@contextmanager
-def _counted() -> Iterator[int]:
-    """Count those who work; yield how many others do."""
-    global _working
-    with _lock:
-        others, _working = _working, _working + 1
-    try:
-        yield others
-    finally:
+class _Beside:
+    """Counts one more who works, and tells whether others did at its beginning or at its end."""
+
+    others = False
+
+    def __enter__(self) -> _Beside:
+        self._add(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._add(-1)
+
+    def _add(self, one: int) -> None:
+        global _working
         with _lock:
-            _working -= 1
+            self.others |= _working > (one < 0)
+            _working += one
 
 
 def _started() -> _Process | None:
