@@ -78,6 +78,7 @@ def _until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("kind", ["wavelet_model", "tiny_model", "sigma_model"])
