@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="only where descripto
 
 #: A script as somebody may write it, without a word of processes; it prints those that it had.
 SCRIPT = """
+import time
 import numpy as np, torch
 torch.set_num_threads(2)
 from sunzip import weights
@@ -36,10 +37,10 @@ from sunzip.codec import Codec, processes
 processes.PATIENCE, processes._is_busy = 0.0, lambda: False
 frames = np.random.default_rng(1).gamma(2, 60, (6, 1, 64, 64)).astype(np.float32)
 codec = Codec(weights.load())
-for _ in range(40):
-    blocks = codec.encode(frames, ["171A"])
-    if sum(process.ready() for process in processes._processes) == 2:
-        break
+end = time.monotonic() + 60
+while sum(process.ready() for process in processes._processes) < 2 and time.monotonic() < end:
+    codec.encode(frames, ["171A"])
+    time.sleep(0.05)
 print(*(process._process.pid for process in processes._processes))
 """
 
