@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes, processes
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.processes import elsewhere
@@ -218,3 +220,34 @@ def test_models_travel_once(wavelet_model: Model) -> None:
     one, other = processes._Unpickler(body, iter([]), models).load()
     assert (one.quality, other.quality) == (30, 40)
     assert one.family is other.family
+
+
+def test_struck_memory_is_that_of_the_encoder_that_is_asked(
+    two: None, tiny_model: Model, frames_of: Callable[..., np.ndarray]
+) -> None:
+    faults = pytest.importorskip("sunzip.studies.faults")
+    frames = list(frames_of(1, 12, 64, 64))
+    found = faults.strike_weights(
+        Codec(tiny_model), frames, NAMES, 40, np.random.default_rng(1), lambda *_: None
+    )
+    assert found["same"] < 40
+
+
+def test_a_copy_is_a_codec_of_its_own(wavelet_model: Model) -> None:
+    codec = Codec(wavelet_model, 30)
+    other = copy.copy(codec)
+    assert other is not codec
+    assert (other.family, other.quality) == (codec.family, 30)
+
+
+def test_what_cannot_be_found_out_or_sent_breaks_no_work(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [ROOT, *sys.path])
+    process = processes._started()
+    assert process is not None
+    _until(process.ready)
+
+    def unknown() -> bool:
+        raise OSError
+
+    monkeypatch.setattr(processes, "_is_busy", unknown)
+    assert processes._started() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from copy import copy
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,15 +57,6 @@ class _Entry(NamedTuple):
     @property
     def payload(self) -> bytes:
         return self.block.payloads[self.place]
-
-
-class _Others(NamedTuple):
-    """Frames on which one may build, and how far they are: see `Known`."""
-
-    before: Decoded | None
-    after: Decoded | None
-    back: int
-    ahead: int
 
 
 class _Plan(NamedTuple):
@@ -166,8 +158,14 @@ class Codec:
         self._id = bytes.fromhex(model.sha256)[:4]
 
     def __reduce__(self) -> tuple[Callable[[Model, int], Codec], tuple[Model, int]]:
-        # Not with its network, which a process loads but once.
+        # Not with its network, which a process loads but once. Who changes that in memory must do all work
+        # `here`, or a lane's process would do it with the network as it was.
         return _again, (self.model, self.quality)
+
+    def __copy__(self) -> Codec:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     def _quality(self, wanted: int | None) -> int:
         quality = self.family.default_quality if wanted is None else wanted
@@ -183,8 +181,8 @@ class Codec:
         InputError
             If the quality is not between 0 and 100.
         """
-        other = object.__new__(type(self))
-        vars(other).update(vars(self), quality=self._quality(quality))
+        other = copy(self)
+        other.quality = self._quality(quality)
         return other
 
     def encode(
@@ -287,8 +285,8 @@ class Codec:
             t = plan.rows[step.place]
             before, ahead = (plan.left.take(place) for place in step.builds_on)
             own = self.family.own_quality(self.quality, step.depth, plan.like)
-            others = _Others(before, ahead, step.back, step.ahead)
-            entry, decoded, pixels[t] = elsewhere(self._code, data[t], indexes, scale, own, others, keep)
+            known = Known((), (height, width), before, ahead, step.back, step.ahead)
+            entry, decoded, pixels[t] = elsewhere(self._code, data[t], indexes, scale, own, known, keep)
             if decoded is not None:
                 plan.left.put(step.place, (decoded, _channels(entry[0])))
             return entry
@@ -310,7 +308,7 @@ class Codec:
         return blocks, pixels
 
     def _code(
-        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, others: _Others, keep: bool
+        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, known: Known, keep: bool
     ) -> tuple[Entry, Float | None, Float | None]:
         """Code one frame (C, Y, X) of which some channel is there.
 
@@ -318,8 +316,8 @@ class Codec:
         ----------
         own
             The frame's quality.
-        others
-            Those on which it may build.
+        known
+            What its decoder will know besides its channels.
         keep
             Return its pixels, too.
 
@@ -332,8 +330,7 @@ class Codec:
         has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
         analysed = self._analyse(data, missing, shown, indexes, scale)
-        known = Known(has, (data.shape[1], data.shape[2]), *others)
-        written = self.family.encode(analysed, self.quality, known, own)
+        written = self.family.encode(analysed, self.quality, known._replace(channels=has), own)
         most = len(written.payload) + len(gap)
         raw = pack_raw(_means(data, shown, indexes, scale), most)
         if raw is not None:

@@ -132,9 +132,9 @@ def _started() -> _Process | None:
     """Start a process, or return None where there can be none."""
     with _lock:
         _processes[:] = [process for process in _processes if process.runs()]
-        if not _can_start() or _is_busy() or len(_processes) >= _room():
-            return None
         try:
+            if not _can_start() or _is_busy() or len(_processes) >= _room():
+                return None
             process = _Process()
         except OSError:
             return None
@@ -156,7 +156,7 @@ def _is_busy() -> bool:
 def _room() -> int:
     """Return how many processes memory has room for, those that run included."""
     free: list[float] = []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free.append(int(lines["MemAvailable"].split()[0]) * 1024)
     if not free:
@@ -188,7 +188,9 @@ class _Process:
         self._is_ready = False
         mine, theirs = Pipe()
         files = (theirs.fileno(), self._there.fileno(), self._back.fileno())
-        told = (json.dumps(sys.path), *map(str, (*files, IDLE)))
+        # Programs put other things there, too, at which imports do not look.
+        folders = [folder for folder in sys.path if isinstance(folder, str)]
+        told = (json.dumps(folders), *map(str, (*files, IDLE)))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, *told],
@@ -225,12 +227,12 @@ class _Process:
         return self._is_ready
 
     def call(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:
-        """See `elsewhere`.
+        """See `elsewhere`; what is too large to be sent is done here.
 
         Raises
         ------
         _GoneError
-            If the process ended, or what is to be sent is too large.
+            If the process ended.
         """
         body, buffers, models = _pickled((function, args))
         if sum(buffer.nbytes for buffer in buffers) > _MOST:

@@ -18,6 +18,7 @@ from sunzip import __version__, weights
 from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
+from sunzip.codec.lanes import here
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.frame import Block
@@ -574,7 +575,8 @@ def strike_weights(
     shape = (frame.shape[2], frame.shape[3])
     ground = Codec(codec.model, codec.quality)
     flying = Codec(codec.model, codec.quality)
-    (right,) = flying.encode(frame, channels)
+    with here():
+        (right,) = flying.encode(frame, channels)
     sound = noise_error(ground.decode([right], channels, shape)[0], frame[0], channels)
     parts = memory_of(flying)
     sizes = np.array([part.raw.size for part in parts])
@@ -588,7 +590,8 @@ def strike_weights(
         place, bit = int(rng.integers(part.raw.size)), int(rng.integers(8))
         part.raw[place] ^= np.uint8(1 << bit)
         try:
-            with np.errstate(all="ignore"):
+            # Here, as only this process has the memory that was struck.
+            with np.errstate(all="ignore"), here():
                 blocks = flying.encode(frame, channels)
         except Exception:  # whatever an encoder does whose memory is not what it was when that was checked
             blocks = None
