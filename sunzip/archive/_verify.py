@@ -8,23 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import load
-from sunzip.archive._keywords import decode
 from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root
+from sunzip.archive._shard import ShardChecker
 from sunzip.archive._write import model_sha256
 from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
-from sunzip.channels import NAMES
-from sunzip.errors import DamagedError, UnsupportedError
-from sunzip.frame import Block
-
-_T = TypeVar("_T")
+from sunzip.errors import DamagedError
 
 _PIECE = 1 << 23  # bytes fetched at a time
 _HELD = 1 << 26  # bytes of a shard that is fetched as a whole
@@ -149,15 +145,15 @@ class _Stream:
             yield part
 
 
-class _Verifier:
+class _Verifier(ShardChecker):
     def __init__(self, reader: Reader, progress: Callable[[int, int], object]) -> None:
+        super().__init__(reader.path)
         self.reader = reader
         self.progress = progress
         self.report = VerifyReport(reader.path, bytes=reader.size)
         self.attributes: dict[str, Any] = {}
         self.grid: Grid | None = None
         self.time: npt.NDArray[np.datetime64] | None = None
-        self.damaged: set[str] = set()
         self.sha256: dict[str, str] = {}
         self.held: dict[str, bytes] = {}
 
@@ -173,7 +169,8 @@ class _Verifier:
                 self.problem(key, how)
             self.metadata(self.grid)
             for shard in range(self.grid.shards):
-                self.shard(self.grid, shard)
+                self.hold(self.grid.shard_objects(shard))
+                self.report.blocks += self.shard(self.grid, self.attributes["model"]["sha256"], shard)
             self.digests(manifest, self.grid)
         self.model()
         return self.report
@@ -197,17 +194,6 @@ class _Verifier:
                 return self.grid.frames_of(shard) if shard < self.grid.shards else None
         return None
 
-    def attempt(self, key: str, check: Callable[[], _T]) -> _T | None:
-        """Return what a check returns; note a problem and return None if it fails or the object is bad."""
-        if key in self.damaged or key not in self.reader.members:
-            return None
-        try:
-            return check()
-        except (DamagedError, UnsupportedError) as e:
-            self.damaged.add(key)
-            self.problem(key, e)
-            return None
-
     def manifest(self) -> Manifest | None:
         try:
             return Manifest.read(self.reader)
@@ -228,8 +214,10 @@ class _Verifier:
         assert self.grid is not None
         return layout.read_time(self.chunk("time/c/0", 8 * self.grid.frames), "time/c/0")
 
-    def chunk(self, key: str, size: int | None) -> bytes:
-        return layout.unzstd(self.read(key), f"{self.reader.path}: {key}", size)
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object; None if there is none."""
+        member = self.reader.members.get(key)
+        return None if member is None else member.size
 
     def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
         """Read an object or a range of it, as the reader does, or take it from the shard that is held."""
@@ -296,68 +284,6 @@ class _Verifier:
 
     def json(self, key: str) -> dict[str, Any]:
         return load(self.read(key), key)
-
-    def shard(self, grid: Grid, shard: int) -> None:
-        """Decode the tables of a shard and look at each of its blocks."""
-        self.hold(grid.shard_objects(shard))
-        frames = grid.frames_of(shard)
-        tables: dict[str, npt.NDArray[Any]] = {}
-        for name in layout.TABLES:
-            key = f"{name}/c/{shard}/0"
-            if (table := self.attempt(key, partial(self.table, grid, name, key))) is not None:
-                tables[name] = table[: frames.stop - frames.start]
-        key = f"keywords/c/{shard}"
-        text = self.attempt(key, lambda: layout.one_text(self.chunk(key, None), key))
-        if text is not None and "t_obs" in tables:
-            self.attempt(key, lambda: decode(text, grid.channels, tables["t_obs"], key))
-        self.blocks(grid, shard, tables.get("valid"))
-
-    def table(self, grid: Grid, name: str, key: str) -> npt.NDArray[Any]:
-        shape = (grid.frames_per_shard, len(grid.channels))
-        return layout.read_table(name, self.chunk(key, layout.table_size(name, shape)), shape, key)
-
-    def blocks(self, grid: Grid, shard: int, valid: npt.NDArray[np.bool_] | None) -> None:
-        key = grid.shard_objects(shard)[-1]
-        member = self.reader.members.get(key)
-        if member is None:
-            return
-        before = len(self.report.problems)
-        numbers, tail = grid.blocks_of(shard), grid.index_size
-        try:
-            raw = self.read(key, max(member.size - tail, 0), tail)
-            index = layout.read_shard_index(raw, len(numbers), member.size, key)
-        except DamagedError as e:
-            self.problem(key, e)
-            return
-        for number, (start, size) in zip(numbers, index, strict=True):
-            first = number * grid.frames_per_block
-            frames = slice(first, min(first + grid.frames_per_block, grid.frames))
-            rows = None if valid is None else valid[first - numbers.start * grid.frames_per_block :]
-            try:
-                self.block(grid, self.read(key, int(start), int(size)), rows)
-            except (DamagedError, UnsupportedError) as e:
-                self.problem(key, f"block {number}: {str(e).removeprefix('block: ')}", frames)
-            self.report.blocks += 1
-        sizes_key = f"bytes/c/{shard}"
-        sizes = self.attempt(sizes_key, partial(self.chunk, sizes_key, 4 * grid.blocks_per_shard))
-        if sizes is not None and (np.frombuffer(sizes, "<u4")[: len(numbers)] != index[:, 1]).any():
-            self.problem(sizes_key, "states other sizes of blocks than the shard's index")
-        if key in self.damaged and len(self.report.problems) == before:
-            self.problem(key, "its bytes are damaged")
-
-    def block(self, grid: Grid, data: bytes, valid: npt.NDArray[np.bool_] | None) -> None:
-        """Check one block by itself, and against what the archive says of it."""
-        block = Block.unpack(data)
-        if block.model != bytes.fromhex(self.attributes["model"]["sha256"])[:4]:
-            raise DamagedError(f"is coded with model {block.model.hex()}…, not with the archive's")
-        if block.shape != grid.shape or len(block.masks) != grid.frames_per_block:
-            raise DamagedError(f"holds {len(block.masks)} frames of {block.shape} pixels")
-        if valid is None:
-            return
-        bits = np.array([1 << NAMES.index(name) for name in grid.channels])
-        stated = (valid[: grid.frames_per_block] * bits).sum(axis=1).tolist()
-        if list(block.masks) != stated + [0] * (len(block.masks) - len(stated)):
-            raise DamagedError("holds other images than the table `valid` says")
 
     def model(self) -> None:
         keys = [k for k in self.reader.members if k.startswith("model/")]

@@ -17,6 +17,7 @@ from sunzip.archive._json import dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import place_of
+from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
 from sunzip.errors import DamagedError, OutputError, UnsupportedError
 
@@ -62,6 +63,7 @@ class ArchiveWriter:
             Replace a file at `path`, and begin again if there is an unfinished archive.
         resume
             Continue an unfinished archive if there is one. It keeps the specification it was begun with.
+            All that was written is read: a shard that is damaged counts as not written.
 
         Raises
         ------
@@ -77,15 +79,13 @@ class ArchiveWriter:
             writer._refuse_existing()
             if not place.begin():
                 if writer._continue(resume, force):
+                    # What the specification says of them need not be trusted, as it can be written anew.
+                    writer._begin()
+                    writer._discard_damaged()
                     return writer
                 place.clear()
                 place.begin()
-            metadata = layout.array_metadata(writer._grid, spec.attributes()).items()
-            chunks = layout.coordinates(writer._grid, spec.time).items()
-            place.put({f"{name}/zarr.json": layout.to_bytes(tree) for name, tree in metadata})
-            place.put({f"{name}/c/0": layout.zstd(chunk) for name, chunk in chunks})
-            # Last: its presence says that the folder can be continued.
-            place.put({"zarr.json": layout.to_bytes(layout.root_metadata(spec.attributes()))})
+            writer._begin()
         return writer
 
     def __enter__(self) -> ArchiveWriter:
@@ -209,6 +209,28 @@ class ArchiveWriter:
         if not self._force and self._place.exists():
             raise OutputError(f"{self.path}: exists; remove it or use --force")
 
+    def _begin(self) -> None:
+        """Write all that the specification determines."""
+        attributes = self.spec.attributes()
+        metadata = layout.array_metadata(self._grid, attributes).items()
+        chunks = layout.coordinates(self._grid, self.spec.time).items()
+        self._place.put({f"{name}/zarr.json": layout.to_bytes(tree) for name, tree in metadata})
+        self._place.put({f"{name}/c/0": layout.zstd(chunk) for name, chunk in chunks})
+        # Last: its presence says that the folder can be continued.
+        self._place.put({"zarr.json": layout.to_bytes(layout.root_metadata(attributes))})
+
+    def _discard_damaged(self) -> None:
+        """Look at every shard that seems to be written: a disk that lost its power may hold anything."""
+        left = set(self.left())
+        keys = {shard: self._grid.shard_objects(shard) for shard in range(self.shards) if shard not in left}
+        sizes = self._place.sizes(key for some in keys.values() for key in some)
+        contents = self._place.contents({key: sizes[key] for some in keys.values() for key in some})
+        for shard, some in keys.items():
+            found = _Found(self.path, dict(zip(some, contents, strict=False)))
+            found.shard(self._grid, self.spec.model["sha256"], shard)
+            if found.damaged:
+                self._place.put({some[-1]: b""})
+
     def _continue(self, resume: bool, force: bool) -> bool:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
         where = f"{self.path}.partial"
@@ -240,8 +262,12 @@ class ArchiveWriter:
         return True
 
     def _same_time(self) -> bool:
+        """Whether the times in the folder are these; of damaged ones the fingerprint has told."""
         time = layout.coordinates(self._grid, self.spec.time)["time"]
-        return self._place.get("time/c/0") == layout.zstd(time)
+        try:
+            return layout.unzstd(self._place.get("time/c/0") or b"", "time/c/0", len(time)) == time
+        except DamagedError:
+            return True
 
     def _left(self, shards: Sequence[int]) -> list[int]:
         """Return those of some shards of which objects are missing or cut short."""
@@ -315,6 +341,23 @@ class ArchiveWriter:
                 "bytes": {"blocks": block_bytes, **parts},
             }
         }
+
+
+class _Found(ShardChecker):
+    """Looks at the objects of one shard, as they were found in the folder."""
+
+    def __init__(self, where: str, objects: Mapping[str, bytes]) -> None:
+        super().__init__(where)
+        self._objects = objects
+
+    def size(self, key: str) -> int | None:
+        return len(self._objects[key]) if key in self._objects else None
+
+    def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+        return self._objects[key][start : None if size is None else start + size]
+
+    def problem(self, key: str, what: object, frames: slice | None = None) -> None:
+        self.damaged.add(key)
 
 
 def model_sha256(files: Mapping[str, bytes]) -> str | None:
