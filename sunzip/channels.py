@@ -9,6 +9,10 @@ from typing import Literal
 
 from sunzip.errors import InputError
 
+#: No pixel of any channel is as large, in DN/s or G: AIA's detectors end at 16383 DN, the Sun's fields below
+#: 10 kG. What is, such as 1e20 or 3.4e38, stands for no measurement in the files of some programs.
+BEYOND = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:

@@ -127,6 +127,17 @@ def test_a_frame_after_a_raw_one_begins_afresh(film: Codec, frames_of: Frames) -
     same(film.latents(data, (32, 32), frames=[4]), found[4:])
 
 
+@pytest.mark.parametrize("fill", [1e9, -1e20, np.finfo(np.float32).max])
+def test_a_pixel_that_is_no_measurement_spoils_no_other(codec: Codec, frames_of: Frames, fill: float) -> None:
+    x = frames_of(2, 3, 32, 32)
+    x[0, 1, 9, 9] = fill
+    blocks, decoded = codec.encode_decoded(x, THREE, frames_per_block=2)
+    (block,) = [Block.unpack(b) for b in blocks]
+    assert [is_raw(p) for p in block.payloads] == [True, False]
+    same(codec.decode(blocks, THREE, (32, 32)), decoded)
+    same(decoded[0], x[0])
+
+
 def test_real_frames_are_no_pixels(film: Codec, frames_of: Frames) -> None:
     block = Block.unpack(film.encode(frames_of(1, 3, 32, 32), THREE)[0])
     assert not is_raw(block.payloads[0])

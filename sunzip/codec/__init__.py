@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES, canonical
+from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.codec.family import Decoded, Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
@@ -332,6 +332,9 @@ class Codec:
         analysed = self._analyse(data, missing, shown, indexes, scale)
         written = self.family.encode(analysed, self.quality, known._replace(channels=has), own)
         most = len(written.payload) + len(gap)
+        if np.nanmax(np.abs(data)) >= BEYOND:
+            # Symbols end where no measurement is, and one such pixel spoils those that are about it.
+            most = 2 * data.nbytes
         raw = pack_raw(_means(data, shown, indexes, scale), most)
         if raw is not None:
             return (mask, raw, b""), None, None

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES, canonical
+from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
@@ -22,7 +22,7 @@ from sunzip.times import parse_date, parse_duration
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
 _NATIVE_TOLERANCE = "6min"
 
-_EMPTY, _INFINITE = 1, 2
+_EMPTY, _INFINITE, _BEYOND = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,7 @@ class Series:
         with self._lock:
             odd["all-NaN frame"] += int(np.count_nonzero(self._seen & _EMPTY))
             odd["image with infinite pixels"] += int(np.count_nonzero(self._seen & _INFINITE))
+            odd[f"image with pixels of {BEYOND:g} or more"] += int(np.count_nonzero(self._seen & _BEYOND))
         values = {**asdict(self._report), "odd": dict(+odd)}
         return AlignmentReport(**values)
 
@@ -201,7 +202,8 @@ class Series:
         """Read frames ``start`` to ``stop``, the latter not included.
 
         An image of nothing but NaN, or of nothing but zeros in AIA, is no measurement: it is marked as
-        missing and counted. Infinite pixels become NaN and are counted.
+        missing and counted. Pixels that are infinite or beyond any measurement, as some programs mark those
+        that are missing, become NaN, and their images are counted.
 
         Returns
         -------
@@ -245,13 +247,14 @@ class Series:
                 f"the others are {source.shape[0]}×{source.shape[1]}"
             )
         is_aia = CHANNELS[NAMES.index(name)].instrument == "AIA"
-        finite = np.isfinite(image)
-        if not finite.all():
-            if np.isinf(image).any():
-                with self._lock:
-                    self._seen[at] |= _INFINITE
-            image = np.where(finite, image, np.float32(np.nan))
-        if not finite.any() or (is_aia and not np.any(image[finite])):
+        known = np.abs(image) < BEYOND
+        if not known.all():
+            others = image[~known]
+            infinite, beyond = np.isinf(others), np.isfinite(others)
+            with self._lock:
+                self._seen[at] |= _INFINITE * bool(infinite.any()) | _BEYOND * bool(beyond.any())
+            image = np.where(known, image, np.float32(np.nan))
+        if not known.any() or (is_aia and not np.any(image[known])):
             with self._lock:
                 self._seen[at] |= _EMPTY
             return False

@@ -302,6 +302,21 @@ def test_images_without_measurement_are_missing_and_counted_once():
     assert np.isinf(source.images["171A", 2][1, 1])
 
 
+@pytest.mark.parametrize("fill", [1e9, -1e20, 9.96921e36, np.finfo(np.float32).max])
+def test_what_programs_write_for_missing_pixels_is_missing_and_counted(fill: float):
+    some = image(1, 4)
+    some[1, 2] = fill
+    source = Memory(
+        {"171A": minutes(0, 12), "Bz": minutes(0)},
+        images={("171A", 0): some, ("171A", 1): np.full((4, 4), fill), ("Bz", 0): np.full((4, 4), 9e8)},
+    )
+    series = join([source])
+    cube = series.read(0, 2)
+    assert cube.valid.tolist() == [[True, True], [False, False]]
+    assert np.argwhere(np.isnan(cube.data[0])).tolist() == [[0, 1, 2]]
+    assert series.report.odd == {"all-NaN frame": 1, "image with pixels of 1e+09 or more": 2}
+
+
 def test_scale_is_that_of_the_first_source():
     mean = Memory({"171A": minutes(0), "Bz": minutes(0)})
     total = Memory({"171A": minutes(12), "Bz": minutes(12)}, scale=Scale.SUM)
