@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
-from sunzip.codec.family import Decoded, Family, Float, Known, Latents
+from sunzip.codec.family import Decoded, Family, Float, Known, Latents, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_T = TypeVar("_T")
+
+
 class _Entry(NamedTuple):
-    """A frame that is wanted: its block, where in it, and its pixels, if the encoder has just left them."""
+    """A frame that is wanted: its block, and where in it."""
 
     block: Block
     place: int
-    pixels: Float | None = None
 
     @property
     def mask(self) -> int:
@@ -221,32 +223,35 @@ class Codec:
             If data or channels are not as said, the model cannot code images of this size, or pixels are
             infinite.
         """
-        blocks, _ = self._encode(data, channels, scale, frames_per_block, after, keep=False)
-        return [block.pack() for block in blocks]
+        return self._encode(data, channels, scale, frames_per_block, after, None)[0]
 
-    def encode_decoded(
+    def encode_measured(
         self,
         data: Float,
         channels: Sequence[str],
         scale: Scale = Scale.MEAN,
         *,
         frames_per_block: int = 1,
-    ) -> tuple[list[bytes], Float]:
-        """Code frames, and return beside the blocks what `decode` makes of them.
+        measure: Callable[[Float, Float], _T],
+    ) -> tuple[list[bytes], list[_T]]:
+        """Code frames, and return beside the blocks what is measured of each frame and of what it decodes to.
 
         Where the encoder follows the decoder step by step, as the wavelet family's does, nothing is decoded
-        for it: its latents are those of the decoder by construction.
+        for it: its latents are those of the decoder by construction. No decoded frame is held for longer than
+        it takes to measure it.
+
+        Parameters
+        ----------
+        measure
+            Function of a frame and of what `decode` makes of it, both (C, Y, X) float32; called in lanes, or
+            in their processes if it can be pickled.
 
         Raises
         ------
         InputError
             As `encode`.
         """
-        blocks, left = self._encode(data, channels, scale, frames_per_block, None, keep=True)
-        entries = [_Entry(block, place) for block in blocks for place in range(len(block.masks))]
-        entries = [entry._replace(pixels=those) for entry, those in zip(entries, left, strict=False)]
-        pixels = self._decode(entries, _indexes(channels), data.shape[-2:], scale)
-        return [block.pack() for block in blocks], pixels
+        return self._encode(data, channels, scale, frames_per_block, None, measure)
 
     def _encode(
         self,
@@ -255,10 +260,9 @@ class Codec:
         scale: Scale,
         frames_per_block: int,
         after: Block | None,
-        *,
-        keep: bool,
-    ) -> tuple[list[Block], list[Float | None]]:
-        """Code frames; return the blocks and, to keep, each frame's decoded pixels if they came out."""
+        measure: Callable[[Float, Float], _T] | None,
+    ) -> tuple[list[bytes], list[_T]]:
+        """See `encode_measured`; without `measure` nothing is measured."""
         indexes = _indexes(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
@@ -267,7 +271,7 @@ class Codec:
 
         # Frames that build on others wait for them.
         chain = frames_per_block if self.family.sequential else 1
-        pixels: list[Float | None] = [None] * frames
+        measured: dict[int, _T] = {}
 
         def planned(begin: int) -> _Plan:
             present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
@@ -286,9 +290,11 @@ class Codec:
             before, ahead = (plan.left.take(place) for place in step.builds_on)
             own = self.family.own_quality(self.quality, step.depth, plan.like)
             known = Known((), (height, width), before, ahead, step.back, step.ahead)
-            entry, decoded, pixels[t] = elsewhere(self._code, data[t], indexes, scale, own, known, keep)
+            entry, decoded, found = elsewhere(self._code, data[t], indexes, scale, own, known, measure)
             if decoded is not None:
                 plan.left.put(step.place, (decoded, _channels(entry[0])))
+            if found is not None:
+                measured[t] = found
             return entry
 
         plans = list(side_by_side(planned, range(0, frames, chain)))
@@ -304,12 +310,21 @@ class Codec:
         for begin in range(0, frames, frames_per_block):
             rows = entries[begin : begin + frames_per_block]
             masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
-            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps))
-        return blocks, pixels
+            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps).pack())
+        if measure is None:
+            return blocks, []
+        # An empty frame decodes to what it is.
+        return blocks, [measured[t] if t in measured else measure(data[t], data[t]) for t in range(frames)]
 
     def _code(
-        self, data: Float, indexes: Sequence[int], scale: Scale, own: int, known: Known, keep: bool
-    ) -> tuple[Entry, Float | None, Float | None]:
+        self,
+        data: Float,
+        indexes: Sequence[int],
+        scale: Scale,
+        own: int,
+        known: Known,
+        measure: Callable[[Float, Float], _T] | None,
+    ) -> tuple[Entry, Float | None, _T | None]:
         """Code one frame (C, Y, X) of which some channel is there.
 
         Parameters
@@ -318,30 +333,39 @@ class Codec:
             The frame's quality.
         known
             What its decoder will know besides its channels.
-        keep
-            Return its pixels, too.
+        measure
+            What to measure of it and of what it decodes to, if anything.
 
         Returns
         -------
-        The entry; and if they came out by the way, what it is decoded to and its pixels as of `_pixels`.
+        The entry; what others that build on it will have of it, if anything; and what was measured.
         """
         missing: npt.NDArray[np.bool_] = np.isnan(data)
         shown = _present(missing)
         has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
-        analysed = self._analyse(data, missing, shown, indexes, scale)
-        written = self.family.encode(analysed, self.quality, known._replace(channels=has), own)
-        most = len(written.payload) + len(gap)
-        if np.nanmax(np.abs(data)) >= BEYOND:
+        known, means = known._replace(channels=has), _means(data, shown, indexes, scale)
+        raw, written = None, Written(b"")
+        if BEYOND <= np.nanmax(np.abs(data)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
-            most = 2 * data.nbytes
-        raw = pack_raw(_means(data, shown, indexes, scale), most)
+            raw = pack_raw(means, 2 * data.nbytes)
+        if raw is None:
+            analysed = self._analyse(data, missing, shown, indexes, scale)
+            written = self.family.encode(analysed, self.quality, known, own)
+            raw = pack_raw(means, len(written.payload) + len(gap))
+        entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
+        left = written.decoded if raw is None else None
+        if measure is None:
+            return entry, left, None
         if raw is not None:
-            return (mask, raw, b""), None, None
-        pixels = None
-        if keep and written.decoded is not None:
-            pixels = self._pixels(has, written.decoded, indexes, known.shape, scale)
-        return (mask, written.payload, gap), written.decoded, pixels
+            pixels = _raw_pixels(raw, has, indexes, known.shape, scale)
+        else:
+            decoded = left if left is not None else self.family.decode(written.payload, self.quality, known)
+            pixels = self._pixels(has, decoded, indexes, known.shape, scale)
+        whole = np.full_like(data, np.nan)
+        whole[shown] = pixels
+        whole[missing] = np.nan
+        return entry, left, measure(data, whole)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
@@ -613,11 +637,7 @@ class Codec:
         jobs: list[_Job] = []
         blocks: dict[int, list[int]] = {}
         for t in rows:
-            left = entries[t].pixels
-            if left is not None:
-                jobs.append(_Job(partial(list, [(t, left)])))
-            else:
-                blocks.setdefault(id(entries[t].block), []).append(t)
+            blocks.setdefault(id(entries[t].block), []).append(t)
         for wanted in blocks.values():
             block = entries[wanted[0]].block
             # Frames count those that are not empty.
@@ -825,17 +845,25 @@ def _raw_frames(
     scale: Scale,
 ) -> Iterator[tuple[int, list[int], Float]]:
     """Yield frame, places among the wanted channels and their (n, Y, X) of the frames stored as pixels."""
-    factor, largest = _to_mean(indexes, scale), np.finfo(np.float32).max
     for t, entry in enumerate(entries):
         if is_raw(entry.payload):
             has = np.flatnonzero(masks[t]).tolist()
-            pixels = unpack_raw(entry.payload, len(has), *shape)
             places = [c for c, index in enumerate(indexes) if index in has]
-            wanted = pixels[[has.index(indexes[c]) for c in places]]
-            if factor is not None:
-                with np.errstate(over="ignore"):
-                    wanted = np.clip(wanted / factor[places], -largest, largest)
-            yield t, places, wanted
+            yield t, places, _raw_pixels(entry.payload, has, indexes, shape, scale)
+
+
+def _raw_pixels(
+    payload: bytes, has: Sequence[int], indexes: Sequence[int], shape: tuple[int, int], scale: Scale
+) -> Float:
+    """Return the pixels (n, Y, X), of those channels of `indexes` that a frame stored as pixels has."""
+    channels = [index for index in indexes if index in has]
+    pixels: Float = unpack_raw(payload, len(has), *shape)[[has.index(index) for index in channels]]
+    factor = _to_mean(channels, scale)
+    if factor is not None:
+        largest = np.finfo(np.float32).max
+        with np.errstate(over="ignore"):
+            pixels = np.clip(pixels / factor, -largest, largest)
+    return pixels
 
 
 def _means(data: Float, present: npt.NDArray[np.bool_], indexes: Sequence[int], scale: Scale) -> Float:

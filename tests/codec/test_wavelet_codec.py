@@ -647,7 +647,7 @@ def test_films_whose_channels_come_and_go_are_what_the_encoder_saw(
 
 def test_models_without_trusts_make_blocks(plain: WaveletFamily, series: Float) -> None:
     codec = Codec(plain.model, 60)
-    blocks, left = codec.encode_decoded(series, FOUR, frames_per_block=6)
+    blocks, left = codec.encode_measured(series, FOUR, frames_per_block=6, measure=lambda _, decoded: decoded)
     np.testing.assert_array_equal(left, codec.decode(blocks, FOUR, (32, 48)))
     assert any(Told.by(payload).ahead for payload in Block.unpack(blocks[0]).payloads if payload)
 
@@ -901,7 +901,9 @@ def test_what_the_encoder_leaves_is_what_is_decoded(
     x[5, 1] = 1e9 * np.random.default_rng(0).standard_normal((32, 48))  # so loud that it is stored as pixels
     with monkeypatch.context() as patch:
         patch.setattr(WaveletFamily, "decode", None)  # nothing is decoded for it
-        blocks, left = codec.encode_decoded(x, FOUR, scale, frames_per_block=length)
+        blocks, left = codec.encode_measured(
+            x, FOUR, scale, frames_per_block=length, measure=lambda _, decoded: decoded
+        )
     assert blocks == codec.encode(x, FOUR, scale, frames_per_block=length)
     assert np.isnan(left[2]).all()
     np.testing.assert_array_equal(left, codec.decode(blocks, FOUR, (32, 48), scale)[:6])
