@@ -93,16 +93,27 @@ def test_blocks_are_chosen_by_model_and_times(
 ) -> None:
     codec = Codec(request.getfixturevalue(f"{model}_model"))
     times = series_of(frames, cadence=cadence).time
-    assert api._compress._frames_per_block("auto", codec, times) == block
-    assert api._compress._frames_per_block(3, codec, times) == 3
+    assert api._compress._frames_per_block("auto", codec, times, 1 << 18) == block
+    assert api._compress._frames_per_block(3, codec, times, 1 << 30) == 3
 
 
 def test_a_gap_does_not_make_a_film_scattered(wavelet_model: Model) -> None:
     codec = Codec(wavelet_model)
     times = np.arange(2 * BLOCK) * np.timedelta64(1, "h") + np.datetime64("2014-01-01", "ms")
     times[BLOCK:] += np.timedelta64(900, "D")
-    assert api._compress._frames_per_block("auto", codec, times) == BLOCK
-    assert api._compress._frames_per_block("auto", codec, times[::BLOCK]) == 1
+    assert api._compress._frames_per_block("auto", codec, times, 1 << 18) == BLOCK
+    assert api._compress._frames_per_block("auto", codec, times[::BLOCK], 1 << 18) == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "block"), [(12, 1024, 24), (12, 2048, 6), (1, 4096, 18), (12, 4096, 1)]
+)
+def test_large_frames_are_coded_with_few_others(
+    wavelet_model: Model, channels: int, side: int, block: int
+) -> None:
+    times = np.arange(120) * np.timedelta64(12, "m") + np.datetime64("2014-01-01", "ms")
+    pixels = channels * side * side
+    assert api._compress._frames_per_block("auto", Codec(wavelet_model), times, pixels) == block
 
 
 def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Series) -> None:

@@ -38,6 +38,10 @@ FRAMES_PER_SHARD = 120
 #: decoded first; and 24 divide a shard.
 _TOGETHER = 24
 
+#: Pixels of such a block at most, 1.2 GB: those of 24 frames of 12 channels of 1024². Up to three such blocks
+#: are in memory at a time.
+_BLOCK_PIXELS = _TOGETHER * 12 * 1024**2
+
 #: Frames further apart have too little in common for that.
 _APART = np.timedelta64(1, "D")
 
@@ -122,7 +126,8 @@ def compress(
         else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     )
     codec.family.check_size(*series.shape)
-    together = _frames_per_block(block, codec, series.time)
+    pixels = len(series.channels) * series.shape[0] * series.shape[1]
+    together = _frames_per_block(block, codec, series.time, pixels)
     if workers is not None and (client is not None or workers < 1):
         raise InputError("either a number of workers from 1 or a client of a cluster")
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
@@ -171,12 +176,12 @@ def compress(
         return _report(archive, series, codec, size, clock.monotonic() - begin, target_bytes)
 
 
-def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64]) -> int:
+def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
     """Return how many frames are coded together; shards have a whole number of blocks."""
     if wanted == "auto":
         if not codec.family.sequential or len(time) < 2 or np.median(np.diff(time).astype("m8[ms]")) > _APART:
             return 1
-        return min(_TOGETHER, FRAMES_PER_SHARD, len(time))
+        return min(_TOGETHER, FRAMES_PER_SHARD, len(time), max(1, _BLOCK_PIXELS // pixels))
     if not 1 <= wanted <= FRAMES_PER_SHARD:
         raise InputError(f"blocks of {wanted} frames; they can have 1 to {FRAMES_PER_SHARD}")
     return wanted
