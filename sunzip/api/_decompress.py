@@ -15,7 +15,7 @@ from sunzip.api._fill import Filler
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
 from sunzip.channels import canonical
-from sunzip.codec.lanes import Task, count
+from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
 from sunzip.sun import open
@@ -82,10 +82,8 @@ def decompress(
         filler = Filler(sun, names) if fill_missing else None
         raw = images = filled = 0
         sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
-        step = frames_at_a_time(len(names), sun.archive.shape)
-        if sun.codec.family.sequential:
-            # One lane decodes what hangs together.
-            step = max(step, t * count())
+        pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
+        step = frames_at_a_time(pixels, t if sun.codec.family.sequential else 1, stretches=1)
         with replacing(os.fspath(out), force) as target:
             sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:

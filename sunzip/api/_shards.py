@@ -23,8 +23,12 @@ from sunzip.metrics import ImageMetrics, image_metrics
 from sunzip.sources.series import Series
 from sunzip.times import format_utc
 
-#: float32 pixels held at a time: frames are read, coded and written in stretches of this many.
-_STRETCH_PIXELS = 1 << 24
+#: float32 pixels held at a time: frames are read, coded and written in stretches of this many; and of so many
+#: at most, 2 GB, where each lane or each block wants more.
+_STRETCH_PIXELS, _MOST_PIXELS = 1 << 24, 1 << 29
+
+#: Lanes that the frames of a block keep busy, some of which wait for others.
+_BUSY = 3
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
@@ -83,7 +87,8 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
         If a frame cannot be read, coded or written; shards that are coded already are written nevertheless.
     """
     writer, series = plan.writer, plan.series
-    step = _step(plan, codec)
+    pixels = len(series.channels) * series.shape[0] * series.shape[1]
+    step = frames_at_a_time(pixels, plan.block, stretches=2)
     stretches = [
         (shard, begin, min(begin + step, frames.stop))
         for shard, frames in ((shard, writer.frames_of(shard)) for shard in shards)
@@ -177,18 +182,23 @@ def joined(parts: Sequence[Part]) -> ShardTable:
     )
 
 
-def frames_at_a_time(channels: int, shape: tuple[int, int]) -> int:
-    """Return how many frames are held at a time: as memory allows, but enough for all lanes."""
-    fit = _STRETCH_PIXELS // (channels * shape[0] * shape[1])
-    return max(fit // count(), 1) * count()
+def frames_at_a_time(pixels: int, block: int, stretches: int) -> int:
+    """Return how many frames are held at a time: whole blocks, as memory allows, but enough for all lanes.
 
-
-def _step(plan: Plan, codec: Codec) -> int:
-    """Return how many frames a stretch has: those of whole blocks."""
-    blocks = frames_at_a_time(len(plan.series.channels), plan.series.shape) // plan.block
-    # What hangs together keeps some three lanes busy; of two stretches at a time each does half of them.
-    least = -(-count() // 6) if codec.family.sequential else 1
-    return max(blocks, least) * plan.block
+    Parameters
+    ----------
+    pixels
+        Of a frame, in all channels.
+    block
+        Frames that hang together.
+    stretches
+        How many so long stretches are worked at side by side.
+    """
+    lanes = -(-count() // stretches)
+    # Frames that stand alone are done by each lane alike; of those of a block some wait for others.
+    unit = lanes if block == 1 else -(-lanes // _BUSY) * block
+    held = max(_STRETCH_PIXELS // pixels // unit, 1) * unit
+    return max(min(held, _MOST_PIXELS // pixels) // block, 1) * block
 
 
 def _one_ahead(pool: ThreadPoolExecutor, items: Sequence[_Item], work: Callable[[_Item], _T]) -> Iterator[_T]:
