@@ -150,7 +150,7 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
         "time": sun.time,
         "channel": np.array(names, object),  # strings of fixed size would be of no specified type in Zarr
         "wavelength": np.array([c.wavelength for c in known], np.float64),
-        "unit": np.array([c.unit for c in known], object),
+        "unit": np.array([c.unit for c in known], str),  # not objects, of which Dask cannot choose chunks
         "y": archive.axis("y"),
         "x": archive.axis("x"),
     }
@@ -168,6 +168,8 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
             data = _Table(manager, (len(sun), len(names)), name, pick)
         else:
             continue  # how coded bytes and keywords are stored is no matter of a dataset
+        if name == "unit":
+            encoding["dtype"] = np.dtype(object)  # in files, for the reason that channels are
         if attrs.get("units") == _TIME_ENCODING["units"]:
             encoding |= _TIME_ENCODING
             del attrs["units"], attrs["calendar"]
