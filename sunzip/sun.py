@@ -108,28 +108,33 @@ class Sun:
         ------
         ModelNotFoundError
             If there is none; the message names it.
-        DamagedError
+        InputError
             If the model given is not the one that coded the archive.
+        DamagedError
+            If the embedded one is not.
         """
         if self._codec is None:
-            wanted = str(self.archive.model["sha256"])
+            path, wanted = self.archive.path, str(self.archive.model["sha256"])
+            needed = f"{path}: was coded with model {self.archive.model['name']}"
             if self._model is not None:
                 model = self._model if isinstance(self._model, Model) else weights.load(self._model)
+                if model.sha256 != wanted:
+                    raise InputError(
+                        f"{needed} ({wanted[:12]}…), not with the model given, {model.name} "
+                        f"({model.sha256[:12]}…); give that one (--model, model=), or none if it is in the "
+                        "archive or on this machine"
+                    )
             elif files := self.archive.embedded_model():
-                model = Model.from_files(files, self.archive.path)
+                model = Model.from_files(files, path)
+                if model.sha256 != wanted:
+                    raise DamagedError(
+                        f"{needed} ({wanted[:12]}…), but holds another ({model.sha256[:12]}…); fetch it again"
+                    )
             else:
                 try:
                     model = weights.load(wanted)
                 except ModelNotFoundError as error:
-                    name = self.archive.model["name"]
-                    raise ModelNotFoundError(
-                        f"{self.archive.path}: was coded with model {name}: {error}"
-                    ) from None
-            if model.sha256 != wanted:
-                raise DamagedError(
-                    f"{self.archive.path}: was coded with model {self.archive.model['name']} "
-                    f"({wanted[:12]}…), not with {model.name} ({model.sha256[:12]}…); name the right model"
-                )
+                    raise ModelNotFoundError(f"{needed}: {error}") from None
             weights.register(model)
             # All archives of one model share its network.
             self._codec = codec_for(wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -521,7 +522,20 @@ def test_a_missing_model_is_named(
 
 
 def test_another_model_is_refused(lat: Path, other_model: Model) -> None:
-    with sunzip.open(lat, model=other_model) as sun, pytest.raises(DamagedError, match="not with other"):
+    with sunzip.open(lat, model=other_model) as sun, pytest.raises(InputError) as caught:
+        sun[0]
+    assert re.fullmatch(
+        r"\S+sun\.lat: was coded with model tiny \(\w{12}…\), not with the model given, other \(\w{12}…\); "
+        r"give that one \(--model, model=\), or none if it is in the archive or on this machine",
+        str(caught.value),
+    )
+
+
+def test_another_model_inside_is_damage(
+    lat: Path, other_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sunzip.archive.Archive.embedded_model", lambda _: other_model.files)
+    with sunzip.open(lat) as sun, pytest.raises(DamagedError, match=r"model tiny .* but holds another"):
         sun[0]
 
 
