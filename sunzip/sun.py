@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sunzip import weights
 from sunzip.archive import open_archive
-from sunzip.channels import canonical, channel
+from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
 from sunzip.errors import (
@@ -141,9 +141,11 @@ class Sun:
         return self._codec
 
     def read(
-        self, start: int, stop: int, channels: Iterable[str] | None = None, *, step: int = 1
+        self, start: int, stop: int, channels: str | Iterable[str] | None = None, *, step: int = 1
     ) -> npt.NDArray[np.float32]:
         """Decode every `step`-th frame from `start` to `stop`, the latter not included.
+
+        `channels` is one name or several, here and in the other methods; None is all.
 
         Returns
         -------
@@ -162,7 +164,9 @@ class Sun:
             raise IndexError(f"frames {start} to {stop} of {len(self)}")
         return self.take(range(start, stop, step), channels)
 
-    def take(self, frames: Sequence[int], channels: Iterable[str] | None = None) -> npt.NDArray[np.float32]:
+    def take(
+        self, frames: Sequence[int], channels: str | Iterable[str] | None = None
+    ) -> npt.NDArray[np.float32]:
         """Decode frames by their numbers, in any order; blocks between them are not read.
 
         Returns
@@ -182,7 +186,7 @@ class Sun:
     def tensor(
         self,
         frames: Sequence[int],
-        channels: Iterable[str] | None = None,
+        channels: str | Iterable[str] | None = None,
         *,
         device: str | torch.device = "cpu",
         normalised: bool = False,
@@ -210,7 +214,7 @@ class Sun:
             ),
         )
 
-    def held(self, channels: Iterable[str] | None) -> tuple[str, ...]:
+    def held(self, channels: str | Iterable[str] | None) -> tuple[str, ...]:
         """Return channels in canonical order, None being all.
 
         Raises
@@ -260,15 +264,15 @@ class Sun:
             yield begin, end
             begin = end
 
-    def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
+    def cube(self, start: int, stop: int, channels: str | Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords."""
-        names = self.channels if channels is None else canonical(channels)
+        names = self.held(channels)
         data = self.read(start, stop, names)
         table = self.archive.table(start, stop)
         pick = [self.channels.index(n) for n in names]
         return Cube(
             data,
-            tuple(names),
+            names,
             self.time[start:stop].copy(),
             table.t_obs[:, pick],
             table.valid[:, pick],
@@ -362,7 +366,7 @@ class Sun:
         if isinstance(which, slice):
             names: Sequence[str] = self.channels[which]
         elif isinstance(which, str) or all(isinstance(n, str) for n in np.atleast_1d(which)):
-            names = [channel(n).name for n in ([which] if isinstance(which, str) else which)]
+            names = [channel(n).name for n in listed(which)]
         else:
             raise IndexError(f"{which!r} is neither a channel, a list of channels nor a slice of them")
         frames = self.frames(when)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from sunzip.channels import NAMES, channel
+from sunzip.channels import NAMES, channel, listed
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
@@ -33,7 +33,7 @@ class LatDataset(Dataset[torch.Tensor]):
     path
         The archive; a path or fsspec URL.
     channels
-        Their order is that of the items; None is all that the archive holds.
+        One name or several, whose order is that of the items; None is all that the archive holds.
     latents
         Give the dequantised latents instead of pixels: no network runs, and they are the same numbers on
         every machine.
@@ -78,7 +78,7 @@ class LatDataset(Dataset[torch.Tensor]):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        channels: Iterable[str] | None = None,
+        channels: str | Iterable[str] | None = None,
         *,
         latents: bool = False,
         normalised: bool = False,
@@ -100,7 +100,7 @@ class LatDataset(Dataset[torch.Tensor]):
         self._sun = sun = open(path, model=model, anon=anon)
         # So that a model that is not at hand is told here, and not by workers.
         self._stabiliser = sun.codec.family.stabiliser
-        self.channels = sun.channels if channels is None else tuple(channel(n).name for n in channels)
+        self.channels = sun.channels if channels is None else tuple(channel(n).name for n in listed(channels))
         self._names = sun.held(self.channels)
         self._order = [self._names.index(name) for name in self.channels]
         frames = sun.frames(slice(start, stop))

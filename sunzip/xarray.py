@@ -15,7 +15,7 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
-from sunzip.channels import canonical, channel
+from sunzip.channels import channel
 from sunzip.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class SunzipBackend(BackendEntrypoint):
         model
             What decodes the archive, if it is neither embedded nor installed.
         channels
-            Which channels to have, in canonical order whatever the order here; None is all.
+            Which channels to have, one name or several, in canonical order whatever the order here; None is
+            all.
         latents
             Whether to have the variable `latents`, (time, …) float32, for which no network runs.
         anon
@@ -137,13 +138,7 @@ def _open(path: str, *, mode: str, model: str | Path | None, anon: bool) -> Sun:
 def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) -> Dataset:
     sun: Sun = manager.acquire()
     archive = sun.archive
-    if channels is None:
-        names = sun.channels
-    else:
-        names = canonical([channels] if isinstance(channels, str) else channels)
-    absent = [n for n in names if n not in sun.channels]
-    if absent:
-        raise InputError(f"{archive.path}: has no {absent[0]}; it holds {' '.join(sun.channels)}")
+    names = sun.held(channels)
     pick = np.array([sun.channels.index(n) for n in names])
     known = [channel(n) for n in names]
     in_memory = {

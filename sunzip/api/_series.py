@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from sunzip.channels import listed
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
@@ -24,9 +25,13 @@ class Alignment:
     start: str | None = None
     stop: str | None = None
     every: str | None = None
-    channels: tuple[str, ...] | None = None
+    channels: str | Iterable[str] | None = None
     missing: Literal["mask", "drop"] = "mask"
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            object.__setattr__(self, "channels", listed(self.channels))
 
 
 def open_series(

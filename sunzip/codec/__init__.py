@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES, canonical
+from sunzip.channels import CHANNELS, NAMES, canonical, listed
 from sunzip.codec.family import Decoded, Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
@@ -855,8 +855,9 @@ def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     return np.where(aia, np.float32(0.25), np.float32(1))[:, None, None].astype(np.float32)
 
 
-def _indexes(names: Sequence[str]) -> list[int]:
+def _indexes(channels: str | Sequence[str]) -> list[int]:
     """Return the places of channels among all 12; gap maps rely on their order."""
-    if tuple(names) != canonical(names):
+    names = listed(channels)
+    if names != canonical(names):
         raise InputError(f"channels must be once each in the order {' '.join(NAMES)}, not {' '.join(names)}")
     return [NAMES.index(name) for name in names]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.channels import NAMES, canonical
+from sunzip.channels import NAMES, canonical, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
@@ -68,7 +68,7 @@ class ChunkCodec:
     model
         Name, folder or sha256 of a model. Kept is the sha256.
     channels
-        Names along the channel axis, in canonical order.
+        Name or names along the channel axis, in canonical order.
     scale
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality
@@ -88,10 +88,8 @@ class ChunkCodec:
     quality: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.channels, str) or not all(isinstance(name, str) for name in self.channels):
-            raise InputError(f"codec {NAME}: channels must be a list of names")
         names = canonical(self.channels)
-        if tuple(self.channels) != names:
+        if listed(self.channels) != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
         object.__setattr__(self, "channels", names)
         if self.scale not in tuple(Scale):
