@@ -92,10 +92,12 @@ class LatDataset(Dataset[torch.Tensor]):
     ) -> None:
         if latents and (normalised or channels is not None):
             raise InputError("latents are of all channels together and have no units: name none of them")
+        if not isinstance(fill, int | float | np.integer | np.floating):
+            raise InputError(f"fill must be a number, not {fill!r}")
         self.device = _device(device)
         self.latents = latents
         self.normalised = normalised
-        self.fill = fill
+        self.fill = float(fill)
         self.transform = transform
         self._sun = sun = open(path, model=model, anon=anon)
         # So that a model that is not at hand is told here, and not by workers.
@@ -157,6 +159,6 @@ def _device(wanted: str | torch.device) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(f"device {str(wanted)!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device

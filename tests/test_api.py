@@ -186,7 +186,7 @@ def test_blocks_of_any_length_hold_the_same_pixels(
             np.testing.assert_array_equal(other[1::7], sun[1::7])
             np.testing.assert_array_equal(other.latents[::9], sun.latents[::9])
             assert other.archive.stats["err_rmse"].tobytes() == sun.archive.stats["err_rmse"].tobytes()
-    with pytest.raises(InputError, match="blocks of 8 frames; they can have 1 to 7"):
+    with pytest.raises(InputError, match=r"block .* must be a whole number from 1 to 7, not 8"):
         api.compress(series, tmp_path / "8.lat", model=tiny_model, block=8)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.arguments import whole
 from sunzip.channels import CHANNELS, NAMES, canonical, listed
 from sunzip.codec.family import Decoded, Family, Float, Known, Latents
 from sunzip.codec.hyperprior import HyperpriorFamily
@@ -133,7 +134,7 @@ class Codec:
     UnsupportedError
         If its family is unknown.
     InputError
-        If the quality is not between 0 and 100.
+        If the quality is no whole number from 0 to 100.
 
     Examples
     --------
@@ -168,10 +169,7 @@ class Codec:
         return other
 
     def _quality(self, wanted: int | None) -> int:
-        quality = self.family.default_quality if wanted is None else wanted
-        if not 0 <= quality <= 100:
-            raise InputError(f"quality {quality} is not between 0 and 100")
-        return quality
+        return whole(self.family.default_quality if wanted is None else wanted, "quality", 0, 100)
 
     def at(self, quality: int | None) -> Codec:
         """Return a codec of another quality that shares this one's network.
@@ -179,7 +177,7 @@ class Codec:
         Raises
         ------
         InputError
-            If the quality is not between 0 and 100.
+            If the quality is no whole number from 0 to 100.
         """
         other = copy(self)
         other.quality = self._quality(quality)
@@ -262,8 +260,7 @@ class Codec:
         indexes = _indexes(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
-        if not 1 <= frames_per_block <= MAX_FRAMES:
-            raise InputError(f"blocks of {frames_per_block} frames; they can have 1 to {MAX_FRAMES}")
+        frames_per_block = whole(frames_per_block, "frames_per_block", 1, MAX_FRAMES)
 
         # Frames that build on others wait for them.
         chain = frames_per_block if self.family.sequential else 1

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
+from sunzip.arguments import whole
 from sunzip.channels import NAMES, canonical, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Float
@@ -92,11 +93,11 @@ class ChunkCodec:
         if listed(self.channels) != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
         object.__setattr__(self, "channels", names)
-        if self.scale not in tuple(Scale):
+        if not isinstance(self.scale, str) or self.scale not in tuple(Scale):
             raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
         object.__setattr__(self, "scale", str(self.scale))
-        if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
-            raise InputError(f"codec {NAME}: quality is {self.quality!r}, it must be 0 to 100")
+        if self.quality is not None:
+            object.__setattr__(self, "quality", whole(self.quality, f"codec {NAME}: quality", 0, 100))
         if not _is_sha256(self.model):
             model = weights.load(self.model)
             # By its hash alone a folder would not be found again.
