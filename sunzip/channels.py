@@ -89,21 +89,39 @@ def channel(name: str) -> Channel:
     Raises
     ------
     InputError
-        If no channel is called so.
+        If no channel is called so, or it is no text.
 
     Examples
     --------
     >>> channel("0171").name, channel("hmi bz").name
     ('171A', 'Bz')
     """
-    key = re.sub(r"^(aia|hmi)[ _-]*", "", name.strip().lower())
-    found = _BY_KEY.get(key) or _BY_KEY.get(f"{key.lstrip('0')}a")
+    found = None
+    if isinstance(name, str):
+        key = re.sub(r"^(aia|hmi)[ _-]*", "", name.strip().lower())
+        found = _BY_KEY.get(key) or _BY_KEY.get(f"{key.lstrip('0')}a")
     if found is None:
         raise InputError(f"unknown channel {name!r}; the channels are {' '.join(NAMES)}")
     return found
 
 
-def canonical(names: Iterable[str]) -> tuple[str, ...]:
+def listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names of channels as they were given; a text is the name of one, not a list of letters.
+
+    Raises
+    ------
+    InputError
+        If they are neither a text nor several.
+    """
+    if isinstance(names, str):
+        return (names,)
+    try:
+        return tuple(names)
+    except TypeError:
+        raise InputError(f"channels {names!r} are no names; the channels are {' '.join(NAMES)}") from None
+
+
+def canonical(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return the named channels once each, in canonical order.
 
     Raises
@@ -111,7 +129,7 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
     InputError
         If a name is unknown or none is given.
     """
-    found = {channel(n).index for n in names}
+    found = {channel(n).index for n in listed(names)}
     if not found:
         raise InputError(f"no channel named; the channels are {' '.join(NAMES)}")
     return tuple(NAMES[i] for i in sorted(found))

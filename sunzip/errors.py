@@ -16,7 +16,7 @@ class SunzipError(Exception):
 
 
 class InputError(SunzipError):
-    """The input cannot be used: missing, empty, of a wrong layout, dtype or shape. Fix the input."""
+    """The input or an argument cannot be used: missing, empty, of a wrong layout, dtype or shape. Fix it."""
 
 
 class OutputError(SunzipError):

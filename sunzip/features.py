@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.api import OnProgress, Progress, replacing
+from sunzip.arguments import whole
 from sunzip.errors import InputError, needing
 from sunzip.sinks.base import Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
@@ -121,7 +123,7 @@ def export_features(
     *,
     pool: int | None = None,
     pca: int | None = None,
-    fit_until: str | None = None,
+    fit_until: str | datetime | np.datetime64 | None = None,
     start: str | None = None,
     stop: str | None = None,
     model: str | Path | Model | None = None,
@@ -165,8 +167,12 @@ def export_features(
     begin = clock.monotonic()
     target = os.fspath(out)
     kind = _kind(target)
+    pool = None if pool is None else whole(pool, "pool (--pool)", 1)
+    pca = None if pca is None else whole(pca, "pca (--pca)", 1)
     if not (force and os.path.lexists(target)):
         refuse(Path(target))
+    if not isinstance(fit_until, str | None):
+        fit_until = str(parse_date(fit_until, name="fit_until"))  # the file tells it
     if fit_until is not None and pca is None:
         raise InputError(
             "fit_until (--fit-until) says what principal components are fitted on: add pca (--pca)"
@@ -178,7 +184,7 @@ def export_features(
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         latents = _Latents(sun, pool)
         width = latents.width if pca is None else pca
-        if pca is not None and not 1 <= pca <= latents.width:
+        if pca is not None and pca > latents.width:
             raise InputError(
                 f"{pca} principal components; there can be 1 to {latents.width}, the latents' number"
             )
@@ -274,7 +280,8 @@ def pooled(latents: Float, fields: int) -> Float:
     """
     if latents.ndim != 4:
         raise InputError("the latents of this model are no maps: leave out pool (--pool)")
-    if not 1 <= fields <= min(latents.shape[2:]):
+    fields = whole(fields, "pool (--pool)", 1)
+    if fields > min(latents.shape[2:]):
         h, w = latents.shape[2:]
         raise InputError(f"latent maps of {h}×{w} cannot be pooled to {fields}×{fields} fields")
     sums, counts = latents.astype(np.float64), np.ones((1, 1), np.float64)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import canonical, channel
+from sunzip.channels import canonical, channel, listed
 from sunzip.cube import disk_radius
 from sunzip.errors import InputError
 
@@ -311,7 +311,7 @@ class Accumulator:
         stabilise: Callable[[_Float, str], _Float] | None = None,
         on_disk: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        self.channels = tuple(channels)
+        self.channels = listed(channels)
         if self.channels != canonical(self.channels):
             raise InputError(f"channels must be in canonical order, not {' '.join(self.channels)}")
         self._stabilise = stabilise

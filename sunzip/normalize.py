@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import DETECTOR_SIDE, NAMES, READ_NOISE_DN, channel
+from sunzip.channels import DETECTOR_SIDE, NAMES, READ_NOISE_DN, channel, listed
 
 #: An SDOML pixel of 512² is the mean of 64 detector pixels.
 _BINNED_PIXELS = (DETECTOR_SIDE // 512) ** 2
@@ -60,8 +60,8 @@ class Stabiliser:
     @classmethod
     def for_channels(cls, names: Sequence[str]) -> Stabiliser:
         """Return the transform to units of noise for the named channels."""
-        a, b = np.array([NOISE[n] for n in names], dtype=np.float32).reshape(-1, 2).T
-        return cls(a.copy(), b.copy(), np.ones(len(names), np.float32))
+        a, b = np.array([NOISE[n] for n in listed(names)], dtype=np.float32).reshape(-1, 2).T
+        return cls(a.copy(), b.copy(), np.ones(len(a), np.float32))
 
     def subset(self, indexes: Sequence[int]) -> Stabiliser:
         """Return the transform for some of the channels only."""

@@ -29,7 +29,7 @@ class Sunzip(ChunkCodec, Codec):  # type: ignore[misc]  # numcodecs has no types
     model
         Name, folder or sha256 of a model. Kept is the sha256, and configurations may name nothing else.
     channels
-        Names along the channel axis, in canonical order; all 12 by default.
+        Name or names along the channel axis, in canonical order; all 12 by default.
     scale
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality

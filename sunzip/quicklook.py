@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import Channel, canonical, channel
+from sunzip.channels import Channel, canonical, channel, listed
 from sunzip.cube import disk_radius
 from sunzip.errors import InputError, OutputError, needing
 
@@ -76,6 +76,7 @@ def render(
     OutputError
         If the target cannot be written.
     """
+    channels = listed(channels)
     described = [channel(name) for name in channels]
     _check(rows, channels, times)
     with needing("plot", "pictures need"):
@@ -98,9 +99,9 @@ def render(
 
 
 def _check(
-    rows: Mapping[str, npt.NDArray[Any]], channels: Sequence[str], times: npt.NDArray[Any] | None
+    rows: Mapping[str, npt.NDArray[Any]], channels: tuple[str, ...], times: npt.NDArray[Any] | None
 ) -> None:
-    if tuple(channels) != canonical(channels):
+    if channels != canonical(channels):
         raise InputError(f"channels must be in canonical order, not {' '.join(channels)}")
     if len(rows) not in (1, 2):
         raise InputError(f"a picture shows one set of images or two, not {len(rows)}")

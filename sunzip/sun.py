@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sunzip import weights
 from sunzip.archive import open_archive
-from sunzip.channels import canonical, channel
+from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
 from sunzip.errors import (
@@ -108,37 +108,44 @@ class Sun:
         ------
         ModelNotFoundError
             If there is none; the message names it.
-        DamagedError
+        InputError
             If the model given is not the one that coded the archive.
+        DamagedError
+            If the embedded one is not.
         """
         if self._codec is None:
-            wanted = str(self.archive.model["sha256"])
+            path, wanted = self.archive.path, str(self.archive.model["sha256"])
+            needed = f"{path}: was coded with model {self.archive.model['name']}"
             if self._model is not None:
                 model = self._model if isinstance(self._model, Model) else weights.load(self._model)
+                if model.sha256 != wanted:
+                    raise InputError(
+                        f"{needed} ({wanted[:12]}…), not with the model given, {model.name} "
+                        f"({model.sha256[:12]}…); give that one (--model, model=), or none if it is in the "
+                        "archive or on this machine"
+                    )
             elif files := self.archive.embedded_model():
-                model = Model.from_files(files, self.archive.path)
+                model = Model.from_files(files, path)
+                if model.sha256 != wanted:
+                    raise DamagedError(
+                        f"{needed} ({wanted[:12]}…), but holds another ({model.sha256[:12]}…); fetch it again"
+                    )
             else:
                 try:
                     model = weights.load(wanted)
                 except ModelNotFoundError as error:
-                    name = self.archive.model["name"]
-                    raise ModelNotFoundError(
-                        f"{self.archive.path}: was coded with model {name}: {error}"
-                    ) from None
-            if model.sha256 != wanted:
-                raise DamagedError(
-                    f"{self.archive.path}: was coded with model {self.archive.model['name']} "
-                    f"({wanted[:12]}…), not with {model.name} ({model.sha256[:12]}…); name the right model"
-                )
+                    raise ModelNotFoundError(f"{needed}: {error}") from None
             weights.register(model)
             # All archives of one model share its network.
             self._codec = codec_for(wanted)
         return self._codec
 
     def read(
-        self, start: int, stop: int, channels: Iterable[str] | None = None, *, step: int = 1
+        self, start: int, stop: int, channels: str | Iterable[str] | None = None, *, step: int = 1
     ) -> npt.NDArray[np.float32]:
         """Decode every `step`-th frame from `start` to `stop`, the latter not included.
+
+        `channels` is one name or several, here and in the other methods; None is all.
 
         Returns
         -------
@@ -157,7 +164,9 @@ class Sun:
             raise IndexError(f"frames {start} to {stop} of {len(self)}")
         return self.take(range(start, stop, step), channels)
 
-    def take(self, frames: Sequence[int], channels: Iterable[str] | None = None) -> npt.NDArray[np.float32]:
+    def take(
+        self, frames: Sequence[int], channels: str | Iterable[str] | None = None
+    ) -> npt.NDArray[np.float32]:
         """Decode frames by their numbers, in any order; blocks between them are not read.
 
         Returns
@@ -177,7 +186,7 @@ class Sun:
     def tensor(
         self,
         frames: Sequence[int],
-        channels: Iterable[str] | None = None,
+        channels: str | Iterable[str] | None = None,
         *,
         device: str | torch.device = "cpu",
         normalised: bool = False,
@@ -205,7 +214,7 @@ class Sun:
             ),
         )
 
-    def held(self, channels: Iterable[str] | None) -> tuple[str, ...]:
+    def held(self, channels: str | Iterable[str] | None) -> tuple[str, ...]:
         """Return channels in canonical order, None being all.
 
         Raises
@@ -255,15 +264,15 @@ class Sun:
             yield begin, end
             begin = end
 
-    def cube(self, start: int, stop: int, channels: Iterable[str] | None = None) -> Cube:
+    def cube(self, start: int, stop: int, channels: str | Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords."""
-        names = self.channels if channels is None else canonical(channels)
+        names = self.held(channels)
         data = self.read(start, stop, names)
         table = self.archive.table(start, stop)
         pick = [self.channels.index(n) for n in names]
         return Cube(
             data,
-            tuple(names),
+            names,
             self.time[start:stop].copy(),
             table.t_obs[:, pick],
             table.valid[:, pick],
@@ -357,7 +366,7 @@ class Sun:
         if isinstance(which, slice):
             names: Sequence[str] = self.channels[which]
         elif isinstance(which, str) or all(isinstance(n, str) for n in np.atleast_1d(which)):
-            names = [channel(n).name for n in ([which] if isinstance(which, str) else which)]
+            names = [channel(n).name for n in listed(which)]
         else:
             raise IndexError(f"{which!r} is neither a channel, a list of channels nor a slice of them")
         frames = self.frames(when)

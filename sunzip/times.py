@@ -192,7 +192,7 @@ def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "dura
         thousandths = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0"))
         ms, odd = divmod(thousandths * _MS[match[3].lower()], 1000)
     else:
-        if isinstance(value, np.timedelta64) and np.isnat(value):
+        if not isinstance(value, timedelta | np.timedelta64) or np.isnat(np.timedelta64(value)):
             raise InputError(wanted)
         span = np.timedelta64(value)
         if np.datetime_data(span.dtype)[0] in ("Y", "M", "generic"):
@@ -231,8 +231,10 @@ def parse_date(value: str | datetime | np.datetime64, *, name: str = "date") -> 
         elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text, re.ASCII):
             text = text.removesuffix("Z") + ":00"
         time: np.datetime64 = parse_t_obs([text])[0]
+    elif isinstance(value, datetime):
+        time = parse_t_obs([value])[0]
     else:
-        time = parse_t_obs([value])[0] if isinstance(value, datetime) else value.astype("datetime64[ms]")
+        time = value.astype("datetime64[ms]") if isinstance(value, np.datetime64) else np.datetime64("NaT")
     if np.isnat(time):
         raise InputError(f"{name} {str(value)!r} is not a date; write 2014-01-31 or 2014-01-31T06:00")
     return time

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from sunzip.channels import NAMES, channel
+from sunzip.channels import NAMES, channel, listed
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
@@ -33,7 +33,7 @@ class LatDataset(Dataset[torch.Tensor]):
     path
         The archive; a path or fsspec URL.
     channels
-        Their order is that of the items; None is all that the archive holds.
+        One name or several, whose order is that of the items; None is all that the archive holds.
     latents
         Give the dequantised latents instead of pixels: no network runs, and they are the same numbers on
         every machine.
@@ -78,7 +78,7 @@ class LatDataset(Dataset[torch.Tensor]):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        channels: Iterable[str] | None = None,
+        channels: str | Iterable[str] | None = None,
         *,
         latents: bool = False,
         normalised: bool = False,
@@ -92,15 +92,17 @@ class LatDataset(Dataset[torch.Tensor]):
     ) -> None:
         if latents and (normalised or channels is not None):
             raise InputError("latents are of all channels together and have no units: name none of them")
+        if not isinstance(fill, int | float | np.integer | np.floating):
+            raise InputError(f"fill must be a number, not {fill!r}")
         self.device = _device(device)
         self.latents = latents
         self.normalised = normalised
-        self.fill = fill
+        self.fill = float(fill)
         self.transform = transform
         self._sun = sun = open(path, model=model, anon=anon)
         # So that a model that is not at hand is told here, and not by workers.
         self._stabiliser = sun.codec.family.stabiliser
-        self.channels = sun.channels if channels is None else tuple(channel(n).name for n in channels)
+        self.channels = sun.channels if channels is None else tuple(channel(n).name for n in listed(channels))
         self._names = sun.held(self.channels)
         self._order = [self._names.index(name) for name in self.channels]
         frames = sun.frames(slice(start, stop))
@@ -157,6 +159,6 @@ def _device(wanted: str | torch.device) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise InputError(f"device {str(wanted)!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device

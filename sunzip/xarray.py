@@ -15,7 +15,7 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
-from sunzip.channels import canonical, channel
+from sunzip.channels import channel
 from sunzip.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class SunzipBackend(BackendEntrypoint):
         model
             What decodes the archive, if it is neither embedded nor installed.
         channels
-            Which channels to have, in canonical order whatever the order here; None is all.
+            Which channels to have, one name or several, in canonical order whatever the order here; None is
+            all.
         latents
             Whether to have the variable `latents`, (time, …) float32, for which no network runs.
         anon
@@ -137,20 +138,14 @@ def _open(path: str, *, mode: str, model: str | Path | None, anon: bool) -> Sun:
 def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) -> Dataset:
     sun: Sun = manager.acquire()
     archive = sun.archive
-    if channels is None:
-        names = sun.channels
-    else:
-        names = canonical([channels] if isinstance(channels, str) else channels)
-    absent = [n for n in names if n not in sun.channels]
-    if absent:
-        raise InputError(f"{archive.path}: has no {absent[0]}; it holds {' '.join(sun.channels)}")
+    names = sun.held(channels)
     pick = np.array([sun.channels.index(n) for n in names])
     known = [channel(n) for n in names]
     in_memory = {
         "time": sun.time,
         "channel": np.array(names, object),  # strings of fixed size would be of no specified type in Zarr
         "wavelength": np.array([c.wavelength for c in known], np.float64),
-        "unit": np.array([c.unit for c in known], object),
+        "unit": np.array([c.unit for c in known], str),  # not objects, of which Dask cannot choose chunks
         "y": archive.axis("y"),
         "x": archive.axis("x"),
     }
@@ -168,6 +163,8 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
             data = _Table(manager, (len(sun), len(names)), name, pick)
         else:
             continue  # how coded bytes and keywords are stored is no matter of a dataset
+        if name == "unit":
+            encoding["dtype"] = np.dtype(object)  # in files, for the reason that channels are
         if attrs.get("units") == _TIME_ENCODING["units"]:
             encoding |= _TIME_ENCODING
             del attrs["units"], attrs["calendar"]

@@ -38,7 +38,7 @@ class SunzipCodec(
     model
         Name, folder or sha256 of a model. Kept is the sha256, and metadata may name nothing else.
     channels
-        Names along the channel axis, in canonical order; all 12 by default.
+        Name or names along the channel axis, in canonical order; all 12 by default.
     scale
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_blocks_of_any_length_hold_the_same_pixels(
             np.testing.assert_array_equal(other[1::7], sun[1::7])
             np.testing.assert_array_equal(other.latents[::9], sun.latents[::9])
             assert other.archive.stats["err_rmse"].tobytes() == sun.archive.stats["err_rmse"].tobytes()
-    with pytest.raises(InputError, match="blocks of 8 frames; they can have 1 to 7"):
+    with pytest.raises(InputError, match=r"block .* must be a whole number from 1 to 7, not 8"):
         api.compress(series, tmp_path / "8.lat", model=tiny_model, block=8)
 
 
@@ -521,7 +522,20 @@ def test_a_missing_model_is_named(
 
 
 def test_another_model_is_refused(lat: Path, other_model: Model) -> None:
-    with sunzip.open(lat, model=other_model) as sun, pytest.raises(DamagedError, match="not with other"):
+    with sunzip.open(lat, model=other_model) as sun, pytest.raises(InputError) as caught:
+        sun[0]
+    assert re.fullmatch(
+        r"\S+sun\.lat: was coded with model tiny \(\w{12}…\), not with the model given, other \(\w{12}…\); "
+        r"give that one \(--model, model=\), or none if it is in the archive or on this machine",
+        str(caught.value),
+    )
+
+
+def test_another_model_inside_is_damage(
+    lat: Path, other_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sunzip.archive.Archive.embedded_model", lambda _: other_model.files)
+    with sunzip.open(lat) as sun, pytest.raises(DamagedError, match=r"model tiny .* but holds another"):
         sun[0]
 
 

@@ -207,7 +207,7 @@ def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) ->
         InputError, match=r"a\.lat: cannot be held to 100 bytes: .* at quality 0 .*quality 100"
     ):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_bytes=100)
-    with pytest.raises(InputError, match="must be above 0"):
+    with pytest.raises(InputError, match="must be a number above 0, not -3"):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=-3)
     with pytest.raises(InputError, match="exclude each other"):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=3, quality=5)

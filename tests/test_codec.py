@@ -353,9 +353,9 @@ def test_blocks_of_impossible_lengths_are_refused(codec: Codec, frames_of: Frame
 
 @pytest.mark.parametrize("quality", [-1, 101])
 def test_quality_is_0_to_100(tiny_model: Model, quality: int) -> None:
-    with pytest.raises(InputError, match="between 0 and 100"):
+    with pytest.raises(InputError, match="from 0 to 100"):
         Codec(tiny_model, quality)
-    with pytest.raises(InputError, match="between 0 and 100"):
+    with pytest.raises(InputError, match="from 0 to 100"):
         Codec(tiny_model).at(quality)
 
 

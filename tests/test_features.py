@@ -350,11 +350,11 @@ def test_frames_without_variance(tiny_model: Model, tmp_path: Path) -> None:
     [
         ({"fit_until": "2014-01-02"}, "fit_until .* add pca"),
         ({"pca": 73}, "73 principal components; there can be 1 to 72"),
-        ({"pca": 0}, "0 principal components"),
+        ({"pca": 0}, r"pca \(--pca\) must be a whole number from 1 up, not 0"),
         ({"pca": 12}, "12 principal components need as many frames .* there are 11"),
         ({"pca": 2, "fit_until": "2014-01-01"}, "no frame before 2014-01-01 to fit"),
         ({"pca": 2, "fit_until": "soon"}, "fit_until 'soon' is not a date"),
-        ({"pool": 0}, "cannot be pooled to 0×0"),
+        ({"pool": 0}, r"pool \(--pool\) must be a whole number from 1 up, not 0"),
         ({"start": "2015-01-01"}, "no frame from 2015-01-01 to its end"),
     ],
 )

@@ -446,6 +446,30 @@ def test_dask_decodes_block_by_block(lat: Path, whole: np.ndarray, scheduler: st
     np.testing.assert_allclose(found.values, np.nanmean(whole, 0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunks", ["auto", {}])
+def test_chunks_of_any_kind_are_loaded_pickled_and_written(
+    lat: Path, whole: np.ndarray, tmp_path: Path, chunks: object
+) -> None:
+    pytest.importorskip("dask")
+    with xr.open_dataset(lat, engine="sunzip", chunks=chunks) as ds:
+        assert ds.cube.chunks is not None
+        again = pickle.loads(pickle.dumps(ds)).load()
+        np.testing.assert_array_equal(again.cube.values, whole)
+        assert again.unit.values.tolist() == ["DN/s", "DN/s", "G"]
+        ds.to_netcdf(tmp_path / "out.nc")
+        with warnings.catch_warnings():
+            # Texts of fixed size would be of no type that Zarr format 3 specifies.
+            warnings.filterwarnings("error", ".*does not have a Zarr V3 specification")
+            ds.chunk({"time": FRAMES}).to_zarr(tmp_path / "out.zarr", zarr_format=3, consolidated=False)
+        exact = xr.coders.CFDatetimeCoder(time_unit="ms")
+        for back in (
+            xr.open_dataset(tmp_path / "out.nc", decode_times=exact),
+            xr.open_zarr(tmp_path / "out.zarr", decode_times=exact, consolidated=False),
+        ):
+            with back:
+                xr.testing.assert_identical(back.load(), again)
+
+
 def test_archives_are_joined_in_time(lat: Path, tiny_model: Model, tmp_path: Path, whole: np.ndarray) -> None:
     pytest.importorskip("dask")
     later = make(tmp_path / "later.lat", tiny_model, "2014-01-01T01:24")

@@ -22,6 +22,7 @@ from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series
 from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, open_archive
+from sunzip.arguments import positive, whole
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources.series import Series
@@ -128,8 +129,10 @@ def compress(
     codec.family.check_size(*series.shape)
     pixels = len(series.channels) * series.shape[0] * series.shape[1]
     together = _frames_per_block(block, codec, series.time, pixels)
-    if workers is not None and (client is not None or workers < 1):
-        raise InputError("either a number of workers from 1 or a client of a cluster")
+    if workers is not None:
+        workers = whole(workers, "workers (--workers)", 1)
+        if client is not None:
+            raise InputError("either a number of workers or a client of a cluster; give one of them")
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
         raise InputError("a quality, a target ratio and a target size exclude each other")
     path = os.fspath(out)
@@ -137,6 +140,8 @@ def compress(
     specified = partial(_specification, series, block=together, align=given, degradation=degradation)
     if target_ratio is not None:
         target_bytes = _within(series, target_ratio)
+    elif target_bytes is not None:
+        target_bytes = whole(target_bytes, "target_bytes (--target-bytes)", 1)
     if dry_run or target_bytes is not None:
         sample = Sample(series, specified(codec))
         embedded = codec.model.nbytes if embed_model else 0
@@ -178,19 +183,16 @@ def compress(
 
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
     """Return how many frames are coded together; shards have a whole number of blocks."""
-    if wanted == "auto":
+    if isinstance(wanted, str) and wanted == "auto":
         if not codec.family.sequential or len(time) < 2 or np.median(np.diff(time).astype("m8[ms]")) > _APART:
             return 1
         return min(_TOGETHER, FRAMES_PER_SHARD, len(time), max(1, _BLOCK_PIXELS // pixels))
-    if not 1 <= wanted <= FRAMES_PER_SHARD:
-        raise InputError(f"blocks of {wanted} frames; they can have 1 to {FRAMES_PER_SHARD}")
-    return wanted
+    return whole(wanted, "block (--block), if not 'auto',", 1, FRAMES_PER_SHARD)
 
 
 def _within(series: Series, ratio: float) -> int:
     """Return the bytes of an archive that is so many times smaller than its images as float32."""
-    if not ratio > 0:
-        raise InputError(f"a ratio of {ratio:g}; it must be above 0")
+    ratio = positive(ratio, "target_ratio (--target-ratio)")
     images = int(np.count_nonzero(~np.isnat(series.t_obs)))
     return int(4 * images * series.shape[0] * series.shape[1] / ratio)
 
@@ -208,6 +210,10 @@ def _found(client: Client | str | None, workers: int | None) -> Iterator[Client 
             yield made
     else:
         _dask.need()
+        if client is not None and not hasattr(client, "submit"):
+            raise InputError(
+                f"client must be a distributed.Client or its address, not a {type(client).__name__}"
+            )
         yield client
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from sunzip.api._fill import Filler
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
-from sunzip.channels import canonical
 from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
@@ -29,7 +28,7 @@ def decompress(
     layout: str | None = None,
     start: str | None = None,
     stop: str | None = None,
-    channels: Iterable[str] | None = None,
+    channels: str | Iterable[str] | None = None,
     fill_missing: bool = False,
     model: str | Path | Model | None = None,
     anon: bool = False,
@@ -50,7 +49,7 @@ def decompress(
     start, stop
         Times, start included, stop not.
     channels
-        By default all.
+        One name or several; by default all.
     fill_missing
         Write what a frame lacks as it is foretold by what it has, and by earlier frames, where at least half
         of what varies can be; such images have the keyword ``SZ_FILL``.
@@ -68,7 +67,7 @@ def decompress(
     """
     begin = clock.monotonic()
     with open(path, model=model, anon=anon) as sun:
-        names = sun.channels if channels is None else canonical(channels)
+        names = sun.held(channels)
         frames = sun.frames(slice(start, stop))
         assert isinstance(frames, slice)
         if frames.start >= frames.stop:
@@ -111,7 +110,7 @@ def decompress(
             frames=frames.stop - frames.start,
             images=images,
             filled=filled,
-            channels=tuple(names),
+            channels=names,
             shape=sun.archive.shape,
             seconds=clock.monotonic() - begin,
             raw_bytes=raw,

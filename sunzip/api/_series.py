@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
+import numpy as np
+
+from sunzip.arguments import whole
+from sunzip.channels import listed
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
+from sunzip.times import parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """How images are brought onto one time axis: the arguments of `sunzip.sources.series.join`."""
+    """How images are brought onto one time axis: the arguments of `sunzip.sources.series.join`.
 
-    cadence: str | None = "12min"
-    tolerance: str | None = None
-    start: str | None = None
-    stop: str | None = None
-    every: str | None = None
-    channels: tuple[str, ...] | None = None
+    Times and spans that are no texts become such; one name of a channel becomes a tuple of one.
+
+    Raises
+    ------
+    InputError
+        If a value is none.
+    """
+
+    cadence: str | timedelta | np.timedelta64 | None = "12min"
+    tolerance: str | timedelta | np.timedelta64 | None = None
+    start: str | datetime | np.datetime64 | None = None
+    stop: str | datetime | np.datetime64 | None = None
+    every: str | timedelta | np.timedelta64 | None = None
+    channels: str | Iterable[str] | None = None
     missing: Literal["mask", "drop"] = "mask"
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            object.__setattr__(self, "channels", listed(self.channels))
+        if self.size is not None:
+            object.__setattr__(self, "size", whole(self.size, "size (--size)", 1))
+        # Archives tell how they were aligned, in JSON.
+        for name in ("start", "stop"):
+            if not isinstance(value := getattr(self, name), str | None):
+                object.__setattr__(self, name, str(parse_date(value, name=name)))
+        for name in ("cadence", "tolerance", "every"):
+            if not isinstance(value := getattr(self, name), str | None):
+                ms = int(parse_duration(value, name=name).astype(np.int64))
+                object.__setattr__(self, name, f"{ms // 1000}.{ms % 1000:03d}s")
 
 
 def open_series(
@@ -57,9 +85,11 @@ def open_series(
     InputError
         If a source cannot be used or no image is left.
     """
-    urls = [src] if isinstance(src, str | os.PathLike) else list(src)
-    if not urls:
-        raise InputError("no source named")
+    urls = [src] if isinstance(src, str | os.PathLike) else list(src) if isinstance(src, Iterable) else []
+    if not urls or not all(isinstance(url, str | os.PathLike) for url in urls):
+        raise InputError("no source named; it is a path, a URL, synthetic:…, or a list of these")
+    if align is not None and not isinstance(align, Alignment):
+        raise InputError(f"align must be an Alignment, not {type(align).__name__}")
     sources = [
         open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
         for i, u in enumerate(urls)
@@ -100,7 +130,7 @@ def source_of(
             raise InputError(f"{path}: was made from a series in memory; hold it against that series")
         try:
             align = Alignment(**{**settings, "channels": sun.channels})
-        except TypeError:
+        except (TypeError, InputError):
             align = None
         if align is None or not all(
             v is None or type(v) is (int if k == "size" else str)

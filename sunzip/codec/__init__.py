@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
+from sunzip.arguments import whole
+from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
 from sunzip.codec.family import Decoded, Family, Float, Known, Latents, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
@@ -135,7 +136,7 @@ class Codec:
     UnsupportedError
         If its family is unknown.
     InputError
-        If the quality is not between 0 and 100.
+        If the quality is no whole number from 0 to 100.
 
     Examples
     --------
@@ -170,10 +171,7 @@ class Codec:
         return other
 
     def _quality(self, wanted: int | None) -> int:
-        quality = self.family.default_quality if wanted is None else wanted
-        if not 0 <= quality <= 100:
-            raise InputError(f"quality {quality} is not between 0 and 100")
-        return quality
+        return whole(self.family.default_quality if wanted is None else wanted, "quality", 0, 100)
 
     def at(self, quality: int | None) -> Codec:
         """Return a codec of another quality that shares this one's network.
@@ -181,7 +179,7 @@ class Codec:
         Raises
         ------
         InputError
-            If the quality is not between 0 and 100.
+            If the quality is no whole number from 0 to 100.
         """
         other = copy(self)
         other.quality = self._quality(quality)
@@ -266,8 +264,7 @@ class Codec:
         indexes = _indexes(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
-        if not 1 <= frames_per_block <= MAX_FRAMES:
-            raise InputError(f"blocks of {frames_per_block} frames; they can have 1 to {MAX_FRAMES}")
+        frames_per_block = whole(frames_per_block, "frames_per_block", 1, MAX_FRAMES)
 
         # Frames that build on others wait for them.
         chain = frames_per_block if self.family.sequential else 1
@@ -886,8 +883,9 @@ def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     return np.where(aia, np.float32(0.25), np.float32(1))[:, None, None].astype(np.float32)
 
 
-def _indexes(names: Sequence[str]) -> list[int]:
+def _indexes(channels: str | Sequence[str]) -> list[int]:
     """Return the places of channels among all 12; gap maps rely on their order."""
-    if tuple(names) != canonical(names):
+    names = listed(channels)
+    if names != canonical(names):
         raise InputError(f"channels must be once each in the order {' '.join(NAMES)}, not {' '.join(names)}")
     return [NAMES.index(name) for name in names]

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.channels import NAMES, canonical
+from sunzip.arguments import whole
+from sunzip.channels import NAMES, canonical, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
@@ -68,7 +69,7 @@ class ChunkCodec:
     model
         Name, folder or sha256 of a model. Kept is the sha256.
     channels
-        Names along the channel axis, in canonical order.
+        Name or names along the channel axis, in canonical order.
     scale
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality
@@ -88,17 +89,15 @@ class ChunkCodec:
     quality: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.channels, str) or not all(isinstance(name, str) for name in self.channels):
-            raise InputError(f"codec {NAME}: channels must be a list of names")
         names = canonical(self.channels)
-        if tuple(self.channels) != names:
+        if listed(self.channels) != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
         object.__setattr__(self, "channels", names)
-        if self.scale not in tuple(Scale):
+        if not isinstance(self.scale, str) or self.scale not in tuple(Scale):
             raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
         object.__setattr__(self, "scale", str(self.scale))
-        if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
-            raise InputError(f"codec {NAME}: quality is {self.quality!r}, it must be 0 to 100")
+        if self.quality is not None:
+            object.__setattr__(self, "quality", whole(self.quality, f"codec {NAME}: quality", 0, 100))
         if not _is_sha256(self.model):
             model = weights.load(self.model)
             # By its hash alone a folder would not be found again.

@@ -35,7 +35,12 @@ class Storage:
         except Exception as error:  # each protocol's client raises its own kinds
             raise InputError(f"{url}: cannot be opened: {reason(error)}") from error
         if not there:
-            raise InputError(f"{url}: nothing is there; check the path")
+            try:
+                # For `exists` a server that denies access, fails or is out of reach has nothing either.
+                fs.info(self.root)
+            except Exception as error:
+                raise InputError(f"{url}: {reason(error)}") from error
+            raise InputError(f"{url}: {_ABSENT}")
 
     @property
     def fs(self) -> Any:
@@ -181,22 +186,57 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
     return fs, str(path)
 
 
+#: Said of what a store does not have.
+_ABSENT = "nothing is there; check the path"
+
+#: Errors of aiohttp, fsspec's client for HTTP. All clients' errors are known by name: none need be installed.
+_HTTP = {"ClientConnectionError", "ClientPayloadError", "ClientResponseError", "InvalidURL"}
+
+
 def reason(error: BaseException) -> str:
     """Say what a store's client means by an error, and what to do, in one line."""
-    line = _line(error)
-    kind = type(error).__name__
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and (isinstance(cause, TimeoutError) or _kinds(cause) & _HTTP):
+        # Over HTTP fsspec calls everything absent that it cannot ask for, and keeps the truth as the cause.
+        assert cause is not None
+        error = cause
+    line, kinds = _line(error), _kinds(error)
+    if "ClientResponseError" in kinds:
+        return _status(error)
     if isinstance(error, FileNotFoundError):
         if "bucket does not exist" in line:
             return "the bucket does not exist; check its name, and AWS_ENDPOINT_URL if it is set"
-        return "nothing is there; check the path"
+        return _ABSENT
     if isinstance(error, PermissionError):
         return f"access is denied ({line}); check the credentials, or ask without them (--anon, anon=True)"
-    # Known by name: botocore need not be installed.
-    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+    if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         return f"{line}; set AWS_ACCESS_KEY_ID and the like, or ask without credentials (--anon, anon=True)"
-    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError"):
+    if kinds & {"EndpointConnectionError", "ConnectTimeoutError"}:
         return f"{line.rstrip('.')}; check the network, and AWS_ENDPOINT_URL if it is set"
+    if isinstance(error, TimeoutError):
+        return "the server does not answer in time; check the network, or try again later"
+    if "InvalidURL" in kinds:
+        return "is no URL that can be asked; check how it is written"
+    if kinds & _HTTP:
+        return f"the server cannot be reached ({line.rstrip('.')}); check the address and the network"
     return line
+
+
+def _status(error: Any) -> str:
+    """Say what an answer of HTTP means that is none."""
+    told = f"HTTP {error.status} {error.message}".strip()
+    if error.status in (404, 410):
+        return _ABSENT
+    if error.status in (401, 403):
+        return f"access is denied ({told}); check the URL, and whether it can be read without an account"
+    if error.status == 429 or error.status >= 500:
+        return f"the server cannot give it now ({told}); try again later"
+    return f"the server refuses ({told}); check the URL"
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """Return the names of an error's class and of those that it derives from."""
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _line(error: BaseException) -> str:

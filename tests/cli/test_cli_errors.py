@@ -457,6 +457,32 @@ def test_a_model_that_is_not_here(sunzip, model, store, tmp_path, monkeypatch):
     sunzip("decompress", out, tmp_path / "a.h5", "--model", model)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["decompress", "{archive}", "{folder}/a.h5"],
+        ["show", "{archive}", "{folder}/a.png"],
+        ["evaluate", "{store}", "{archive}"],
+        ["features", "{archive}", "{folder}/a.csv", "--pool", 1],
+        ["generate", "{folder}/b.zarr", "--latents", "{archive}", "--from", "posterior"],
+        ["forecast", "{archive}", "--flux", "{flux}", "--plot", "{folder}/a.png"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_model_that_is_not_the_archives_is_the_users_mistake(
+    sunzip, archive, store, tmp_path_factory, command
+):
+    folder = tmp_path_factory.mktemp("out")
+    flux = tmp_path_factory.mktemp("flux") / "flux.csv"
+    flux.write_text("time (yyyy MM dd),adjusted_f30\n2012 3 1,100\n2012 3 2,101\n")
+    places = {"archive": archive, "store": store, "folder": folder, "flux": flux}
+    args = [str(word).format(**places) for word in command]
+    line = sunzip(*args, "--model", weights.DEFAULT, code=1).stderr
+    assert f"{archive}: was coded with model tiny (" in line
+    assert f"not with the model given, {weights.DEFAULT} (" in line
+    assert os.listdir(folder) == []
+
+
 def test_show_names_what_it_has_not(sunzip, archive, store, tmp_path):
     out = tmp_path / "a.png"
     assert "has no frame 6; it has frames 0 to 5" in sunzip("show", archive, out, "--frame", 6, code=1).stderr
