@@ -149,6 +149,8 @@ def _synthetic(url: str) -> Source:
     for key in ("frames", "size", "seed"):
         if key in values:
             if not re.fullmatch(r"\d{1,9}", values[key], re.ASCII):
-                raise InputError(f"{url}: {key} must be a whole number, not {values[key]!r}")
+                raise InputError(
+                    f"{url}: {key} must be a whole number of up to 9 digits, not {values[key]!r}"
+                )
             values[key] = int(values[key])
     return Synthetic(**values)
