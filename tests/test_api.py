@@ -255,6 +255,50 @@ def test_a_crash_while_writing_is_resumed_to_the_same_bytes(
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()
 
 
+def test_drop_leaves_out_frames_with_an_image_of_no_measurement(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    kept = [0, 1, 2, 4, 6, 7, 8, 9]  # frame 3 has no image, and frame 5 lacks one
+    wanted = join([patchy()], missing="drop")
+    report = api.compress(wanted, tmp_path / "whole.lat", model=tiny_model)
+    with sunzip.open(tmp_path / "whole.lat") as sun:
+        assert sun.archive.valid.all()
+        np.testing.assert_array_equal(sun.time, wanted.time[kept])
+        assert np.isfinite(sun.cube(4, 5).data[0, 0]).mean() < 1  # a missing pixel is no missing image
+    assert (report.frames, report.images) == (len(kept), 3 * len(kept))
+    found = report.alignment
+    assert (found["frames_dropped"], found["images_dropped"], found["images_used"]) == (2, 6, 3 * len(kept))
+    assert found["odd"] == {"all-NaN frame": 4}
+
+    estimate = api.compress(join([patchy()], missing="drop"), tmp_path / "x", model=tiny_model, dry_run=True)
+    assert (estimate.frames, estimate.alignment) == (report.frames, found)
+
+    write_shard = ArchiveWriter.write_shard
+
+    def full(self: ArchiveWriter, shard: int, *rest: object) -> None:
+        if shard == 1:
+            raise OutputError("a.lat: cannot be written: No space left on device")
+        write_shard(self, shard, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveWriter, "write_shard", full)
+        with pytest.raises(OutputError, match="No space"):
+            api.compress(join([patchy()], missing="drop"), tmp_path / "a.lat", model=tiny_model)
+    api.compress(join([patchy()], missing="drop"), tmp_path / "a.lat", model=tiny_model, resume=True)
+    assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()
+
+    evaluated = api.evaluate(join([patchy()], missing="drop"), tmp_path / "a.lat")
+    assert (evaluated.frames, evaluated.absent) == (len(kept), 0)
+
+
+def test_drop_names_what_has_no_whole_frame(tiny_model: Model, tmp_path: Path) -> None:
+    only = join([patchy()], missing="drop", start="2014-01-01T00:36", stop="2014-01-01T00:48")
+    with pytest.raises(InputError, match="no frame has measurements in all of 171A 304A Bz"):
+        api.compress(only, tmp_path / "a.lat", model=tiny_model)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_source_that_fails_at_once_leaves_nothing(tiny_model: Model, tmp_path: Path) -> None:
     source = patchy()
     source.broken_row = 0

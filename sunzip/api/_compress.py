@@ -81,7 +81,8 @@ def compress(
         The archive to write, customarily ``*.lat``, a local path or an fsspec URL such as ``s3://…``. While
         it is written there is a folder ``<out>.partial``.
     hmi, anon, degradation, align
-        As `open_series`.
+        As `open_series`. With ``missing="drop"``, here or where a given series was made, all images are read
+        once before the first is coded: only so it is known in which frames one holds no measurement.
     model
         A model, or its name, sha256 or folder.
     quality
@@ -100,7 +101,7 @@ def compress(
     resume
         Continue a run that was broken off; the result has the same bytes as an unbroken one.
     dry_run
-        Write nothing; estimate sizes and time from a few frames.
+        Write nothing; estimate sizes and time from a few frames. With ``missing="drop"`` all are read.
     workers
         Code in so many processes of this machine instead of this one. As with all processes that Python
         spawns, a script must then do its work under ``if __name__ == "__main__":``.
@@ -127,14 +128,19 @@ def compress(
         else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     )
     codec.family.check_size(*series.shape)
-    pixels = len(series.channels) * series.shape[0] * series.shape[1]
-    together = _frames_per_block(block, codec, series.time, pixels)
     if workers is not None:
         workers = whole(workers, "workers (--workers)", 1)
         if client is not None:
             raise InputError("either a number of workers or a client of a cluster; give one of them")
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
         raise InputError("a quality, a target ratio and a target size exclude each other")
+    looking = clock.monotonic()
+    if series.missing == "drop":
+        # The frames of an archive are fixed before the first one is coded.
+        series = series.whole()
+    looking = clock.monotonic() - looking
+    pixels = len(series.channels) * series.shape[0] * series.shape[1]
+    together = _frames_per_block(block, codec, series.time, pixels)
     path = os.fspath(out)
     given = None if isinstance(src, Series) and align is None else align or Alignment()
     specified = partial(_specification, series, block=together, align=given, degradation=degradation)
@@ -151,7 +157,7 @@ def compress(
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
         if dry_run:
-            return _estimated(sample, series, codec, path, embedded, target_bytes)
+            return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
     spec = specified(codec)
     raw = coded = 0
@@ -328,7 +334,13 @@ def _report(
 
 
 def _estimated(
-    sample: Sample, series: Series, codec: Codec, path: str, embedded: int, target: int | None
+    sample: Sample,
+    series: Series,
+    codec: Codec,
+    path: str,
+    embedded: int,
+    target: int | None,
+    looking: float,
 ) -> CompressReport:
     found = sample.code(codec)
     return CompressReport(
@@ -345,7 +357,7 @@ def _estimated(
         quality=codec.quality,
         block=sample.spec.frames_per_block,
         target_bytes=target,
-        seconds=found.seconds,
+        seconds=looking + found.seconds,
         raw_bytes=sample.raw_bytes,
         source_bytes=series.stored_bytes,
         archive_bytes=found.coded_bytes + found.overhead + embedded,

@@ -56,6 +56,9 @@ def evaluate(
     """
     with open(path, model=model, anon=anon) as sun:
         series = source_of(sun, src, hmi=hmi, anon=anon, degradation=degradation)
+        if series.missing == "drop":
+            # Frames that the archive left out for an image without measurement are not absent from it.
+            series = series.whole(~np.isin(series.time, sun.time))
         both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
         gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
         images = frames = raw = 0

@@ -92,7 +92,7 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
     type=click.Choice(["mask", "drop"]),
     default="mask",
     show_default=True,
-    help="Keep or drop frames that lack a channel.",
+    help="Keep or drop frames that lack a channel or its pixels; drop reads all images twice.",
 )
 @model_option
 @click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
@@ -174,7 +174,8 @@ def compress(
     left = f"{out}.partial"
     align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     try:
-        with frames_bar(quiet, f"opening {src[0]}") as progress:
+        looking = ", reading all images for --missing drop" if missing == "drop" else ""
+        with frames_bar(quiet, f"opening {src[0]}{looking}") as progress:
             report = api.compress(
                 src,
                 out,
@@ -270,7 +271,7 @@ def _fixed(value: float | None) -> str:
 def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what alignment did to images, as far as it did anything."""
     for key, what in (
-        ("frames_dropped", "frames left out, as they lack a channel"),
+        ("frames_dropped", "frames left out, as they lack a channel or its pixels"),
         ("images_dropped", "images left out with those frames"),
         ("duplicates", "images that gave way to a nearer one of the same channel and frame"),
         ("out_of_tolerance", "images too far from any time of the grid"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sunzip.channels import NAMES
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_source"]
 
-_FITS = (".fits", ".fits.gz", ".fts", ".fts.gz", ".fit", ".fit.gz", ".fz")
-_HDF5 = (".h5", ".hdf5")
-_V1 = re.compile(r"(AIA|HMI)\d{8}_\d{4}_\w{2,4}\.npz")
 _LOOKED_FOR = (
     "a Zarr format 2 store with SDOML channels, *.npz named as SDOML v1 does, *.fits, *.fits.gz, *.fts, "
     "or an .h5 or .hdf5 file"
@@ -44,7 +42,8 @@ def open_source(
     Raises
     ------
     InputError
-        If nothing is there, nothing in it is recognised, or what is recognised cannot be used.
+        If nothing is there, nothing in it is recognised, it holds several layouts, or what is recognised
+        cannot be used.
     """
     layout = "synthetic" if url.startswith("synthetic:") else _detect(url, anon)
     if hmi is not None and layout != "sdoml-v2":
@@ -72,6 +71,7 @@ def open_source(
 
 def _detect(url: str, anon: bool) -> str:
     """Name the layout of what lies at a path or URL."""
+    from sunzip.sources.layouts import layout_of
     from sunzip.sources.storage import Storage
 
     bare = url.rstrip("/").lower()
@@ -79,7 +79,7 @@ def _detect(url: str, anon: bool) -> str:
         raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
     storage = Storage(url, anon)
     if not storage.isdir():
-        layout = _of_file(url.rstrip("/").rsplit("/", 1)[-1])
+        layout = layout_of(url.rstrip("/").rsplit("/", 1)[-1])
         if layout is None:
             raise InputError(f"{url}: is no kind of file that is known here; looked for {_LOOKED_FOR}")
         return layout
@@ -93,15 +93,6 @@ def _detect(url: str, anon: bool) -> str:
     return _of_tree(storage, names)
 
 
-def _of_file(name: str) -> str | None:
-    lower = name.lower()
-    if lower.endswith(_FITS):
-        return "fits"
-    if lower.endswith(_HDF5):
-        return "hdf5"
-    return "sdoml-v1" if _V1.fullmatch(name) else None
-
-
 def _holds_channels(storage: Storage, folder: str, names: dict[str, tuple[bool, int | None]]) -> bool:
     """Tell whether a folder without .zgroup, as a partial copy has none, holds arrays of channels."""
     return any(
@@ -111,29 +102,35 @@ def _holds_channels(storage: Storage, folder: str, names: dict[str, tuple[bool, 
 
 
 def _of_tree(storage: Storage, names: dict[str, tuple[bool, int | None]]) -> str:
-    """Name the layout of a folder by the first folder in it, from the top, that holds something known."""
-    waiting = [("", names)]
+    """Name the layout of a folder by the first folder in it, from the top, that holds something known.
+
+    SDOML v1 and FITS lie in trees, of which their sources look at every name; a Zarr store is one folder of
+    many that may lie side by side, so that what lies beside one is looked for here.
+    """
+    from sunzip.sources.layouts import Layouts
+
+    layouts = Layouts(storage)
+    waiting = deque([""])
     for _ in range(_MAX_FOLDERS):
         if not waiting:
             break
-        folder, names = waiting.pop(0)
+        folder = waiting.popleft()
+        if folder:
+            names = storage.list(folder)
         if folder and (".zgroup" in names or _holds_channels(storage, folder, names)):
-            return "sdoml-v2"
-        found = {layout for n, (is_dir, _) in names.items() if not is_dir and (layout := _of_file(n))}
-        if len(found) > 1:
+            layouts.met("sdoml-v2", folder)
+            continue
+        layouts.look(folder, (name for name, (is_dir, _) in names.items() if not is_dir))
+        if layouts.only == "hdf5":
             raise InputError(
-                f"{storage.name(folder)}: holds files of several layouts ({', '.join(sorted(found))}); "
-                "put them in folders of their own"
+                f"{storage.name(folder)}: holds HDF5 files; name one of them, or a folder of another layout"
             )
-        if found == {"hdf5"}:
-            raise InputError(f"{storage.name(folder)}: holds HDF5 files; name one of them")
-        if found:
-            return found.pop()
-        for name, (is_dir, _) in names.items():
-            if is_dir:
-                below = f"{folder}/{name}".lstrip("/")
-                waiting.append((below, storage.list(below)))
-    raise InputError(f"{storage.url}: nothing in it is recognised; looked for {_LOOKED_FOR}")
+        if layouts.only in ("sdoml-v1", "fits"):
+            return layouts.only
+        waiting.extend(f"{folder}/{name}".lstrip("/") for name, (is_dir, _) in names.items() if is_dir)
+    if layouts.only is None:
+        raise InputError(f"{storage.url}: nothing in it is recognised; looked for {_LOOKED_FOR}")
+    return layouts.only
 
 
 def _synthetic(url: str) -> Source:
@@ -152,6 +149,8 @@ def _synthetic(url: str) -> Source:
     for key in ("frames", "size", "seed"):
         if key in values:
             if not re.fullmatch(r"\d{1,9}", values[key], re.ASCII):
-                raise InputError(f"{url}: {key} must be a whole number, not {values[key]!r}")
+                raise InputError(
+                    f"{url}: {key} must be a whole number of up to 9 digits, not {values[key]!r}"
+                )
             values[key] = int(values[key])
     return Synthetic(**values)

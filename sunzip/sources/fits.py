@@ -35,6 +35,7 @@ from sunzip.channels import Channel, canonical, channel
 from sunzip.cube import DISK_RADIUS_512, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
+from sunzip.sources.layouts import Layouts
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
@@ -96,7 +97,8 @@ class Fits(Source):
     Raises
     ------
     InputError
-        If nothing there is a usable image. In a folder, files that are none are skipped and counted.
+        If nothing there is a usable image, or files of another layout lie there, too. In a folder, FITS files
+        that are no image are skipped and counted.
     """
 
     layout = "fits"
@@ -175,7 +177,7 @@ class Fits(Source):
     def _index(self) -> list[_Image]:
         fs, root = self._storage.fs, self._storage.root
         single = not self._storage.isdir()
-        paths = [root] if single else sorted(p for p in fs.find(root) if _NAME.fullmatch(p))
+        paths = [root] if single else self._found()
         images: list[_Image] = []
         self._stored = 0
         for path in paths:
@@ -198,6 +200,15 @@ class Fits(Source):
                 f"{self.url}: no usable FITS image among {len(paths)} files ({reasons or 'none there'})"
             )
         return images
+
+    def _found(self) -> list[str]:
+        """Return the paths of all FITS files below the root."""
+        root, layouts = self._storage.root, Layouts(self._storage)
+        paths = sorted(self._storage.fs.find(root))
+        for path in paths:
+            folder, _, name = path.removeprefix(root).lstrip("/").rpartition("/")
+            layouts.look(folder, [name])
+        return [p for p in paths if _NAME.fullmatch(p)]
 
     def _factor(self, header: Any) -> float | None:
         """Return the degradation that the table has for an image; None without a table."""

@@ -17,6 +17,7 @@ from sunzip.channels import CHANNELS, NAMES
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
+from sunzip.sources.layouts import Layouts
 from sunzip.sources.storage import Storage
 from sunzip.times import format_tai, format_utc, parse_v1
 
@@ -44,7 +45,8 @@ class SdomlV1(Source):
     Raises
     ------
     InputError
-        If nothing is there, no file is named as SDOML v1 does, or the first one cannot be read.
+        If nothing is there, no file is named as SDOML v1 does, files of another layout lie there, too, or
+        the first image cannot be read.
     """
 
     layout = "sdoml-v1"
@@ -123,6 +125,7 @@ class SdomlV1(Source):
             folder, _, name = storage.root.rpartition("/")
             yield folder, [(name, storage.fs.size(storage.root))]
             return
+        layouts = Layouts(storage)
         open_folders = [""]
         while open_folders:
             folder = open_folders.pop()
@@ -133,6 +136,7 @@ class SdomlV1(Source):
                     below.append(f"{folder}/{name}".lstrip("/"))
                 else:
                     files.append((name, size))
+            layouts.look(folder, (name for name, _ in files))
             yield folder, files
             open_folders += reversed(below)
 

@@ -6,7 +6,8 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +35,8 @@ class AlignmentReport:
     frames
         Frames of the series.
     frames_dropped
-        Frames left out because a channel was missing, with ``missing="drop"``.
+        Frames left out because a channel was missing, with ``missing="drop"``; those in which an image holds
+        no measurement are among them once `Series.whole` has looked.
     images_found
         Images per channel, with or without a usable time.
     images_used
@@ -104,6 +106,8 @@ class Series:
         (T,) datetime64[ms], UTC, strictly increasing: the nominal time of each frame.
     t_obs
         (T, C) datetime64[ms]: when each image was taken; NaT where there is none.
+    missing
+        ``"drop"`` if only frames with all channels are wanted, else ``"mask"``.
     urls, layouts
         Of each source.
     """
@@ -118,12 +122,14 @@ class Series:
         source: npt.NDArray[np.int16],
         row: npt.NDArray[np.int32],
         report: AlignmentReport,
+        missing: Literal["mask", "drop"],
     ) -> None:
         self.channels = channels
         self.shape = shape
         self.scale = sources[0].scale
         self.time = time
         self.t_obs = t_obs
+        self.missing = missing
         self.urls = tuple(s.url for s in sources)
         self.layouts = tuple(s.layout for s in sources)
         self._sources = tuple(sources)
@@ -153,16 +159,13 @@ class Series:
     @property
     def report(self) -> AlignmentReport:
         """What became of the sources' images, with what reading has shown so far."""
-        odd: Counter[str] = Counter()
+        odd = Counter(self._report.odd)
         for source in self._sources:
             odd.update(source.counts)
             odd["chunk absent"] += len(source.absent)
         with self._lock:
-            odd["all-NaN frame"] += int(np.count_nonzero(self._seen & _EMPTY))
-            odd["image with infinite pixels"] += int(np.count_nonzero(self._seen & _INFINITE))
-            odd[f"image with pixels of {BEYOND:g} or more"] += int(np.count_nonzero(self._seen & _BEYOND))
-        values = {**asdict(self._report), "odd": dict(+odd)}
-        return AlignmentReport(**values)
+            odd += _oddities(self._seen)
+        return replace(self._report, odd=dict(+odd))
 
     def notes(self, start: int, stop: int) -> Notes:
         """Return what reading frames ``start`` to ``stop`` showed, for `note` in another process."""
@@ -197,6 +200,75 @@ class Series:
         digest.update(self.time.astype("<i8").tobytes())
         digest.update(self.t_obs.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def whole(self, doubtful: npt.NDArray[np.bool_] | None = None) -> Series:
+        """Return the series without the frames in which an image holds no measurement.
+
+        Only reading tells, so that all images are read once, those of a row side by side.
+
+        Parameters
+        ----------
+        doubtful
+            (T,) the frames to look at; by default all.
+
+        Returns
+        -------
+        Series
+            Its report counts what was left out.
+
+        Raises
+        ------
+        InputError
+            If an image cannot be read, or no frame is left.
+        """
+        looked_at = self._source >= 0
+        if doubtful is not None:
+            looked_at &= doubtful[:, None]
+        frame, channel = np.nonzero(looked_at)
+        # As they lie in their stores: rows that are shuffled in time share chunks with their neighbours.
+        order = np.lexsort((self._row[frame, channel], self._source[frame, channel]))
+        frame, channel = frame[order], channel[order]
+        source, row = self._source[frame, channel], self._row[frame, channel]
+        steps = np.flatnonzero((np.diff(source) != 0) | (np.diff(row) != 0)) + 1
+
+        def look(i: int) -> None:
+            t, j = int(frame[i]), int(channel[i])
+            self._read_image(
+                int(source[i]), self.channels[j], int(row[i]), np.empty(self.shape, np.float32), (t, j)
+            )
+
+        with ThreadPoolExecutor(len(self.channels), thread_name_prefix="sunzip") as pool:
+            for begin, end in zip([0, *steps], [*steps, len(frame)], strict=True):
+                # A row at a time: an error, or Ctrl-C, waits for no more than that.
+                list(pool.map(look, range(begin, end)))
+        keep = ~(self._seen & _EMPTY).any(axis=1)
+        if not keep.any():
+            raise InputError(
+                f"{_named(self._sources)}: no frame has measurements in all of {' '.join(self.channels)}; "
+                "keep incomplete ones with missing=mask, or ask for fewer channels"
+            )
+        lost = int(np.count_nonzero(self._source[~keep] >= 0))
+        report = replace(
+            self._report,
+            frames=int(keep.sum()),
+            frames_dropped=self._report.frames_dropped + int((~keep).sum()),
+            images_used=self._report.images_used - lost,
+            images_dropped=self._report.images_dropped + lost,
+            odd=dict(Counter(self._report.odd) + _oddities(self._seen[~keep])),
+        )
+        kept = Series(
+            self._sources,
+            self.channels,
+            self.shape,
+            self.time[keep],
+            self.t_obs[keep],
+            self._source[keep],
+            self._row[keep],
+            report,
+            self.missing,
+        )
+        kept._seen[:] = self._seen[keep]
+        return kept
 
     def read(self, start: int, stop: int) -> Cube:
         """Read frames ``start`` to ``stop``, the latter not included.
@@ -301,7 +373,8 @@ def join(
     channels
         What to read, in any spelling; by default all of which an image is selected.
     missing
-        ``"mask"`` keeps frames that lack channels, ``"drop"`` leaves them out.
+        ``"mask"`` keeps frames that lack channels, ``"drop"`` leaves them out. That an image is there but
+        holds no measurement is known only by reading it: `Series.whole` leaves out such frames, too.
     size
         Reduce images to size × size by averaging blocks of pixels, NaN left out.
 
@@ -397,7 +470,19 @@ def join(
         not_selected=len(aligned) - len(chosen),
     )
     times = time[full].astype("datetime64[ms]")
-    return Series(sources, wanted, _common_shape(sources, wanted, size), times, t_obs, source, row, report)
+    shape = _common_shape(sources, wanted, size)
+    return Series(sources, wanted, shape, times, t_obs, source, row, report, missing)
+
+
+def _oddities(seen: npt.NDArray[np.uint8]) -> Counter[str]:
+    """Count what reading images showed, by the names that the report prints."""
+    return Counter(
+        {
+            "all-NaN frame": int(np.count_nonzero(seen & _EMPTY)),
+            "image with infinite pixels": int(np.count_nonzero(seen & _INFINITE)),
+            f"image with pixels of {BEYOND:g} or more": int(np.count_nonzero(seen & _BEYOND)),
+        }
+    )
 
 
 def block_mean(image: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:

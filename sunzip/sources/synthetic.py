@@ -30,6 +30,12 @@ _MISSING, _EMPTY, _TWICE, _UNKNOWN, _LATE = 0.05, 0.02, 0.03, 0.02, 4
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096
 
+#: 22 years at 12 minutes. An index of them, with all channels, takes 2 GB.
+_MAX_FRAMES = 1_000_000
+
+#: Keywords write years in four digits, and HMI's are some seconds ahead.
+_FIRST, _LAST = np.datetime64("0001-01-02", "ms"), np.datetime64("9999-12-31", "ms")
+
 
 @functools.lru_cache(maxsize=4)
 def _sun_of(seed: int) -> _sun.Sun:
@@ -107,6 +113,20 @@ def radio_flux(
     return {name: (both[0], both[1]) for name, both in out.items()}
 
 
+def _times(frames: int, start: np.datetime64, step: np.timedelta64) -> npt.NDArray[np.datetime64]:
+    """Return the nominal times, (frames,) datetime64[ms]; as Python's integers they are seen to overflow."""
+    if not 1 <= frames <= _MAX_FRAMES:
+        raise InputError(f"the synthetic Sun has 1 to {_MAX_FRAMES:,} frames, not {frames:,}")
+    first, last, begin, ms = (int(t.astype(np.int64)) for t in (_FIRST, _LAST, start, step))
+    if not first <= begin <= begin + (frames - 1) * ms <= last:
+        raise InputError(
+            f"frames={frames:,}, one each {ms / 1000:,.15g} s from {start} on, leave the years 1 to 9999 "
+            "of the synthetic Sun; ask for fewer, a shorter cadence or another start"
+        )
+    times: npt.NDArray[np.datetime64] = start + np.arange(frames) * step
+    return times
+
+
 def _check_size(size: int) -> None:
     if not _MIN_SIZE <= size <= _MAX_SIZE or size % 16:
         raise InputError(
@@ -120,11 +140,11 @@ class Synthetic(Source):
     Parameters
     ----------
     frames
-        How many.
+        How many, up to a million.
     size
-        Pixels per side, a multiple of 16.
+        Pixels per side, a multiple of 16 up to 4096.
     start
-        UTC time of the first frame.
+        UTC time of the first frame; the last one is in the year 9999 at the latest.
     cadence
         Time between frames: ``"12min"``, ``"6h"``, ``"1d"``, ``"30s"``.
     seed
@@ -149,8 +169,6 @@ class Synthetic(Source):
         channels: Iterable[str] = NAMES,
     ) -> None:
         _check_size(size)
-        if frames < 1:
-            raise InputError(f"the synthetic Sun needs at least one frame, not {frames}")
         self.url = f"synthetic:?seed={seed}"
         self.layout = "synthetic"
         self.scale = Scale.MEAN
@@ -158,7 +176,7 @@ class Synthetic(Source):
         self.shape = (size, size)
         self.counts: Counter[str] = Counter()
         self.seed = int(seed)
-        self.time = _milliseconds(start) + np.arange(frames) * parse_duration(cadence, name="cadence")
+        self.time = _times(frames, _milliseconds(start), parse_duration(cadence, name="cadence"))
         self._lock = threading.Lock()
         self._last: tuple[int, npt.NDArray[np.float32]] | None = None
 

@@ -14,6 +14,7 @@ from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source
 from sunzip.sources.sdoml_v1 import SdomlV1
+from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
 LAYOUTS = {
@@ -228,7 +229,8 @@ def test_file_that_vanishes(tmp_path):
         ("x.lat.partial/", "sunzip archive"),
         ("foo://x", "foo://x: cannot be opened"),
         ("memory://nothing-here", "nothing is there"),
-        ("synthetic:frames=x", "frames must be a whole number, not 'x'"),
+        ("synthetic:frames=x", "frames must be a whole number of up to 9 digits, not 'x'"),
+        ("synthetic:frames=1234567890", "frames must be a whole number of up to 9 digits, not '1234567890'"),
         ("synthetic:frame=2", "'frame=2' is not understood; known are frames="),
         ("synthetic:frames", "'frames' is not understood"),
         ("synthetic:seed=1,seed=2", "'seed=2' is not understood"),
@@ -266,9 +268,63 @@ def test_folder_of_several_layouts(tmp_path):
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("fits", "fits/x.fits"), ("sdoml-v1", "v1/2013/11/25/AIA20131125_0824_0171.npz")),
+        (("fits", "deep/below/x.fits"), ("sdoml-v1", "v1/AIA20131125_0824_0171.npz")),
+        (("fits", "a/x.fits"), ("hdf5", "a/b/x.h5")),
+        (("hdf5", "z/b/x.h5"), ("sdoml-v1", "AIA20131125_0824_0171.npz")),
+        (("fits", "z/x.fits"), ("sdoml-v2", "a.zarr/.zgroup")),
+        (("sdoml-v1", "z/b/c/AIA20131125_0824_0171.npz"), ("sdoml-v2", "a.zarr/171A/.zarray")),
+        (("sdoml-v1", "a/AIA20131125_0824_0171.npz"), ("sdoml-v2", "z.zarr/2014/171A/.zarray")),
+        (("fits", "x.fits"), ("sdoml-v2", "z.zarr/2014/171A/.zarray")),
+    ],
+)
+def test_folders_of_several_layouts(tmp_path, one, other):
+    for _, path in (one, other):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    with pytest.raises(InputError, match="; name a folder that holds one of them") as caught:
+        open_source(str(tmp_path))
+    told = str(caught.value)
+    assert told.startswith(f"{tmp_path}: holds several layouts, ")
+    for layout, path in (one, other):
+        # Of a store the group that holds the channels is named, where that is what was met.
+        folder = (tmp_path / path).parent
+        folder = folder.parent if folder.name == "171A" else folder
+        assert f"{layout} in {str(folder).removesuffix('/.')}" in told
+    assert "\n" not in told
+
+
+def test_other_files_are_no_reason_to_refuse(tmp_path):
+    tree(tmp_path / "v1", LAYOUTS["flat"])
+    others = ("README.md", "v1/list.txt", "v1/other.npz", "tables/degrad_171.csv", "old.lat", "a/zarr.json")
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "z.zarr/field").mkdir(parents=True)
+    for name in ("z.zarr/.zgroup", "z.zarr/field/.zarray"):
+        (tmp_path / name).write_bytes(b"{}")
+    assert open_source(str(tmp_path)).layout == "sdoml-v1"
+
+
+def test_few_folders_are_listed_to_tell_a_layout(tmp_path, monkeypatch):
+    for day in range(50):
+        (tmp_path / f"2013/01/{day:02}").mkdir(parents=True)
+        write_v1(tmp_path / f"2013/01/{day:02}/AIA20131125_0824_0171.npz", 1)
+    listed = []
+    list_one = Storage.list
+    monkeypatch.setattr(Storage, "list", lambda self, path="": listed.append(path) or list_one(self, path))
+    source = open_source(str(tmp_path))
+    assert source.counts == {"duplicate file name": 49}
+    # Once each to read them, and the first of each level to tell the layout.
+    assert len(listed) == (1 + 2 + 50) + 4
+
+
 def test_folder_of_hdf5(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"")
-    with pytest.raises(InputError, match="holds HDF5 files; name one of them"):
+    with pytest.raises(InputError, match="holds HDF5 files; name one of them, or a folder of another layout"):
         open_source(str(tmp_path))
 
 

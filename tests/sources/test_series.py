@@ -18,7 +18,7 @@ from stores import REAL, aia_times, image, write_v1, write_v2
 from sunzip.channels import NAMES
 from sunzip.cube import Scale
 from sunzip.errors import InputError
-from sunzip.sources import open_source
+from sunzip.sources import open_source, sdoml_v2
 from sunzip.sources.base import Source
 from sunzip.sources.series import block_mean, join, resized_header
 
@@ -315,6 +315,52 @@ def test_what_programs_write_for_missing_pixels_is_missing_and_counted(fill: flo
     assert cube.valid.tolist() == [[True, True], [False, False]]
     assert np.argwhere(np.isnan(cube.data[0])).tolist() == [[0, 1, 2]]
     assert series.report.odd == {"all-NaN frame": 1, "image with pixels of 1e+09 or more": 2}
+
+
+def test_whole_leaves_out_frames_in_which_an_image_holds_no_measurement():
+    nan, zero = np.full((4, 4), np.nan), np.zeros((4, 4))
+    infinite = np.where(np.eye(4) > 0, np.inf, 1)
+    # Rows are shuffled, differently in each channel.
+    source = Memory(
+        {"171A": minutes(48, 0, 12, 24, 36, 60), "Bz": minutes(0, 48, 36, 24, 12)},
+        images={("171A", 1): infinite, ("171A", 2): zero, ("171A", 0): infinite, ("Bz", 1): nan,
+                ("Bz", 0): zero, ("Bz", 4): nan},
+    )  # fmt: skip
+    series = join([source], missing="drop")
+    assert (series.missing, offsets(series.time)) == ("drop", [0, 12, 24, 36, 48])
+    whole = series.whole()
+    assert (whole.missing, offsets(whole.time)) == ("drop", [0, 24, 36])
+    assert whole.fingerprint() != series.fingerprint()
+    for _ in range(2):
+        cube = whole.read(0, 3)
+        assert cube.valid.all()
+        assert [[h["ROW"] for h in frame] for frame in cube.headers] == [[1, 0], [3, 3], [4, 2]]
+        assert whole.report.as_dict() == {
+            "frames": 3, "frames_dropped": 3, "images_found": {"171A": 6, "Bz": 5}, "images_used": 6,
+            "images_dropped": 5, "duplicates": 0, "out_of_tolerance": 0, "unusable_times": 0,
+            "not_selected": 0, "odd": {"all-NaN frame": 3, "image with infinite pixels": 2},
+        }  # fmt: skip
+    assert offsets(whole.whole().time) == [0, 24, 36]
+    some = join([source], missing="drop").whole(np.array([False, True, False, False, False]))
+    assert offsets(some.time) == [0, 24, 36, 48]
+    with pytest.raises(InputError, match="no frame has measurements in all of 171A Bz; keep incomplete ones"):
+        join([source], missing="drop", start="2014-01-01T00:48").whole()
+
+
+def test_whole_reads_each_chunk_once_however_rows_are_shuffled(tmp_path, monkeypatch):
+    order = np.random.default_rng(0).permutation(60)
+    data = np.stack([image(i + 1) for i in range(60)])
+    write_v2(
+        tmp_path / "s",
+        {f"2014/{name}": (data, {"T_OBS": aia_times(12.0 * order)}) for name in ("171A", "193A")},
+    )
+    decoded = []
+    decode = sdoml_v2._decode
+    monkeypatch.setattr(
+        sdoml_v2, "_decode", lambda a, path, raw: decoded.append(path) or decode(a, path, raw)
+    )
+    assert len(join([open_source(str(tmp_path / "s"))], missing="drop").whole()) == 60
+    assert len(decoded) == len(set(decoded)) == 2 * 60 // 15
 
 
 def test_scale_is_that_of_the_first_source():

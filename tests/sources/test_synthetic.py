@@ -272,7 +272,15 @@ def test_header_times_are_the_index_times():
     [
         ({"size": 100}, "multiple of 16"),
         ({"size": 1 << 20}, "multiple of 16"),
-        ({"frames": 0}, "at least one frame"),
+        ({"frames": 0}, "has 1 to 1,000,000 frames, not 0"),
+        ({"frames": 999_999_999}, "has 1 to 1,000,000 frames, not 999,999,999"),
+        (
+            {"frames": 2, "start": "9999-12-30T23:59"},
+            "frames=2, one each 720 s from 9999-12-30T23:59.* leave the",
+        ),
+        ({"frames": 1_000_000, "cadence": "999999999d"}, "ask for fewer, a shorter cadence or another start"),
+        ({"start": "0000-06-01"}, "leave the years 1 to 9999"),
+        ({"start": "292278000-01-01"}, "leave the years 1 to 9999"),
         ({"cadence": "often"}, "cadence 'often'"),
         ({"cadence": "-5min"}, "cadence"),
         ({"cadence": "nand"}, "cadence"),
@@ -285,6 +293,17 @@ def test_bad_arguments_are_named_in_one_line(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         Synthetic(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["0001-01-02", "9999-12-31"])
+def test_the_first_and_the_last_day_are_read_back(tmp_path, start):
+    sun = Synthetic(frames=1, size=16, start=start)
+    with open_sink(tmp_path / "s.zarr", "sdoml-v2", channels=NAMES, shape=sun.shape) as sink:
+        for cube in cubes(sun):
+            sink.write(cube)
+    source = open_source(str(tmp_path / "s.zarr"))
+    assert not source.counts
+    assert [source.times(n).tolist() for n in NAMES] == [sun.times(n).tolist() for n in NAMES]
 
 
 @pytest.mark.parametrize("row", [-1, 2])
