@@ -92,6 +92,25 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak_kib() -> int:
+    """Return the most memory that this process and those that it started had, each by itself."""
+    # What getrusage says starts with the memory of the process that started this one.
+    texts = [Path(f"/proc/{process.pid}/status").read_text() for process in _processes()]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("VmHWM:")]
+    return sum(int(line.split()[1]) for line in lines)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time that this process and those that it started have had."""
+    return sum(sum(process.cpu_times()[:2]) for process in _processes())
+
+
+def _processes() -> list[Any]:
+    import psutil
+
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
 def keep(name: str, content: dict[str, Any]) -> Path:
     """Write results as ``benchmarks/results/<name>.json``."""
     RESULTS.mkdir(exist_ok=True)

@@ -143,14 +143,14 @@ def linear_cost(result: dict[str, Any]) -> str:
     head = ["frames", "time", "frames/s", "processor time/frame", "peak memory", "archive", "B/frame"]
     g = result["growth"]
     cores = sum(r["cpu_seconds"] for r in result["rows"]) / sum(r["seconds"] for r in result["rows"])
-    # One process that has less than a core to itself shares the machine, and its times are not sunzip's own.
+    # A job that has less than a core to itself shares the machine, and its times are not sunzip's own.
     busy = (
-        f"The machine was busy with other work: the process had {cores:.1f} of a core. " if cores < 1 else ""
+        f"The machine was busy with other work: the job had {cores:.1f} of a core. " if cores < 1 else ""
     )
     return (
         f"{_table(head, rows)}\n\n{g['frames']:.0f} times the frames take {g['cpu_seconds']:.1f} times the "
         f"processor time, {g['archive_bytes']:.1f} times the bytes and {g['peak_kib']:.2f} times the memory. "
-        f"{busy}{_source(result)}"
+        f"{result['rows'][0]['model']}. {busy}{_source(result)}"
     )
 
 

@@ -8,7 +8,6 @@ Run through ``python -m benchmarks.rate_distortion --real … --speed``; a proce
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -222,19 +221,8 @@ def _told(nbytes: int, frame: Float, took: float, back: float) -> dict[str, floa
         "bits": round(8 * nbytes / frame.size, 4),
         "encode_mb_s": round(megabytes / took, 2),
         "decode_mb_s": round(megabytes / back, 2),
-        "peak_mib": round(_peak_kib() / 1024, 1),
+        "peak_mib": round(common.peak_kib() / 1024, 1),
     }
-
-
-def _peak_kib() -> int:
-    """Return the most memory that this process and those that it started had, each by itself."""
-    import psutil
-
-    pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
-    # What getrusage says starts with the memory of the process that started this one.
-    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
-    lines = [line for text in texts for line in text.splitlines() if line.startswith("VmHWM:")]
-    return sum(int(line.split()[1]) for line in lines)
 
 
 def measure_all(result: dict[str, Any], case: Case, wanted: Sequence[str], models: Sequence[str]) -> None:
