@@ -130,6 +130,8 @@ def cached(
 ) -> Frames:
     """Read a series into a folder's files unless it is there already, and open them.
 
+    Frames of which an image holds no measurement are not among them if the series is to have none such.
+
     What an earlier run began is continued. The files are named after a hash of the plan of frames, the
     sources' URLs and the pixels of the first frame, so that another series, or a source that changed, is
     read anew.
@@ -148,7 +150,7 @@ def cached(
     Raises
     ------
     InputError
-        If an image cannot be read.
+        If an image cannot be read, or no frame is left.
     OutputError
         If the folder cannot be written or has too little room.
     """
@@ -205,7 +207,18 @@ def cached(
         finally:
             pool.shutdown(cancel_futures=True)
     pixels = np.memmap(pixels_path, np.float16, "r", shape=shape)
-    return Frames(pixels, np.fromfile(present_path, np.uint8).reshape(shape[:2]).astype(bool), series.time)
+    present = np.fromfile(present_path, np.uint8).reshape(shape[:2]).astype(bool)
+    frames = Frames(pixels, present, series.time)
+    if series.missing == "drop":
+        # By now all are read, which alone tells of images that hold no measurement.
+        whole = np.flatnonzero(present[:, [NAMES.index(name) for name in series.channels]].all(1))
+        if not len(whole):
+            raise InputError(
+                f"{series.urls[0]}: no frame has measurements in all of {' '.join(series.channels)}; ask for "
+                "fewer channels (--channels), or keep incomplete ones (--missing mask)"
+            )
+        frames = frames.take(whole)
+    return frames
 
 
 def _fill(series: Series, base: Path, rows: npt.NDArray[np.intp]) -> int:

@@ -8,9 +8,11 @@ import pickle
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,24 @@ def test_other_pixels_are_other_files(tmp_path: Path) -> None:
     for seed in (0, 1):
         cached(small(tmp_path, seed), tmp_path / "kept")
     assert len(list((tmp_path / "kept").glob("*.f16"))) == 2
+
+
+def test_frames_with_an_empty_image_are_left_out_if_incomplete_ones_are(tmp_path: Path) -> None:
+    align = Alignment(cadence="1d", tolerance="2h", channels=("171A", "Bz"))
+    paths = [write_sun(tmp_path / f"{n}.h5", 5, 32, 1, n) for n in range(2)]
+    for path, rows in zip(paths, (3, slice(None)), strict=True):
+        with h5py.File(path, "r+") as file:
+            file["cube"][1, 11] = np.nan
+            file["cube"][rows, 2] = 0
+    series = open_series(paths[0], align=align)
+    assert len(cached(series, tmp_path / "kept")) == 5
+    some, none = (open_series(path, align=replace(align, missing="drop")) for path in paths)
+    for _ in range(2):
+        frames = cached(some, tmp_path / "kept")
+        np.testing.assert_array_equal(frames.time, series.time[[0, 2, 4]])
+        assert frames.present[:, [2, 11]].all()
+    with pytest.raises(InputError, match=r"no frame has measurements in all of 171A Bz"):
+        cached(none, tmp_path / "kept")
 
 
 def test_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
