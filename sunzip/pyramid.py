@@ -51,16 +51,16 @@ def grid_of(height: int, width: int) -> Grid:
     return Grid(-(-height >> depth) << depth, -(-width >> depth) << depth, depth)
 
 
-def to_pyramid(image: Float, grid: Grid) -> Float:
+def to_pyramid(image: Float, grid: Grid, out: Float | None = None) -> Float:
     """Return images (C, Y, X), continued at their edges, as wavelet coefficients of the grid's size.
 
-    The coarsest stand in the first corner.
+    The coarsest stand in the first corner. They are written to `out` if it is given.
     """
     height, width = image.shape[1:]
     low = image
     if (height, width) != (grid.height, grid.width):
         low = np.pad(image, ((0, 0), (0, grid.height - height), (0, grid.width - width)), mode="edge")
-    out = np.empty_like(low)
+    out = np.empty_like(low) if out is None else out
     for _ in range(grid.depth):
         count, h, w = len(low), low.shape[1] // 2, low.shape[2] // 2
         coarser = np.empty((count, h, w), np.float32)
@@ -72,11 +72,11 @@ def to_pyramid(image: Float, grid: Grid) -> Float:
     return out
 
 
-def to_picture(pyramid: Float, grid: Grid, levels: int) -> Float:
-    """Return (C, y, x) pictures of so many levels of a (C, Y, X) pyramid."""
+def to_picture(pyramid: Float, grid: Grid, levels: int, out: Float | None = None) -> Float:
+    """Return (C, y, x) pictures of so many levels of a (C, Y, X) pyramid; if any, in `out` if it is given."""
     low = pyramid[:, : grid.height >> grid.depth, : grid.width >> grid.depth]
     for n in range(levels):
-        low = finer(low, places_of(pyramid, *grid.level(n)))
+        low = finer(low, places_of(pyramid, *grid.level(n)), out if n == levels - 1 else None)
     return low
 
 
@@ -113,10 +113,10 @@ def woven(low: Float, bands: Sequence[Float]) -> Float:
     return out
 
 
-def finer(low: Float, bands: Sequence[Float]) -> Float:
-    """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w)."""
+def finer(low: Float, bands: Sequence[Float], out: Float | None = None) -> Float:
+    """Return (C, 2h, 2w) of pictures (C, h, w) and their three bands, each (C, h, w); in `out` if given."""
     count, h, w = low.shape
-    out = np.empty((count, 2 * h, 2 * w), np.float32)
+    out = np.empty((count, 2 * h, 2 * w), np.float32) if out is None else out
     for some in _batches(count, h, w):
         out[some] = wavelet.synthesise(low[some], np.stack([band[some] for band in bands], 1))
     return out

@@ -343,7 +343,7 @@ class Codec:
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
         known, means = known._replace(channels=has), _means(data, shown, indexes, scale)
         raw, written = None, Written(b"")
-        if BEYOND <= np.nanmax(np.abs(data)) < np.inf:
+        if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
             raw = pack_raw(means, 2 * data.nbytes)
         if raw is None:
@@ -395,14 +395,16 @@ class Codec:
         scale: Scale,
     ) -> Latents:
         """Return the latents of one frame, (C, Y, X) of which some channel is there."""
-        physical = np.where(missing, np.float32(0), data)
-        if not np.isfinite(physical).all():
-            raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
         factor = _to_mean(indexes, scale)
-        if factor is not None:
-            physical *= factor
         images = np.zeros((1, len(NAMES), *data.shape[1:]), np.float32)
-        images[0, indexes] = self.family.stabiliser.subset(indexes).forward(physical)
+        # A channel at a time: what comes between takes little memory, that of the one before.
+        for c, index in enumerate(indexes):
+            physical = np.where(missing[c], np.float32(0), data[c])
+            if not np.isfinite(physical).all():
+                raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
+            if factor is not None:
+                physical *= factor[c]
+            images[0, index] = self.family.stabiliser.subset([index]).forward(physical[None])[0]
         shown = np.zeros((1, len(NAMES)), np.float32)
         shown[0, indexes] = present
         (found,) = self.family.analyse(images, shown, self.quality)

@@ -206,9 +206,9 @@ class WaveletFamily(Family):
         grid = grid_of(*images.shape[-2:])
         found = []
         for image, shown in zip(images, present, strict=True):
-            rows = np.flatnonzero(shown)
             pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
-            pyramid[rows] = to_pyramid(image[rows], grid)
+            for rows in _runs(shown):
+                to_pyramid(image[rows], grid, pyramid[rows])
             found.append(Latents(pyramid, np.zeros(0, np.float32)))
         return found
 
@@ -226,11 +226,11 @@ class WaveletFamily(Family):
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """See `Family.synthesise`: few channels at a time, which stay in the processor's cache."""
         grid = grid_of(height, width)
-        out = np.zeros((*latents.shape[:2], height, width), np.float32)
+        out = np.zeros((*latents.shape[:2], grid.height, grid.width), np.float32)
         for t, shown in enumerate(present):
-            rows = np.flatnonzero(shown)
-            out[t, rows] = to_picture(latents[t, rows], grid, grid.depth)[:, :height, :width]
-        return out
+            for rows in _runs(shown):
+                to_picture(latents[t, rows], grid, grid.depth, out[t, rows])
+        return out[..., :height, :width]
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""
@@ -533,3 +533,13 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     if ways.lazy.any():
         pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid)
     return pyramid
+
+
+def _runs(shown: Float) -> list[slice]:
+    """Return which channels are shown as slices, of arrays that need not be copied then."""
+    rows = np.flatnonzero(shown)
+    return [
+        slice(run[0], run[-1] + 1)
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        if len(run)
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,10 @@ MAX_SHIFT = 20
 _OUTPUTS = 12
 QUALITIES = 101
 
-#: Positions of a level that go through a network at once.
+#: Positions of a level that go through a network at once, and how many rows around those of a piece the
+#: network looks at.
 _CACHED = 1 << 16
+_AROUND = 2
 
 
 def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -209,20 +211,23 @@ class ExactContext:
             deep, shape = t[f"{n}.deep"], (count, WIDTHS[n], height, width)
             features = torch.empty(shape, memory_format=torch.channels_last)
             outputs = np.empty((count, _OUTPUTS, here.shape[-1]), np.float32)
-            for some in _batches(planes):
+            for piece in _pieces(planes, here):
                 # Planes that are all 0 add nothing, as do those of channels that see no others.
-                seen = [k for k in range(COUNT_NOW) if planes[some, k].any()] or [0]
-                given, weight = planes[some], t[f"{n}.now"]
+                given, weight = piece.around(planes), t[f"{n}.now"]
+                seen = [k for k in range(COUNT_NOW) if given[:, k].any()] or [0]
                 if len(seen) < COUNT_NOW:
                     given, weight = given[:, seen], weight[:, seen]
-                h = _summed(_channels_last(given), weight, _of(entering, some))
+                h = _summed(_channels_last(given), weight, piece.of(entering))
                 if time is not None:
-                    h += F.conv2d(_channels_last(time[some]), t[f"{n}.time"], padding=1)
+                    h += F.conv2d(_channels_last(piece.around(time)), t[f"{n}.time"], padding=1)
                 if carry is not None:
-                    h += F.interpolate(F.conv2d(carry[some], t[f"{n}.carry"]), size=h.shape[-2:])
-                _active(_summed(_active(h), deep, _of(deeper, some)), into=features[some])
-                h = F.conv2d(_at(features[some], _of(here, some)), t[f"{n}.first"], t[f"{n}.first.bias"])
-                self._put_out(_active(h), f"{n}.first_out", outputs[some])
+                    h += F.interpolate(F.conv2d(piece.above(carry), t[f"{n}.carry"]), size=h.shape[-2:])
+                h = piece.inner(_summed(_active(h), deep, piece.of(deeper)))
+                found = piece.within(features)
+                _active(h, into=found)
+                assert piece.here is not None
+                h = F.conv2d(_at(found, piece.here), t[f"{n}.first"], t[f"{n}.first.bias"])
+                self._put_out(_active(h), f"{n}.first_out", piece.listed(outputs))
         return features, outputs
 
     def beside(
@@ -295,13 +300,13 @@ class ExactContext:
             count, _, height, width = known.shape
             places = height * width if here is None else here.shape[-1]
             outputs = np.empty((count, len(t[f"{n}.{layer}_out"]), places), np.float32)
-            for some in _batches(known):
-                h = _summed(_channels_last(known[some]), t[f"{n}.{near}"], _of(bias, some))
-                seen = features[some]
-                if here is not None:
-                    h, seen = (_at(planes, _of(here, some)) for planes in (h, seen))
-                h += F.conv2d(seen, t[f"{n}.{layer}"])
-                self._put_out(_active(h), f"{n}.{layer}_out", outputs[some])
+            for piece in _pieces(known, here):
+                h = _summed(_channels_last(piece.around(known)), t[f"{n}.{near}"], piece.of(bias))
+                h, seen = piece.inner(h), piece.within(features)
+                if piece.here is not None:
+                    h, seen = (_at(planes, piece.here) for planes in (h, seen))
+                h = h + F.conv2d(seen, t[f"{n}.{layer}"])
+                self._put_out(_active(h), f"{n}.{layer}_out", piece.listed(outputs))
         return outputs
 
     def _put_out(self, hidden: Tensor, layer: str, into: Float) -> None:
@@ -312,15 +317,75 @@ class ExactContext:
         torch.floor(outputs, out=torch.from_numpy(into))
 
 
-def _batches(planes: Float) -> Iterator[slice]:
-    """Yield which channels of planes (C, K, h, w) go through a network at once.
+class _Piece(NamedTuple):
+    """What goes through a network at once: some channels, or some rows of one.
 
-    As many as the processor's cache has room for; small ones one at a time would take more time to begin
+    Attributes
+    ----------
+    some
+        The channels.
+    rows, wider
+        The rows, and those with others around them that the network looks at; even ones begin the latter.
+    here
+        Places (N,) or (C, N) in these rows at which outputs are wanted, None for all.
+    places
+        Which of all the places wanted these are.
+    """
+
+    some: slice
+    rows: slice
+    wider: slice
+    here: Places | None
+    places: slice
+
+    def around(self, planes: Float) -> Float:
+        return planes[self.some, :, self.wider]
+
+    def above(self, carry: Tensor) -> Tensor:
+        """Return what the coarser level hands on."""
+        return carry[self.some, :, self.wider.start // 2 : -(-self.wider.stop // 2)]
+
+    def inner(self, planes: Tensor) -> Tensor:
+        """Return of planes of the wider rows those of the rows."""
+        begin = self.rows.start - self.wider.start
+        return planes[:, :, begin : begin + self.rows.stop - self.rows.start]
+
+    def within(self, features: Tensor) -> Tensor:
+        return features[self.some, :, self.rows]
+
+    def of(self, each: Tensor) -> Tensor:
+        """Return those of the channels, or what is one for all."""
+        return each if len(each) == 1 else each[self.some]
+
+    def listed(self, outputs: Float) -> Float:
+        return outputs[self.some, :, self.places]
+
+
+def _pieces(planes: Float, here: Places | None) -> Iterator[_Piece]:
+    """Yield in what pieces planes (C, K, h, w) go through a network.
+
+    As much as the processor's cache has room for; small ones one at a time would take more time to begin
     than to do.
     """
     count, _, h, w = planes.shape
-    step = max(1, _CACHED // (h * w))
-    return (slice(begin, begin + step) for begin in range(0, count, step))
+    step, tall = max(1, _CACHED // (h * w)), max(2 * _AROUND, _CACHED // w // 2 * 2)
+    # Other places than those in order along the rows are those of small planes.
+    ordered = here is None or (here.ndim == 1 and (here[1:] >= here[:-1]).all())
+    if tall >= h or not ordered:
+        for begin in range(0, count, step):
+            some = slice(begin, begin + step)
+            of_these = here if here is None or here.ndim == 1 else here[some]
+            yield _Piece(some, slice(0, h), slice(0, h), of_these, slice(None))
+        return
+    for channel in range(count):
+        for begin in range(0, h, tall):
+            end = min(begin + tall, h)
+            places, inside = slice(begin * w, end * w), None
+            if here is not None:
+                places = slice(*np.searchsorted(here, (places.start, places.stop)).tolist())
+                inside = here[places] - begin * w
+            wider = slice(max(begin - _AROUND, 0), min(end + _AROUND, h))
+            yield _Piece(slice(channel, channel + 1), slice(begin, end), wider, inside, places)
 
 
 def _summed(planes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -366,11 +431,6 @@ def _at(planes: Tensor, here: Places) -> Tensor:
     return found[:, :, None].permute(0, 3, 1, 2)
 
 
-def _of(each: Any, some: slice) -> Any:
-    """Return those of some channels, or what is one for all."""
-    return each if each.ndim == 1 or len(each) == 1 else each[some]
-
-
 def _float(planes: npt.NDArray[Any]) -> Tensor:
     import torch
 
@@ -400,8 +460,9 @@ def _prove_sums() -> None:
     from torch.nn import functional as F
 
     rng = np.random.default_rng(0)
-    for width, side in zip(WIDTHS[::-1], (128, 96, 64, 16, 8), strict=True):
-        images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, side + 2, side + 2))
+    square = zip(WIDTHS[::-1], ((side, side) for side in (128, 96, 64, 16, 8)), strict=True)
+    for width, (tall, wide) in (*square, (WIDTHS[-1], (8, 2048))):  # a piece of a large plane
+        images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, tall + 2, wide + 2))
         rows = images.reshape(2, width, -1)
         # Of one sign, and no larger than what keeps their sums below the bound.
         weight = rng.integers(0, EXACT // (9 * width * ACTIVATION_MAX), (width, width, 3, 3))
@@ -409,11 +470,11 @@ def _prove_sums() -> None:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             found = F.conv2d(_channels_last(images), _channels_last(weight)).numpy()
             product = _product(_float(matrix), torch.zeros(_OUTPUTS), _float(rows)).numpy()
-        for n, y, x in rng.integers(0, (2, side, side), (50, 3)):
+        for n, y, x in rng.integers(0, (2, tall, wide), (50, 3)):
             patch = images[n, :, y : y + 3, x : x + 3]
             if not (
                 np.array_equal(found[n, :, y, x], (weight * patch).sum((1, 2, 3)))
-                and np.array_equal(product[n, :, y * x], matrix @ rows[n, :, y * x])
+                and np.array_equal(product[n, :, y * wide + x], matrix @ rows[n, :, y * wide + x])
             ):
                 raise UnsupportedError(
                     f"convolutions and matrix products of torch {torch.__version__} are not exact on this "

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.nn import exact as exact_module
 from sunzip.nn.exact import (
     ACTIVATION_MAX,
     EXACT,
@@ -188,6 +189,26 @@ def test_places_are_looked_at_as_if_all_were(context: ExactContext, side: int) -
         rows = [x.reshape(*x.shape[:2], -1) for x in everywhere[1:]]
         expected = [np.take_along_axis(x, each[:, None], -1) for x in rows]
         assert same([outputs, others, settled], expected)
+
+
+@pytest.mark.parametrize("side", [8, 13, 37])
+def test_large_planes_are_looked_at_piece_by_piece(
+    context: ExactContext, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Inputs(8, [3, 8, 2], side)
+    some = halves(side, side + 2)[1]
+
+    def found() -> list[np.ndarray]:
+        which = 8, at.channels, 37
+        features, outputs = context.enter(*which, at.flags, at.planes, at.time, at.carry, some)
+        others = context.beside(*which, features, at.known, some)
+        bare, _ = context.enter(*which, at.flags, at.planes, None, None, some)
+        return [*run(context, at), features.numpy(), outputs, others, bare.numpy()]
+
+    expected = found()
+    for size in (1, 4 * (side + 2), 10 * (side + 2) + 3):
+        monkeypatch.setattr(exact_module, "_CACHED", size)
+        assert same(found(), expected)
 
 
 def test_a_single_channel_stands_for_all_that_are_given(context: ExactContext) -> None:
