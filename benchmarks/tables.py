@@ -150,7 +150,7 @@ def linear_cost(result: dict[str, Any]) -> str:
     return (
         f"{_table(head, rows)}\n\n{g['frames']:.0f} times the frames take {g['cpu_seconds']:.1f} times the "
         f"processor time, {g['archive_bytes']:.1f} times the bytes and {g['peak_kib']:.2f} times the memory. "
-        f"{result['rows'][0]['model']}. {busy}{_source(result)}"
+        f"Coded by {result['rows'][0]['model']}. {busy}{_source(result)}"
     )
 
 
