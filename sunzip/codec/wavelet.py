@@ -85,6 +85,9 @@ _GLANCE = 3
 #: variance, from which the one before is no help.
 _SMALL, _STRANGE = 128, 0.5
 
+#: A frame that differs by less than so much while further turns bring it no nearer is turned as it should be.
+_NEAR = 0.25
+
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
 #: is worth more, and else each group's last would err more than that of the group before. That is where they
 #: are so alike; where they are so unlike, all are as the block's.
@@ -480,8 +483,12 @@ class WaveletFamily(Family):
         def error(minutes: int) -> float:
             return float((((turned(then, sign * minutes) - now) / spread) ** 2).mean())
 
-        # The error falls towards the best turn, and rises behind it.
-        errors = {n: error(_TURNS[n]) for n in range(0, len(_TURNS), 4)}
+        # The error falls towards the best turn, and rises behind it; where it is large it may fall again.
+        errors: dict[int, float] = {}
+        for n in range(0, len(_TURNS), 4):
+            errors[n] = error(_TURNS[n])
+            if n and errors[n - 4] < min(errors[n], _NEAR):
+                break
         for step in (2, 1):
             best = min(errors, key=errors.__getitem__)
             near = (n for n in (best - step, best + step) if 0 <= n < len(_TURNS))
