@@ -225,15 +225,15 @@ def test_an_archive_is_read_from_its_specification_alone(lat: Path) -> None:
 def test_same_input_gives_same_bytes_however_it_is_written(tmp_path: Path) -> None:
     spec = spec_of(17)
     write(tmp_path / "a.lat", spec, EMBED)
-    writer = ArchiveWriter.create(tmp_path / "b.lat", spec)
-    writer.write_shard(3, *shard_of(spec, writer.frames_of(3)))
+    with ArchiveWriter.create(tmp_path / "b.lat", spec) as writer:
+        writer.write_shard(3, *shard_of(spec, writer.frames_of(3)))
     # The process dies here; what it left in the middle of a write must not matter.
     (tmp_path / "b.lat.partial" / "cube" / "c" / "3" / "0" / "0" / ".half").write_bytes(b"x")
-    again = ArchiveWriter.create(tmp_path / "b.lat", spec, resume=True)
-    assert [again.done(s) for s in range(again.shards)] == [False, False, False, True, False]
-    other_process = pickle.loads(pickle.dumps(again))
-    for shard in (4, 1, 0):
-        other_process.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
+    with ArchiveWriter.create(tmp_path / "b.lat", spec, resume=True) as again:
+        assert [again.done(s) for s in range(again.shards)] == [False, False, False, True, False]
+        other_process = pickle.loads(pickle.dumps(again))
+        for shard in (4, 1, 0):
+            other_process.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
     write(tmp_path / "b.lat", spec, EMBED, resume=True)
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "b.lat").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "b.lat"]
@@ -285,9 +285,9 @@ def test_what_is_damaged_in_an_unfinished_archive_is_made_anew(tmp_path: Path, h
     spec = spec_of()
     write(tmp_path / "whole.lat", spec, EMBED)
     partial, kept = tmp_path / "a.lat.partial", tmp_path / "kept"
-    writer = ArchiveWriter.create(tmp_path / "a.lat", spec)
-    for shard in range(writer.shards):
-        writer.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
+    with ArchiveWriter.create(tmp_path / "a.lat", spec) as writer:
+        for shard in range(writer.shards):
+            writer.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
     shutil.copytree(partial, kept)
     for file in sorted(f for f in kept.rglob("*") if f.is_file() and f != kept / "zarr.json"):
         key = file.relative_to(kept).as_posix()
@@ -298,10 +298,10 @@ def test_what_is_damaged_in_an_unfinished_archive_is_made_anew(tmp_path: Path, h
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(kept, partial)
         (partial / key).write_bytes(data if harm == "flipped" else b"")
-        again = ArchiveWriter.create(tmp_path / "a.lat", spec, resume=True, force=True)
-        # Tables have no checksum before they are packed: of a flipped bit in them nobody can know.
-        if harm == "emptied" or name == "cube":
-            assert again.left() == of_shard, key
+        with ArchiveWriter.create(tmp_path / "a.lat", spec, resume=True, force=True) as again:
+            # Tables have no checksum before they are packed: of a flipped bit in them nobody can know.
+            if harm == "emptied" or name == "cube":
+                assert again.left() == of_shard, key
         write(tmp_path / "a.lat", spec, EMBED, force=True, resume=True)
         assert verify(tmp_path / "a.lat").ok, key
         if harm == "emptied" or name == "cube" or not of_shard:
@@ -321,6 +321,33 @@ def test_existing_targets_are_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "a.lat.partial").exists()
     write(path, force=True)
     assert verify(path).ok
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems keep others out")
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}])
+def test_two_runs_do_not_write_the_same_archive(tmp_path: Path, options: dict) -> None:
+    path, spec = tmp_path / "a.lat", spec_of()
+    first = ArchiveWriter.create(path, spec)
+    first.write_shard(0, *shard_of(spec, slice(0, 4)))
+    with pytest.raises(OutputError, match=r"a\.lat\.partial: another run writes it"):
+        ArchiveWriter.create(path, spec, **options)
+    first.write_shard(1, *shard_of(spec, slice(4, 7)))
+    first.finish()
+    assert verify(path).ok
+    write(path, force=True)  # it is no longer kept
+
+
+def test_a_run_that_finds_its_objects_gone_packs_nothing(tmp_path: Path) -> None:
+    spec = spec_of()
+    with ArchiveWriter.create(tmp_path / "a.lat", spec) as writer:
+        for shard in range(writer.shards):
+            writer.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
+        (tmp_path / "a.lat.partial" / "channel" / "zarr.json").unlink()
+        with pytest.raises(OutputError, match=r"1 objects are gone.*--resume"):
+            writer.finish()
+    assert not (tmp_path / "a.lat").exists()
+    write(tmp_path / "a.lat", spec, resume=True)
+    assert verify(tmp_path / "a.lat").ok
 
 
 def test_a_target_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:

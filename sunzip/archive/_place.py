@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
@@ -225,6 +226,18 @@ class Place(Protocol):
     def names(self) -> set[str]:
         """Return the names directly below the folder, for which a link or a file in its place is none."""
 
+    def hold(self) -> None:
+        """Keep other runs from the folder, and refuse one that another run keeps, where that can be done.
+
+        It ends with `clear`, with `release`, and with the process.
+        """
+
+    def release(self) -> None:
+        """Let others have the folder."""
+
+    def empty(self) -> None:
+        """Remove what is in the folder."""
+
     def clear(self) -> None:
         """Remove the folder."""
 
@@ -275,6 +288,11 @@ class _LocalPlace:
     def __init__(self, path: str) -> None:
         self.path = path
         self.partial = f"{path}.partial"
+        self._held: weakref.finalize[..., _LocalPlace] | None = None
+
+    def __reduce__(self) -> tuple[type[_LocalPlace], tuple[str]]:
+        # Those who only write into the folder rely on him who keeps it.
+        return _LocalPlace, (self.path,)
 
     def check(self) -> None:
         if os.path.isdir(self.path):
@@ -298,8 +316,41 @@ class _LocalPlace:
             raise OutputError(f"{self.partial}: is in the way; remove it")
         return set(os.listdir(self.partial))
 
+    def hold(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system
+            return
+        fd = os.open(self.partial, os.O_RDONLY)
+        held = weakref.finalize(self, os.close, fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another run may have finished, and removed it, since it was opened.
+            ours = os.path.isdir(self.partial) and os.path.samestat(os.fstat(fd), os.stat(self.partial))
+        except BlockingIOError:
+            ours = False
+        except OSError:  # a file system that knows no locks
+            held()
+            return
+        if not ours:
+            held()
+            raise OutputError(f"{self.partial}: another run writes it; wait for that, or name another target")
+        self._held = held
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held()
+
+    def empty(self) -> None:
+        for entry in os.scandir(self.partial):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
     def clear(self) -> None:
         shutil.rmtree(self.partial)
+        self.release()
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():
@@ -343,7 +394,7 @@ class _LocalPlace:
 
     @contextlib.contextmanager
     def packing(self, size: int) -> Iterator[BinaryIO]:
-        pack = os.path.join(self.partial, ".pack")
+        pack = os.path.join(self.partial, f".{uuid.uuid4().hex}")
         # On a full disk it would be in the way of what the user does next.
         with _removed_on_error(pack):
             with open(pack, "wb") as f:
@@ -384,6 +435,15 @@ class _RemotePlace:
 
     def names(self) -> set[str]:
         return {key.partition("/")[0] for key in self._found()}
+
+    def hold(self) -> None:
+        """Do nothing: object stores know no locks."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def empty(self) -> None:
+        self.clear()
 
     def clear(self) -> None:
         with self._errors() as (fs, path), contextlib.suppress(FileNotFoundError):

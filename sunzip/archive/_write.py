@@ -68,7 +68,8 @@ class ArchiveWriter:
         Raises
         ------
         OutputError
-            If the target exists, cannot be written, or is unfinished and of other content.
+            If the target exists, cannot be written, is being written by another run, or is unfinished and of
+        other content.
         """
         path = os.fspath(path)
         writer = cls(path, spec)
@@ -77,14 +78,15 @@ class ArchiveWriter:
         with _os_errors(path):
             place.check()
             writer._refuse_existing()
-            if not place.begin():
-                if writer._continue(resume, force):
-                    # What the specification says of them need not be trusted, as it can be written anew.
-                    writer._begin()
-                    writer._discard_damaged()
-                    return writer
-                place.clear()
-                place.begin()
+            if place.begin():
+                place.hold()
+            elif writer._continue(resume, force):
+                # What the specification says of them need not be trusted, as it can be written anew.
+                writer._begin()
+                writer._discard_damaged()
+                return writer
+            else:
+                place.empty()
             writer._begin()
         return writer
 
@@ -92,7 +94,8 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the folder as it is: finished, or to be continued."""
+        """Leave the folder as it is: finished, or to be continued, by another run if it wants."""
+        self._place.release()
 
     @property
     def shards(self) -> int:
@@ -194,7 +197,13 @@ class ArchiveWriter:
             raise ValueError("the embedded model is not the one that the specification names")
         self._refuse_existing()
         with _os_errors(self.path):
-            sizes = self._place.sizes(self._grid.objects())
+            keys = self._grid.objects()
+            sizes = self._place.sizes(keys)
+            if len(sizes) < len(keys):
+                raise OutputError(
+                    f"{self.path}.partial: {len(keys) - len(sizes)} objects are gone, as if another run had "
+                    "removed them; use --resume"
+                )
             with self._place.packing(sum(sizes.values()) + sum(map(len, model.values()))) as file:
                 size = self._pack(file, sizes, model)
             self._place.clear()
@@ -235,6 +244,7 @@ class ArchiveWriter:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
         where = f"{self.path}.partial"
         names = self._place.names()
+        self._place.hold()
         if "zarr.json" not in names:
             # Nothing of worth is in a folder that was never begun, but it may not be ours.
             if not names <= set(layout.ARRAYS):
