@@ -487,7 +487,7 @@ class WaveletFamily(Family):
         errors: dict[int, float] = {}
         for n in range(0, len(_TURNS), 4):
             errors[n] = error(_TURNS[n])
-            if n and errors[n - 4] < min(errors[n], _NEAR):
+            if n > 4 and errors[n - 8] < min(errors[n - 4], _NEAR) and errors[n - 4] < errors[n]:
                 break
         for step in (2, 1):
             best = min(errors, key=errors.__getitem__)
