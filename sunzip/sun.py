@@ -53,7 +53,6 @@ class Sun:
     ) -> None:
         self.archive = open_archive(path, anon=anon)
         self._model = model
-        self._anon = anon
         self._codec: Codec | None = None
 
     def __repr__(self) -> str:
@@ -66,9 +65,9 @@ class Sun:
     def __len__(self) -> int:
         return len(self.archive)
 
-    def __reduce__(self) -> tuple[type[Sun], tuple[str, str | Path | Model | None, bool]]:
+    def __getstate__(self) -> dict[str, Any]:
         # Another process opens the file and loads the network for itself.
-        return Sun, (self.archive.path, self._model, self._anon)
+        return {"archive": self.archive, "_model": self._model, "_codec": None}
 
     def __enter__(self) -> Sun:
         return self

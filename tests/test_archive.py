@@ -1008,6 +1008,22 @@ def test_a_forked_reader_shares_nothing_but_the_file(lat: Path) -> None:
         assert pickle.loads(pickle.dumps(archive)).block(3) == expected[3]
 
 
+def test_a_pickled_archive_is_found_from_elsewhere_and_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write(Path("a.lat"))
+    with open_archive("a.lat") as archive:
+        pickled = pickle.dumps(archive)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pickle.loads(pickled) as again:
+        assert again.frames == 7
+    write(tmp_path / "a.lat", spec_of(fingerprint="g", coding={"quality": 4}), force=True)
+    with pytest.raises(DamagedError, match=r"a\.lat: was replaced since it was opened; open it again"):
+        pickle.loads(pickled)
+
+
 @settings(deadline=None)
 @given(
     size=st.integers(0, 300_000),

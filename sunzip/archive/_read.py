@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -131,6 +131,15 @@ def checked_many(reader: Reader, keys: Sequence[str]) -> list[bytes]:
         if zlib.crc32(data) != reader.members[key].crc:
             raise DamagedError(f"{reader.path}: {key} is damaged")
     return found
+
+
+def _again(path: str, anon: bool, manifest_sha256: str) -> Archive:
+    """Open an archive once more, which must be the same."""
+    archive = Archive(path, anon)
+    if archive._reader.manifest_sha256 != manifest_sha256:
+        archive.close()
+        raise DamagedError(f"{path}: was replaced since it was opened; open it again")
+    return archive
 
 
 def open_archive(path: str | os.PathLike[str], *, anon: bool = False) -> Archive:
@@ -284,8 +293,10 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Archive], tuple[str, bool]]:
-        return Archive, (self.path, self._anon)
+    def __reduce__(self) -> tuple[Callable[[str, bool, str], Archive], tuple[str, bool, str]]:
+        # Who takes it over may work in another folder, and later, when the file may be another one.
+        path = self.path if "://" in self.path else os.path.abspath(self.path)
+        return _again, (path, self._anon, self._reader.manifest_sha256)
 
     def close(self) -> None:
         """Close the file."""
