@@ -16,7 +16,7 @@ from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
 from sunzip.channels import channel
-from sunzip.errors import InputError
+from sunzip.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
     from sunzip.sun import Sun
@@ -113,8 +113,11 @@ class SunzipBackend(BackendEntrypoint):
         if not isinstance(filename_or_obj, str | os.PathLike):
             kind = type(filename_or_obj).__name__
             raise InputError(f"the engine sunzip opens paths and URLs of .lat files, not {kind}")
+        path = os.fspath(filename_or_obj)
+        # Where it is opened again, in another process perhaps, the folder may be another one.
+        path = path if "://" in path else os.path.abspath(path)
         manager = CachingFileManager(
-            _open, os.fspath(filename_or_obj), mode="r", kwargs={"model": model, "anon": anon}
+            _open, path, mode="r", kwargs={"model": model, "anon": anon, "first": _First()}
         )
         try:
             dataset = _dataset(manager, channels, latents)
@@ -128,11 +131,23 @@ class SunzipBackend(BackendEntrypoint):
         return dataset
 
 
-def _open(path: str, *, mode: str, model: str | Path | None, anon: bool) -> Sun:
+class _First:
+    """What an archive was when it was opened first: its times are in memory since then."""
+
+    identity: str | None = None
+
+
+def _open(path: str, *, mode: str, model: str | Path | None, anon: bool, first: _First) -> Sun:
     """Open an archive in this process; managers in other processes always state a mode."""
     from sunzip.sun import Sun
 
-    return Sun(path, model, anon)
+    sun = Sun(path, model, anon)
+    identity = sun.archive.identity
+    if first.identity not in (None, identity):
+        sun.close()
+        raise DamagedError(f"{path}: was replaced since it was opened; open it again")
+    first.identity = identity
+    return sun
 
 
 def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) -> Dataset:

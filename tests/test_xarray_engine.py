@@ -415,6 +415,25 @@ def test_closed_files_are_closed(lat: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_a_pickled_dataset_does_not_read_another_archive(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a.lat", tiny_model)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with xr.open_dataset("a.lat", engine="sunzip") as ds:
+        expected, pickled = ds.cube[0].values, pickle.dumps(ds)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pickle.loads(pickled) as again:
+        np.testing.assert_array_equal(again.cube[0].values, expected)
+    make(tmp_path / "a.lat", tiny_model, start="2015-01-01", force=True)
+    with (
+        pickle.loads(pickled) as again,
+        pytest.raises(DamagedError, match="was replaced since it was opened"),
+    ):
+        _ = again.cube[0].values
+
+
 def test_pickled_datasets_read_on(ds: xr.Dataset, whole: np.ndarray) -> None:
     data = pickle.dumps(ds)
     assert len(data) < 50_000  # the file is named, not carried

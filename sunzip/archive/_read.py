@@ -133,10 +133,10 @@ def checked_many(reader: Reader, keys: Sequence[str]) -> list[bytes]:
     return found
 
 
-def _again(path: str, anon: bool, manifest_sha256: str) -> Archive:
+def _again(path: str, anon: bool, identity: str) -> Archive:
     """Open an archive once more, which must be the same."""
     archive = Archive(path, anon)
-    if archive._reader.manifest_sha256 != manifest_sha256:
+    if archive.identity != identity:
         archive.close()
         raise DamagedError(f"{path}: was replaced since it was opened; open it again")
     return archive
@@ -243,6 +243,8 @@ class Archive:
         Frames in each block; the last block's frames from `frames` on are padding without images.
     codec, model, source, coding, fingerprint
         As in `ArchiveSpec`.
+    identity
+        sha256 of the manifest in hexadecimal, another one wherever any byte is another.
     """
 
     def __init__(self, path: str, anon: bool = False) -> None:
@@ -250,6 +252,7 @@ class Archive:
         self._anon = anon
         self._reader = Reader(path, anon)
         self.size = self._reader.size
+        self.identity = self._reader.manifest_sha256
         try:
             manifest = Manifest.read(self._reader)
             attributes, self._grid = read_root(self._reader, manifest)
@@ -296,7 +299,7 @@ class Archive:
     def __reduce__(self) -> tuple[Callable[[str, bool, str], Archive], tuple[str, bool, str]]:
         # Who takes it over may work in another folder, and later, when the file may be another one.
         path = self.path if "://" in self.path else os.path.abspath(self.path)
-        return _again, (path, self._anon, self._reader.manifest_sha256)
+        return _again, (path, self._anon, self.identity)
 
     def close(self) -> None:
         """Close the file."""
