@@ -833,6 +833,20 @@ def test_what_is_no_archive_is_called_so(
         open_archive(path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are of POSIX systems")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.lat")
+    with pytest.raises(InputError, match=r"pipe\.lat: is a pipe or a device"):
+        open_archive(tmp_path / "pipe.lat")
+
+
+def test_a_closed_archive_says_so(lat: Path) -> None:
+    with open_archive(lat) as archive:
+        pass
+    with pytest.raises(InputError, match=r"sun\.lat: was closed; open it again"):
+        archive.block(0)
+
+
 # --- zip64 -----------------------------------------------------------------------------------------------
 
 

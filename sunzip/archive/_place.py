@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import uuid
 import weakref
 from bisect import bisect_right
@@ -73,13 +74,19 @@ class _LocalFile:
         try:
             if os.path.isdir(file):
                 raise InputError(f"{path}: is a directory, not a finished archive")
-            self._fd = os.open(file, os.O_RDONLY)
+            # Else a named pipe would be waited for.
+            self._fd = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file{_hint(path)}") from None
         except OSError as e:
             raise InputError(f"{path}: cannot be read: {e.strerror}") from e
         try:
-            self.size = os.fstat(self._fd).st_size
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(
+                    f"{path}: is a pipe or a device, which cannot be read at random; save it first"
+                )
+            self.size = status.st_size
         except BaseException:
             self.close()
             raise
@@ -96,6 +103,8 @@ class _LocalFile:
             os.close(fd)
 
     def _read(self, start: int, size: int) -> bytes:
+        if self._fd < 0:
+            raise InputError(f"{self._path}: was closed; open it again")
         parts = []
         try:
             while size:
