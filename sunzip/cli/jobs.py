@@ -70,6 +70,18 @@ def _block(_: click.Context, __: click.Parameter, value: str) -> Block:
     return int(value)
 
 
+cadence_option = click.option(
+    "--cadence",
+    metavar="STEP",
+    default="12min",
+    show_default=True,
+    help="Time grid, or `native`: times as they are, no image lost.",
+)
+tolerance_option = click.option(
+    "--tolerance",
+    metavar="SPAN",
+    help="Farthest from the grid; default half a step. With `native` from a frame's first image: 6min.",
+)
 start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
 stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
 
@@ -80,8 +92,8 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @hmi_option
 @anon_option
 @degradation_option
-@click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time grid, or `native`.")
-@click.option("--tolerance", metavar="SPAN", help="Farthest from the grid; default half a step.")
+@cadence_option
+@tolerance_option
 @start_option
 @stop_option
 @click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
@@ -273,7 +285,7 @@ def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, what in (
         ("frames_dropped", "frames left out, as they lack a channel or its pixels"),
         ("images_dropped", "images left out with those frames"),
-        ("duplicates", "images that gave way to a nearer one of the same channel and frame"),
+        ("duplicates", "images that gave way to another of the same channel and frame"),
         ("out_of_tolerance", "images too far from any time of the grid"),
         ("unusable_times", "images without a usable time"),
         ("not_selected", "images outside --start, --stop and --every"),

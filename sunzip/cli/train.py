@@ -13,6 +13,7 @@ import click
 
 from sunzip.cli.jobs import (
     anon_option,
+    cadence_option,
     channels_option,
     degradation_option,
     hmi_option,
@@ -20,6 +21,7 @@ from sunzip.cli.jobs import (
     quiet_option,
     start_option,
     stop_option,
+    tolerance_option,
 )
 from sunzip.cli.output import count, duration, fields, moment, number, result, shows_progress, size, table
 from sunzip.cli.program import Interrupted
@@ -42,8 +44,8 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
 @hmi_option
 @anon_option
 @degradation_option
-@click.option("--cadence", metavar="STEP", default="12min", show_default=True, help="Time grid, or `native`.")
-@click.option("--tolerance", metavar="SPAN", help="Farthest from the grid; default half a step.")
+@cadence_option
+@tolerance_option
 @start_option
 @stop_option
 @click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")

@@ -23,6 +23,10 @@ from sunzip.times import parse_date, parse_duration
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
 _NATIVE_TOLERANCE = "6min"
 
+#: How many times longer than that before the image at hand a pause must be to part two frames instead. Images
+#: that come evenly have no pause that tells moments apart: jitter must not cut their frames to pieces.
+_PAUSE = 2
+
 _EMPTY, _INFINITE, _BEYOND = 1, 2, 4
 
 
@@ -44,7 +48,8 @@ class AlignmentReport:
     images_dropped
         Images of the frames that were dropped.
     duplicates
-        Images of a channel that had to give way to another, nearer one in the same frame.
+        Images of a channel that had to give way to another in the same frame: a nearer one or, without
+        cadence, one of the very same time.
     out_of_tolerance
         Images too far from any time of the grid.
     unusable_times
@@ -360,8 +365,11 @@ def join(
     sources
         One or more; the first one decides the scale.
     cadence
-        Step of the nominal times, or None or ``"native"`` to take the times as they are: a frame then
-        begins with an image and takes in what follows within `tolerance`, and has the time of the first.
+        Step of the nominal times, or None or ``"native"`` to take the times as they are and lose no image:
+        a frame then has the time of its first image and takes in what follows within `tolerance`, until a
+        channel comes again. Where a pause at least twice as long lies before that, it ends there, so that
+        images of one moment stay together although one lacks. Only images of one channel and the very same
+        time, as two sources may have them, compete.
     tolerance
         How far an image may be from its nominal time; by default half of the cadence, 6 minutes without.
     start, stop
@@ -411,7 +419,11 @@ def join(
     images = _Images.of(sources, wanted)
     found = {c: int(np.count_nonzero(images.channel == j)) for j, c in enumerate(wanted)}
     timed = images.take(images.time != _NAT)
-    nominal = _clusters(timed.time, reach) if step is None else (timed.time + step // 2) // step * step
+    nominal = (
+        _moments(timed.time, timed.channel, reach)
+        if step is None
+        else (timed.time + step // 2) // step * step
+    )
     near = np.abs(timed.time - nominal) <= reach
     aligned, nominal = timed.take(near), nominal[near]
 
@@ -573,17 +585,38 @@ class _Images:
         return _Images(self.time[where], self.channel[where], self.source[where], self.row[where])
 
 
-def _clusters(times: npt.NDArray[np.int64], reach: int) -> npt.NDArray[np.int64]:
-    """Return for each time the first time of its frame: one begins with whatever the last does not reach."""
-    distinct, inverse = np.unique(times, return_inverse=True)
-    beyond = np.searchsorted(distinct, distinct + reach, side="right").tolist()
-    begins: list[int] = []
-    i = 0
-    while i < len(distinct):
-        begins.append(i)
-        i = beyond[i]
-    starts = distinct[begins]
-    return starts[np.searchsorted(starts, distinct, side="right") - 1][inverse]
+def _moments(
+    times: npt.NDArray[np.int64], channels: npt.NDArray[np.int8], reach: int
+) -> npt.NDArray[np.int64]:
+    """Return for each image the first time of its frame, where no grid tells which images belong together.
+
+    A frame takes in one image after the other, until one is of a channel that it has or beyond its reach. It
+    then ends before that image, unless it holds a decidedly longer pause: there the next one begins, lest a
+    single image that lacks shift all that follow from one moment into the next.
+    """
+    order = np.lexsort((channels, times))
+    sorted_times, sorted_channels = times[order], channels[order]
+    # Images of one channel and the very same time do compete for one place.
+    other = np.ones(len(order), bool)
+    other[1:] = (np.diff(sorted_times) != 0) | (np.diff(sorted_channels) != 0)
+    t = sorted_times[other]
+    at, pause = t.tolist(), np.diff(t, prepend=t[:1]).tolist()
+    last = [-1] * len(NAMES)
+    begins, begin = [0] if at else [], 0
+    for i, (now, channel) in enumerate(zip(at, sorted_channels[other].tolist(), strict=True)):
+        # The frame may end behind any image from here on.
+        since = last[channel]
+        last[channel] = i
+        if since < begin:
+            if now - at[begin] <= reach:
+                continue
+            since = begin
+        between = pause[since + 1 : i + 1]
+        longest = max(between)
+        begin = i if longest < _PAUSE * between[-1] else since + 1 + between.index(longest)
+        begins.append(begin)
+    starts = t[begins]
+    return starts[np.searchsorted(starts, times, side="right") - 1]
 
 
 def _common_shape(sources: Sequence[Source], wanted: tuple[str, ...], size: int | None) -> tuple[int, int]:

@@ -124,7 +124,7 @@ def test_ties_go_to_the_earlier_then_to_the_first_source():
         ({"cadence": "1h"}, [0, 60]),
         ({"cadence": "24min", "tolerance": "1s"}, [0, 24, 48]),
         ({"cadence": None}, [0, 12, 24, 36, 48]),
-        ({"cadence": "native", "tolerance": "12min"}, [0, 24, 48]),
+        ({"cadence": "native", "tolerance": "12min"}, [0, 12, 24, 36, 48]),
         ({"cadence": None, "every": "30min"}, [0, 36]),
         ({"cadence": None, "every": "30min", "start": "2014-01-01T00:06"}, [12, 36]),
     ],
@@ -138,6 +138,78 @@ def test_selection(options, expected):
         report.images_used + report.images_dropped + report.duplicates + report.out_of_tolerance
         + report.unusable_times + report.not_selected
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [360_000, 36_000, 12_000, 1])
+@pytest.mark.parametrize("tolerance", [None, "1h"])
+def test_native_keeps_every_image_of_any_rate(step, tolerance):
+    source = Memory({"171A": [i * step for i in range(10)]})
+    series = join([source], cadence="native", tolerance=tolerance)
+    assert series.time.tolist() == [(ORIGIN + np.timedelta64(i * step, "ms")).item() for i in range(10)]
+    assert series.report.duplicates == 0
+
+
+def frames(sources, **options):
+    """What each frame without a grid holds: channel and time in seconds."""
+    series = join(sources, cadence="native", **options)
+    seconds = (series.t_obs - ORIGIN) / np.timedelta64(1, "s")
+    return [
+        {c: s for c, s in zip(series.channels, row, strict=True) if not np.isnan(s)}
+        for row in seconds.tolist()
+    ]
+
+
+def test_native_frames_of_channels_with_different_rates():
+    source = Memory(
+        {"171A": minutes(0, 6, 12, 18), "193A": minutes(0.1, 6.1, 12.1, 18.1), "Bz": minutes(-0.5, 11.5)}
+    )
+    assert frames([source]) == [
+        {"171A": 0, "193A": 6, "Bz": -30},
+        {"171A": 360, "193A": 366},
+        {"171A": 720, "193A": 726, "Bz": 690},
+        {"171A": 1080, "193A": 1086},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lacks", [0, 1, 2])
+@pytest.mark.parametrize("step", [12, 24, 360, 720])
+def test_an_image_that_lacks_shifts_no_other_into_another_moment(lacks, step):
+    # All one after the other, in an order that is not that of the channels.
+    seconds = {"171A": 1.5, "193A": 0, "Bz": 3}
+    whole = [{c: k * step + s for c, s in seconds.items()} for k in range(6)]
+    del whole[2][list(seconds)[lacks]]
+    source = Memory({c: [round(f[c] * 1000) for f in whole if c in f] for c in seconds})
+    assert frames([source]) == whole
+
+
+def test_evenly_spaced_images_with_jitter_make_whole_frames():
+    rng = np.random.default_rng(0)
+    times = 3000 * np.arange(4 * 50) + rng.integers(-500, 501, 4 * 50)
+    source = Memory({c: times[i::4].tolist() for i, c in enumerate(("171A", "193A", "211A", "304A"))})
+    series = join([source], cadence="native", missing="drop")
+    assert (len(series), series.report.frames_dropped) == (50, 0)
+
+
+def test_native_frames_end_at_the_longest_pause_within_tolerance():
+    source = Memory(
+        {"171A": minutes(0, 30), "193A": minutes(5, 35), "211A": minutes(5.5), "304A": minutes(6.5)}
+    )
+    assert frames([source]) == [
+        {"171A": 0}, {"193A": 300, "211A": 330, "304A": 390}, {"171A": 1800, "193A": 2100},
+    ]  # fmt: skip
+    assert len(frames([source], tolerance="7min")) == 2
+    assert len(frames([source], tolerance="10s")) == 6
+
+
+def test_native_leaves_out_only_images_of_the_very_same_time():
+    first = Memory({"171A": minutes(7, 0), "193A": minutes(0)})
+    second = Memory({"171A": [420_001, 0], "193A": [1]}, url="second")
+    series = join([first, second], cadence="native")
+    assert frames([first, second]) == [
+        {"171A": 0, "193A": 0}, {"193A": 0.001}, {"171A": 420}, {"171A": 420.001},
+    ]  # fmt: skip
+    assert series.report.duplicates == 1
+    assert series._source[0].tolist() == [0, 0]
 
 
 def test_native_clusters_images_of_one_moment():
@@ -214,6 +286,11 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+def report_of(sources, tolerance):
+    report = join(sources, cadence=None, tolerance=tolerance).report
+    return report.duplicates, report.out_of_tolerance
+
+
 @settings(max_examples=150, deadline=None)
 @given(SOURCES, OPTIONS)
 def test_every_frame_holds_what_belongs_to_it(described, options):
@@ -234,6 +311,11 @@ def test_every_frame_holds_what_belongs_to_it(described, options):
         assert held.all()
     if cadence is not None:
         assert (ms % cadence == 0).all()
+    else:
+        # Nothing is lost but what is there twice.
+        there = {(c, t) for d in described for c, ts in d.items() for t in ts if t is not None}
+        many = sum(len([t for t in ts if t is not None]) for d in described for ts in d.values())
+        assert report_of(sources, options["tolerance"]) == (many - len(there), 0)
     off = np.abs((series.t_obs - series.time[:, None]).astype(np.int64))[held]
     assert (off <= reach).all()
     used = [(int(s), c, int(r)) for row in zip(series._source, series._row, strict=True)
