@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sunzip.cli.jobs import anon_option, force_option, json_option, model_option
 from sunzip.cli.output import count, duration, fields, number, result, steps_bar, table
 from sunzip.cli.program import refuse_idle
 from sunzip.errors import OutputError
+from sunzip.files import put
 
 if TYPE_CHECKING:
     from sunzip.studies.forecast import ForecastReport, Score
@@ -118,7 +120,6 @@ def forecast(
             raise OutputError(f"{plot}: a picture is written; name it *.png")
         sources = [path for path in (archive, flux, resnet) if path]
         target.check(plot, sources, force=force, ours=target.is_picture, what="PNG")
-    from sunzip.api import replacing
     from sunzip.studies.figures import forecast_figure, need_matplotlib
     from sunzip.studies.forecast import forecast as run
     from sunzip.studies.forecasters import GRID
@@ -146,8 +147,9 @@ def forecast(
             step=step,
         )
     if plot is not None:
-        with replacing(plot, force) as path:
-            forecast_figure(report, path)
+        picture = io.BytesIO()
+        forecast_figure(report, picture)
+        put({plot: picture.getvalue()})
     result(as_json, report.as_dict(), _forecast(report))
 
 

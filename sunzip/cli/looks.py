@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from sunzip.cli.jobs import (
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
 from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
+from sunzip.files import put
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,20 +241,7 @@ def show(
     picture = io.BytesIO()
     rows = {label: cube.data[0] for label, cube in cubes.items()}
     quicklook.render(rows, shown.channels, title, picture, times=shown.t_obs[0])
-    _put(out, picture.getvalue())
-
-
-def _put(out: str, data: bytes) -> None:
-    """Write a file aside and rename it, so that one that cannot be finished replaces nothing."""
-    aside = f"{out}.partial"
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-        os.replace(aside, out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    put({out: picture.getvalue()})
 
 
 def _is_archive(path: str) -> bool:

@@ -8,12 +8,15 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from reprlib import repr as shown
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError
+from sunzip.files import put
+from sunzip.sinks.base import refuse
 from sunzip.sources.synthetic import radio_flux
 
 Dates = npt.NDArray[np.datetime64]
@@ -160,8 +163,5 @@ def write_flux(path: str | os.PathLike[str], times: Dates, seed: int) -> None:
     for date, *row in zip(dates.tolist(), *columns, strict=True):
         numbers = ",".join(f"{value:.1f}" for value in row)
         lines.append(f"{date.year} {date.month} {date.day},{numbers},{seed}")
-    try:
-        with open(path, "x", encoding="ascii", newline="\n") as file:
-            file.write("\n".join(lines) + "\n")
-    except OSError as error:
-        raise OutputError(f"{os.fspath(path)}: {error.strerror}") from None
+    refuse(Path(path))
+    put({path: "\n".join([*lines, ""]).encode("ascii")})

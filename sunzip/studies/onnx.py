@@ -32,6 +32,7 @@ from sunzip.codec.lanes import here
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, SunzipError, needing
+from sunzip.sinks.base import Target
 from sunzip.sources.synthetic import render
 from sunzip.studies import onnx_context
 from sunzip.studies.encoder import encoder_of
@@ -346,9 +347,25 @@ def export(
         }
         (place / CARD).write_text(json.dumps(card, indent=1) + "\n")
         # Nothing is at the target before all of it was checked.
-        with replacing(os.fspath(out), force) as target:
-            shutil.copytree(place, target, dirs_exist_ok=True)
+        with replacing(os.fspath(out), force) as target, _Folder(target) as folder:
+            folder.write(place)
     return report
+
+
+class _Folder(Target):
+    """An exported encoder being written."""
+
+    def write(self, made: Path) -> None:
+        """Copy the files of a folder that holds nothing else."""
+        with self._one_line():
+            for path in made.iterdir():
+                shutil.copyfile(path, self._partial / path.name)
+
+    def _begin(self) -> None:
+        pass
+
+    def _finish(self) -> None:
+        pass
 
 
 def _export_network(

@@ -15,6 +15,8 @@ from sunzip.codec import trellis
 from sunzip.codec.family import Float
 from sunzip.codec.hyperprior import TRAINING_ONLY, HyperpriorFamily
 from sunzip.entropy.tables import PRECISION, Tables
+from sunzip.errors import OutputError
+from sunzip.files import put
 from sunzip.nn.hyperprior import Hyperprior, scale_table
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
@@ -216,13 +218,20 @@ def export_sigma_vae(
     return pack(config, arrays)
 
 
-def write(model: Model, folder: Path) -> None:
-    """Write a model's two files into a folder, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in model.files.items():
-        aside = folder / f"{name}.new"
-        aside.write_bytes(data)
-        aside.replace(folder / name)
+def write(model: Model, folder: Path, card: str | None = None) -> None:
+    """Write a model's two files into a folder, which is made if need be, and beside them its card.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written; what was there stays.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+    files = model.files if card is None else {**model.files, "README.md": card.encode()}
+    put({folder / name: data for name, data in files.items()})
 
 
 def stabiliser_numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sunzip.channels import NAMES
 from sunzip.cube import Cube, Scale
 from sunzip.errors import InputError, OutputError
+from sunzip.files import put
 from sunzip.sources.series import Series
 from sunzip.times import parse_date
 
@@ -172,14 +173,15 @@ def cached(
                 )
             with pixels_path.open("wb") as file:
                 file.truncate(size)
-            np.full((count, len(NAMES)), _UNREAD, np.uint8).tofile(present_path)
             about = {
                 "sources": series.urls,
                 "shape": shape,
                 "dtype": "float16",
                 "order": "time, channel, y, x",
             }
-            base.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+            # The marks last: by them a later run takes the rest for whole.
+            put({base.with_suffix(".json"): json.dumps(about, indent=1).encode() + b"\n"})
+            put({present_path: np.full((count, len(NAMES)), _UNREAD, np.uint8).tobytes()})
     except OSError as error:
         raise OutputError(f"{folder}: frames cannot be kept there: {error.strerror or error}") from None
     marks = np.memmap(present_path, np.uint8, "r", shape=shape[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.errors import InputError, OutputError
+from sunzip.files import put
 
 LOG, PICTURES = "log.jsonl", "pictures"
 
@@ -34,7 +36,7 @@ class Journal:
             lines = self._log.read_text().splitlines(keepends=True)
             # The last line may be half a one.
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self._log.write_text("".join(kept))
+        put({self._log: "".join(kept).encode()})
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -68,15 +70,20 @@ class Journal:
         """Draw a frame (12, Y, X), what became of it and the difference; nothing without ``[plot]``."""
         from sunzip.quicklook import render
 
-        folder = self._folder / PICTURES
-        folder.mkdir(exist_ok=True)
         rows = {"original": original, "reconstruction": reconstruction}
         title = f"step {step}, held out {np.datetime_as_string(time, 'm')} UTC"
+        page = io.BytesIO()
         try:
-            render(rows, NAMES, title, folder / f"step-{step:07d}.png")
+            render(rows, NAMES, title, page)
         except InputError:
             # The package for pictures is not installed: the numbers tell the same.
-            folder.rmdir()
+            return
+        folder = self._folder / PICTURES
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+        put({folder / f"step-{step:07d}.png": page.getvalue()})
 
     def close(self) -> None:
         """Write out what is left."""

@@ -35,7 +35,6 @@ from sunzip.train.frames import Example, Frames, cached, held_out
 from sunzip.train.journal import LOG, PICTURES, Journal
 from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
 from sunzip.train.measure import (
-    Measured,
     active_units,
     correlations,
     measure,
@@ -362,7 +361,7 @@ def train(
                 assert isinstance(family, HyperpriorFamily)
                 made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
             measured = measure(Codec(made), judged, lambda n, of: tell(Stage("measuring", n, of)))
-            save_model(made, measured, out)
+            write(made, out, card(made, made.config["training"], measured))
             report = TrainReport(
                 os.fspath(out),
                 model,
@@ -488,21 +487,6 @@ def _wavelet(
     tell(Stage("a network of integers", 0, 1))
     family.network = network_of(coder)
     return family
-
-
-def save_model(model: Model, measured: Measured, out: Path) -> None:
-    """Write a model's folder with its card.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    try:
-        write(model, out)
-        (out / "README.md").write_text(card(model, model.config["training"], measured))
-    except OSError as error:
-        raise OutputError(f"{out}: the model cannot be written: {error.strerror or error}") from None
 
 
 def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,20 @@ def test_the_synthetic_flux_says_what_it_is(tmp_path: Path) -> None:
     assert (read_flux(path, "absolute_f30").values > f30.values).all()
     with pytest.raises(OutputError, match="exists"):
         write_flux(path, f30.date, 5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+def test_a_full_disk_leaves_no_half_flux(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"f\.csv: cannot be written: File too large$"):
+            write_flux(tmp_path / "f.csv", np.array(["2013-01-01", "2014-01-02"], "M8[ms]"), 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.real

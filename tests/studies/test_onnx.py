@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.lanes import here
-from sunzip.errors import DamagedError, InputError, UnsupportedError
+from sunzip.errors import DamagedError, InputError, OutputError, UnsupportedError
 from sunzip.sources.synthetic import render
 from sunzip.studies import onnx_context
 from sunzip.studies.encoder import encoder_of
@@ -97,6 +99,32 @@ class TestExport:
         assert report.tries[0]["int8_layers"] > 0
         assert set(report.tries[0]["loss"]) == {"bytes", "rmse"}
         assert OnnxEncoder(folder, int8=True).encode(frame, NAMES) != OnnxEncoder(folder).encode(frame, NAMES)
+
+    def test_a_full_disk_leaves_nothing(
+        self, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy = shutil.copyfile
+
+        def full(source: Path, target: Path, **kwargs: Any) -> Path:
+            if Path(source).name == TENSORS:
+                Path(target).write_bytes(b"half")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            return copy(source, target, **kwargs)
+
+        monkeypatch.setattr(shutil, "copyfile", full)
+        # So that it copies by the function that is filled up here, in whatever way it copies.
+        monkeypatch.setattr(shutil, "copy2", full)
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "kept").touch()
+        for name in ("new", "old"):
+            with pytest.raises(
+                OutputError, match=rf"{name}[^\[\n]*: cannot be written: No space left[^\[\n]*$"
+            ):
+                export(tiny_model, tmp_path / name, size=SIDE, force=True)
+        assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == [
+            "old",
+            "old/kept",
+        ]
 
     def test_missing_channels_are_missing(
         self, exported: tuple[Path, ExportReport], tiny_model: Model, frame: np.ndarray
