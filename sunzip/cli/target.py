@@ -73,6 +73,10 @@ def check(
             raise OutputError(
                 f"{out}: is no {what}, so --force does not replace it; remove it or choose another name"
             )
+        # It brings numpy along, which commands that answer at once do without.
+        from sunzip.sinks.base import replaceable
+
+        replaceable(out)
 
 
 def _check_url(out: str, sources: Sequence[str], force: bool) -> None:

@@ -149,6 +149,27 @@ def _refuse_existing(path: Path) -> None:
         raise OutputError(f"{path}: exists already; remove it or choose another name")
 
 
+def replaceable(path: str) -> str:
+    """Return where a target that exists really is, so that it can be renamed, by names that do not need it.
+
+    A link stays the link, which is what is replaced.
+
+    Raises
+    ------
+    OutputError
+        If it is the folder in which the program runs, or one around it.
+    """
+    bare = path.rstrip("/") or path
+    folder, name = os.path.split(bare)
+    if name in ("", os.curdir, os.pardir):
+        where = os.path.realpath(bare)
+    else:
+        where = os.path.join(os.path.realpath(folder), name)
+    if not os.path.islink(where) and Path(where) in (here := Path.cwd(), *here.parents):
+        raise OutputError(f"{path}: is the folder you are in, or holds it; go elsewhere to replace it")
+    return where
+
+
 class Sink(Target):
     """A target of one of the layouts of cubes, which go in in time order.
 
