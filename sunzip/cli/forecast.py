@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -117,8 +118,8 @@ def forecast(
         if not plot.lower().endswith(".png"):
             raise OutputError(f"{plot}: a picture is written; name it *.png")
         sources = [path for path in (archive, flux, resnet) if path]
-        target.check(plot, sources, force=force, ours=target.is_picture, what="PNG")
-    from sunzip.api import replacing
+        target.check(plot, sources, force=force, ours=target.is_picture, what="picture of sunzip")
+    from sunzip.cli.picture import put
     from sunzip.studies.figures import forecast_figure, need_matplotlib
     from sunzip.studies.forecast import forecast as run
     from sunzip.studies.forecasters import GRID
@@ -146,8 +147,9 @@ def forecast(
             step=step,
         )
     if plot is not None:
-        with replacing(plot, force) as path:
-            forecast_figure(report, path)
+        picture = io.BytesIO()
+        forecast_figure(report, picture)
+        put(plot, picture, force)
     result(as_json, report.as_dict(), _forecast(report))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -226,8 +225,9 @@ def show(
     if not out.lower().endswith(".png"):
         raise OutputError(f"{out}: the picture is a PNG; name it *.png")
     others = [u for u in (source, hmi) if u]
-    target.check(out, [what, *others], force=force, ours=target.is_picture, what="PNG")
+    target.check(out, [what, *others], force=force, ours=target.is_picture, what="picture of sunzip")
     from sunzip import quicklook
+    from sunzip.cli.picture import put
 
     settings: dict[str, Any] = {"hmi": hmi, "anon": anon, "degradation": degradation}
     if decoded:
@@ -241,20 +241,7 @@ def show(
     picture = io.BytesIO()
     rows = {label: cube.data[0] for label, cube in cubes.items()}
     quicklook.render(rows, shown.channels, title, picture, times=shown.t_obs[0])
-    _put(out, picture.getvalue())
-
-
-def _put(out: str, data: bytes) -> None:
-    """Write a file aside and rename it, so that one that cannot be finished replaces nothing."""
-    aside = f"{out}.partial"
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-        os.replace(aside, out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    put(out, picture, force)
 
 
 def _is_archive(path: str) -> bool:

@@ -17,6 +17,9 @@ from sunzip.channels import canonical
 from sunzip.cube import Cube, Scale
 from sunzip.errors import OutputError
 
+#: The attribute of HDF5 files and Zarr groups that says that sunzip wrote them, and how they are laid out.
+MARK = "sunzip_layout"
+
 
 class Target(ABC):
     """A file or folder being written, which has its final name only after `close`.
