@@ -22,8 +22,9 @@ _HEAD = """\
 
 Results go to stdout: text, or one JSON object with `--json`. Progress goes to stderr, if that is a terminal.
 An error is one line on stderr; `--debug`, anywhere on the line, adds the traceback. Nothing that exists is
-replaced without `--force`, and with it only what an earlier run of sunzip wrote. A result has its name only
-once it is complete.
+replaced without `--force`, and with it only what an earlier run of sunzip wrote: a file that says so, or a
+folder of nothing else; a table of features, which has no place for that, if its columns are exactly those
+that sunzip writes. A result has its name only once it is complete.
 
 | exit code | meaning |
 |---:|---|

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sunzip.api import OnProgress, Progress, replacing
 from sunzip.arguments import whole
 from sunzip.errors import InputError, needing
-from sunzip.sinks.base import Target, refuse
+from sunzip.sinks.base import MARK, Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
 from sunzip.sun import Sun, open
 from sunzip.times import format_utc, parse_date
@@ -202,7 +202,7 @@ def export_features(
             components = _fit(latents, frames.start, until, pca, report)
         quality = sun.archive.coding.get("quality")
         about = {
-            "sunzip_layout": "features-1",
+            MARK: "features-1",
             "archive": os.fspath(path),
             "model": sun.codec.model.name,
             "model_sha256": sun.codec.model.sha256,

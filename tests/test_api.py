@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -692,6 +693,56 @@ def test_what_lies_aside_from_an_earlier_run_is_not_destroyed(lat: Path, tmp_pat
         api.decompress(lat, tmp_path / "a.h5", force=True)
     assert (tmp_path / "a.h5").read_bytes() == b"old"
     assert (tmp_path / "a.h5.new").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("name", ["F/../F", "F/.", "link/../F/", "F/../../in/F"])
+def test_a_target_is_replaced_by_whatever_name(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "in"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    api.decompress(lat, "F", layout="fits", channels=["Bz"])
+    (here / "link").symlink_to(here / "F")
+    api.decompress(lat, name, layout="fits", channels=["171A"], force=True)
+    assert sorted(os.listdir(here)) == ["F", "link"]
+    assert {p.name[:8] for p in (here / "F").iterdir()} == {"aia_0171"}
+
+
+def test_the_folder_one_is_in_is_not_replaced(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.decompress(lat, tmp_path / "a.zarr", channels=["Bz"])
+    monkeypatch.chdir(tmp_path / "a.zarr" / "2014")
+    for name in (".", "..", "../../a.zarr", f"{tmp_path / 'a.zarr'}/"):
+        with pytest.raises(OutputError, match="is the folder you are in, or holds it"):
+            api.decompress(lat, name, force=True)
+    assert os.listdir(tmp_path) == ["a.zarr"]
+    assert open_source(str(tmp_path / "a.zarr")).channels == ("Bz",)
+
+
+def test_what_cannot_be_replaced_stays_and_both_are_named(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.h5"
+    api.decompress(lat, out, channels=["Bz"])
+    rename = os.rename
+
+    def one_way(source: str, target: str) -> None:
+        if target == str(out) and (stuck or str(source).endswith(".new")):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", one_way)
+    stuck = False
+    with pytest.raises(OutputError, match=r"Permission denied; the new one is \S*a\.h5\.new$"):
+        api.decompress(lat, out, force=True)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "a.h5.new"]
+    (tmp_path / "a.h5.new").unlink()
+    stuck = True
+    with pytest.raises(OutputError, match=r"the new one is \S*a\.h5\.new, the old one \S*a\.h5\.old$"):
+        api.decompress(lat, out, force=True)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5.new", "a.h5.old"]
 
 
 # --- evaluating ------------------------------------------------------------------------------------------

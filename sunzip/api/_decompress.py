@@ -17,6 +17,7 @@ from sunzip.api._shards import frames_at_a_time
 from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
+from sunzip.sinks.base import replaceable
 from sunzip.sun import open
 from sunzip.weights import Model
 
@@ -135,28 +136,46 @@ def replacing(path: str, force: bool) -> Iterator[str]:
     Raises
     ------
     OutputError
-        If what an earlier run left aside is in the way.
+        If what an earlier run left aside is in the way, or the old one cannot give way.
     """
-    # With a trailing slash what lies aside would lie inside.
-    path = path.rstrip("/") or path
     if not force or not os.path.lexists(path):
-        yield path
+        # With a trailing slash what lies aside would lie inside.
+        yield path.rstrip("/") or path
         return
+    path = replaceable(path)
     aside, old = f"{path}.new", f"{path}.old"
     for name in (aside, old):
         if os.path.lexists(name):
             raise OutputError(f"{name}: is in the way; remove it")
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        # What else was written in the same job may have failed after this was complete.
+        if os.path.lexists(aside):
+            _remove(aside)
+        raise
     try:
         os.rename(path, old)
         try:
             os.rename(aside, path)
-        except OSError:
+        except BaseException:
             os.rename(old, path)
             raise
-        if os.path.isdir(old) and not os.path.islink(old):
-            shutil.rmtree(old)
-        else:
-            os.remove(old)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be replaced: {error.strerror}; look for {aside}") from None
+        left = f", the old one {old}" if os.path.lexists(old) else ""
+        raise OutputError(
+            f"{path}: cannot be replaced: {error.strerror}; the new one is {aside}{left}"
+        ) from None
+    try:
+        _remove(old)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: is complete, but the old one cannot be removed: {error.strerror}; remove {old}"
+        ) from None
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)

@@ -13,7 +13,6 @@ from sunzip.cli.jobs import anon_option, force_option, json_option, model_option
 from sunzip.cli.output import count, duration, fields, number, result, steps_bar, table
 from sunzip.cli.program import refuse_idle
 from sunzip.errors import OutputError
-from sunzip.files import put
 
 if TYPE_CHECKING:
     from sunzip.studies.forecast import ForecastReport, Score
@@ -119,7 +118,8 @@ def forecast(
         if not plot.lower().endswith(".png"):
             raise OutputError(f"{plot}: a picture is written; name it *.png")
         sources = [path for path in (archive, flux, resnet) if path]
-        target.check(plot, sources, force=force, ours=target.is_picture, what="PNG")
+        target.check(plot, sources, force=force, ours=target.is_picture, what="picture of sunzip")
+    from sunzip.cli.picture import put
     from sunzip.studies.figures import forecast_figure, need_matplotlib
     from sunzip.studies.forecast import forecast as run
     from sunzip.studies.forecasters import GRID
@@ -149,7 +149,7 @@ def forecast(
     if plot is not None:
         picture = io.BytesIO()
         forecast_figure(report, picture)
-        put({plot: picture.getvalue()})
+        put(plot, picture)
     result(as_json, report.as_dict(), _forecast(report))
 
 

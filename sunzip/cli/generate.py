@@ -86,7 +86,7 @@ def generate(
         [p for p in (latents, compare, hmi) if p],
         force=force,
         ours=target.is_picture if picture else target.is_store,
-        what="PNG" if picture else "Zarr store",
+        what="picture of sunzip" if picture else "Zarr store of sunzip",
     )
     from sunzip.studies.generate import generate as run
 

@@ -470,7 +470,7 @@ def synth(
             continue
         if not store.rstrip("/").lower().endswith(".zarr"):
             raise OutputError(f"{store}: a Zarr store is written; name it *.zarr")
-        target.check(store, other, force=force, ours=target.is_store, what="Zarr store")
+        target.check(store, other, force=force, ours=target.is_store, what="Zarr store of sunzip")
     if flux is not None:
         if not flux.lower().endswith(".csv"):
             raise OutputError(f"{flux}: a table is written; name it *.csv")

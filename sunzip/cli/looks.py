@@ -23,7 +23,6 @@ from sunzip.cli.jobs import (
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
 from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.files import put
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,8 +225,9 @@ def show(
     if not out.lower().endswith(".png"):
         raise OutputError(f"{out}: the picture is a PNG; name it *.png")
     others = [u for u in (source, hmi) if u]
-    target.check(out, [what, *others], force=force, ours=target.is_picture, what="PNG")
+    target.check(out, [what, *others], force=force, ours=target.is_picture, what="picture of sunzip")
     from sunzip import quicklook
+    from sunzip.cli.picture import put
 
     settings: dict[str, Any] = {"hmi": hmi, "anon": anon, "degradation": degradation}
     if decoded:
@@ -241,7 +241,7 @@ def show(
     picture = io.BytesIO()
     rows = {label: cube.data[0] for label, cube in cubes.items()}
     quicklook.render(rows, shown.channels, title, picture, times=shown.t_obs[0])
-    put({out: picture.getvalue()})
+    put(out, picture)
 
 
 def _is_archive(path: str) -> bool:

@@ -17,6 +17,9 @@ from sunzip.channels import canonical
 from sunzip.cube import Cube, Scale
 from sunzip.errors import OutputError
 
+#: The attribute of HDF5 files and Zarr groups that says that sunzip wrote them, and how they are laid out.
+MARK = "sunzip_layout"
+
 
 class Target(ABC):
     """A file or folder being written, which has its final name only after `close`.
@@ -147,6 +150,27 @@ def refuse(path: Path) -> None:
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise OutputError(f"{path}: exists already; remove it or choose another name")
+
+
+def replaceable(path: str) -> str:
+    """Return where a target that exists really is, so that it can be renamed, by names that do not need it.
+
+    A link stays the link, which is what is replaced.
+
+    Raises
+    ------
+    OutputError
+        If it is the folder in which the program runs, or one around it.
+    """
+    bare = path.rstrip("/") or path
+    folder, name = os.path.split(bare)
+    if name in ("", os.curdir, os.pardir):
+        where = os.path.realpath(bare)
+    else:
+        where = os.path.join(os.path.realpath(folder), name)
+    if not os.path.islink(where) and Path(where) in (here := Path.cwd(), *here.parents):
+        raise OutputError(f"{path}: is the folder you are in, or holds it; go elsewhere to replace it")
+    return where
 
 
 class Sink(Target):

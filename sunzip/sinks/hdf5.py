@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sunzip.cube import Cube
-from sunzip.sinks.base import Sink, Target
+from sunzip.sinks.base import MARK, Sink, Target
 
 
 class Hdf5Target(Target):
@@ -74,7 +74,7 @@ class Hdf5Sink(Hdf5Target, Sink):
         import h5py
 
         c, (y, x) = len(self.channels), self.shape
-        file.attrs["sunzip_layout"] = "cube-1"
+        file.attrs[MARK] = "cube-1"
         file.attrs["scale"] = self.scale.value
         file.create_dataset(
             "cube",

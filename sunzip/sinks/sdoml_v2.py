@@ -3,7 +3,7 @@
 Group ``YYYY`` for the nominal year, in it one array per channel (N, Y, X) ``<f4``, chunks of 15 images, Blosc
 zstd-5 with bitshuffle; every keyword an array attribute with a list of length N, null where a row lacks it.
 Only images that exist are rows, so N differs per channel. AIA pixels are means. AIA and HMI share one store,
-where the public data have two.
+where the public data have two. The root attribute ``sunzip_layout`` tells that sunzip wrote it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sunzip.channels import channel
 from sunzip.cube import Cube, Header, Scale
-from sunzip.sinks.base import Sink, taken_at
+from sunzip.sinks.base import MARK, Sink, taken_at
 from sunzip.times import t_obs_keyword
 
 #: Images per chunk, as in the public store.
@@ -35,7 +35,7 @@ class SdomlV2Sink(Sink):
     path, channels, shape
         As `Sink`.
     attributes
-        JSON that the root group gets: what has to be said of the store as a whole.
+        JSON that the root group gets besides: what has to be said of the store as a whole.
     """
 
     layout = "sdoml-v2"
@@ -49,7 +49,7 @@ class SdomlV2Sink(Sink):
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         self._year: str | None = None
-        self._attributes = attributes
+        self._attributes = {MARK: self.layout, **(attributes or {})}
         self._arrays: dict[str, _Rows] = {}
         super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
 
@@ -57,8 +57,7 @@ class SdomlV2Sink(Sink):
         import zarr
 
         self._root = zarr.open_group(self._partial, mode="w", zarr_format=2)
-        if self._attributes:
-            self._root.attrs.put(dict(self._attributes))
+        self._root.attrs.put(self._attributes)
 
     def _write(self, cube: Cube) -> None:
         for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):

@@ -13,13 +13,18 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
+from astropy.io import fits
 from click.testing import CliRunner
+from PIL import Image
 
 import sunzip as sunzip_package
 from sunzip import api, errors, weights
 from sunzip.cli import program
+from sunzip.sinks import LAYOUTS
 from sunzip.sources.series import Series
 
 
@@ -260,6 +265,92 @@ def test_force_replaces_nothing_that_sunzip_would_not_write(sunzip, model, store
     assert Path("/dev/null").is_char_device()
 
 
+def theirs(home: Path, archive: Path, store: Path, sunzip) -> dict[str, list[object]]:
+    """Make what users have under names that sunzip gives; return the commands that would replace it."""
+    home.mkdir()
+    with h5py.File(home / "lab.h5", "w") as file:
+        file["precious"] = [1, 2, 3]
+    (home / "sums").mkdir()
+    np.savez(home / "sums" / "thesis.npz", a=[1])
+    day = home / "v1" / "2014" / "01" / "01"
+    day.mkdir(parents=True)
+    np.savez_compressed(day / "AIA20140101_0000_0171.npz", x=np.zeros((4, 4), np.float32))
+    zarr.open_group(home / "genome.zarr", mode="w", zarr_format=2).create_array("dna", shape=(4,), dtype="u1")
+    zarr.open_group(home / "sdoml.zarr", mode="w", zarr_format=2).create_group("2014").create_array(
+        "171A", shape=(1, 4, 4), chunks=(15, 4, 4), dtype="<f4"
+    )
+    (home / "maps").mkdir()
+    name = "aia_0171_20140101T000000.fits"
+    fits.PrimaryHDU(np.zeros((4, 4), np.float32)).writeto(home / "maps" / name)
+    (home / "none").mkdir()
+    for path, layout in (("more.zarr", "sdoml-v2"), ("more", "fits"), ("more_v1", "sdoml-v1")):
+        sunzip("decompress", archive, home / path, "--layout", layout)
+    (home / "more.zarr" / "2012" / "notes.txt").write_text("mine")
+    shutil.copy(home / "maps" / name, home / "more" / "aia_0171_19991231T000000.fits")
+    shutil.copy(day / "AIA20140101_0000_0171.npz", home / "more_v1" / "mine.npz")
+    shutil.copy(home / "lab.h5", home / "features.h5")
+    sunzip("decompress", archive, home / "other.h5")
+    with h5py.File(home / "other.h5", "a") as file:
+        file["precious"] = [1, 2, 3]
+    sunzip("features", archive, home / "features.zarr")
+    (home / "features.zarr" / "mine").write_text("mine")
+    Image.new("L", (4, 4)).save(home / "holiday.png")
+    (home / "votes.csv").write_text("time,f0,comment\n2014-01-01T00:00:00.000Z,1,yes\n")
+    pq.write_table(pa.table({"time": [1], "f0": [2.0]}), home / "mine.parquet")
+    (home / "page.html").write_text('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Me')
+    (home / "encoder").mkdir()
+    (home / "encoder" / "encoder.json").write_text('{"files": {"a.onnx": 1}}')
+    (home / "encoder" / "a.onnx").write_text("")
+    (home / "encoder" / "mine").write_text("mine")
+    (home / "random.lat").write_bytes(bytes(range(100)))
+    for path in ("empty.lat", "empty.h5", "empty.png", "empty.csv"):
+        (home / path).write_bytes(b"")
+    cubes = ["lab.h5", "sums", "v1", "genome.zarr", "sdoml.zarr", "maps", "none"]
+    cubes += ["more.zarr", "more", "more_v1", "other.h5", "features.h5", "features.zarr", "empty.h5"]
+    tables = ["features.h5", "features.zarr", "votes.csv", "mine.parquet", "empty.csv", "other.h5"]
+    commands = {path: ["decompress", archive, home / path] for path in cubes}
+    commands |= {f"features of {path}": ["features", archive, home / path] for path in tables}
+    commands |= {path: ["compress", store, home / path] for path in ("random.lat", "empty.lat")}
+    commands |= {path: ["show", archive, home / path] for path in ("holiday.png", "empty.png")}
+    commands |= {f"synth of {path}": ["synth", home / path] for path in ("genome.zarr", "more.zarr")}
+    commands["flux"] = ["synth", home / "new.zarr", "--flux", home / "votes.csv"]
+    commands["page"] = ["study", "faults", "--out", home / "page.html"]
+    commands["encoder"] = ["models", "export", "tiny", home / "encoder", "--encoder", "--onnx"]
+    return commands
+
+
+def test_force_destroys_nothing_that_sunzip_never_wrote(sunzip, store, archive, tmp_path):
+    home = tmp_path / "home"
+    commands = theirs(home, archive, store, sunzip)
+    before = digest(home)
+    for what, args in commands.items():
+        assert "--force does not replace it" in sunzip(*args, "--force", code=1).stderr, what
+    assert digest(home) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        *((f"a{layout}", ["decompress", "--layout", layout]) for layout in LAYOUTS),
+        *((name, ["features"]) for name in ("a.h5", "a.zarr", "a.csv", "a.parquet")),
+        ("a.png", ["show"]),
+    ],
+)
+def test_force_replaces_what_an_earlier_run_wrote(sunzip, archive, tmp_path, name, args):
+    command, *options = args
+    for force in ([], ["--force"]):
+        sunzip(command, archive, tmp_path / name, *options, *force)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("part", [slice(None, -9), slice(100, None), slice(None)])
+def test_force_replaces_an_archive_that_is_damaged(sunzip, model, store, archive, tmp_path, part):
+    out = tmp_path / "a.lat"
+    out.write_bytes(archive.read_bytes()[part])
+    sunzip("compress", store, out, "--model", model, "--channels", "171A", "--force")
+    assert sunzip("verify", out)
+
+
 def test_a_source_is_never_the_target(sunzip, model, store, archive, tmp_path):
     shutil.copy(archive, tmp_path / "a.lat")
     shutil.copytree(store, tmp_path / "in" / "a.zarr")
@@ -323,9 +414,9 @@ def files_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_compress_that_cannot_write_on_keeps_what_is_done(sunzip, model, store, tmp_path):
+def test_a_compress_that_cannot_write_on_keeps_what_is_done(sunzip, model, store, archive, tmp_path):
     out = tmp_path / "a.lat"
-    out.write_bytes(archive_bytes := b"PK an archive")
+    out.write_bytes(archive_bytes := archive.read_bytes()[:-9])
     args = ["compress", store, out, "--model", model, "--force"]
     with files_at_most(8000):  # enough for every object, not for the archive
         line = sunzip(*args, code=1).stderr

@@ -133,7 +133,8 @@ def page(result: dict[str, Any]) -> str:
 def whole(title: str, parts: Iterable[str]) -> str:
     """Return a page of its own with a title and the given HTML."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="sunzip"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
