@@ -29,6 +29,7 @@ def put(out: str, drawn: io.BytesIO) -> None:
     note = PngInfo()
     note.add_text("Software", "sunzip")
     signed = io.BytesIO()
+    drawn.seek(0)
     with Image.open(drawn) as image:
         image.save(signed, format="png", pnginfo=note, dpi=image.info.get("dpi"))
     files.put({out: signed.getvalue()})
