@@ -168,6 +168,9 @@ def replacing(path: str, force: bool) -> Iterator[str]:
         ) from None
     try:
         _remove(old)
+    except KeyboardInterrupt as error:
+        error.add_note(f"{path} is complete; remove the old one, {old}")
+        raise
     except OSError as error:
         raise OutputError(
             f"{path}: is complete, but the old one cannot be removed: {error.strerror}; remove {old}"

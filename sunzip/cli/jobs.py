@@ -214,7 +214,7 @@ def compress(
             raise
         hint = f"what is done is in {left}, and the same command with --resume continues it"
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {hint}") from None
+            raise Interrupted(hint, error) from None
         raise type(error)(f"{error}; {hint}") from error
     costs = accounts.Accounts(
         frames=report.frames,

@@ -1,7 +1,8 @@
-"""The program around every command: one line for each error, its exit code, and what Ctrl-C does."""
+"""The program around every command: a line for each error, its exit code, what Ctrl-C and signals do."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import traceback
@@ -17,12 +18,27 @@ from sunzip.errors import SunzipError
 
 NAME = "sunzip"
 
-#: What a shell reports of a program that Ctrl-C ended.
+#: What a shell reports of a program that Ctrl-C ended, as click tells of it before a command runs.
 INTERRUPTED = 130
 
 
 class Interrupted(Exception):
-    """Ctrl-C; its text says what is left and how to go on."""
+    """Ctrl-C, or another request to end; its text says what is left and how to go on.
+
+    Parameters
+    ----------
+    left
+        What is left.
+    by
+        What was raised at the request, with the number of the signal unless that is Ctrl-C's.
+    """
+
+    def __init__(self, left: str, by: KeyboardInterrupt) -> None:
+        number = next((a for a in by.args if isinstance(a, int)), int(signal.SIGINT))
+        how = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        super().__init__(f"interrupted{how}; {left}")
+        #: What a shell reports of a program that the signal ended.
+        self.exit_code = 128 + number
 
 
 class Program(click.Group):
@@ -32,8 +48,10 @@ class Program(click.Group):
         """Run the command; Ctrl-C becomes `Interrupted`, before click can say something else of it."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; nothing was left behind") from None
+        except KeyboardInterrupt as error:
+            # What could not be cleaned up is noted where that was tried.
+            left = "; ".join(getattr(error, "__notes__", [])) or "nothing was left behind"
+            raise Interrupted(left, error) from None
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Run the program with the given arguments, or those of the process."""
@@ -53,7 +71,9 @@ class Program(click.Group):
                 if debug:
                     traceback.print_exc()
                 message, code = _explain(error, debug)
-                click.echo(f"{NAME}: {one_line(message)}", err=True)
+                # Who is told by SIGHUP that the terminal is gone cannot write to it.
+                with contextlib.suppress(OSError):
+                    click.echo(f"{NAME}: {one_line(message)}", err=True)
         sys.exit(code)
 
 
@@ -93,7 +113,7 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
     """Return what to print after the program's name, and the exit code."""
     match error:
         case Interrupted():
-            return str(error), INTERRUPTED
+            return str(error), error.exit_code
         case click.Abort():
             return "interrupted", INTERRUPTED
         case click.UsageError():
@@ -123,13 +143,23 @@ _MEMORY = (
 
 def run(program: Program) -> NoReturn:
     """Run a program as the process's only purpose."""
-    # Where Ctrl-C is ignored, as in the background of a shell, it stays so.
+    # What is ignored stays so: Ctrl-C in the background of a shell, SIGHUP under nohup.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    for number in _ENDS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     program.main()
 
 
-def _interrupt(*_: object) -> NoReturn:
-    # The first Ctrl-C winds up in order; a second one ends the process, whatever the first one waits for.
+#: What asks a program to end besides Ctrl-C; Windows knows no SIGHUP.
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    # The first one winds up in order. A second Ctrl-C ends the process, whatever the first one waits for; but
+    # `timeout` sends SIGTERM twice at once, and shells SIGHUP, and mean one.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    raise KeyboardInterrupt
+    for other in _ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)

@@ -195,12 +195,11 @@ def train(
                 command=shlex.join(["sunzip", *sys.argv[1:]]),
                 progress=progress,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not os.path.isdir(out):
             raise
-        raise Interrupted(
-            f"interrupted; what is done is in {out}, and the same command with --resume continues it"
-        ) from None
+        hint = f"what is done is in {out}, and the same command with --resume continues it"
+        raise Interrupted(hint, error) from None
     if report:
         result(as_json, report.as_dict(), _trained(report))
 

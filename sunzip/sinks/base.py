@@ -97,6 +97,8 @@ class Target(ABC):
             self.close()
         else:
             self.abort()
+            if error and os.path.lexists(self._partial):
+                error.add_note(f"{self._partial} could not be removed")
 
     @abstractmethod
     def _begin(self) -> None:

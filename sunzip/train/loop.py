@@ -249,11 +249,12 @@ def _deferred_signals() -> Iterator[list[int]]:
         return
 
     def note(number: int, _: object) -> None:
-        # A second one ends the process, whatever the first one waits for.
-        signal.signal(number, signal.SIG_DFL)
+        # A second Ctrl-C ends the process, whatever the first one waits for; the others come twice at once.
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
         seen.append(number)
 
-    wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    known = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    wanted = [n for n in known if signal.getsignal(n) is not signal.SIG_IGN]
     before = {n: signal.signal(n, note) for n in wanted}
     try:
         yield seen
@@ -308,7 +309,7 @@ def fit(
         If the loss is no number any more, or the error has grown tenfold; the message names the last
         good checkpoint.
     KeyboardInterrupt
-        On Ctrl-C or SIGTERM, once a checkpoint is written.
+        On Ctrl-C, SIGTERM or SIGHUP, once a checkpoint is written.
     InputError, DamagedError
         If the checkpoint is of other settings, or damaged.
     """
@@ -404,7 +405,8 @@ def fit(
         if place.leads:
             save()
         if stopping:
-            raise KeyboardInterrupt
+            # Which it was; none if another process of the training was asked.
+            raise KeyboardInterrupt(*signals[:1])
     finally:
         batches.close()
         if journal:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 import sunzip as sunzip_package
 from sunzip import weights
@@ -128,8 +129,7 @@ def test_dry_run_writes_nothing_and_says_that_it_estimates(sunzip, model, store,
 
 def test_force_replaces_an_archive(sunzip, model, store, tmp_path):
     out = tmp_path / "a.lat"
-    out.write_bytes(b"")  # as mktemp leaves it
-    sunzip("compress", store, out, "--model", model, "--channels", "171A", "--force")
+    sunzip("compress", store, out, "--model", model, "--channels", "171A")
     sunzip("compress", store, out, "--model", model, "--channels", "193A", "--force")
     assert as_json(sunzip("info", out, "--json"))["channels"] == ["193A"]
     assert os.listdir(tmp_path) == ["a.lat"]
@@ -247,7 +247,7 @@ def test_show_draws_a_frame_of_an_archive_and_of_a_source(sunzip, archive, store
 
     def note(rows, channels, title, target, *, times):
         drawn.append((list(rows), channels, title, times))
-        target.write(b"\x89PNG\r\n\x1a\n")
+        Image.new("L", (4, 4)).save(target, format="png")
 
     monkeypatch.setattr("sunzip.quicklook.render", note)
     out = tmp_path / "a.png"

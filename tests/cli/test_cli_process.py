@@ -182,6 +182,36 @@ def test_ctrl_c_leaves_nothing_of_other_jobs(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_jobs_as_ctrl_c_does(model, tmp_path, number):
+    """Sent twice, as `timeout` and shells do."""
+    process = start("synth", tmp_path / "a.zarr", "--frames", "5000", "--size", "64")
+    wait_for(tmp_path / "a.zarr.partial" / "2012", process)
+    process.send_signal(number)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + number, "")
+    assert err == f"sunzip: interrupted by {number.name}; nothing was left behind\n"
+    assert os.listdir(tmp_path) == []
+
+    job = ["compress", "synthetic:frames=8,size=16", tmp_path / "a.lat", "--model", model]
+    process = start(*job, program=[sys.executable, "-c", SLOW])
+    wait_for(tmp_path / "a.lat.partial" / "cube" / "c" / "0", process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.startswith(f"sunzip: interrupted by {number.name}; what is done is in ")
+
+
+def test_a_hang_up_that_is_ignored_stays_so(tmp_path):
+    job = ["synth", tmp_path / "a.zarr", "--frames", "40", "--size", "32"]
+    process = start(*job, program=["nohup", *SUNZIP], stdin=subprocess.DEVNULL)
+    wait_for(tmp_path / "a.zarr.partial" / "2012", process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 # --- what is loaded ------------------------------------------------------------------------------------
 
 REPORT = """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,15 +133,20 @@ def test_seeds_differ(tmp_path: Path) -> None:
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
-def test_a_request_to_end_leaves_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     def end(now: Advance) -> None:
         if now.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            # Twice, as `timeout` and shells send them.
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as raised:
         run(Line(), tmp_path / "a", progress=end)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert raised.value.args == (number,)
+    assert signal.getsignal(number) is before
     assert checkpoint.read_state(tmp_path / "a" / CHECKPOINT)["step"] == 5
     run(Line(), tmp_path / "a", resume=True)
     run(Line(), tmp_path / "b")
