@@ -121,8 +121,11 @@ def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is an archive, damaged at its beginning or at its end perhaps, or a link to nothing."""
-    if not os.path.exists(path):
+    """Whether a file is an archive, damaged at its beginning or at its end perhaps, or nothing is lost by it.
+
+    That is a link to nothing, or an empty file, as `mktemp` leaves it.
+    """
+    if not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0):
         return True
     head = _head(path, 64)
     return (head.startswith(b"PK\3\4") and head[30:].startswith(_FIRST)) or _ends_as_archive(path)

@@ -129,7 +129,8 @@ def test_dry_run_writes_nothing_and_says_that_it_estimates(sunzip, model, store,
 
 def test_force_replaces_an_archive(sunzip, model, store, tmp_path):
     out = tmp_path / "a.lat"
-    sunzip("compress", store, out, "--model", model, "--channels", "171A")
+    out.write_bytes(b"")  # as mktemp leaves it
+    sunzip("compress", store, out, "--model", model, "--channels", "171A", "--force")
     sunzip("compress", store, out, "--model", model, "--channels", "193A", "--force")
     assert as_json(sunzip("info", out, "--json"))["channels"] == ["193A"]
     assert os.listdir(tmp_path) == ["a.lat"]

@@ -303,14 +303,14 @@ def theirs(home: Path, archive: Path, store: Path, sunzip) -> dict[str, list[obj
     (home / "encoder" / "a.onnx").write_text("")
     (home / "encoder" / "mine").write_text("mine")
     (home / "random.lat").write_bytes(bytes(range(100)))
-    for path in ("empty.lat", "empty.h5", "empty.png", "empty.csv"):
+    for path in ("empty.h5", "empty.png", "empty.csv"):
         (home / path).write_bytes(b"")
     cubes = ["lab.h5", "sums", "v1", "genome.zarr", "sdoml.zarr", "maps", "none"]
     cubes += ["more.zarr", "more", "more_v1", "other.h5", "features.h5", "features.zarr", "empty.h5"]
     tables = ["features.h5", "features.zarr", "votes.csv", "mine.parquet", "empty.csv", "other.h5"]
     commands = {path: ["decompress", archive, home / path] for path in cubes}
     commands |= {f"features of {path}": ["features", archive, home / path] for path in tables}
-    commands |= {path: ["compress", store, home / path] for path in ("random.lat", "empty.lat")}
+    commands["random.lat"] = ["compress", store, home / "random.lat"]
     commands |= {path: ["show", archive, home / path] for path in ("holiday.png", "empty.png")}
     commands |= {f"synth of {path}": ["synth", home / path] for path in ("genome.zarr", "more.zarr")}
     commands["flux"] = ["synth", home / "new.zarr", "--flux", home / "votes.csv"]
