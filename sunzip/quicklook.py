@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sunzip.channels import Channel, canonical, channel, listed
 from sunzip.cube import disk_radius
 from sunzip.errors import InputError, OutputError, needing
+from sunzip.imports import without_home
 
 _Image = npt.NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def render(
     channels = listed(channels)
     described = [channel(name) for name in channels]
     _check(rows, channels, times)
-    with needing("plot", "pictures need"):
+    with needing("plot", "pictures need"), without_home():
         from matplotlib.figure import Figure
         from sunpy.visualization.colormaps import cmlist
 
