@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sunzip.api import OnProgress, Progress, replacing
 from sunzip.arguments import whole
 from sunzip.errors import InputError, needing
+from sunzip.files import printable
 from sunzip.sinks.base import MARK, Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
 from sunzip.sun import Sun, open
@@ -203,7 +204,7 @@ def export_features(
         quality = sun.archive.coding.get("quality")
         about = {
             MARK: "features-1",
-            "archive": os.fspath(path),
+            "archive": printable(os.fspath(path)),  # no format takes a name that is no text
             "model": sun.codec.model.name,
             "model_sha256": sun.codec.model.sha256,
             # What an archive says of its making is a stranger's, and not every value can be an attribute.
@@ -573,6 +574,7 @@ class _Parquet(_File):
     is_table = True
     _is_file = True
     _file: Any = None
+    _stream: Any = None
 
     def _begin(self) -> None:
         with needing("features", f"{self.path}: Parquet needs"):
@@ -580,7 +582,9 @@ class _Parquet(_File):
             import pyarrow.parquet as pq
         names = [("time", pa.timestamp("ms", tz="UTC")), *((n, pa.float32()) for n in self._content.columns)]
         schema = pa.schema(names, metadata={"sunzip": json.dumps(self._content.about)})
-        self._file = pq.ParquetWriter(self._partial, schema)
+        # Opened here, as Arrow takes no name that is not UTF-8.
+        self._stream = self._partial.open("wb")
+        self._file = pq.ParquetWriter(self._stream, schema)
 
     def _write(self, rows: slice, features: Float) -> None:
         import pyarrow as pa
@@ -590,11 +594,13 @@ class _Parquet(_File):
 
     def _finish(self) -> None:
         self._file.close()
+        self._stream.close()
 
     def _discard(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        for held in (self._file, self._stream):
+            if held is not None:
+                with suppress(OSError):
+                    held.close()
 
 
 _KINDS: dict[str, type[_File]] = {

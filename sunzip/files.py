@@ -9,6 +9,17 @@ from collections.abc import Mapping
 from sunzip.errors import OutputError
 
 
+def printable(text: str) -> str:
+    r"""Return text without what would steer a terminal or is no character: names come from strangers.
+
+    Examples
+    --------
+    >>> printable("sun\n\udcff.lat") == "sun\ufffd\ufffd.lat"
+    True
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     """Write files aside and rename them once all are there, so that what cannot be finished replaces nothing.
 

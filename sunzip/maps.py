@@ -10,6 +10,7 @@ import numpy as np
 from sunzip.channels import channel
 from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Scale
 from sunzip.errors import InputError, needing
+from sunzip.imports import without_home
 from sunzip.sinks.base import taken_at
 from sunzip.sinks.fits import RSUN_M, header_of
 
@@ -26,7 +27,7 @@ def image_map(cube: Cube, frame: int = 0) -> GenericMap:
     InputError
         If the image is missing or not square, or sunpy is not installed.
     """
-    with needing("sunpy", "Maps need"):
+    with needing("sunpy", "Maps need"), without_home():
         import sunpy.map
     side = _side(cube)
     if not cube.valid[frame, 0]:
@@ -65,7 +66,7 @@ def ndcube(cube: Cube) -> NDCube:
     InputError
         If there is no frame, images are not square, or ndcube is not installed.
     """
-    with needing("sunpy", "NDCubes need"):
+    with needing("sunpy", "NDCubes need"), without_home():
         import sunpy.coordinates  # noqa: F401 (teaches astropy the Sun's coordinate systems)
         from ndcube import NDCube
         from ndcube.extra_coords import TimeTableCoordinate

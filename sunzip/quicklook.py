@@ -13,6 +13,8 @@ import numpy.typing as npt
 from sunzip.channels import Channel, canonical, channel, listed
 from sunzip.cube import disk_radius
 from sunzip.errors import InputError, OutputError, needing
+from sunzip.files import printable
+from sunzip.imports import without_home
 
 _Image = npt.NDArray[np.float64]
 
@@ -63,7 +65,7 @@ def render(
     channels
         The C channel names, in canonical order.
     title
-        Stands above the picture.
+        Stands above the picture, without what cannot be printed.
     target
         Path, or file open for writing; written as it goes, overwriting.
     times
@@ -79,7 +81,7 @@ def render(
     channels = listed(channels)
     described = [channel(name) for name in channels]
     _check(rows, channels, times)
-    with needing("plot", "pictures need"):
+    with needing("plot", "pictures need"), without_home():
         from matplotlib.figure import Figure
         from sunpy.visualization.colormaps import cmlist
 
@@ -178,6 +180,7 @@ class _Page:
         )
 
     def title(self, title: str, label: str) -> None:
+        title = printable(title)
         # A bold character is about as wide in pixels as the font is high in points.
         free = self._width - 2 * _MARGIN - 10 * len(label)
         self.text(_MARGIN, 36, title, size=min(15.0, free / max(1, len(title))), color=_TEXT, weight="bold")

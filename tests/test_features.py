@@ -424,6 +424,22 @@ def test_nothing_is_replaced_unless_forced_and_whole(lat: Path, tmp_path: Path, 
     assert os.listdir(tmp_path) == [out.name]
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_names_that_are_no_text(lat: Path, tmp_path: Path, suffix: str) -> None:
+    odd = tmp_path / "sun\udcff.lat"
+    odd.symlink_to(lat)
+    out = tmp_path / f"a\udcff.{suffix}"
+    export_features(odd, out, pool=1)
+    export_features(lat, tmp_path / f"b.{suffix}", pool=1)
+    # Not every reader takes such a name.
+    out.rename(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}")[1], read(tmp_path / f"b.{suffix}")[1])
+    if suffix == "parquet":
+        about = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"sunzip"])
+        assert about["archive"] == f"{tmp_path}/sun\N{REPLACEMENT CHARACTER}.lat"
+
+
 # --- the command ------------------------------------------------------------------------------------------
 
 

@@ -153,6 +153,7 @@ def test_flat_and_extreme_images_are_drawn(value: float) -> None:
 
 def test_title_is_no_formula_and_long_ones_stay_on_the_page() -> None:
     draw({"x": sun(1)}, ("171A",), title=r"$\frac{ costs 5$ _^")
+    draw({"x": sun(1)}, ("171A",), title="no UTF-8 \udcff.lat")
     picture = draw({"x": sun(1)}, ("171A",), title="/data/SDO/archive_of_2014.lat " * 4)
     assert picture[10:50, -10:].max() < 0.1
 

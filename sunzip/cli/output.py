@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sunzip.errors import OutputError
+from sunzip.files import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -42,11 +43,6 @@ def result(as_json: bool, data: Any, lines: Iterable[str]) -> None:
         # Python would try once more at its end, and complain in several lines.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(f"the result cannot be printed: {error.strerror or error}") from None
-
-
-def printable(text: str) -> str:
-    """Return text without what would steer a terminal: file and model names come from strangers."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def one_line(text: str) -> str:

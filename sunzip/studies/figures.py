@@ -6,6 +6,7 @@ import os
 from typing import IO, TYPE_CHECKING
 
 from sunzip.errors import needing
+from sunzip.imports import without_home
 from sunzip.studies.forecast import LINEAR, PERSISTENCE
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ def need_matplotlib() -> None:
     InputError
         If it is not installed.
     """
-    with needing("plot", "a plot needs"):
-        import matplotlib  # noqa: F401
+    with needing("plot", "a plot needs"), without_home():
+        import matplotlib.figure  # noqa: F401
 
 
 def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[bytes]) -> None:
