@@ -127,7 +127,11 @@ def compress(
         if isinstance(src, Series)
         else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     )
-    codec.family.check_size(*series.shape)
+    try:
+        codec.family.check_size(*series.shape)
+    except InputError as error:
+        # The model knows what is wrong, not whose images they are.
+        raise InputError(f"{series.urls[0]}: {error}") from None
     if workers is not None:
         workers = whole(workers, "workers (--workers)", 1)
         if client is not None:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import DamagedError
+from sunzip.errors import DamagedError, InputError
 from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
 
@@ -25,6 +25,9 @@ Float = npt.NDArray[np.float32]
 
 #: No symbol is larger in size.
 SYMBOL_LIMIT = float(2**30)
+
+#: Pixels a side below which images are too small for networks that make a pixel of 16×16.
+_LEAST = 16
 
 #: Of each network, its copies on accelerators: loaded once for the whole process, like the network itself.
 _copies: WeakKeyDictionary[nn.Module, dict[torch.device, nn.Module]] = WeakKeyDictionary()
@@ -105,15 +108,19 @@ class Family(ABC):
     exact: bool = False
     latents_coded: bool = True
 
-    @abstractmethod
     def check_size(self, height: int, width: int) -> None:
-        """Refuse an image size that the model cannot code.
+        """Refuse an image size that the model cannot code: by default one of less than 16×16.
 
         Raises
         ------
         InputError
             If so; the message says which sizes it can.
         """
+        if min(height, width) < _LEAST:
+            raise InputError(
+                f"images of {height}×{width} pixels are smaller than the model's {_LEAST}×{_LEAST}; "
+                f"take larger ones, or a --size of {_LEAST} or more"
+            )
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:

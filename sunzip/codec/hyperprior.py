@@ -24,7 +24,7 @@ from sunzip.codec.family import (
 )
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import DamagedError
 from sunzip.nn import HYPER_STRIDE, SCALES, STRIDE
 from sunzip.nn.integer import ACTIVATION_BITS, IntegerNet
 from sunzip.normalize import Stabiliser
@@ -105,11 +105,6 @@ class HyperpriorFamily(Family):
             or len(self.main_tables) != bands * SCALES
         ):
             raise DamagedError(f"model {model.name}: its entropy model does not fit its network")
-
-    def check_size(self, height: int, width: int) -> None:
-        """Any size will do: images are continued at their edges to a multiple of 16."""
-        if min(height, width) < STRIDE:
-            raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // STRIDE), -(-width // STRIDE)

@@ -33,7 +33,7 @@ from sunzip.codec.tiles import are_tiled
 from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import DamagedError
 from sunzip.limb import KNOTS, disk
 from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.exact import QUALITIES, ExactContext
@@ -185,11 +185,6 @@ class WaveletFamily(Family):
     def shifted(self) -> Float:
         """The same with the scales of all tables shifted, see `as_shifted`."""
         return as_shifted(self.bits)
-
-    def check_size(self, height: int, width: int) -> None:
-        """Any size from 16×16 will do: images are continued at their edges."""
-        if min(height, width) < 16:
-            raise InputError(f"images of {height}×{width} pixels are smaller than the model's 16×16")
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """(12, Y/16, X/16) of the padded image: the picture made small."""

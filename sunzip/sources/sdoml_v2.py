@@ -336,14 +336,18 @@ def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any
 
     size = math.prod(array.chunks) * array.dtype.itemsize
     try:
+        if not raw:
+            raise ValueError("it is empty")
         data: Any = raw
         kind = array.compressor["id"] if array.compressor else None
         if kind in ("zlib", "gzip"):
             data = zlib.decompressobj(wbits=47).decompress(raw, size + 1)
         elif kind is not None:
             # Asked before decoding: the codec would allocate whatever the bytes claim.
-            if (claimed := _claimed_size(kind, raw)) != size:
-                raise ValueError(f"truncated, or {claimed} bytes instead of {size}")
+            if (claimed := _claimed_size(kind, raw)) is None:
+                raise ValueError("it is truncated, or does not state its size")
+            if claimed != size:
+                raise ValueError(f"{claimed} bytes instead of {size}")
             data = get_codec(array.compressor).decode(raw)
         flat = np.frombuffer(data, np.uint8)
         if flat.size != size:

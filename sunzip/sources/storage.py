@@ -208,6 +208,12 @@ def reason(error: BaseException) -> str:
             return "the bucket does not exist; check its name, and AWS_ENDPOINT_URL if it is set"
         return _ABSENT
     if isinstance(error, PermissionError):
+        if error.filename is not None:
+            # Only the operating system names the file; the clients of servers raise nothing but a text.
+            return (
+                "permission is denied; look at the owner and mode of it and of the folders above (ls -ld), "
+                "and change them (chmod) or ask the owner"
+            )
         return f"access is denied ({line}); check the credentials, or ask without them (--anon, anon=True)"
     if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         return f"{line}; set AWS_ACCESS_KEY_ID and the like, or ask without credentials (--anon, anon=True)"

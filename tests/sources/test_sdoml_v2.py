@@ -335,7 +335,10 @@ def test_json_that_is_none(store, file, content):
 def test_truncated_chunk_names_the_file(store, keep):
     chunk = store / "2014/193A/0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"2014/193A/0\.0\.0: chunk cannot be decoded"):
+    why = "it is truncated, or does not state its size" if keep else "it is empty"
+    with pytest.raises(
+        InputError, match=rf"2014/193A/0\.0\.0: chunk cannot be decoded \({why}\); fetch the file again"
+    ):
         SdomlV2(str(store)).read("193A", 0)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ import pytest
 
 import sunzip
 from sunzip.errors import InputError
+from sunzip.sources.storage import Storage, reason
 
 aiohttp = pytest.importorskip("aiohttp")
 
@@ -117,3 +121,28 @@ def test_a_server_that_does_not_answer_is_no_absence(
 
 def test_what_is_no_url_is_called_so(tmp_path: Path) -> None:
     assert told("info", "http://", tmp_path).startswith("is no URL that can be asked")
+
+
+def test_what_is_denied_here_speaks_of_owner_and_mode_and_not_of_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.0.0").write_bytes(b"")
+    storage = Storage(str(tmp_path / "in"))
+
+    def denied(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    # As modes would have it for anybody but root.
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", denied)
+        with pytest.raises(InputError) as caught:
+            storage.read("0.0.0", limit=1)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/in/0.0.0: cannot be read: permission is denied; look at the owner")
+    assert "--anon" not in message
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        with pytest.raises(InputError, match="cannot be listed: permission is denied; look at the owner"):
+            storage.list()
+    assert reason(PermissionError("Forbidden")).startswith("access is denied (Forbidden); check the cred")
