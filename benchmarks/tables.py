@@ -144,9 +144,7 @@ def linear_cost(result: dict[str, Any]) -> str:
     g = result["growth"]
     cores = sum(r["cpu_seconds"] for r in result["rows"]) / sum(r["seconds"] for r in result["rows"])
     # A job that has less than a core to itself shares the machine, and its times are not sunzip's own.
-    busy = (
-        f"The machine was busy with other work: the job had {cores:.1f} of a core. " if cores < 1 else ""
-    )
+    busy = f"The machine was busy with other work: the job had {cores:.1f} of a core. " if cores < 1 else ""
     return (
         f"{_table(head, rows)}\n\n{g['frames']:.0f} times the frames take {g['cpu_seconds']:.1f} times the "
         f"processor time, {g['archive_bytes']:.1f} times the bytes and {g['peak_kib']:.2f} times the memory. "
