@@ -153,4 +153,7 @@ def _synthetic(url: str) -> Source:
                     f"{url}: {key} must be a whole number of up to 9 digits, not {values[key]!r}"
                 )
             values[key] = int(values[key])
-    return Synthetic(**values)
+    source = Synthetic(**values)
+    # Reports and messages call a source as whoever asked for it does.
+    source.url = url
+    return source

@@ -169,7 +169,7 @@ class Synthetic(Source):
         channels: Iterable[str] = NAMES,
     ) -> None:
         _check_size(size)
-        self.url = f"synthetic:?seed={seed}"
+        self.url = f"synthetic:seed={seed}"
         self.layout = "synthetic"
         self.scale = Scale.MEAN
         self.channels = canonical(channels)

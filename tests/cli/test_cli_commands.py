@@ -110,7 +110,8 @@ def test_compress_joins_sources_and_codes_blocks(sunzip, model, store, tmp_path)
     assert found["frames"] == 8
     assert found["frames_per_block"] == 4
     assert found["coding"]["quality"] == 30
-    assert found["source"]["urls"] == [str(store), "synthetic:?seed=0"]
+    assert found["source"]["urls"] == [str(store), later]
+    assert f"against {store}, {later}: " in sunzip("evaluate", store, later, out, "--model", model).stdout
 
 
 def test_dry_run_writes_nothing_and_says_that_it_estimates(sunzip, model, store, archive, tmp_path):

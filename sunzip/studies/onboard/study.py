@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time as clock
@@ -189,7 +190,7 @@ def _assumptions(mission: Mission, side: int, tiles: float, frames: int) -> list
 
 
 def write(page: str, result: dict[str, Any], html: str | os.PathLike[str]) -> None:
-    """Write a report and, beside it, the same as JSON.
+    """Write a report and, beside it, the same as JSON; neither if one of them cannot be written.
 
     Raises
     ------
@@ -198,10 +199,16 @@ def write(page: str, result: dict[str, Any], html: str | os.PathLike[str]) -> No
     """
     target = Path(html)
     data = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    texts = {target: page, target.with_suffix(".json"): data}
+    asides = {path: path.with_name(path.name + ".new") for path in texts}
     try:
-        for path, text in ((target, page), (target.with_suffix(".json"), data)):
-            aside = path.with_name(path.name + ".new")
-            aside.write_text(text, encoding="utf-8")
+        for path, aside in asides.items():
+            aside.write_text(texts[path], encoding="utf-8")
+        for path, aside in asides.items():
             aside.replace(path)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink()
