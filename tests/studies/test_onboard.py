@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from dataclasses import replace
@@ -19,13 +18,12 @@ from hypothesis import strategies as st
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError
 from sunzip.studies.onboard import compute, measure, recorder, ways
 from sunzip.studies.onboard.camera import Camera
 from sunzip.studies.onboard.mission import Mission, Pass, in_contact, parse, preset, presets
 from sunzip.studies.onboard.report import page
 from sunzip.studies.onboard.study import study
-from sunzip.studies.onboard.study import write as write_report
 from sunzip.weights import Model
 
 GOOD = """
@@ -374,31 +372,6 @@ class TestStudy:
             study(mission(), model=tiny_model, sources=[source], frames=2, size=48)
         with pytest.raises(InputError, match="one is named twice"):
             study(mission(), model=tiny_model, sources=[source] * 2, frames=2, size=32)
-
-
-@pytest.mark.parametrize("before", [None, "old"])
-def test_a_full_disk_leaves_no_half_of_a_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
-) -> None:
-    if before is not None:
-        (tmp_path / "o.html").write_text(before)
-        (tmp_path / "o.json").write_text(before)
-    left = {path: path.read_text() for path in tmp_path.iterdir()}
-    fits = Path.write_text
-
-    def full(path: Path, text: str, **options: Any) -> int:
-        if "json" in path.name:
-            fits(path, text[:1], **options)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return fits(path, text, **options)
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OutputError, match=r"o\.html: cannot be written: No space left on device"):
-        write_report("page", {"a": 1}, tmp_path / "o.html")
-    assert {path: path.read_text() for path in tmp_path.iterdir()} == left
-    monkeypatch.undo()
-    write_report("page", {"a": 1}, tmp_path / "o.html")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.html", "o.json"]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time as clock
@@ -12,7 +11,8 @@ from typing import Any
 
 from sunzip import __version__, weights
 from sunzip.codec import Codec
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError
+from sunzip.files import put
 from sunzip.studies.onboard.compute import (
     BANDWIDTH_REACHED,
     CYCLES_SAMPLE,
@@ -199,16 +199,4 @@ def write(page: str, result: dict[str, Any], html: str | os.PathLike[str]) -> No
     """
     target = Path(html)
     data = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    texts = {target: page, target.with_suffix(".json"): data}
-    asides = {path: path.with_name(path.name + ".new") for path in texts}
-    try:
-        for path, aside in asides.items():
-            aside.write_text(texts[path], encoding="utf-8")
-        for path, aside in asides.items():
-            aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        for aside in asides.values():
-            with contextlib.suppress(OSError):
-                aside.unlink()
+    put({target: page.encode(), target.with_suffix(".json"): data.encode()})
