@@ -253,7 +253,7 @@ def _laplace_cdf(z: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 class _Counter(Writer):
-    """Counts what a writer would write."""
+    """Counts what a writer would write by tables of the model's own."""
 
     def __init__(self, family: WaveletFamily) -> None:
         super().__init__(None, family.tables, family.bits, family.shifted)
@@ -261,7 +261,8 @@ class _Counter(Writer):
         self.found = {kind: Histogram(of) for kind, of in tables.items() if of is not None}
 
     def put(self, kind: str, index: Int, entries: Int) -> None:
-        self.found[kind].add(entries, index)
+        if kind in self.found:
+            self.found[kind].add(entries, index)
 
 
 def _table_arrays(found: Mapping[str, Tables]) -> dict[str, npt.NDArray[Any]]:

@@ -245,27 +245,30 @@ def test_tables_are_the_distributions_that_training_assumes() -> None:
                 assert np.argmin(coded) == np.argmin(assumed.numpy())
 
 
-def films() -> list[Film]:
+def films(side: int) -> list[Film]:
     found: list[Film] = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        up, right = np.mgrid[:32, :32] / 5
+        up, right = np.mgrid[:side, :side] / 5
         picture = 100 + 60 * np.sin(up + rng.uniform(0, 6, (12, 1, 1))) * np.cos(right)
-        now, then = (picture + rng.normal(0, 1, (2, 12, 32, 32))).astype(np.float32)
+        now, then = (picture + rng.normal(0, 1, (2, 12, side, side))).astype(np.float32)
         found.append(((then, now) if seed else (now,), (2, 3, 5, 11)))
     return found
 
 
-def test_fitted_tables_save_bytes(wavelet_model: Model) -> None:
-    fitted = fit_tables(wavelet_model, films(), [30, 60])
+@pytest.mark.parametrize(
+    "side", [32, 128]
+)  # of the larger some bands are in tiles, whose tables are no model's
+def test_fitted_tables_save_bytes(wavelet_model: Model, side: int) -> None:
+    fitted = fit_tables(wavelet_model, films(side), [30, 60])
     assert fitted.sha256 != wavelet_model.sha256
     before, after = WaveletFamily(wavelet_model), WaveletFamily(fitted)
     shown = np.zeros((1, 12), np.float32)
     shown[0, [2, 3, 5, 11]] = 1
     sizes = []
     for family in (before, after):
-        known = Known((2, 3, 5, 11), (32, 32))
-        latents = family.analyse(films()[0][0][0][None], shown, 30)[0]
+        known = Known((2, 3, 5, 11), (side, side))
+        latents = family.analyse(films(side)[0][0][0][None], shown, 30)[0]
         written = family.encode(latents, 30, known)
         assert (family.decode(written.payload, 30, known) == written.decoded).all()
         sizes.append(len(written.payload))
