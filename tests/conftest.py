@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -143,6 +144,14 @@ def wavelet_model() -> Model:
     )
     weights.register(model)
     return model
+
+
+@pytest.fixture
+def heard(number: signal.Signals) -> Iterator[None]:
+    """Have a signal heard by what is tested, though the tests themselves run where it is ignored (nohup)."""
+    before = signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
 
 
 @pytest.fixture(scope="session")

@@ -182,6 +182,7 @@ def test_ctrl_c_leaves_nothing_of_other_jobs(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_jobs_as_ctrl_c_does(model, tmp_path, number):
     """Sent twice, as `timeout` and shells do."""

@@ -133,6 +133,7 @@ def test_seeds_differ(tmp_path: Path) -> None:
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_end_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     def end(now: Advance) -> None:
