@@ -36,12 +36,10 @@ def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
     >>> whole(np.uint8(50), "quality", 0, 100)
     50
     """
-    number = None
-    if not isinstance(value, bool | np.bool_):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = None
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
     if number is None or number < low or (high is not None and number > high):
         bounds = f"from {low} up" if high is None else f"from {low} to {high}"
         raise InputError(f"{name} must be a whole number {bounds}, not {_shown(value)}")

@@ -49,9 +49,13 @@ class Sun:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], model: str | Path | Model | None = None, anon: bool = False
+        self,
+        path: str | os.PathLike[str],
+        model: str | Path | Model | None = None,
+        anon: bool = False,
+        identity: str | None = None,
     ) -> None:
-        self.archive = open_archive(path, anon=anon)
+        self.archive = open_archive(path, anon=anon, identity=identity)
         self._model = model
         self._codec: Codec | None = None
 

@@ -16,7 +16,7 @@ from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
 from sunzip.channels import channel
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import InputError
 
 if TYPE_CHECKING:
     from sunzip.sun import Sun
@@ -113,9 +113,10 @@ class SunzipBackend(BackendEntrypoint):
         if not isinstance(filename_or_obj, str | os.PathLike):
             kind = type(filename_or_obj).__name__
             raise InputError(f"the engine sunzip opens paths and URLs of .lat files, not {kind}")
-        path = os.fspath(filename_or_obj)
+        from sunzip.archive import absolute
+
         # Where it is opened again, in another process perhaps, the folder may be another one.
-        path = path if "://" in path else os.path.abspath(path)
+        path = absolute(os.fspath(filename_or_obj))
         manager = CachingFileManager(
             _open, path, mode="r", kwargs={"model": model, "anon": anon, "first": _First()}
         )
@@ -141,12 +142,8 @@ def _open(path: str, *, mode: str, model: str | Path | None, anon: bool, first: 
     """Open an archive in this process; managers in other processes always state a mode."""
     from sunzip.sun import Sun
 
-    sun = Sun(path, model, anon)
-    identity = sun.archive.identity
-    if first.identity not in (None, identity):
-        sun.close()
-        raise DamagedError(f"{path}: was replaced since it was opened; open it again")
-    first.identity = identity
+    sun = Sun(path, model, anon, first.identity)
+    first.identity = sun.archive.identity
     return sun
 
 

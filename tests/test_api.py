@@ -235,20 +235,25 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "whole.lat"]
 
 
+def fill_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """Have no room for the second shard."""
+    write_shard = ArchiveWriter.write_shard
+
+    def full(self: ArchiveWriter, shard: int, *rest: object) -> None:
+        if shard == 1:
+            raise OutputError("a.lat: cannot be written: No space left on device")
+        write_shard(self, shard, *rest)  # type: ignore[arg-type]
+
+    patch.setattr(ArchiveWriter, "write_shard", full)
+
+
 def test_a_crash_while_writing_is_resumed_to_the_same_bytes(
     series: Series, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_shards(monkeypatch)
     api.compress(series, tmp_path / "whole.lat", model=tiny_model)
-    write_shard = ArchiveWriter.write_shard
-
-    def full(self: object, shard: int, *rest: object) -> None:
-        if shard == 1:
-            raise OutputError("a.lat: cannot be written: No space left on device")
-        write_shard(self, shard, *rest)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch:
-        patch.setattr(ArchiveWriter, "write_shard", full)
+        fill_the_disk(patch)
         with pytest.raises(OutputError, match="No space"):
             api.compress(series, tmp_path / "a.lat", model=tiny_model)
     assert not (tmp_path / "a.lat").exists()
@@ -275,15 +280,8 @@ def test_drop_leaves_out_frames_with_an_image_of_no_measurement(
     estimate = api.compress(join([patchy()], missing="drop"), tmp_path / "x", model=tiny_model, dry_run=True)
     assert (estimate.frames, estimate.alignment) == (report.frames, found)
 
-    write_shard = ArchiveWriter.write_shard
-
-    def full(self: ArchiveWriter, shard: int, *rest: object) -> None:
-        if shard == 1:
-            raise OutputError("a.lat: cannot be written: No space left on device")
-        write_shard(self, shard, *rest)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch:
-        patch.setattr(ArchiveWriter, "write_shard", full)
+        fill_the_disk(patch)
         with pytest.raises(OutputError, match="No space"):
             api.compress(join([patchy()], missing="drop"), tmp_path / "a.lat", model=tiny_model)
     api.compress(join([patchy()], missing="drop"), tmp_path / "a.lat", model=tiny_model, resume=True)

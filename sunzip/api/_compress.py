@@ -143,8 +143,7 @@ def compress(
         # The frames of an archive are fixed before the first one is coded.
         series = series.whole()
     looking = clock.monotonic() - looking
-    pixels = len(series.channels) * series.shape[0] * series.shape[1]
-    together = _frames_per_block(block, codec, series.time, pixels)
+    together = _frames_per_block(block, codec, series.time, series.pixels)
     path = os.fspath(out)
     given = None if isinstance(src, Series) and align is None else align or Alignment()
     specified = partial(_specification, series, block=together, align=given, degradation=degradation)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -70,10 +71,10 @@ class Part:
 
 
 class _Measured(NamedTuple):
-    """What is told of a decoded frame instead of keeping it."""
+    """What is told of a decoded frame instead of keeping it; its checksum if that is to be compared."""
 
     metrics: ImageMetrics
-    checksum: int
+    checksum: int | None
 
 
 def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Coded, None, None]:
@@ -87,8 +88,7 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
         If a frame cannot be read, coded or written; shards that are coded already are written nevertheless.
     """
     writer, series = plan.writer, plan.series
-    pixels = len(series.channels) * series.shape[0] * series.shape[1]
-    step = frames_at_a_time(pixels, plan.block, stretches=2)
+    step = frames_at_a_time(series.pixels, plan.block, stretches=2)
     stretches = [
         (shard, begin, min(begin + step, frames.stop))
         for shard, frames in ((shard, writer.frames_of(shard)) for shard in shards)
@@ -137,7 +137,7 @@ def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tupl
         If that is not what the encoder said.
     """
     blocks, measured = codec.encode_measured(
-        cube.data, cube.channels, cube.scale, frames_per_block=block, measure=_measured
+        cube.data, cube.channels, cube.scale, frames_per_block=block, measure=partial(_measured, prove=prove)
     )
     if prove:
         few = range(min(block, len(cube), 2))
@@ -158,8 +158,8 @@ def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tupl
     return cube.nbytes, Part(blocks, ShardTable(cube.t_obs, cube.valid, cube.headers, shown))
 
 
-def _measured(frame: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32]) -> _Measured:
-    return _Measured(image_metrics(frame, decoded), _checksum(decoded))
+def _measured(frame: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], *, prove: bool) -> _Measured:
+    return _Measured(image_metrics(frame, decoded), _checksum(decoded) if prove else None)
 
 
 def _checksum(frame: npt.NDArray[np.float32]) -> int:

@@ -5,7 +5,7 @@ mean is the codec's matter. `summary` reads no array, so that it needs neither z
 """
 
 from sunzip.archive._layout import FORMAT, STATS, ArchiveSpec, ShardTable
-from sunzip.archive._place import exists, unfinished
+from sunzip.archive._place import absolute, exists, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
 from sunzip.archive._verify import Problem, VerifyReport, verify
 from sunzip.archive._write import ArchiveWriter
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "ShardTable",
     "VerifyReport",
+    "absolute",
     "exists",
     "open_archive",
     "summary",

@@ -41,6 +41,11 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith("file://")
 
 
+def absolute(path: str) -> str:
+    """Return a path that is the same in every folder; a URL is."""
+    return path if "://" in path else os.path.abspath(path)
+
+
 class Bytes(Protocol):
     """A file that is read at offsets: safe among threads and after a fork, as no position is shared."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +18,7 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._json import load
 from sunzip.archive._keywords import decode
 from sunzip.archive._layout import Grid, ShardTable
+from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
@@ -133,16 +134,7 @@ def checked_many(reader: Reader, keys: Sequence[str]) -> list[bytes]:
     return found
 
 
-def _again(path: str, anon: bool, identity: str) -> Archive:
-    """Open an archive once more, which must be the same."""
-    archive = Archive(path, anon)
-    if archive.identity != identity:
-        archive.close()
-        raise DamagedError(f"{path}: was replaced since it was opened; open it again")
-    return archive
-
-
-def open_archive(path: str | os.PathLike[str], *, anon: bool = False) -> Archive:
+def open_archive(path: str | os.PathLike[str], *, anon: bool = False, identity: str | None = None) -> Archive:
     """Open a finished archive for reading.
 
     Parameters
@@ -151,14 +143,16 @@ def open_archive(path: str | os.PathLike[str], *, anon: bool = False) -> Archive
         A local path or an fsspec URL. Of a remote archive the end is fetched, and then what is asked for.
     anon
         Ask S3 or Google Cloud Storage without credentials.
+    identity
+        What the archive's `Archive.identity` must be, if it was open before.
 
     Raises
     ------
     InputError
         If the file is absent, unreadable, unfinished or no archive.
     DamagedError
-        If it is not whole: its directory, manifest or metadata is damaged or an object is missing.
-        Damage inside objects is found when they are read, or all of it by `verify`.
+        If it is another than before, or not whole: its directory, manifest or metadata is damaged or an
+        object is missing. Damage inside objects is found when they are read, or all of it by `verify`.
     UnsupportedError
         If its format is newer than this program.
 
@@ -167,7 +161,7 @@ def open_archive(path: str | os.PathLike[str], *, anon: bool = False) -> Archive
     >>> with open_archive("sun.lat") as archive:  # doctest: +SKIP
     ...     archive.time[0], len(archive.block(0))
     """
-    return Archive(os.fspath(path), anon)
+    return Archive(os.fspath(path), anon, identity)
 
 
 def summary(path: str | os.PathLike[str], *, anon: bool = False) -> dict[str, Any]:
@@ -247,13 +241,15 @@ class Archive:
         sha256 of the manifest in hexadecimal, another one wherever any byte is another.
     """
 
-    def __init__(self, path: str, anon: bool = False) -> None:
+    def __init__(self, path: str, anon: bool = False, identity: str | None = None) -> None:
         self.path = path
         self._anon = anon
         self._reader = Reader(path, anon)
         self.size = self._reader.size
         self.identity = self._reader.manifest_sha256
         try:
+            if identity not in (None, self.identity):
+                raise DamagedError(f"{path}: was replaced since it was opened; open it again")
             manifest = Manifest.read(self._reader)
             attributes, self._grid = read_root(self._reader, manifest)
             wrong = missing(self._reader, manifest, self._grid)
@@ -296,10 +292,9 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[[str, bool, str], Archive], tuple[str, bool, str]]:
+    def __reduce__(self) -> tuple[type[Archive], tuple[str, bool, str]]:
         # Who takes it over may work in another folder, and later, when the file may be another one.
-        path = self.path if "://" in self.path else os.path.abspath(self.path)
-        return _again, (path, self._anon, self.identity)
+        return Archive, (absolute(self.path), self._anon, self.identity)
 
     def close(self) -> None:
         """Close the file."""

@@ -69,7 +69,7 @@ class ArchiveWriter:
         ------
         OutputError
             If the target exists, cannot be written, is being written by another run, or is unfinished and of
-        other content.
+            other content.
         """
         path = os.fspath(path)
         writer = cls(path, spec)
@@ -230,15 +230,13 @@ class ArchiveWriter:
 
     def _discard_damaged(self) -> None:
         """Look at every shard that seems to be written: a disk that lost its power may hold anything."""
-        left = set(self.left())
-        keys = {shard: self._grid.shard_objects(shard) for shard in range(self.shards) if shard not in left}
-        sizes = self._place.sizes(key for some in keys.values() for key in some)
-        contents = self._place.contents({key: sizes[key] for some in keys.values() for key in some})
-        for shard, some in keys.items():
-            found = _Found(self.path, dict(zip(some, contents, strict=False)))
+        complete = self._complete(range(self.shards))
+        contents = self._place.contents({key: n for sizes in complete.values() for key, n in sizes.items()})
+        for shard, sizes in complete.items():
+            found = _Found(self.path, dict(zip(sizes, contents, strict=False)))
             found.shard(self._grid, self.spec.model["sha256"], shard)
             if found.damaged:
-                self._place.put({some[-1]: b""})
+                self._place.put({self._grid.shard_objects(shard)[-1]: b""})
 
     def _continue(self, resume: bool, force: bool) -> bool:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
@@ -281,6 +279,11 @@ class ArchiveWriter:
 
     def _left(self, shards: Sequence[int]) -> list[int]:
         """Return those of some shards of which objects are missing or cut short."""
+        complete = self._complete(shards)
+        return [shard for shard in shards if shard not in complete]
+
+    def _complete(self, shards: Sequence[int]) -> dict[int, dict[str, int]]:
+        """Return the sizes of the objects, by key, of those of some shards that are written, as it seems."""
         objects = {shard: self._grid.shard_objects(shard) for shard in shards}
         least = self._grid.index_size
         with _os_errors(self.path):
@@ -290,12 +293,12 @@ class ArchiveWriter:
             sizes |= self._place.sizes(key for shard in some for key in objects[shard][:-1])
             there = {shard: objects[shard][-1] for shard in some if all(k in sizes for k in objects[shard])}
             tails = self._place.tails({key: sizes[key] for key in there.values()}, least)
-        done = set()
+        done: dict[int, dict[str, int]] = {}
         for (shard, key), tail in zip(there.items(), tails, strict=True):
             with contextlib.suppress(DamagedError):
                 layout.read_shard_index(tail, len(self._grid.blocks_of(shard)), sizes[key], key)
-                done.add(shard)
-        return [shard for shard in shards if shard not in done]
+                done[shard] = {k: sizes[k] for k in objects[shard]}
+        return done
 
     def _pack(self, file: BinaryIO, sizes: Mapping[str, int], model: Mapping[str, bytes]) -> int:
         """Write the zip in one pass; the root, which needs something of every shard, sorts last."""

@@ -341,15 +341,15 @@ class Codec:
         shown = _present(missing)
         has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
-        known, means = known._replace(channels=has), _means(data, shown, indexes, scale)
+        known = known._replace(channels=has)
         raw, written = None, Written(b"")
         if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
-            raw = pack_raw(means, 2 * data.nbytes)
+            raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
             analysed = self._analyse(data, missing, shown, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
-            raw = pack_raw(means, len(written.payload) + len(gap))
+            raw = pack_raw(_means(data, shown, indexes, scale), len(written.payload) + len(gap))
         entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
         left = written.decoded if raw is None else None
         if measure is None:
@@ -359,10 +359,10 @@ class Codec:
         else:
             decoded = left if left is not None else self.family.decode(written.payload, self.quality, known)
             pixels = self._pixels(has, decoded, indexes, known.shape, scale)
-        whole = np.full_like(data, np.nan)
-        whole[shown] = pixels
-        whole[missing] = np.nan
-        return entry, left, measure(data, whole)
+        seen = np.full_like(data, np.nan)
+        seen[shown] = pixels
+        seen[missing] = np.nan
+        return entry, left, measure(data, seen)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""

@@ -305,7 +305,7 @@ class ExactContext:
                 h, seen = piece.inner(h), piece.within(features)
                 if piece.here is not None:
                     h, seen = (_at(planes, piece.here) for planes in (h, seen))
-                h = h + F.conv2d(seen, t[f"{n}.{layer}"])
+                h += F.conv2d(seen, t[f"{n}.{layer}"])
                 self._put_out(_active(h), f"{n}.{layer}_out", piece.listed(outputs))
         return outputs
 

@@ -162,6 +162,11 @@ class Series:
         )
 
     @property
+    def pixels(self) -> int:
+        """Pixels of a frame, in all channels."""
+        return len(self.channels) * self.shape[0] * self.shape[1]
+
+    @property
     def report(self) -> AlignmentReport:
         """What became of the sources' images, with what reading has shown so far."""
         odd = Counter(self._report.odd)
@@ -248,10 +253,7 @@ class Series:
                 list(pool.map(look, range(begin, end)))
         keep = ~(self._seen & _EMPTY).any(axis=1)
         if not keep.any():
-            raise InputError(
-                f"{_named(self._sources)}: no frame has measurements in all of {' '.join(self.channels)}; "
-                "keep incomplete ones with missing=mask, or ask for fewer channels"
-            )
+            raise self.none_whole()
         lost = int(np.count_nonzero(self._source[~keep] >= 0))
         report = replace(
             self._report,
@@ -274,6 +276,13 @@ class Series:
         )
         kept._seen[:] = self._seen[keep]
         return kept
+
+    def none_whole(self) -> InputError:
+        """Return what is to be said if in every frame an image holds no measurement."""
+        return InputError(
+            f"{_named(self._sources)}: no frame has measurements in all of {' '.join(self.channels)}; "
+            "keep incomplete ones with missing=mask, or ask for fewer channels"
+        )
 
     def read(self, start: int, stop: int) -> Cube:
         """Read frames ``start`` to ``stop``, the latter not included.

@@ -215,10 +215,7 @@ def cached(
         # By now all are read, which alone tells of images that hold no measurement.
         whole = np.flatnonzero(present[:, [NAMES.index(name) for name in series.channels]].all(1))
         if not len(whole):
-            raise InputError(
-                f"{series.urls[0]}: no frame has measurements in all of {' '.join(series.channels)}; ask for "
-                "fewer channels (--channels), or keep incomplete ones (--missing mask)"
-            )
+            raise series.none_whole()
         frames = frames.take(whole)
     return frames
 
