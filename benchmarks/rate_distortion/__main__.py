@@ -16,7 +16,7 @@ import click
 
 from benchmarks import common
 from benchmarks.rate_distortion import draw, klt, ours, speed
-from benchmarks.rate_distortion.cases import Case, cases
+from benchmarks.rate_distortion.cases import Case, alike, cases
 from benchmarks.rate_distortion.compare import compare
 from benchmarks.rate_distortion.measure import Curve, Judge, curve, sweep
 from benchmarks.rate_distortion.peers import Peer, library, peers
@@ -73,7 +73,8 @@ class Run:
         self.result: dict[str, Any] = {"command": COMMAND, "cases": described, "names": names}
         file = common.RESULTS / f"{name}.json"
         old = json.loads(file.read_text()) if file.exists() else {}
-        same = [key for key, case in described.items() if old.get("cases", {}).get(key) == case]
+        before = old.get("cases", {})
+        same = [key for key, case in described.items() if key in before and alike(case, before[key])]
         for kind in ("peers", "mixtures"):
             self.result[kind] = {key: old[kind][key] for key in same if key in old.get(kind, {})}
         self.result["models"] = {
