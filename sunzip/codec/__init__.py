@@ -16,7 +16,7 @@ from sunzip.codec.family import Decoded, Family, Float, Known, Latents, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
-from sunzip.codec.order import Kept, Step, middle, needed, order
+from sunzip.codec.order import Kept, Step, around, middle, needed, order
 from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
@@ -287,7 +287,13 @@ class Codec:
             before, ahead = (plan.left.take(place) for place in step.builds_on)
             own = self.family.own_quality(self.quality, step.depth, plan.like)
             known = Known((), (height, width), before, ahead, step.back, step.ahead)
-            entry, decoded, found = elsewhere(self._code, data[t], indexes, scale, own, known, measure)
+            steady = None
+            if step.depth <= 1 and self.family.leans(plan.like):
+                near = [(data[plan.rows[n]], n - step.place) for n in around(step.place, len(plan.rows))]
+                steady = self._steadied(data[t], near, indexes, scale, known, plan.like)
+            entry, decoded, found = elsewhere(
+                self._code, data[t], indexes, scale, own, known, steady, measure
+            )
             if decoded is not None:
                 plan.left.put(step.place, (decoded, _channels(entry[0])))
             if found is not None:
@@ -320,6 +326,7 @@ class Codec:
         scale: Scale,
         own: int,
         known: Known,
+        steady: Latents | None,
         measure: Callable[[Float, Float], _T] | None,
     ) -> tuple[Entry, Float | None, _T | None]:
         """Code one frame (C, Y, X) of which some channel is there.
@@ -330,6 +337,8 @@ class Codec:
             The frame's quality.
         known
             What its decoder will know besides its channels.
+        steady
+            Its latents, if they are not simply those of its pixels.
         measure
             What to measure of it and of what it decodes to, if anything.
 
@@ -347,7 +356,7 @@ class Codec:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
             raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
-            analysed = self._analyse(data, missing, shown, indexes, scale)
+            analysed = steady or self._analyse(data, missing, shown, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
             raw = pack_raw(_means(data, shown, indexes, scale), len(written.payload) + len(gap))
         entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
@@ -363,6 +372,30 @@ class Codec:
         seen[shown] = pixels
         seen[missing] = np.nan
         return entry, left, measure(data, seen)
+
+    def _steadied(
+        self,
+        data: Float,
+        near: Sequence[tuple[Float, int]],
+        indexes: Sequence[int],
+        scale: Scale,
+        known: Known,
+        likeness: float,
+    ) -> Latents:
+        """Return the latents of a frame (C, Y, X) on which others build: see `Family.steadied`.
+
+        `near` are those others, and how many frames each is after it.
+        """
+
+        def analysed(frame: Float) -> tuple[Latents, tuple[int, ...]]:
+            missing = np.isnan(frame)
+            shown = _present(missing)
+            has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
+            return self._analyse(frame, missing, shown, indexes, scale), has
+
+        own, has = analysed(data)
+        others = ((*analysed(frame), apart) for frame, apart in near)
+        return self.family.steadied(own, others, self.quality, known._replace(channels=has), likeness)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""

@@ -198,6 +198,36 @@ class Family(ABC):
         """
         return quality
 
+    def leans(self, likeness: float) -> bool:
+        """Tell whether frames of such a likeness are to be `steadied`."""
+        return False
+
+    def steadied(
+        self,
+        latents: Latents,
+        others: Iterable[tuple[Latents, Sequence[int], int]],
+        quality: int,
+        known: Known,
+        likeness: float,
+    ) -> Latents:
+        """Return a frame that others build on as it serves all of them best, where frames lean on each other.
+
+        Parameters
+        ----------
+        latents
+            Of the frame.
+        others
+            Latents and channels of frames around it, and how many frames each is after it; less than 0 if
+            before.
+        quality
+            Of their block.
+        known
+            What its decoder will know.
+        likeness
+            Of the block's frames.
+        """
+        return latents
+
     @abstractmethod
     def decode(self, payload: bytes, quality: int, known: Known) -> Float:
         """Entropy-decode one frame to dequantised latents in the network's units.

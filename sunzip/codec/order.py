@@ -81,6 +81,12 @@ def _between(begin: int, end: int, depth: int) -> Iterator[Step]:
         yield from _between(middle, end, depth + 1)
 
 
+def around(place: int, count: int) -> list[int]:
+    """Return some of so many frames, rising, that build on one or lie beside such: every other one."""
+    near = [place + sign * n for sign in (-1, 1) for n in range(1, GROUP - 1, 2)]
+    return sorted(n for n in near if 0 <= n < count)
+
+
 def middle(frames: Sequence[_T]) -> Sequence[_T]:
     """Return the three in the middle, by which all are judged; fewer if there are."""
     begin = max(0, len(frames) // 2 - 1)

@@ -5,7 +5,7 @@ How a frame is coded is chosen here; `sunzip.codec.walk` goes through its pyrami
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
 from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Turns, Ways, links, packed, unpacked
+from sunzip.codec.order import GROUP
 from sunzip.codec.prices import LARGEST, WORTH, price
 from sunzip.codec.symbols import (
     CENTRED,
@@ -92,6 +93,11 @@ _NEAR = 0.25
 #: is worth more, and else each group's last would err more than that of the group before. That is where they
 #: are so alike; where they are so unlike, all are as the block's.
 _CHANGES, _ALIKE, _UNLIKE = (4, 2, -4, -8, -11), 0.9, 0.5
+
+#: A frame on which others build leans on these where they differ by little, less than about so many steps of
+#: frames of such a depth: what one of them has, if it is near in time, then counts so many times as much as
+#: what it has itself.
+_LITTLE, _SEEN_BY, _LEANS = 0.7, 3, 2.0
 
 #: So alike to what others foretell, a frame need not be tried by itself. One that is not alike at all is not
 #: tried with them: that would save 2 % of it at most, and take three times the time.
@@ -424,9 +430,50 @@ class WaveletFamily(Family):
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:
         """See `Family.own_quality`."""
-        share = min(max((likeness - _UNLIKE) / (_ALIKE - _UNLIKE), 0), 1)
-        change = round(share * _CHANGES[min(depth, len(_CHANGES) - 1)])
+        change = round(_leaning(likeness) * _CHANGES[min(depth, len(_CHANGES) - 1)])
         return min(max(quality + change, 0), QUALITIES - 1)
+
+    def leans(self, likeness: float) -> bool:
+        """See `Family.leans`."""
+        return _leaning(likeness) > 0
+
+    def steadied(
+        self,
+        latents: Latents,
+        others: Iterable[tuple[Latents, Sequence[int], int]],
+        quality: int,
+        known: Known,
+        likeness: float,
+    ) -> Latents:
+        """See `Family.steadied`: drawn towards the mean where frames differ by less than they will tell.
+
+        What only this frame has, its noise above all, would cost its own bits, and then those of all others
+        to take it back. What differs by more stays as it is.
+        """
+        grid = grid_of(*known.shape)
+        pyramid = latents.main
+        inverse = self.inverse[self.own_quality(quality, _SEEN_BY, likeness)] / np.float32(_LITTLE)
+        drawn, weights = np.zeros_like(pyramid), np.zeros_like(pyramid)
+        for (other, _), has, apart in others:
+            sign = -1 if apart > 0 else 1
+            minutes = self._turn(pyramid, grid, known, (other, has), sign)
+            if minutes is None:
+                continue
+            most = np.float32(_LEANS * _leaning(likeness) * (1 - abs(apart) / GROUP))
+            # One at a time: they then stay in the processor's cache.
+            for c in (c for c in known.channels if c in has):
+                picture = turned(to_picture(other[c : c + 1], grid, grid.depth), sign * minutes)
+                change = to_pyramid(picture, grid)
+                change -= pyramid[c]
+                weight = _nearness(change * inverse[c], grid)
+                weight *= most
+                weights[c] += weight[0]
+                change *= weight
+                drawn[c] += change[0]
+        weights += 1
+        drawn /= weights
+        drawn += pyramid
+        return latents._replace(main=drawn)
 
     def links(self, payload: bytes) -> tuple[int, int]:
         """See `Family.links`."""
@@ -476,7 +523,9 @@ class WaveletFamily(Family):
         spread = now.std((1, 2), keepdims=True) + np.float32(1e-6)
 
         def error(minutes: int) -> float:
-            return float((((turned(then, sign * minutes) - now) / spread) ** 2).mean())
+            apart = (turned(then, sign * minutes) - now) / spread
+            with np.errstate(over="ignore"):  # of pixels that no Sun has
+                return float((apart**2).mean())
 
         # The error falls towards the best turn, and rises behind it; where it is large it may fall again.
         errors: dict[int, float] = {}
@@ -535,6 +584,35 @@ def _whole(pyramid: Float, ways: Ways, disks: dict[int, Float], grid: Grid) -> F
     if ways.lazy.any():
         pyramid[ways.lazy] = to_pyramid(from_lazy(pyramid[ways.lazy], grid), grid)
     return pyramid
+
+
+def _leaning(likeness: float) -> float:
+    """Return how much frames of such a likeness lean on each other: 0 is not at all, 1 as much as any."""
+    return min(max((likeness - _UNLIKE) / (_ALIKE - _UNLIKE), 0), 1)
+
+
+def _nearness(change: Float, grid: Grid) -> Float:
+    """Return for pyramids (C, Y, X) of changes 1 where these are small, 0 where they are large beside 1.
+
+    Judged are the three bands of a level together and, where there are as many, 2×2 places of them: of a
+    single coefficient noise would say too little.
+    """
+    with np.errstate(over="ignore"):
+        square = np.square(change, out=change)
+    h, w = grid.level(0)
+    near = np.empty_like(change)
+    near[:, :h, :w] = square[:, :h, :w]
+    for n in range(grid.depth):
+        h, w = grid.level(n)
+        one, two, three = places_of(square, h, w)
+        mean = (one + two + three) / np.float32(3)
+        if not (h % 2 or w % 2):
+            blocks = mean[:, ::2] + mean[:, 1::2]
+            blocks = (blocks[..., ::2] + blocks[..., 1::2]) / np.float32(4)
+            mean = blocks.repeat(2, 1).repeat(2, 2)
+        for place in places_of(near, h, w):
+            place[:] = mean
+    return np.exp(np.negative(near, out=near), out=near)
 
 
 def _runs(shown: Float) -> list[slice]:

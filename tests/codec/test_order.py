@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sunzip.codec.order import _ALIKE, FURTHEST, GROUP, Kept, Step, needed, order
+from sunzip.codec.order import _ALIKE, FURTHEST, GROUP, Kept, Step, around, needed, order
 from sunzip.errors import DamagedError
 
 
@@ -51,6 +51,15 @@ def test_what_a_frame_builds_on_is_less_deep_and_lies_next_to_it_then(
         if before is not None:
             assert not set(range(others[0] + 1, others[1])) & set(depths)
         depths[step.place] = step.depth
+
+
+@given(st.integers(1, 200).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count))))
+def test_those_around_a_frame_are_near_it_and_not_itself(both: tuple[int, int]) -> None:
+    place, count = both
+    near = around(place, count)
+    assert near == sorted(set(near))
+    assert all(0 <= n < count and 0 < abs(n - place) < GROUP for n in near)
+    assert {n for n in (place - 1, place + 1) if 0 <= n < count} <= set(near)
 
 
 @given(st.integers(0, 200), st.floats(0, 1))
