@@ -90,9 +90,9 @@ _SMALL, _STRANGE = 128, 0.5
 _NEAR = 0.25
 
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
-#: is worth more, and else each group's last would err more than that of the group before. That is where they
-#: are so alike; where they are so unlike, all are as the block's.
-_CHANGES, _ALIKE, _UNLIKE = (4, 2, -4, -8, -11), 0.9, 0.5
+#: is worth more, and what lies between such frames is nearly as good as they are for a few bytes. That is
+#: where they are so alike; where they are so unlike, all are as the block's.
+_CHANGES, _ALIKE, _UNLIKE = (8, 4, -8, -14, -18), 0.9, 0.5
 
 #: A frame on which others build leans on these where they differ by little, less than about so many steps of
 #: frames of such a depth: what one of them has, if it is near in time, then counts so many times as much as
