@@ -89,6 +89,9 @@ _SMALL, _STRANGE = 128, 0.5
 #: A frame that differs by less than so much while further turns bring it no nearer is turned as it should be.
 _NEAR = 0.25
 
+#: Coefficients of fewer steps say nothing of how alike frames are.
+_HEARD = 1.0
+
 #: By how much the quality of frames of a film departs from the block's, by their depth: what others build on
 #: is worth more, and what lies between such frames is nearly as good as they are for a few bytes. That is
 #: where they are so alike; where they are so unlike, all are as the block's.
@@ -261,7 +264,7 @@ class WaveletFamily(Family):
         own = None if own == quality else own
         quality = quality if own is None else own
         grid = grid_of(*known.shape)
-        turns = self._turns(latents.main, grid, known)
+        turns = self._turns(latents.main, grid, known, quality)
         lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
         names = list(known.channels)
         inverse = self.inverse[quality, names][:, None, None]
@@ -407,7 +410,8 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         first, middle, last = (latents.main for latents in three)
         around = known._replace(before=(first, known.channels), after=(last, known.channels))
-        time = self._turned(around, grid, self._turns(middle, grid, around), np.zeros(len(NAMES), bool))
+        turns = self._turns(middle, grid, around, quality)
+        time = self._turned(around, grid, turns, np.zeros(len(NAMES), bool))
         if time is None:
             return 0.0
         inverse = self.inverse[quality, list(known.channels)][:, None, None]
@@ -422,10 +426,12 @@ class WaveletFamily(Family):
         alone = given = 0.0
         # One at a time: they then stay in the processor's cache.
         for c, factor in zip(names, inverse, strict=True):
-            own = pyramid[c] * factor
+            own, told = pyramid[c] * factor, other[c] * factor
+            # What is too small to be coded in both, of noise the most, is lost with others as without them.
+            heard = (np.abs(own) >= _HEARD) | (np.abs(told) >= _HEARD)
+            own, told = own[heard], told[heard]
             alone += price(own)
-            own -= other[c] * factor
-            given += price(own)
+            given += price(own - told)
         return max(0.0, 1 - given / alone) if alone else 0.0
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:
@@ -456,7 +462,7 @@ class WaveletFamily(Family):
         drawn, weights = np.zeros_like(pyramid), np.zeros_like(pyramid)
         for (other, _), has, apart in others:
             sign = -1 if apart > 0 else 1
-            minutes = self._turn(pyramid, grid, known, (other, has), sign)
+            minutes = self._turn(pyramid, grid, known, quality, (other, has), sign)
             if minutes is None:
                 continue
             most = np.float32(_LEANS * _leaning(likeness) * (1 - abs(apart) / GROUP))
@@ -503,16 +509,18 @@ class WaveletFamily(Family):
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
 
-    def _turns(self, pyramid: Float, grid: Grid, known: Known) -> Turns:
+    def _turns(self, pyramid: Float, grid: Grid, known: Known, quality: int) -> Turns:
         """Return by how much those that a frame may build on are turned."""
-        before = self._turn(pyramid, grid, known, known.before, 1)
-        return Turns(before, self._turn(pyramid, grid, known, known.after, -1))
+        before = self._turn(pyramid, grid, known, quality, known.before, 1)
+        return Turns(before, self._turn(pyramid, grid, known, quality, known.after, -1))
 
-    @staticmethod
-    def _turn(pyramid: Float, grid: Grid, known: Known, other: Frame | None, sign: int) -> int | None:
+    def _turn(
+        self, pyramid: Float, grid: Grid, known: Known, quality: int, other: Frame | None, sign: int
+    ) -> int | None:
         """Return the minutes of rotation that bring another frame nearest to this; None if none does.
 
-        Forward for a frame before it, if the sign is 1, backward for one after it.
+        Forward for a frame before it, if the sign is 1, backward for one after it. Channels count by what
+        they are in steps: one of noise alone says nothing.
         """
         both = [] if other is None else [c for c in known.channels if c in other[1]]
         if other is None or not both:
@@ -520,12 +528,15 @@ class WaveletFamily(Family):
         # A small picture is enough to see where things went.
         n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[0] <= _SMALL)
         now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
-        spread = now.std((1, 2), keepdims=True) + np.float32(1e-6)
+        inverse = self.inverse[quality, both][:, None, None]
+        now, then = now * inverse, then * inverse
+        with np.errstate(over="ignore"):  # of pixels that no Sun has
+            spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
 
         def error(minutes: int) -> float:
-            apart = (turned(then, sign * minutes) - now) / spread
-            with np.errstate(over="ignore"):  # of pixels that no Sun has
-                return float((apart**2).mean())
+            apart = turned(then, sign * minutes) - now
+            with np.errstate(over="ignore"):
+                return float(np.square(apart, out=apart).sum(dtype=np.float64) / spread)
 
         # The error falls towards the best turn, and rises behind it; where it is large it may fall again.
         errors: dict[int, float] = {}
