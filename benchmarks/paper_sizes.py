@@ -1,7 +1,7 @@
 """Table 1 of the paper: sizes of its 317,566 frames from the real networks, beside archives on disk.
 
 Run as ``python -m benchmarks.paper_sizes --models DIR --models DIR …``, with folders of `sunzip train`.
-Columns of a bottleneck without a model stay as they are; the default model stands beside them for comparison.
+Columns of a bottleneck without a model stay empty; the default model stands beside them for comparison.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import click
 import torch
 
 import sunzip
-from benchmarks.common import PAPER, RESULTS, keep
+from benchmarks.common import PAPER, keep
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -91,9 +91,6 @@ def main(models: tuple[str, ...]) -> None:
     trained = {m.config.get("bottleneck"): m for m in map(weights.load, models)}
     if unknown := trained.keys() - set(BOTTLENECKS):
         raise click.UsageError(f"--models: bottleneck {unknown.pop()} is none of the paper's")
-    file = RESULTS / "paper_sizes.json"
-    old = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    known = {row["bottleneck"]: row["measured"] for row in old["rows"] if old["frames"] == frames}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for bottleneck in BOTTLENECKS:
@@ -103,15 +100,13 @@ def main(models: tuple[str, ...]) -> None:
                     "bottleneck": bottleneck,
                     "paper": paper["table_1"][str(bottleneck)],
                     "computed": computed(bottleneck, frames, Path(folder)),
-                    "measured": measured(model, frames, Path(folder)) if model else known.get(bottleneck),
+                    "measured": measured(model, frames, Path(folder)) if model else None,
                 }
             )
             click.echo(json.dumps(rows[-1]))
         default = measured(weights.load(), frames, Path(folder))
         click.echo(json.dumps(default))
     command = " ".join(["python -m benchmarks.paper_sizes", *(f"--models {m}" for m in models)])
-    if any(known.values()) and not models:
-        command = old["command"]
     click.echo(keep("paper_sizes", {"command": command, "frames": frames, "rows": rows, "default": default}))
 
 
