@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -169,11 +168,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_ends_with_the_same_bytes(sunzip, m
     assert "is unfinished, continue with --resume" in sunzip("info", out, code=1).stderr
     sunzip(*args, "--resume")
     sunzip(*args[:2], "whole.lat", *args[3:])
-    with zipfile.ZipFile(out) as resumed, zipfile.ZipFile(tmp_path / "whole.lat") as whole:
-        assert resumed.namelist() == whole.namelist()
-        apart = {name for name in whole.namelist() if resumed.read(name) != whole.read(name)}
-    # On some processors another process sums a correlation to another last digit.
-    assert apart <= {"err_r/c/0/0", "manifest.json"}
+    assert out.read_bytes() == (tmp_path / "whole.lat").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["a.lat", "whole.lat"]
 
 

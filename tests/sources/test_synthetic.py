@@ -52,6 +52,17 @@ def test_same_arguments_same_bytes_and_other_seed_other_sun():
     assert np.corrcoef(a[BZ].ravel(), other[BZ].ravel())[0, 1] < 0.3
 
 
+@pytest.mark.parametrize("size", [16, 128])
+def test_same_bytes_on_any_number_of_threads(size):
+    """Libraries share products of matrices among threads that are free, and sum in another order then."""
+    limits = pytest.importorskip("threadpoolctl").threadpool_limits
+    found = []
+    for threads in (1, 2):
+        with limits(threads):
+            found.append(join([Synthetic(frames=1, size=size)]).read(0, 1).data)
+    np.testing.assert_array_equal(*found)
+
+
 def test_random_access_gives_what_sequential_access_gives():
     forward = Synthetic(frames=4, size=64, cadence="6h")
     backward = Synthetic(frames=4, size=64, cadence="6h")

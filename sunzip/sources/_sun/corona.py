@@ -447,7 +447,7 @@ class Scene:
         radius = (1 + heights)[:, None] / cp
         path = np.exp(-(radius - 1) / _SCALE[:, None, None]) * (1 + heights)[:, None] / cp**2
         path *= 1.7 / np.sqrt(_DEPTH)[:, None, None] / path[:, :1].sum(2, keepdims=True)
-        polar = np.einsum("kaf,khf->kah", measure, path, optimize=True).astype(np.float32)
+        polar = np.einsum("kaf,khf->kah", measure, path).astype(np.float32)
         channels = np.einsum("ck,kah->cah", _MATRIX, polar)
         out: Floats = (grid.from_polar @ channels.reshape(7, -1).T).T
         return out

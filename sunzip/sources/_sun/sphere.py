@@ -73,7 +73,9 @@ def cut(p: Floats, voxels: float, pick: Sequence[int], *keys: int) -> Floats:
     """
     rng = np.random.default_rng([k & 0xFFFF_FFFF_FFFF_FFFF for k in keys])
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
-    q = (turn @ p) * np.float32(voxels) + (rng.random((3, 1)) * _VOLUME + 40 * _VOLUME).astype(np.float32)
+    # Written out: the last digits of a library's product depend on how many threads it takes.
+    turned = turn[:, [0]] * p[0] + turn[:, [1]] * p[1] + turn[:, [2]] * p[2]
+    q = turned * np.float32(voxels) + (rng.random((3, 1)) * _VOLUME + 40 * _VOLUME).astype(np.float32)
     i = q.astype(np.int32)
     f = q - i.astype(np.float32)
     # Per axis: the index's share and the weight of the lower and of the upper neighbour.
@@ -126,9 +128,9 @@ class Grid:
         self.coarse = (np.arange(-(-n // step) + 2) - 0.5) * step - 0.5
         at = (np.arange(n) + 0.5) / step + 0.5
         lower = at.astype(np.int64)
-        self.stretch = np.zeros((n, len(self.coarse)), np.float32)
-        self.stretch[np.arange(n), lower] = 1 - (at - lower)
-        self.stretch[np.arange(n), lower + 1] += at - lower
+        weights = np.concatenate([1 - (at - lower), at - lower]).astype(np.float32)
+        where = np.tile(np.arange(n), 2), np.concatenate([lower, lower + 1])
+        self.stretch = scipy.sparse.csr_array((weights, where), shape=(n, len(self.coarse)))
         cx, cy = np.meshgrid(*((self.coarse - (n - 1) / 2) / self.radius for _ in range(2)))
         cr = np.hypot(cx, cy)
         mu = np.sqrt(np.maximum(1 - cr**2, 0))
