@@ -530,12 +530,11 @@ class WaveletFamily(Family):
         now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
         inverse = self.inverse[quality, both][:, None, None]
         now, then = now * inverse, then * inverse
-        with np.errstate(over="ignore"):  # of pixels that no Sun has
-            spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
+        spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
 
         def error(minutes: int) -> float:
             apart = turned(then, sign * minutes) - now
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # of pixels that no Sun has
                 return float(np.square(apart, out=apart).sum(dtype=np.float64) / spread)
 
         # The error falls towards the best turn, and rises behind it; where it is large it may fall again.
