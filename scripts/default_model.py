@@ -23,6 +23,8 @@ import torch
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
+from sunzip.codec.head import departs, qualities
+from sunzip.codec.symbols import Int
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import foretold
@@ -169,6 +171,12 @@ def training_films(
     return {**found, "synthetic": synthetic_films(count, coder, seed)}
 
 
+def _qualities(frame: Frame) -> Int:
+    """Return those with which its channels are coded."""
+    assert frame.quality is not None
+    return qualities(frame.quality, departs(frame.channels))[frame.channels]
+
+
 def _film(frames: list[Frame]) -> Film:
     channels = frames[0].channels
     return [whole(f.images, channels) for f in frames], channels
@@ -209,7 +217,7 @@ def main(
                     f.images,
                     f.channels,
                     f.before,
-                    None if f.quality is None else table[f.quality, f.channels],
+                    None if f.quality is None else table[_qualities(f), f.channels],
                     int(rng.integers(8)),
                     int(rng.integers(1 << 31)),
                 )

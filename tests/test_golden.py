@@ -115,6 +115,12 @@ def tiles(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("tiles-v1", "trust-v1")
 
 
+@pytest.fixture
+def departing(nothing_registered: None) -> Iterator[Sun]:
+    """The same frames where channels depart from a frame's quality."""
+    yield from golden("departing-v1", "trust-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -144,6 +150,10 @@ def test_pixels_of_a_film_with_news_are_the_same_to_the_bit(news: Sun) -> None:
 
 def test_pixels_of_tiles_are_the_same_to_the_bit(tiles: Sun) -> None:
     as_it_was(tiles, "tiles-v1")
+
+
+def test_pixels_of_departing_channels_are_the_same_to_the_bit(departing: Sun) -> None:
+    as_it_was(departing, "departing-v1")
 
 
 def heads(sun: Sun, blocks: int) -> list[bytes]:
@@ -197,6 +207,17 @@ def test_the_golden_film_with_trusts_has_every_kind(
     sun[:]
     assert all(len(of) > 3 for of in found.values())
     assert tables == {1, 3}  # of both halves
+
+
+def test_all_channels_of_the_golden_archive_depart_where_its_frames_tell(departing: Sun) -> None:
+    own = []
+    for head in heads(departing, 2):
+        assert head[0] & 32
+        links = (bool(head[1] & 15) + bool(head[1] >> 4) + 1) if head[0] & 16 else 0
+        own.append(head[1 + links])
+    # All but the frame that lacks 193 Å.
+    assert sorted(byte >= 128 for byte in own) == [False, True, True, True, True]
+    assert len({byte % 128 for byte in own}) > 1
 
 
 def test_the_golden_tiles_are_of_every_kind(tiles: Sun, monkeypatch: pytest.MonkeyPatch) -> None:

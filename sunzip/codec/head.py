@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import NamedTuple
 
@@ -15,12 +16,24 @@ from sunzip.nn.exact import QUALITIES
 from sunzip.rotation import MAX_MINUTES
 
 Bool = npt.NDArray[np.bool_]
+Int = npt.NDArray[np.int32]
 
 #: Bits of the first byte: the network knows where the disk is; the frame builds on the one before, as frames
 #: did at first; some channels' wavelet is the lazy one; some are told by how they differ from a mean disk;
 #: the frame builds on one or two others; its quality is not the block's; what is new in a channel tells what
 #: is new in others; fine levels are in tiles.
 PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS, TILED = 1, 2, 4, 8, 16, 32, 64, 128
+
+#: Set in the byte of a frame's own quality: channels depart from it.
+_DEPARTING = 128
+
+#: By how much they then do: what tells of many others is worth more.
+DEPARTURES = (0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0)
+
+#: They do where 193 Å, 171 or 211 Å and a third channel of the extreme ultraviolet are coded together.
+_MOST_TELLING = NAMES.index("193A")
+_TELLING = {NAMES.index("171A"), NAMES.index("211A")}
+_CORONA, _ENOUGH = set(range(NAMES.index("1600A"))), 3
 
 #: A byte tells minutes of rotation: by six up to half a day, then by the hour.
 _HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
@@ -62,6 +75,8 @@ class Head(NamedTuple):
         Of the frames that it builds on.
     quality
         The frame's own.
+    departing
+        Whether channels depart from it.
     ways
         How channels are coded.
     size
@@ -71,11 +86,25 @@ class Head(NamedTuple):
     bits: int
     turns: Turns
     quality: int
+    departing: bool
     ways: Ways
     size: int
 
 
-def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -> bytes:
+def departs(channels: Sequence[int]) -> bool:
+    """Tell whether channels are best coded by qualities of their own: enough of them, and those that tell."""
+    there = set(channels)
+    return _MOST_TELLING in there and bool(there & _TELLING) and len(there & _CORONA) >= _ENOUGH
+
+
+def qualities(quality: int, departing: bool) -> Int:
+    """Return the quality (12,) of each channel of a frame."""
+    departures = np.array(DEPARTURES, np.int32) * np.int32(departing)
+    found: Int = np.minimum(quality + departures, QUALITIES - 1)
+    return found
+
+
+def packed(bits: int, turns: Turns, known: Known, quality: tuple[int, int, bool], ways: Ways) -> bytes:
     """Return the bytes of a head.
 
     Parameters
@@ -86,8 +115,8 @@ def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -
         Of the frames that are built on.
     known
         Tells where these are.
-    own
-        The frame's quality, if that is not the block's.
+    quality
+        The block's, the frame's own, and whether channels depart from it.
     ways
         How channels are coded.
     """
@@ -96,9 +125,10 @@ def packed(bits: int, turns: Turns, known: Known, own: int | None, ways: Ways) -
         bits |= LINKED
         back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
         rest += bytes([back | ahead << 4, *(as_told(m) for m in turns if m is not None)])
-    if own is not None:
+    of_block, own, departing = quality
+    if departing or own != of_block:
         bits |= OWN
-        rest += bytes([own])
+        rest += bytes([own | _DEPARTING * departing])
     for bit, way in zip((LAZY, ROUND), ways, strict=True):
         if way.any():
             bits |= bit
@@ -161,8 +191,10 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
             raise DamagedError("entropy-coded payload: it builds on a frame that is not there")
         if turn is not None and turn > MAX_MINUTES:
             raise DamagedError(f"entropy-coded payload: the Sun turned by {turn} minutes")
+    departing = False
     if bits & OWN:
-        quality = number()
+        told = number()
+        quality, departing = told & ~_DEPARTING, bool(told & _DEPARTING)
         if quality >= QUALITIES:
             raise DamagedError(f"entropy-coded payload: it is of quality {quality}")
     ways = Ways(np.zeros(len(NAMES), bool), np.zeros(len(NAMES), bool))
@@ -174,7 +206,7 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
                 raise DamagedError("entropy-coded payload: it tells of channels that are not there")
     if (ways.lazy & ways.round).any() or (ways.round.any() and not disks):
         raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
-    return Head(bits, turns, quality, ways, rest.tell())
+    return Head(bits, turns, quality, departing, ways, rest.tell())
 
 
 def as_told(minutes: int) -> int:

@@ -86,8 +86,6 @@ class Parts(Protocol):
     ----------
     context
         The network.
-    step, inverse
-        (101, 12) what coefficients are divided by, and one over it.
     relation
         (12, 12) what a weight of 1 makes of coefficients of the second channel for the first.
     base_mean
@@ -101,14 +99,31 @@ class Parts(Protocol):
     """
 
     context: ExactContext
-    step: Float
-    inverse: Float
     relation: Float
     base_mean: Float
     base_index: Int
     silent_index: Int
     learned: bool
     trusting: bool
+
+
+class Quality(NamedTuple):
+    """How finely a frame is coded.
+
+    Attributes
+    ----------
+    frame
+        0 to 100.
+    of
+        (12,) that of each channel.
+    step, inverse
+        (12,) what their coefficients are divided by, and one over it.
+    """
+
+    frame: int
+    of: Int
+    step: Float
+    inverse: Float
 
 
 class Plan(NamedTuple):
@@ -123,7 +138,7 @@ class Plan(NamedTuple):
     grid
         Of the pyramid.
     quality
-        0 to 100.
+        How finely.
     bits
         `LINKED`, `PLACED`, `NEWS` and `TILED`, see `sunzip.codec.head`.
     time
@@ -133,7 +148,7 @@ class Plan(NamedTuple):
     channels: Sequence[int]
     ways: Ways
     grid: Grid
-    quality: int
+    quality: Quality
     bits: int
     time: Frame | None
 
@@ -229,8 +244,8 @@ class Walk:
         self._parts, self._plan, self._coder, self._pyramid = parts, plan, coder, pyramid
         count = len(NAMES)
         self._names = list(plan.channels)
-        self._step = parts.step[plan.quality][:, None, None]
-        self._inverse = parts.inverse[plan.quality][:, None, None]
+        self._step = plan.quality.step[:, None, None]
+        self._inverse = plan.quality.inverse[:, None, None]
         self._linked = bool(plan.bits & LINKED)
         # How frames that build on others were coded at first: as if they did not, but for what is foretold.
         self._centred = (CENTRED if parts.learned else _CENTRED_AT_FIRST) if self._linked else None
@@ -315,7 +330,7 @@ class Walk:
                     heard.append(_audible(apart * self._inverse[c], plan.grid, least))
                 coded = np.array(heard, np.int32)
             values = depth - coded
-        index = self._parts.silent_index[plan.quality] * len(NAMES) + np.array(names, np.int32)
+        index = self._parts.silent_index[plan.quality.frame] * len(NAMES) + np.array(names, np.int32)
         tops = np.zeros(len(NAMES), np.int32)
         tops[names] = depth - self._coder.side("silent", index, values)
         if tops.min() < 0 or tops.max() > depth:
@@ -338,7 +353,7 @@ class Walk:
             usual = np.where(timed[:, None, None], self._plan.time[0][names, :h, :w], usual)
         whole = np.rint(np.clip(usual * inverse, -(2.0**24), 2.0**24)).astype(np.int32)
         near = (timed | discs).astype(np.int32)
-        index = parts.base_index[near, self._plan.quality, names, doubled]
+        index = parts.base_index[near, self._plan.quality.of[names], names, doubled]
         index = np.broadcast_to(index[:, None, None], whole.shape).ravel()
         values = None
         if self._pyramid is not None:
@@ -456,7 +471,7 @@ class Walk:
     ) -> Float:
         """Code the coefficients of bands, one half after the other; return them (C, 3, h, w), in steps."""
         context, shape = self._parts.context, (len(active), 3, *level.shape)
-        which = level.number, active, self._plan.quality
+        which = level.number, active, self._plan.quality.of[active]
         flags, planes, before = self._given(level, active, view, told)
         carry = self._carried(level, active, view)
         features, outputs = context.enter(*which, flags, planes, before, carry, view.asked[0])

@@ -15,7 +15,19 @@ import numpy.typing as npt
 from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
-from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Turns, Ways, links, packed, unpacked
+from sunzip.codec.head import (
+    LINKED,
+    NEWS,
+    PLACED,
+    TILED,
+    Turns,
+    Ways,
+    departs,
+    links,
+    packed,
+    qualities,
+    unpacked,
+)
 from sunzip.codec.order import GROUP
 from sunzip.codec.prices import LARGEST, WORTH, price
 from sunzip.codec.symbols import (
@@ -31,7 +43,7 @@ from sunzip.codec.symbols import (
     weighed,
 )
 from sunzip.codec.tiles import are_tiled
-from sunzip.codec.walk import Frame, Plan, Walk
+from sunzip.codec.walk import Frame, Plan, Quality, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError
@@ -261,18 +273,19 @@ class WaveletFamily(Family):
         latents, quality, known, own
             As in `encode`.
         """
-        own = None if own == quality else own
-        quality = quality if own is None else own
+        own = quality if own is None else own
+        departing = departs(known.channels)
+        fine = self._quality(own, departing)
         grid = grid_of(*known.shape)
-        turns = self._turns(latents.main, grid, known, quality)
-        lazy, pyramid = self._lazy(latents.main, grid, quality, known.channels)
+        turns = self._turns(latents.main, grid, known, fine)
+        lazy, pyramid = self._lazy(latents.main, grid, fine, known.channels)
         names = list(known.channels)
-        inverse = self.inverse[quality, names][:, None, None]
+        inverse = fine.inverse[names][:, None, None]
         time = self._turned(known, grid, turns, lazy)
         alike = 0.0 if time is None else self._alike(pyramid, time[0], names, inverse)
         if not alike:
             time, turns = None, Turns()
-        numbers, disks = self._disks(latents.main, grid, quality, known, time)
+        numbers, disks = self._disks(latents.main, grid, fine, known, time)
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         if disks:
             pyramid = pyramid.copy()
@@ -286,7 +299,7 @@ class WaveletFamily(Family):
 
         def cost(bits: int) -> float:
             glance = self._writer(None)
-            plan = Plan(known.channels, ways, grid, quality, bits, time)
+            plan = Plan(known.channels, ways, grid, fine, bits, time)
             seen = Walk(self, plan, glance, pyramid).through(few)
             off = (wanted - seen[corner]) * inverse
             return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
@@ -297,7 +310,7 @@ class WaveletFamily(Family):
             linked |= NEWS
         costs = [cost(linked | placed) for placed in (0, PLACED)]
         bits = linked | tiled | PLACED * int(np.argmin(costs))
-        plan = Plan(known.channels, ways, grid, quality, bits, time)
+        plan = Plan(known.channels, ways, grid, fine, bits, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
             decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
@@ -313,7 +326,7 @@ class WaveletFamily(Family):
                 tried.draft.hand_to(writer)
             else:
                 decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
-        head = packed(plan.bits, turns, known, own, ways)
+        head = packed(plan.bits, turns, known, (quality, own, departing), ways)
         return head, _whole(decoded, ways, disks, grid)
 
     def _tried(self, plan: Plan, pyramid: Float) -> _Tried:
@@ -326,13 +339,21 @@ class WaveletFamily(Family):
             coded = draft.worth(plan.channels, left_out)
         return _Tried(plan, draft, decoded, coded, draft.cost(plan.channels, left_out, coded))
 
-    def _lazy(self, pyramid: Float, grid: Grid, quality: int, channels: Sequence[int]) -> tuple[Bool, Float]:
+    def _quality(self, quality: int, departing: bool) -> Quality:
+        """Return how finely a frame of that quality is coded."""
+        of = qualities(quality, departing)
+        each = np.arange(len(NAMES))
+        return Quality(quality, of, self.step[of, each], self.inverse[of, each])
+
+    def _lazy(
+        self, pyramid: Float, grid: Grid, quality: Quality, channels: Sequence[int]
+    ) -> tuple[Bool, Float]:
         """Return for which channels (12,) the lazy wavelet is better, and the pyramid with theirs by it."""
         lazy = np.zeros(len(NAMES), bool)
         those = [c for c in POINTS if c in channels]
         if those:
             plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid)
-            inverse = self.inverse[quality]
+            inverse = quality.inverse
             for c, points in zip(those, plain, strict=True):
                 lazy[c] = price(points * inverse[c]) * _LAZY_GAIN < price(pyramid[c] * inverse[c])
             if lazy.any():
@@ -341,7 +362,7 @@ class WaveletFamily(Family):
         return lazy, pyramid
 
     def _disks(
-        self, pyramid: Float, grid: Grid, quality: int, known: Known, time: Frame | None
+        self, pyramid: Float, grid: Grid, quality: Quality, known: Known, time: Frame | None
     ) -> tuple[dict[int, Int], dict[int, Float]]:
         """Return the mean disks of those channels for which they are worth their bits.
 
@@ -362,7 +383,7 @@ class WaveletFamily(Family):
         shown = self._shown(numbers, quality, known, grid)
         for c in those:
             one = shown[c]
-            inverse = self.inverse[quality, c]
+            inverse = quality.inverse[c]
             with_it = price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
             without = price(pyramid[c][near] * inverse)
             if time is not None and c in time[1]:
@@ -372,12 +393,12 @@ class WaveletFamily(Family):
                 del numbers[c], shown[c]
         return numbers, shown
 
-    def _disk_unit(self, quality: int, channels: Sequence[int]) -> Float:
+    def _disk_unit(self, quality: Quality, channels: Sequence[int]) -> Float:
         """Return the units (C,) of mean disks."""
-        both = np.maximum(self.step[quality, channels], self._spread[list(channels)])
+        both = np.maximum(quality.step[list(channels)], self._spread[list(channels)])
         return np.asarray(both * np.float32(_DISK_UNIT))
 
-    def _shown(self, numbers: dict[int, Int], quality: int, known: Known, grid: Grid) -> dict[int, Float]:
+    def _shown(self, numbers: dict[int, Int], quality: Quality, known: Known, grid: Grid) -> dict[int, Float]:
         """Return the pyramids (Y, X) of the mean disks of channels."""
         if not numbers:
             return {}
@@ -410,11 +431,12 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         first, middle, last = (latents.main for latents in three)
         around = known._replace(before=(first, known.channels), after=(last, known.channels))
-        turns = self._turns(middle, grid, around, quality)
+        fine = self._quality(quality, departs(known.channels))
+        turns = self._turns(middle, grid, around, fine)
         time = self._turned(around, grid, turns, np.zeros(len(NAMES), bool))
         if time is None:
             return 0.0
-        inverse = self.inverse[quality, list(known.channels)][:, None, None]
+        inverse = fine.inverse[list(known.channels)][:, None, None]
         return self._alike(middle, time[0], known.channels, inverse)
 
     @staticmethod
@@ -458,11 +480,14 @@ class WaveletFamily(Family):
         """
         grid = grid_of(*known.shape)
         pyramid = latents.main
-        inverse = self.inverse[self.own_quality(quality, _SEEN_BY, likeness)] / np.float32(_LITTLE)
+        departing = departs(known.channels)
+        fine = self._quality(quality, departing)
+        seen_by = self._quality(self.own_quality(quality, _SEEN_BY, likeness), departing)
+        inverse = seen_by.inverse / np.float32(_LITTLE)
         drawn, weights = np.zeros_like(pyramid), np.zeros_like(pyramid)
         for (other, _), has, apart in others:
             sign = -1 if apart > 0 else 1
-            minutes = self._turn(pyramid, grid, known, quality, (other, has), sign)
+            minutes = self._turn(pyramid, grid, known, fine, (other, has), sign)
             if minutes is None:
                 continue
             most = np.float32(_LEANS * _leaning(likeness) * (1 - abs(apart) / GROUP))
@@ -491,16 +516,16 @@ class WaveletFamily(Family):
         disks = self.tables.disk is not None
         tiles = are_tiled(grid.level(grid.depth - 1))
         head = unpacked(payload, quality, known, disks=disks, trusts=self.trusting, tiles=tiles)
-        ways, quality = head.ways, head.quality
+        ways, own = head.ways, self._quality(head.quality, head.departing)
         if ways.lazy.any():
             fine = 0  # a picture made small by leaving pixels out would be another one
         decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
-        shown = self._shown(self._code_disks(reader, ways, None), quality, known, grid)
+        shown = self._shown(self._code_disks(reader, ways, None), own, known, grid)
         time = self._turned(known, grid, head.turns, ways.lazy)
         if time is not None:
             _add(shown, -1, *time)
-        plan = Plan(known.channels, ways, grid, quality, head.bits, time)
+        plan = Plan(known.channels, ways, grid, own, head.bits, time)
         decoded = Walk(self, plan, reader, None).through(grid.depth - fine)
         if not fine:
             decoder.finish()
@@ -509,13 +534,13 @@ class WaveletFamily(Family):
     def _writer(self, encoder: Encoder | None) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
 
-    def _turns(self, pyramid: Float, grid: Grid, known: Known, quality: int) -> Turns:
+    def _turns(self, pyramid: Float, grid: Grid, known: Known, quality: Quality) -> Turns:
         """Return by how much those that a frame may build on are turned."""
         before = self._turn(pyramid, grid, known, quality, known.before, 1)
         return Turns(before, self._turn(pyramid, grid, known, quality, known.after, -1))
 
     def _turn(
-        self, pyramid: Float, grid: Grid, known: Known, quality: int, other: Frame | None, sign: int
+        self, pyramid: Float, grid: Grid, known: Known, quality: Quality, other: Frame | None, sign: int
     ) -> int | None:
         """Return the minutes of rotation that bring another frame nearest to this; None if none does.
 
@@ -528,7 +553,7 @@ class WaveletFamily(Family):
         # A small picture is enough to see where things went.
         n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[0] <= _SMALL)
         now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
-        inverse = self.inverse[quality, both][:, None, None]
+        inverse = quality.inverse[both][:, None, None]
         now, then = now * inverse, then * inverse
         spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
 
@@ -574,7 +599,7 @@ class WaveletFamily(Family):
         found = np.zeros((len(plan.channels), plan.grid.depth), np.float64)
         for of_channel, c in zip(found, plan.channels, strict=True):
             apart = pyramid[c] if plan.time is None else pyramid[c] - plan.time[0][c]
-            apart = np.asarray(apart * self.inverse[plan.quality, c])
+            apart = np.asarray(apart * plan.quality.inverse[c])
             np.clip(apart, -LARGEST, LARGEST, out=apart)
             for n in range(plan.grid.depth):
                 bands = bands_of(apart, *plan.grid.level(n))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.int32]
 
 #: Largest integers of planes, activations and weights. Weights keep to what bfloat16 has exactly.
 PLANE_MAX, ACTIVATION_MAX, WEIGHT_MAX = 127, 255, 256
@@ -148,7 +149,7 @@ class ExactContext:
         return out
 
     def _bias(
-        self, level: int, layer: str, channels: Sequence[int], quality: int, flags: Float | None = None
+        self, level: int, layer: str, channels: Sequence[int], quality: int | Int, flags: Float | None = None
     ) -> Tensor:
         """Return a layer's biases (C, width) of channels."""
         import torch
@@ -166,7 +167,7 @@ class ExactContext:
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         flags: Float,
         planes: Float,
         time: Float | None,
@@ -181,6 +182,8 @@ class ExactContext:
             1 to `LEVELS`.
         channels
             The C channels coded together, or a single one of whose bands C windows are given.
+        quality
+            0 to 100, of all or (C,) of each of them.
         flags
             (C, FLAGS) which of two references and of other frames are there, and which channels are
             lazy; (1, FLAGS) for windows.
@@ -234,7 +237,7 @@ class ExactContext:
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         features: Tensor,
         known: Float,
         here: Places,
@@ -260,7 +263,7 @@ class ExactContext:
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         features: Tensor,
         known: Float,
         here: Places | None,
@@ -284,7 +287,7 @@ class ExactContext:
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         features: Tensor,
         known: Float,
         names: tuple[str, str],

@@ -12,6 +12,7 @@ from sunzip.nn.exact import ACTIVATION_MAX, ExactContext, depth_of
 from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, WIDTHS, Places, network_of
 
 Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.int32]
 
 #: What is done at each level, in order: `ExactContext` has a method of each name.
 STAGES = ("enter", "beside", "settle")
@@ -161,7 +162,7 @@ class OnnxContext(ExactContext):
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         flags: Float,
         planes: Float,
         time: Float | None,
@@ -191,7 +192,7 @@ class OnnxContext(ExactContext):
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         features: Any,
         known: Float,
         here: Places,
@@ -203,7 +204,7 @@ class OnnxContext(ExactContext):
         self,
         level: int,
         channels: Sequence[int],
-        quality: int,
+        quality: int | Int,
         features: Any,
         known: Float,
         here: Places | None,
@@ -212,7 +213,7 @@ class OnnxContext(ExactContext):
         return _taken(self._run("settle", level, channels, quality, features, known), here)
 
     def _run(
-        self, stage: str, level: int, channels: Sequence[int], quality: int, features: Any, known: Float
+        self, stage: str, level: int, channels: Sequence[int], quality: int | Int, features: Any, known: Float
     ) -> Float:
         bias = self._tabled(level, channels, quality)[:, _BRANCHES[stage][2], :, None, None]
         feed = {"known": known, "features": features, "layer_bias": bias}
@@ -220,7 +221,7 @@ class OnnxContext(ExactContext):
         outputs: Float = found
         return outputs
 
-    def _tabled(self, level: int, channels: Sequence[int], quality: int) -> Float:
+    def _tabled(self, level: int, channels: Sequence[int], quality: int | Int) -> Float:
         """Return the (C, 4, width) biases of the channels."""
         tables = self._arrays[f"bias.{network_of(level)}"]
         found: Float = tables[quality, list(channels), depth_of(level)].astype(np.float32)

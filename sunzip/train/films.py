@@ -9,6 +9,7 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
+from sunzip.codec.head import departs, qualities
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.normalize import Stabiliser
@@ -180,7 +181,8 @@ def as_coded(
             known = shown.foretold(minutes)
             if known is not None:
                 images = known[shot.channels].astype(np.float16)
-                step = family.step[shown.quality, shot.channels]
+                of_channels = qualities(shown.quality, departs(shot.channels))[shot.channels]
+                step = family.step[of_channels, shot.channels]
                 left[shot.rows[shown.place]] = Left(shot.channels, images, step)
         return left
 

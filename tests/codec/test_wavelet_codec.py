@@ -19,7 +19,7 @@ from sunzip.api import open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes, walk, wavelet
 from sunzip.codec.family import Decoded, Float, Known, Latents, Written
-from sunzip.codec.head import Turns, Ways, as_told, unpacked
+from sunzip.codec.head import DEPARTURES, Turns, Ways, as_told, departs, qualities, unpacked
 from sunzip.codec.order import order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Draft, Int, Reader, Writer
 from sunzip.codec.walk import Plan, Walk
@@ -113,6 +113,7 @@ class Told(NamedTuple):
     ahead: int
     minutes: list[int]
     own: int | None
+    departing: bool
     rest: bytes
 
     @classmethod
@@ -121,21 +122,23 @@ class Told(NamedTuple):
         bits, rest = payload[0], payload[1:]
         assert not bits & TIMED  # which no encoder writes any more
         back = ahead = 0
-        minutes, own = [], None
+        minutes, own, departing = [], None, False
         if bits & LINKED:
             back, ahead, rest = rest[0] & 15, rest[0] >> 4, rest[1:]
             for _ in range(bool(back) + bool(ahead)):
                 minutes.append(rest[0] * 6 if rest[0] <= 120 else 720 + (rest[0] - 120) * 60)
                 rest = rest[1:]
         if bits & OWN:
-            own, rest = rest[0], rest[1:]
-        return cls(bits, back, ahead, minutes, own, rest)
+            own, departing, rest = rest[0] % 128, rest[0] >= 128, rest[1:]
+        return cls(bits, back, ahead, minutes, own, departing, rest)
 
 
 def alone(payload: bytes) -> bytes:
     """Return a payload that builds on no frame as it is in a block of that quality."""
     told = Told.by(payload)
     assert not told.bits & LINKED
+    if told.departing:
+        return payload
     return bytes([told.bits & ~OWN]) + told.rest
 
 
@@ -164,15 +167,16 @@ def foretold_of(family: WaveletFamily, payload: bytes, quality: int, known: Know
 def hold_near(family: WaveletFamily, written: Written, latents: Latents, quality: int, known: Known) -> None:
     """Hold coefficients to lie near what they were, or to be as other frames foretell them if left out."""
     grid, time = grid_of(*known.shape), foretold_of(family, written.payload, quality, known)
-    own = Told.by(written.payload).own
+    told = Told.by(written.payload)
     assert written.decoded is not None
-    step = family.step[quality if own is None else own][:, None, None]
+    of_channels = qualities(quality if told.own is None else told.own, told.departing)
+    step = family.step[of_channels, ALL][:, None, None]
     apart = np.abs(written.decoded - latents.main) / step
     h, w = grid.height >> grid.depth, grid.width >> grid.depth
     assert apart[:, :h, :w].max() < FURTHEST
-    for c, told in levels_told(family, written.payload, quality, known).items():
+    for c, levels in levels_told(family, written.payload, quality, known).items():
         for n in range(grid.depth):
-            if n < told or time is None:
+            if n < levels or time is None:
                 assert bands_of(apart[[c]], *grid.level(n)).max() < FURTHEST
                 continue
             found, expected = (bands_of(p[[c]], *grid.level(n)) for p in (written.decoded, time[0]))
@@ -308,7 +312,7 @@ def test_frames_that_are_unlike_build_each_on_the_one_before(
     assert asked == [(3, 85, (11,), (32, 48))]
     told = [Told.by(payload) for payload in Block.unpack(block).payloads if payload]
     assert [(t.back, t.ahead) for t in told] == [(0, 0), *[(1, 0)] * 4]
-    assert all(t.own is None for t in told)
+    assert all(t.own == (85 if t.departing else None) for t in told)
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
     for t in range(6):
@@ -808,7 +812,7 @@ def test_other_channels_tell_what_they_are_and_not_what_is_new(
                 if told[r] > sizes.index((h, w)) and share:
                     cross = cross + bands_of(decoded[r], h, w) * (here.relation[c, r] * share / 16)
                     weighty.add((c, r))
-            expected = decoded_planes(cross / here.step[quality, c])
+            expected = decoded_planes(cross / here.step[qualities(quality, True)[c], c])
             np.testing.assert_allclose(found, expected, atol=1)
     # Channels that other frames foretell by one that they do and one that they do not; and another by one.
     assert weighty >= {(5, 3), (4, 11), (2, 3)}
@@ -1025,7 +1029,7 @@ def test_frames_build_on_those_around_them(
         step = steps[number]
         assert (here.back, here.ahead) == (step.back, step.ahead)
         own = codec.family.own_quality(85, step.depth, ALIKE)
-        assert here.own == (None if own == 85 else own)
+        assert here.own == (None if own == 85 and not here.departing else own)
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
     # Each frame is what it is alone in a block of its own; so is the first of all where it leans on none.
@@ -1265,7 +1269,8 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"\x10\x10\x00" + p[1:], "frame that is not there"),
         (lambda p: b"\x10\x01", "frame that is not there"),
         (lambda p: b"\x20\x65" + p[1:], "of quality 101"),
-        (lambda p: b"\x20\xff" + p[1:], "of quality 255"),
+        (lambda p: b"\x20\xff" + p[1:], "of quality 127"),
+        (lambda p: b"\x20\xe5" + p[1:], "of quality 101"),
         (lambda p: b"\x08\x00\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x08\x80\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x0c\x04\x00\x04\x00" + p[1:], "disks that no encoder"),
@@ -1321,6 +1326,56 @@ def test_its_own_quality_is_told_from_0_to_100(family: WaveletFamily) -> None:
         family.decode(bytes([payload[0] | OWN, 101]) + payload[1:], 100, known)
 
 
+@pytest.mark.parametrize(
+    ("names", "departing"),
+    [
+        (NAMES, True),
+        (("171A", "193A", "304A"), True),
+        (("131A", "193A", "211A", "Bz"), True),
+        (("193A",), False),
+        (("193A", "211A"), False),
+        (("193A", "211A", "1600A", "Bz"), False),  # of the corona two alone
+        (("131A", "193A", "335A"), False),  # 193 Å tells little of these
+        (("131A", "171A", "211A", "304A"), False),
+        (("Bx", "By", "Bz"), False),
+    ],
+)
+def test_channels_depart_where_enough_of_them_tell_of_each_other(
+    names: Sequence[str], departing: bool
+) -> None:
+    assert departs([NAMES.index(name) for name in names]) == departing
+
+
+@pytest.mark.parametrize("own", [None, 20])
+@pytest.mark.parametrize("quality", [0, 50, 97])
+def test_channels_are_as_fine_as_they_are_of_use_to_others(
+    family: WaveletFamily, quality: int, own: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels, shape = (1, 2, 3, 4, 5, 7), (48, 64)
+    first, now = film(2, len(channels), *shape)
+    before = images_of(family, first, channels, quality).main, channels
+    latents = images_of(family, now, channels, quality)
+    for known in (Known(channels, shape), Known(channels, shape, before)):
+        written = family.encode(latents, quality, known, own)
+        told = Told.by(written.payload)
+        assert (told.departing, told.own) == (True, quality if own is None else own)
+        np.testing.assert_array_equal(family.decode(written.payload, quality, known), written.decoded)
+        hold_near(family, written, latents, quality, known)
+    # Those that depart upwards are better for it, and none is finer than the finest.
+    monkeypatch.setattr(wavelet, "departs", lambda channels: False)
+    alike = family.encode(latents, quality, Known(channels, shape), own)
+    assert not Told.by(alike.payload).departing
+    monkeypatch.undo()
+    written = family.encode(latents, quality, Known(channels, shape), own)
+    assert alike.decoded is not None
+    assert written.decoded is not None
+    errors = [np.square(x.decoded - latents.main).sum((1, 2)) for x in (written, alike)]
+    if quality == 50:
+        assert DEPARTURES[3] > 0
+        assert errors[0][3] < 0.9 * errors[1][3]
+    assert qualities(97, True).max() == 100
+
+
 def edited(block: bytes, changes: dict[int, bytes]) -> bytes:
     """Return a block in which some frames have other payloads."""
     found = Block.unpack(block)
@@ -1334,7 +1389,7 @@ def linked(payload: bytes, back: int, ahead: int) -> bytes:
     """Return a payload that builds on other frames than it did."""
     told = Told.by(payload)
     turns = b"\x00" * (bool(back) + bool(ahead))
-    own = b"" if told.own is None else bytes([told.own])
+    own = b"" if told.own is None else bytes([told.own | told.departing << 7])
     return bytes([told.bits | LINKED, back | ahead << 4]) + turns + own + told.rest
 
 
@@ -1425,7 +1480,7 @@ def at_first(
     time = family._turned(known, grid, Turns(minutes), none)
     writer = family._writer(encoder)
     ways = Ways(none, none)
-    plan = Plan(known.channels, ways, grid, quality, TIMED, time)
+    plan = Plan(known.channels, ways, grid, family._quality(quality, False), TIMED, time)
     decoded = Walk(family, plan, writer, latents.main).through(grid.depth)
     return bytes([TIMED]) + minutes.to_bytes(2, "little") + encoder.finish(), decoded
 

@@ -1,14 +1,16 @@
-"""Make tiles-v1.*: an archive of a wavelet model that must decode for ever to the bit.
+"""Make departing-v1.*: an archive of a wavelet model that must decode for ever to the bit.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
 version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 150×166 pixels,
 which have to be padded, in blocks of 3, so that frames build on those before and after them; an image and
 some pixels are missing; most is smooth, and some places are not, so that fine levels are coded in some tiles
-or in all. The model is that of trust-v1.*, whose network has small random integers, compressed.
+or in all; the channels depart from the frame's quality. The model is that of trust-v1.*, whose network has
+small random integers, compressed.
 
-news-v1.* was made by this file as it was when there were no tiles; trust-v1.* and its model when what is new
-in a channel did not tell what is new in others; film-v1.* when no model told how far others are to be
-trusted; wavelet-v1.* when each frame built on the one before it, by a model of ten variants of tables.
+tiles-v1.* was made by this file as it was when all channels had the frame's quality; news-v1.* when there
+were no tiles; trust-v1.* and its model when what is new in a channel did not tell what is new in others;
+film-v1.* when no model told how far others are to be trusted; wavelet-v1.* when each frame built on the one
+before it, by a model of ten variants of tables.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from sunzip.weights import TENSORS, Model
 from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-NAME, MODEL, CHANNELS = "tiles-v1", "trust-v1", ("171A", "193A", "304A")
+NAME, MODEL, CHANNELS = "departing-v1", "trust-v1", ("171A", "193A", "304A")
 FRAMES, SHAPE, BLOCK, QUALITY = 5, (150, 166), 3, 30
 
 
