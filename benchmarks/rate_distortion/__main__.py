@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks import common
 from benchmarks.rate_distortion import draw, klt, ours, speed
@@ -104,10 +105,18 @@ class Run:
             if case.series or len(case.channels) == 1:
                 continue
             into = self.result["mixtures"].setdefault(case.key, {})
-            for key, equal in ((f"{peer.key}:noise", False), (f"{peer.key}:equal", True)):
+            none = np.ones(len(case.channels))
+            departing = klt.departures(case.channels, Codec(weights.load()))
+            for kind, (finer, equal) in {
+                "noise": (none, False),
+                "equal": (none, True),
+                "noise, departing": (departing, False),
+                "equal, departing": (departing, True),
+            }.items():
+                key = f"{peer.key}:{kind}"
                 if again or key not in into:
                     library(peer.needs)
-                    into[key] = klt.measure(peer, self.judges[case.key], case.channels, equal=equal)
+                    into[key] = klt.measure(peer, self.judges[case.key], case.channels, finer, equal=equal)
 
     def model(self, name: str, points: int | None, again: bool) -> None:
         """Measure one of our models."""

@@ -16,6 +16,10 @@ import numpy.typing as npt
 
 from benchmarks.rate_distortion.measure import Curve, Judge, curve, sweep
 from benchmarks.rate_distortion.peers import Peer
+from sunzip.channels import NAMES
+from sunzip.codec import Codec
+from sunzip.codec.head import departs, qualities
+from sunzip.codec.wavelet import WaveletFamily
 
 Float = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
@@ -24,6 +28,8 @@ Array = npt.NDArray[np.float64]
 _POINTS = 14
 #: With fewer, bright channels leak into the components of faint ones; more take bytes at the lowest rates.
 _BITS = 10
+#: Quality at which sunzip's steps are compared; their ratios are the same at all but the highest.
+_USUAL = 50
 #: A component that is not coded is its mean, as float16.
 _MEAN_BITS = 16
 
@@ -45,16 +51,17 @@ class Transform:
     nbytes: int
 
     @classmethod
-    def fit(cls, stable: Float, *, equal: bool) -> Transform:
+    def fit(cls, stable: Float, finer: Array, *, equal: bool) -> Transform:
         """Fit to (T, C, Y, X) frames in units of noise.
 
         With `equal`, channels are first divided by their standard deviation, so that faint ones shape the
-        components as much as bright ones.
+        components as much as bright ones. They are then multiplied by `finer` (C,): what components lose
+        shows by so much less in a channel.
         """
         count = stable.shape[1]
         flat = stable.transpose(1, 0, 2, 3).reshape(count, -1).astype(np.float64)
         spread = np.maximum(flat.std(1), 1e-3) if equal else np.ones(count)
-        scale = spread.astype(np.float16).astype(np.float64)
+        scale = (spread / finer).astype(np.float16).astype(np.float64)
         _, vectors = np.linalg.eigh(np.cov(flat / scale[:, None]))
         # What is stored is rounded, and undone exactly.
         steps = (1 << (_BITS - 1)) - 1
@@ -72,8 +79,23 @@ def _square(error: Float) -> float:
     return max(float(np.mean(error**2, dtype=np.float64)), 1e-12)
 
 
-def measure(peer: Peer, judges: Sequence[Judge], names: Sequence[str], *, equal: bool) -> dict[str, Any]:
+def departures(names: Sequence[str], codec: Codec) -> Array:
+    """Return by how much finer than others (C,) sunzip codes channels, so that a transform may, too."""
+    family, each = codec.family, [NAMES.index(name) for name in names]
+    assert isinstance(family, WaveletFamily)
+    step = family.step[_USUAL, each] / family.step[qualities(_USUAL, departs(each))[each], each]
+    return step.astype(np.float64)
+
+
+def measure(
+    peer: Peer, judges: Sequence[Judge], names: Sequence[str], finer: Array, *, equal: bool
+) -> dict[str, Any]:
     """Measure a still-image codec behind the transform, on all channels of a case.
+
+    Parameters
+    ----------
+    finer, equal
+        As of `Transform.fit`.
 
     Returns
     -------
@@ -85,7 +107,7 @@ def measure(peer: Peer, judges: Sequence[Judge], names: Sequence[str], *, equal:
     stable = np.stack([judge.stable for judge in judges], axis=1)
     frames, count, height, width = stable.shape
     samples = frames * height * width
-    transform = Transform.fit(stable, equal=equal)
+    transform = Transform.fit(stable, finer, equal=equal)
     mixed = _mixed(transform.analysis, stable)
     coded: list[list[Any]] = []
     bits: list[list[float]] = []
@@ -108,7 +130,7 @@ def measure(peer: Peer, judges: Sequence[Judge], names: Sequence[str], *, equal:
             bits[k].append(found["bits"])
             squares[k].append(found["square"])
     extra = 8 * transform.nbytes / samples / count
-    scale = np.ones(count) if not equal else np.linalg.norm(transform.synthesis, axis=1)
+    scale = np.linalg.norm(transform.synthesis, axis=1)
     weight = ((transform.synthesis / scale[:, None]) ** 2).sum(0)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     totals: list[float] = []

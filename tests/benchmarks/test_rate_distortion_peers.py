@@ -181,8 +181,11 @@ def test_a_transform_is_undone_and_gathers_what_channels_share(frame: np.ndarray
 
     names = NAMES[1:6]
     stable = Stabiliser.for_channels(names).forward(frame[1:6])[None]
-    for equal in (False, True):
-        found = Transform.fit(stable, equal=equal)
+    for equal, finest in ((False, 1), (True, 1), (False, 1.5), (True, 1.5)):
+        finer = np.array([1, 1, finest, 1, 1])
+        found = Transform.fit(stable, finer, equal=equal)
+        lost = np.linalg.norm(found.synthesis, axis=1) / (stable[0].std((1, 2)) if equal else 1)
+        assert lost * finer == pytest.approx(np.ones(5), rel=0.01)
         assert found.nbytes == 32 + 10
         assert found.synthesis @ found.analysis == pytest.approx(np.eye(5), abs=1e-9)
         mixed = np.einsum("kc,tcyx->kyx", found.analysis, stable).reshape(5, -1)
