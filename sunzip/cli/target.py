@@ -94,7 +94,8 @@ def check(
     if os.path.lexists(out):
         if not force:
             raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
-        if not ours(out):
+        # By a link to nothing nothing is lost.
+        if os.path.exists(out) and not ours(out):
             more = ", or holds other things besides" if os.path.isdir(out) else ""
             raise OutputError(
                 f"{out}: is no {what}{more}, so --force does not replace it; remove it or choose another name"
@@ -121,20 +122,18 @@ def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is an archive, damaged at its beginning or at its end perhaps, or nothing is lost by it.
+    """Whether a file is an archive, damaged at its beginning or at its end perhaps.
 
-    That is a link to nothing, or an empty file, as `mktemp` leaves it.
+    Or an empty file, as `mktemp` leaves it, by which nothing is lost.
     """
-    if not os.path.exists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0):
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
         return True
     head = _head(path, 64)
     return (head.startswith(b"PK\3\4") and head[30:].startswith(_FIRST)) or _ends_as_archive(path)
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file is a PNG that says that sunzip made it, or a link to nothing."""
-    if not os.path.exists(path):
-        return True
+    """Whether a file is a PNG that says that sunzip made it."""
     told = _head(path, _HEAD).partition(b"IDAT")[0]
     return told.startswith(_PNG) and b"tEXtSoftware\0sunzip" in told
 
@@ -163,18 +162,14 @@ def is_encoder(path: str) -> bool:
 
 
 def is_cubes(path: str) -> bool:
-    """Whether `sunzip decompress` wrote a file or a folder and all in it, or it is a link to nothing."""
-    if not os.path.exists(path):
-        return True
+    """Whether `sunzip decompress` wrote a file or a folder and all in it."""
     if os.path.isdir(path):
         return is_store(path) or _all(path, _FITS, _is_map) or _all(path, _NPZ, _is_npz)
     return _is_hdf5(path, "cube-1", _CUBE)
 
 
 def is_features(path: str) -> bool:
-    """Whether `sunzip features` wrote a file or a folder and all in it, or it is a link to nothing."""
-    if not os.path.exists(path):
-        return True
+    """Whether `sunzip features` wrote a file or a folder and all in it."""
     from sunzip.sinks.base import MARK
 
     layout = "features-1"
@@ -190,17 +185,13 @@ def is_features(path: str) -> bool:
 
 def is_flux(path: str) -> bool:
     """Whether a file is a daily flux that `sunzip synth` wrote; LISIRD's have other columns."""
-    if not os.path.exists(path):
-        return True
     titles = _head(path, _HEAD).partition(b"\n")[0]
     begin = b"time (yyyy MM dd),absolute_f30 (solar flux unit (SFU)),adjusted_f30"
     return titles.startswith(begin) and titles.endswith(b",synthetic")
 
 
 def is_store(path: str) -> bool:
-    """Whether sunzip wrote a Zarr store and all in it, or it is a link to nothing."""
-    if not os.path.exists(path):
-        return True
+    """Whether sunzip wrote a Zarr store and all in it."""
     from sunzip.sinks.base import MARK
 
     return _json(os.path.join(path, ".zattrs")).get(MARK) == "sdoml-v2" and _all(path, _STORE)
@@ -287,8 +278,8 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _begins(path: str, magic: bytes) -> bool:
-    """Whether a plain file begins with some bytes, or is a link to nothing."""
-    return not os.path.exists(path) or _head(path, len(magic)) == magic
+    """Whether a plain file begins with some bytes."""
+    return _head(path, len(magic)) == magic
 
 
 def _head(path: str, size: int) -> bytes:

@@ -35,7 +35,7 @@ from sunzip.channels import Channel, canonical, channel
 from sunzip.cube import DISK_RADIUS_512, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
-from sunzip.sources.layouts import Layouts
+from sunzip.sources.layouts import Layouts, layout_of
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
@@ -50,7 +50,6 @@ _MAX_UNPACKED = 2**29
 #: How a remote file is fetched: the header by itself, then the pixels.
 _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
 
-_NAME = re.compile(r".*\.(fits|fts|fit|fz)(\.gz)?", re.IGNORECASE)
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
     r"SIMPLE|BITPIX|NAXIS|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|"
@@ -208,7 +207,7 @@ class Fits(Source):
         for path in paths:
             folder, _, name = path.removeprefix(root).lstrip("/").rpartition("/")
             layouts.look(folder, [name])
-        return [p for p in paths if _NAME.fullmatch(p)]
+        return [p for p in paths if layout_of(p.rpartition("/")[2]) == "fits"]
 
     def _factor(self, header: Any) -> float | None:
         """Return the degradation that the table has for an image; None without a table."""

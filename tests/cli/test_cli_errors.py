@@ -353,6 +353,20 @@ def test_force_replaces_an_archive_that_is_damaged(sunzip, model, store, archive
     assert sunzip("verify", out)
 
 
+@pytest.mark.parametrize("command", ["compress", "decompress", "export"])
+def test_force_replaces_a_link_to_nothing(sunzip, model, store, archive, tmp_path, command):
+    target = tmp_path / "to"
+    target.symlink_to(tmp_path / "gone")
+    args = {
+        "compress": ["compress", store, target, "--model", model, "--channels", "171A"],
+        "decompress": ["decompress", archive, target],
+        "export": ["models", "export", model, target, "--encoder", "--onnx"],
+    }[command]
+    assert "exists" in sunzip(*args, code=1).stderr
+    sunzip(*args, "--force")
+    assert target.exists()
+
+
 def test_a_source_is_never_the_target(sunzip, model, store, archive, tmp_path):
     shutil.copy(archive, tmp_path / "a.lat")
     shutil.copytree(store, tmp_path / "in" / "a.zarr")

@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
+from sunzip.sources import open_source
 from sunzip.sources.fits import Fits
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
@@ -244,6 +245,16 @@ def test_header_as_plain_values(tmp_path):
         assert header["CDELT1"] == pytest.approx(959.65 / RADIUS)
         assert header["EXPTIME"] == 2.0
         json.dumps(header)
+
+
+@pytest.mark.parametrize("name", ["a.fits", "a.FTS", "a.fit.gz", "a.fz.gz"])
+def test_a_folder_is_one_of_fits_whatever_its_files_are_called(tmp_path, name):
+    save(tmp_path / "whole.fits", disk(1024, 400).astype(np.float32), AIA)
+    content = (tmp_path / "whole.fits").read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / name).write_bytes(gzip.compress(content, 1) if name.endswith("gz") else content)
+    assert open_source(str(folder)).channels == ("171A",)
 
 
 def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
