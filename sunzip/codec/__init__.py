@@ -346,9 +346,8 @@ class Codec:
         -------
         The entry; what others that build on it will have of it, if anything; and what was measured.
         """
-        missing: npt.NDArray[np.bool_] = np.isnan(data)
-        shown = _present(missing)
-        has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
+        here = _there(data, indexes)
+        missing, shown, has = here
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
         known = known._replace(channels=has)
         raw, written = None, Written(b"")
@@ -356,7 +355,7 @@ class Codec:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
             raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
-            analysed = steady or self._analyse(data, missing, shown, indexes, scale)
+            analysed = steady or self._analyse(data, here, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
             raw = pack_raw(_means(data, shown, indexes, scale), len(written.payload) + len(gap))
         entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
@@ -388,10 +387,8 @@ class Codec:
         """
 
         def analysed(frame: Float) -> tuple[Latents, tuple[int, ...]]:
-            missing = np.isnan(frame)
-            shown = _present(missing)
-            has = tuple(i for i, p in zip(indexes, shown.tolist(), strict=True) if p)
-            return self._analyse(frame, missing, shown, indexes, scale), has
+            here = _there(frame, indexes)
+            return self._analyse(frame, here, indexes, scale), here.channels
 
         own, has = analysed(data)
         others = ((*analysed(frame), apart) for frame, apart in near)
@@ -399,17 +396,14 @@ class Codec:
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
-        missing = np.isnan(three)
-        present = _present(missing)
-        shared = np.logical_and.reduce(present)
-        has = tuple(i for i, p in zip(indexes, shared.tolist(), strict=True) if p)
-        if not has:
+        here = [_there(frame, indexes) for frame in three]
+        shared = tuple(i for i in indexes if all(i in there.channels for there in here))
+        if not shared:
             return 0.0
         found = [
-            self._analyse(frame, gone, shown, indexes, scale)
-            for frame, gone, shown in zip(three, missing, present, strict=True)
+            self._analyse(frame, there, indexes, scale) for frame, there in zip(three, here, strict=True)
         ]
-        return self.family.likeness(found, self.quality, Known(has, (three.shape[2], three.shape[3])))
+        return self.family.likeness(found, self.quality, Known(shared, (three.shape[2], three.shape[3])))
 
     def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
         """Return what a frame that follows those of a block builds on."""
@@ -422,8 +416,7 @@ class Codec:
     def _analyse(
         self,
         data: Float,
-        missing: npt.NDArray[np.bool_],
-        present: npt.NDArray[np.bool_],
+        here: _There,
         indexes: Sequence[int],
         scale: Scale,
     ) -> Latents:
@@ -432,14 +425,14 @@ class Codec:
         images = np.zeros((1, len(NAMES), *data.shape[1:]), np.float32)
         # A channel at a time: what comes between takes little memory, that of the one before.
         for c, index in enumerate(indexes):
-            physical = np.where(missing[c], np.float32(0), data[c])
+            physical = np.where(here.missing[c], np.float32(0), data[c])
             if not np.isfinite(physical).all():
                 raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
             if factor is not None:
                 physical *= factor[c]
             images[0, index] = self.family.stabiliser.subset([index]).forward(physical[None])[0]
         shown = np.zeros((1, len(NAMES)), np.float32)
-        shown[0, indexes] = present
+        shown[0, indexes] = here.present
         (found,) = self.family.analyse(images, shown, self.quality)
         return found
 
@@ -464,10 +457,9 @@ class Codec:
         present, shape = _present(missing), (data.shape[2], data.shape[3])
 
         def pixels(t: int) -> list[tuple[int, Float]]:
-            found = self._analyse(data[t], missing[t], present[t], indexes, scale)
-            has = [i for i, p in zip(indexes, present[t].tolist(), strict=True) if p]
-            latents = self.family.unquantised(found, self.quality)
-            return [(t, self._pixels(has, latents, indexes, shape, scale))]
+            here = _there(data[t], indexes)
+            latents = self.family.unquantised(self._analyse(data[t], here, indexes, scale), self.quality)
+            return [(t, self._pixels(here.channels, latents, indexes, shape, scale))]
 
         jobs = [_Job(partial(pixels, t)) for t in np.flatnonzero(present.any(1)).tolist()]
         out = _filled(jobs, present, shape)
@@ -903,6 +895,30 @@ def _means(data: Float, present: npt.NDArray[np.bool_], indexes: Sequence[int], 
     factor = _to_mean(indexes, scale)
     means: Float = data if present.all() else data[present]
     return means if factor is None else means * factor[present]
+
+
+class _There(NamedTuple):
+    """What of a frame (C, Y, X) is there.
+
+    Attributes
+    ----------
+    missing
+        Pixels (C, Y, X) that are not.
+    present
+        Images (C,) that are.
+    channels
+        Theirs.
+    """
+
+    missing: npt.NDArray[np.bool_]
+    present: npt.NDArray[np.bool_]
+    channels: tuple[int, ...]
+
+
+def _there(frame: Float, indexes: Sequence[int]) -> _There:
+    missing: npt.NDArray[np.bool_] = np.isnan(frame)
+    present = _present(missing)
+    return _There(missing, present, tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p))
 
 
 def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
