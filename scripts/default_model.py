@@ -174,7 +174,7 @@ def training_films(
 def _qualities(frame: Frame) -> Int:
     """Return those with which its channels are coded."""
     assert frame.quality is not None
-    return qualities(frame.quality, departs(frame.channels))[frame.channels]
+    return qualities(frame.quality, departs(frame.channels, frame.images.shape[1:]))[frame.channels]
 
 
 def _film(frames: list[Frame]) -> Film:

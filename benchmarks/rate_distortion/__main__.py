@@ -106,7 +106,7 @@ class Run:
                 continue
             into = self.result["mixtures"].setdefault(case.key, {})
             none = np.ones(len(case.channels))
-            departing = klt.departures(case.channels, Codec(weights.load()))
+            departing = klt.departures(case.channels, case.data.shape[2:], Codec(weights.load()))
             for kind, (finer, equal) in {
                 "noise": (none, False),
                 "equal": (none, True),

@@ -79,11 +79,11 @@ def _square(error: Float) -> float:
     return max(float(np.mean(error**2, dtype=np.float64)), 1e-12)
 
 
-def departures(names: Sequence[str], codec: Codec) -> Array:
-    """Return by how much finer than others (C,) sunzip codes channels, so that a transform may, too."""
+def departures(names: Sequence[str], shape: tuple[int, ...], codec: Codec) -> Array:
+    """Return by how much finer than others (C,) sunzip codes channels of images (Y, X)."""
     family, each = codec.family, [NAMES.index(name) for name in names]
     assert isinstance(family, WaveletFamily)
-    step = family.step[_USUAL, each] / family.step[qualities(_USUAL, departs(each))[each], each]
+    step = family.step[_USUAL, each] / family.step[qualities(_USUAL, departs(each, shape))[each], each]
     return step.astype(np.float64)
 
 

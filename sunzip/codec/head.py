@@ -30,10 +30,11 @@ _DEPARTING = 128
 #: By how much they then do: what tells of many others is worth more.
 DEPARTURES = (0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0)
 
-#: They do where 193 Å, 171 or 211 Å and a third channel of the extreme ultraviolet are coded together.
+#: They do where 193 Å, 171 or 211 Å and a third channel of the extreme ultraviolet are coded together, in
+#: images of such a side: in small ones channels tell less of each other.
 _MOST_TELLING = NAMES.index("193A")
 _TELLING = {NAMES.index("171A"), NAMES.index("211A")}
-_CORONA, _ENOUGH = set(range(NAMES.index("1600A"))), 3
+_CORONA, _ENOUGH, _LARGE = set(range(NAMES.index("1600A"))), 3, 256
 
 #: A byte tells minutes of rotation: by six up to half a day, then by the hour.
 _HALF_DAY, _FINE_TURN, _COARSE_TURN = 720, 6, 60
@@ -91,10 +92,11 @@ class Head(NamedTuple):
     size: int
 
 
-def departs(channels: Sequence[int]) -> bool:
-    """Tell whether channels are best coded by qualities of their own: enough of them, and those that tell."""
+def departs(channels: Sequence[int], shape: tuple[int, ...]) -> bool:
+    """Tell whether channels of images (Y, X) are best coded by qualities of their own."""
     there = set(channels)
-    return _MOST_TELLING in there and bool(there & _TELLING) and len(there & _CORONA) >= _ENOUGH
+    telling = _MOST_TELLING in there and bool(there & _TELLING) and len(there & _CORONA) >= _ENOUGH
+    return telling and min(shape) >= _LARGE
 
 
 def qualities(quality: int, departing: bool) -> Int:

@@ -274,7 +274,7 @@ class WaveletFamily(Family):
             As in `encode`.
         """
         own = quality if own is None else own
-        departing = departs(known.channels)
+        departing = departs(known.channels, known.shape)
         fine = self._quality(own, departing)
         grid = grid_of(*known.shape)
         turns = self._turns(latents.main, grid, known, fine)
@@ -431,7 +431,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         first, middle, last = (latents.main for latents in three)
         around = known._replace(before=(first, known.channels), after=(last, known.channels))
-        fine = self._quality(quality, departs(known.channels))
+        fine = self._quality(quality, departs(known.channels, known.shape))
         turns = self._turns(middle, grid, around, fine)
         time = self._turned(around, grid, turns, np.zeros(len(NAMES), bool))
         if time is None:
@@ -480,7 +480,7 @@ class WaveletFamily(Family):
         """
         grid = grid_of(*known.shape)
         pyramid = latents.main
-        departing = departs(known.channels)
+        departing = departs(known.channels, known.shape)
         fine = self._quality(quality, departing)
         seen_by = self._quality(self.own_quality(quality, _SEEN_BY, likeness), departing)
         inverse = seen_by.inverse / np.float32(_LITTLE)

@@ -181,7 +181,7 @@ def as_coded(
             known = shown.foretold(minutes)
             if known is not None:
                 images = known[shot.channels].astype(np.float16)
-                of_channels = qualities(shown.quality, departs(shot.channels))[shot.channels]
+                of_channels = qualities(shown.quality, departs(shot.channels, frames.side))[shot.channels]
                 step = family.step[of_channels, shot.channels]
                 left[shot.rows[shown.place]] = Left(shot.channels, images, step)
         return left

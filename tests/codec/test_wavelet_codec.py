@@ -137,8 +137,6 @@ def alone(payload: bytes) -> bytes:
     """Return a payload that builds on no frame as it is in a block of that quality."""
     told = Told.by(payload)
     assert not told.bits & LINKED
-    if told.departing:
-        return payload
     return bytes([told.bits & ~OWN]) + told.rest
 
 
@@ -312,7 +310,7 @@ def test_frames_that_are_unlike_build_each_on_the_one_before(
     assert asked == [(3, 85, (11,), (32, 48))]
     told = [Told.by(payload) for payload in Block.unpack(block).payloads if payload]
     assert [(t.back, t.ahead) for t in told] == [(0, 0), *[(1, 0)] * 4]
-    assert all(t.own == (85 if t.departing else None) for t in told)
+    assert all(t.own is None for t in told)
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
     for t in range(6):
@@ -812,7 +810,7 @@ def test_other_channels_tell_what_they_are_and_not_what_is_new(
                 if told[r] > sizes.index((h, w)) and share:
                     cross = cross + bands_of(decoded[r], h, w) * (here.relation[c, r] * share / 16)
                     weighty.add((c, r))
-            expected = decoded_planes(cross / here.step[qualities(quality, True)[c], c])
+            expected = decoded_planes(cross / here.step[quality, c])
             np.testing.assert_allclose(found, expected, atol=1)
     # Channels that other frames foretell by one that they do and one that they do not; and another by one.
     assert weighty >= {(5, 3), (4, 11), (2, 3)}
@@ -1029,7 +1027,7 @@ def test_frames_build_on_those_around_them(
         step = steps[number]
         assert (here.back, here.ahead) == (step.back, step.ahead)
         own = codec.family.own_quality(85, step.depth, ALIKE)
-        assert here.own == (None if own == 85 and not here.departing else own)
+        assert here.own == (None if own == 85 else own)
     together = codec.decode([block], FOUR, (32, 48))
     assert (np.isnan(together) == np.isnan(series)).all()
     # Each frame is what it is alone in a block of its own; so is the first of all where it leans on none.
@@ -1343,7 +1341,9 @@ def test_its_own_quality_is_told_from_0_to_100(family: WaveletFamily) -> None:
 def test_channels_depart_where_enough_of_them_tell_of_each_other(
     names: Sequence[str], departing: bool
 ) -> None:
-    assert departs([NAMES.index(name) for name in names]) == departing
+    channels = [NAMES.index(name) for name in names]
+    assert departs(channels, (256, 300)) == departing
+    assert not departs(channels, (512, 255))  # in small images they tell too little
 
 
 @pytest.mark.parametrize("own", [None, 20])
@@ -1355,6 +1355,9 @@ def test_channels_are_as_fine_as_they_are_of_use_to_others(
     first, now = film(2, len(channels), *shape)
     before = images_of(family, first, channels, quality).main, channels
     latents = images_of(family, now, channels, quality)
+    alike = family.encode(latents, quality, Known(channels, shape), own)
+    assert not Told.by(alike.payload).departing
+    monkeypatch.setattr(wavelet, "departs", lambda channels, shape: True)
     for known in (Known(channels, shape), Known(channels, shape, before)):
         written = family.encode(latents, quality, known, own)
         told = Told.by(written.payload)
@@ -1362,10 +1365,6 @@ def test_channels_are_as_fine_as_they_are_of_use_to_others(
         np.testing.assert_array_equal(family.decode(written.payload, quality, known), written.decoded)
         hold_near(family, written, latents, quality, known)
     # Those that depart upwards are better for it, and none is finer than the finest.
-    monkeypatch.setattr(wavelet, "departs", lambda channels: False)
-    alike = family.encode(latents, quality, Known(channels, shape), own)
-    assert not Told.by(alike.payload).departing
-    monkeypatch.undo()
     written = family.encode(latents, quality, Known(channels, shape), own)
     assert alike.decoded is not None
     assert written.decoded is not None
@@ -1389,7 +1388,7 @@ def linked(payload: bytes, back: int, ahead: int) -> bytes:
     """Return a payload that builds on other frames than it did."""
     told = Told.by(payload)
     turns = b"\x00" * (bool(back) + bool(ahead))
-    own = b"" if told.own is None else bytes([told.own | told.departing << 7])
+    own = b"" if told.own is None else bytes([told.own])
     return bytes([told.bits | LINKED, back | ahead << 4]) + turns + own + told.rest
 
 
