@@ -23,8 +23,6 @@ import torch
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.head import departs, qualities
-from sunzip.codec.symbols import Int
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.normalize import Stabiliser
 from sunzip.rotation import foretold
@@ -37,7 +35,7 @@ from sunzip.train.films import COARSE, LENGTH, whole
 from sunzip.train.loop import Place, Recipe, fit
 from sunzip.train.pyramids import Pyramids, WaveletFamily, pyramid
 from sunzip.train.run import TRAINING, finish_wavelet
-from sunzip.train.wavelet import Film, coded, network_of, steps
+from sunzip.train.wavelet import Film, coded, network_of
 from sunzip.weights import load
 
 #: Real frames from these dates on are never shown to the training; neither are the eight channels of 2024 and
@@ -68,14 +66,14 @@ class Frame(NamedTuple):
         (C, S, S), and which they are.
     before
         What other frames foretell of it, as they were or as a codec leaves them; None if there are none.
-    quality
-        With which it is coded then; None if those others were not coded.
+    step
+        (C,) with which it is coded then; None if those others were not coded.
     """
 
     images: Float
     channels: list[int]
     before: Float | None
-    quality: int | None
+    step: Float | None
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +97,7 @@ def film(
     for shown in coded(_codec(coder), (whole_images, channels), q, chained=q % 2 == 1):
         before = shown.foretold(times)
         left = None if before is None else before[channels]
-        found[shown.place] = Frame(images[shown.place], channels, left, shown.quality)
+        found[shown.place] = Frame(images[shown.place], channels, left, shown.step[channels])
     return [found[place] for place in sorted(found)]
 
 
@@ -171,12 +169,6 @@ def training_films(
     return {**found, "synthetic": synthetic_films(count, coder, seed)}
 
 
-def _qualities(frame: Frame) -> Int:
-    """Return those with which its channels are coded."""
-    assert frame.quality is not None
-    return qualities(frame.quality, departs(frame.channels, frame.images.shape[1:]))[frame.channels]
-
-
 def _film(frames: list[Frame]) -> Film:
     channels = frames[0].channels
     return [whole(f.images, channels) for f in frames], channels
@@ -208,7 +200,6 @@ def main(
     run.mkdir(parents=True, exist_ok=resume)
     films = training_films(real, run, count, coder, seed)
     rng = np.random.default_rng(seed)
-    table = steps()
     banks = [
         (
             SHARES[name],
@@ -217,7 +208,7 @@ def main(
                     f.images,
                     f.channels,
                     f.before,
-                    None if f.quality is None else table[_qualities(f), f.channels],
+                    f.step,
                     int(rng.integers(8)),
                     int(rng.integers(1 << 31)),
                 )

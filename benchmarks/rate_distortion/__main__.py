@@ -101,12 +101,13 @@ class Run:
 
     def mixture(self, peer: Peer, again: bool) -> None:
         """Measure one peer behind a transform across channels."""
+        codec = Codec(weights.load())
         for case in self.cases:
             if case.series or len(case.channels) == 1:
                 continue
             into = self.result["mixtures"].setdefault(case.key, {})
             none = np.ones(len(case.channels))
-            departing = klt.departures(case.channels, case.data.shape[2:], Codec(weights.load()))
+            departing = klt.departures(case.channels, (case.data.shape[2], case.data.shape[3]), codec)
             for kind, (finer, equal) in {
                 "noise": (none, False),
                 "equal": (none, True),

@@ -143,14 +143,13 @@ def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
         _case("series-171", "171 Å hourly, August 2017", hourly, august, series=True),
     ]
     # Whole disks, as SDOML has them: a cut-out would turn otherwise. Finer ones have more noise.
-    for name, cadence, size in (
-        ("12 minutes", "12min", 256),
-        ("1 hour", "1h", 256),
-        ("1 day", "1D", 256),
-        ("12 minutes", "12min", 512),
+    for key, name, cadence, size in (
+        ("series-12min", "12 minutes", "12min", 256),
+        ("series-1h", "1 hour", "1h", 256),
+        ("series-1D", "1 day", "1D", 256),
+        ("series-12min-512", "12 minutes, native", "12min", 512),
     ):
         url = _SYNTHETIC.format(frames=8, size=size, cadence=cadence)
-        title = f"synthetic Sun, every {name}" + (", native" if size == 512 else "")
-        key = f"series-{cadence}" + ("-512" if size == 512 else "")
-        found.append(_case(key, title, url, Alignment(cadence=cadence), series=True))
+        align = Alignment(cadence=cadence)
+        found.append(_case(key, f"synthetic Sun, every {name}", url, align, series=True))
     return found

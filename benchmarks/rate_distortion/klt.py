@@ -18,7 +18,7 @@ from benchmarks.rate_distortion.measure import Curve, Judge, curve, sweep
 from benchmarks.rate_distortion.peers import Peer
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
-from sunzip.codec.head import departs, qualities
+from sunzip.codec.family import Known
 from sunzip.codec.wavelet import WaveletFamily
 
 Float = npt.NDArray[np.float32]
@@ -79,12 +79,12 @@ def _square(error: Float) -> float:
     return max(float(np.mean(error**2, dtype=np.float64)), 1e-12)
 
 
-def departures(names: Sequence[str], shape: tuple[int, ...], codec: Codec) -> Array:
+def departures(names: Sequence[str], shape: tuple[int, int], codec: Codec) -> Array:
     """Return by how much finer than others (C,) sunzip codes channels of images (Y, X)."""
-    family, each = codec.family, [NAMES.index(name) for name in names]
+    family, each = codec.family, tuple(NAMES.index(name) for name in names)
     assert isinstance(family, WaveletFamily)
-    step = family.step[_USUAL, each] / family.step[qualities(_USUAL, departs(each, shape))[each], each]
-    return step.astype(np.float64)
+    finer = family.step[_USUAL] / family.quality_of(_USUAL, Known(each, shape)).step
+    return finer[list(each)].astype(np.float64)
 
 
 def measure(

@@ -453,17 +453,18 @@ class Codec:
         """
         indexes = _indexes(channels)
         self._check(data, indexes)
-        missing: npt.NDArray[np.bool_] = np.isnan(data)
-        present, shape = _present(missing), (data.shape[2], data.shape[3])
+        here = [_there(frame, indexes) for frame in data]
+        shape = (data.shape[2], data.shape[3])
 
         def pixels(t: int) -> list[tuple[int, Float]]:
-            here = _there(data[t], indexes)
-            latents = self.family.unquantised(self._analyse(data[t], here, indexes, scale), self.quality)
-            return [(t, self._pixels(here.channels, latents, indexes, shape, scale))]
+            latents = self.family.unquantised(self._analyse(data[t], here[t], indexes, scale), self.quality)
+            return [(t, self._pixels(here[t].channels, latents, indexes, shape, scale))]
 
-        jobs = [_Job(partial(pixels, t)) for t in np.flatnonzero(present.any(1)).tolist()]
+        jobs = [_Job(partial(pixels, t)) for t, there in enumerate(here) if there.channels]
+        present = np.array([there.present for there in here]).reshape(data.shape[:2])
         out = _filled(jobs, present, shape)
-        out[missing] = np.nan
+        for frame, there in zip(out, here, strict=True):
+            frame[there.missing] = np.nan
         return out
 
     def decode(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.codec.family import Known
+from sunzip.codec.family import Float, Known
 from sunzip.errors import DamagedError
 from sunzip.nn.exact import QUALITIES
 from sunzip.rotation import MAX_MINUTES
@@ -53,6 +53,28 @@ class Ways(NamedTuple):
 
     lazy: Bool
     round: Bool
+
+
+class Quality(NamedTuple):
+    """How finely a frame is coded.
+
+    Attributes
+    ----------
+    frame
+        0 to 100.
+    departing
+        Whether channels depart from it.
+    of
+        (12,) that of each channel.
+    step, inverse
+        (12,) what their coefficients are divided by, and one over it.
+    """
+
+    frame: int
+    departing: bool
+    of: Int
+    step: Float
+    inverse: Float
 
 
 class Turns(NamedTuple):
@@ -101,12 +123,11 @@ def departs(channels: Sequence[int], shape: tuple[int, ...]) -> bool:
 
 def qualities(quality: int, departing: bool) -> Int:
     """Return the quality (12,) of each channel of a frame."""
-    departures = np.array(DEPARTURES, np.int32) * np.int32(departing)
-    found: Int = np.minimum(quality + departures, QUALITIES - 1)
-    return found
+    departures = np.array(DEPARTURES, np.int32) if departing else np.zeros(len(NAMES), np.int32)
+    return np.minimum(quality + departures, QUALITIES - 1)
 
 
-def packed(bits: int, turns: Turns, known: Known, quality: tuple[int, int, bool], ways: Ways) -> bytes:
+def packed(bits: int, turns: Turns, known: Known, of_block: int, quality: Quality, ways: Ways) -> bytes:
     """Return the bytes of a head.
 
     Parameters
@@ -117,8 +138,10 @@ def packed(bits: int, turns: Turns, known: Known, quality: tuple[int, int, bool]
         Of the frames that are built on.
     known
         Tells where these are.
+    of_block
+        The block's quality.
     quality
-        The block's, the frame's own, and whether channels depart from it.
+        The frame's.
     ways
         How channels are coded.
     """
@@ -127,10 +150,9 @@ def packed(bits: int, turns: Turns, known: Known, quality: tuple[int, int, bool]
         bits |= LINKED
         back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
         rest += bytes([back | ahead << 4, *(as_told(m) for m in turns if m is not None)])
-    of_block, own, departing = quality
-    if departing or own != of_block:
+    if quality.departing or quality.frame != of_block:
         bits |= OWN
-        rest += bytes([own | _DEPARTING * departing])
+        rest += bytes([quality.frame | _DEPARTING * quality.departing])
     for bit, way in zip((LAZY, ROUND), ways, strict=True):
         if way.any():
             bits |= bit

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Ways
+from sunzip.codec.head import LINKED, NEWS, PLACED, TILED, Quality, Ways
 from sunzip.codec.prices import LARGEST
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, Coder, Coefficients, Draft, Int
 from sunzip.codec.tiles import (
@@ -105,25 +105,6 @@ class Parts(Protocol):
     silent_index: Int
     learned: bool
     trusting: bool
-
-
-class Quality(NamedTuple):
-    """How finely a frame is coded.
-
-    Attributes
-    ----------
-    frame
-        0 to 100.
-    of
-        (12,) that of each channel.
-    step, inverse
-        (12,) what their coefficients are divided by, and one over it.
-    """
-
-    frame: int
-    of: Int
-    step: Float
-    inverse: Float
 
 
 class Plan(NamedTuple):

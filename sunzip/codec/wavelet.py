@@ -20,6 +20,7 @@ from sunzip.codec.head import (
     NEWS,
     PLACED,
     TILED,
+    Quality,
     Turns,
     Ways,
     departs,
@@ -43,7 +44,7 @@ from sunzip.codec.symbols import (
     weighed,
 )
 from sunzip.codec.tiles import are_tiled
-from sunzip.codec.walk import Frame, Plan, Quality, Walk
+from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError
@@ -273,9 +274,7 @@ class WaveletFamily(Family):
         latents, quality, known, own
             As in `encode`.
         """
-        own = quality if own is None else own
-        departing = departs(known.channels, known.shape)
-        fine = self._quality(own, departing)
+        fine = self.quality_of(quality if own is None else own, known)
         grid = grid_of(*known.shape)
         turns = self._turns(latents.main, grid, known, fine)
         lazy, pyramid = self._lazy(latents.main, grid, fine, known.channels)
@@ -326,7 +325,7 @@ class WaveletFamily(Family):
                 tried.draft.hand_to(writer)
             else:
                 decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
-        head = packed(plan.bits, turns, known, (quality, own, departing), ways)
+        head = packed(plan.bits, turns, known, quality, fine, ways)
         return head, _whole(decoded, ways, disks, grid)
 
     def _tried(self, plan: Plan, pyramid: Float) -> _Tried:
@@ -339,11 +338,14 @@ class WaveletFamily(Family):
             coded = draft.worth(plan.channels, left_out)
         return _Tried(plan, draft, decoded, coded, draft.cost(plan.channels, left_out, coded))
 
+    def quality_of(self, quality: int, known: Known) -> Quality:
+        """Return how finely an encoder codes a frame of that quality."""
+        return self._quality(quality, departs(known.channels, known.shape))
+
     def _quality(self, quality: int, departing: bool) -> Quality:
-        """Return how finely a frame of that quality is coded."""
         of = qualities(quality, departing)
         each = np.arange(len(NAMES))
-        return Quality(quality, of, self.step[of, each], self.inverse[of, each])
+        return Quality(quality, departing, of, self.step[of, each], self.inverse[of, each])
 
     def _lazy(
         self, pyramid: Float, grid: Grid, quality: Quality, channels: Sequence[int]
@@ -431,7 +433,7 @@ class WaveletFamily(Family):
         grid = grid_of(*known.shape)
         first, middle, last = (latents.main for latents in three)
         around = known._replace(before=(first, known.channels), after=(last, known.channels))
-        fine = self._quality(quality, departs(known.channels, known.shape))
+        fine = self.quality_of(quality, known)
         turns = self._turns(middle, grid, around, fine)
         time = self._turned(around, grid, turns, np.zeros(len(NAMES), bool))
         if time is None:
@@ -480,9 +482,8 @@ class WaveletFamily(Family):
         """
         grid = grid_of(*known.shape)
         pyramid = latents.main
-        departing = departs(known.channels, known.shape)
-        fine = self._quality(quality, departing)
-        seen_by = self._quality(self.own_quality(quality, _SEEN_BY, likeness), departing)
+        fine = self.quality_of(quality, known)
+        seen_by = self.quality_of(self.own_quality(quality, _SEEN_BY, likeness), known)
         inverse = seen_by.inverse / np.float32(_LITTLE)
         drawn, weights = np.zeros_like(pyramid), np.zeros_like(pyramid)
         for (other, _), has, apart in others:

@@ -203,11 +203,13 @@ class Fits(Source):
     def _found(self) -> list[str]:
         """Return the paths of all FITS files below the root."""
         root, layouts = self._storage.root, Layouts(self._storage)
-        paths = sorted(self._storage.fs.find(root))
-        for path in paths:
+        found = []
+        for path in sorted(self._storage.fs.find(root)):
             folder, _, name = path.removeprefix(root).lstrip("/").rpartition("/")
             layouts.look(folder, [name])
-        return [p for p in paths if layout_of(p.rpartition("/")[2]) == "fits"]
+            if layout_of(name) == "fits":
+                found.append(path)
+        return found
 
     def _factor(self, header: Any) -> float | None:
         """Return the degradation that the table has for an image; None without a table."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.head import departs, qualities
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.normalize import Stabiliser
@@ -181,9 +180,7 @@ def as_coded(
             known = shown.foretold(minutes)
             if known is not None:
                 images = known[shot.channels].astype(np.float16)
-                of_channels = qualities(shown.quality, departs(shot.channels, frames.side))[shot.channels]
-                step = family.step[of_channels, shot.channels]
-                left[shot.rows[shown.place]] = Left(shot.channels, images, step)
+                left[shot.rows[shown.place]] = Left(shot.channels, images, shown.step[shot.channels])
         return left
 
     found: dict[int, Left] = {}

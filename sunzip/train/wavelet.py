@@ -339,6 +339,8 @@ class Shown(NamedTuple):
         (12, Y, X) stabilised, as they are decoded.
     quality
         Its own.
+    step
+        (12,) with which its channels are coded.
     builds_on
         Numbers and decoded images of those that it may build on.
     """
@@ -346,6 +348,7 @@ class Shown(NamedTuple):
     place: int
     images: Float
     quality: int
+    step: Float
     builds_on: list[tuple[int, Float]]
 
     def foretold(self, minutes: Sequence[int]) -> Float | None:
@@ -395,7 +398,7 @@ def coded(
         picture = family.synthesise(decoded[None], shown, *shape)[0]
         left[step.place] = decoded, picture
         builds_on = [(n, left[n][1]) for n in step.builds_on if n is not None]
-        yield Shown(step.place, picture, own, builds_on)
+        yield Shown(step.place, picture, own, family.quality_of(own, known).step, builds_on)
 
 
 def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) -> Model:
