@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from sunzip.errors import OutputError
 
@@ -20,6 +21,32 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def aside(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
+    """Make an empty file or folder beside a path, to write there what is to have that name once it is whole.
+
+    It is called ``<path>.partial``, with a number appended if that is in use: nobody's file is overwritten,
+    and two runs never share one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    path = Path(path)
+    number = 0
+    while True:
+        name = path.with_name(f"{path.name}.partial{f'.{number}' if number else ''}")
+        try:
+            if folder:
+                name.mkdir()
+            else:
+                name.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            continue
+        return name
+
+
 def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     """Write files aside and rename them once all are there, so that what cannot be finished replaces nothing.
 
@@ -33,18 +60,19 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     OutputError
         If one cannot be written; then none has changed, unless renaming failed, and nothing is left aside.
     """
-    asides = {os.fspath(path): f"{os.fspath(path)}.partial" for path in files}
+    asides: dict[str, Path] = {}
     path = ""
     try:
-        for path, data in zip(asides, files.values(), strict=True):
+        for path, data in ((os.fspath(path), data) for path, data in files.items()):
+            asides[path] = aside(path)
             with open(asides[path], "wb") as file:
                 file.write(data)
-        for path, aside in asides.items():
-            os.replace(aside, path)
+        for path, name in asides.items():
+            os.replace(name, path)
     except BaseException as error:
-        for aside in asides.values():
+        for name in asides.values():
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                name.unlink()
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         raise

@@ -18,6 +18,15 @@ def test_files_are_written_and_replaced(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"new", "b": b""}
 
 
+def test_what_is_written_aside_spares_what_is_there(tmp_path: Path) -> None:
+    for name in ("a.partial", "a.partial.1"):
+        (tmp_path / name).write_bytes(b"someone's")
+    put({tmp_path / "a": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert {p.read_bytes() for p in tmp_path.glob("a.*")} == {b"someone's"}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("broken", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
 def test_what_breaks_off_changes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: BaseException

@@ -16,6 +16,7 @@ import numpy as np
 from sunzip.channels import canonical
 from sunzip.cube import Cube, Scale
 from sunzip.errors import OutputError
+from sunzip.files import aside
 
 #: The attribute of HDF5 files and Zarr groups that says that sunzip wrote them, and how they are laid out.
 MARK = "sunzip_layout"
@@ -46,7 +47,7 @@ class Target(ABC):
         self._open = False
         refuse(self.path)
         with self._one_line():
-            self._partial = self._claim_partial()
+            self._partial = aside(self.path, folder=not self._is_file)
         self._open = True
         try:
             with self._one_line():
@@ -110,21 +111,6 @@ class Target(ABC):
 
     def _discard(self) -> None:  # noqa: B027 (most targets hold nothing between two calls)
         """Let go of every handle, without an error, before `_partial` is removed."""
-
-    def _claim_partial(self) -> Path:
-        number = 0
-        while True:
-            name = self.path.with_name(f"{self.path.name}.partial{f'.{number}' if number else ''}")
-            try:
-                # Both calls fail if the name is in use, so that two runs never share one.
-                if self._is_file:
-                    name.touch(exist_ok=False)
-                else:
-                    name.mkdir()
-            except FileExistsError:
-                number += 1
-                continue
-            return name
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:
