@@ -50,11 +50,18 @@ _HELD_OUT_MONTHS = (1, 3)
 #: Which share of the training samples comes from which group of frames.
 SHARES = {"193A": 0.2, "171A": 0.17, "Bz": 0.08, "synthetic": 0.55}
 
+#: Sides of synthetic frames, and their shares.
+_SIDES, _OF_SIDES = (512, 256, 128, 64), (0.58, 0.15, 0.22, 0.05)
+
 #: Minutes between a synthetic frame and the one before it.
 _APART = (12, 60, 60, 240, 1440)
 
 #: Tables are fitted on every so many films, twice.
 _FITTED = 4
+
+
+#: Times of a film, side of its frames, minutes between them, seed, what codes it and how finely.
+_Job = tuple[list[np.datetime64], int, int, int, Path | None, int]
 
 
 class Frame(NamedTuple):
@@ -122,24 +129,25 @@ def real_films(
     return films
 
 
-def _synthetic(job: tuple[list[np.datetime64], int, int, Path | None, int]) -> list[Frame]:
-    times, apart, seed, coder, quality = job
+def _synthetic(job: _Job) -> list[Frame]:
+    times, side, apart, seed, coder, quality = job
     torch.set_num_threads(1)
     stabiliser = Stabiliser.for_channels(NAMES)
-    images = [stabiliser.forward(render(t, size=512, seed=seed)) for t in times]
+    images = [stabiliser.forward(render(t, size=side, seed=seed)) for t in times]
     return film(images, list(range(len(NAMES))), apart, coder, quality)
 
 
 def synthetic_films(count: int, coder: Path | None, seed: int) -> list[list[Frame]]:
     """Render films that begin at random dates over one and a half cycles, of five Suns."""
     rng = np.random.default_rng(seed)
-    jobs: list[tuple[list[np.datetime64], int, int, Path | None, int]] = []
+    jobs: list[_Job] = []
     while len(jobs) < count:
         begin = np.datetime64("2010-06-01T00:00") + np.timedelta64(int(rng.integers(14 * 365 * 1440)), "m")
         apart = int(rng.choice(_APART))
         times = [begin + np.timedelta64(n * apart, "m") for n in range(LENGTH)]
         if not any(int(str(t)[5:7]) in _HELD_OUT_MONTHS for t in times):
-            jobs.append((times, apart, 1 + len(jobs) % 5, coder, int(rng.integers(COARSE))))
+            side = int(rng.choice(_SIDES, p=_OF_SIDES))
+            jobs.append((times, side, apart, 1 + len(jobs) % 5, coder, int(rng.integers(COARSE))))
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_synthetic, jobs))
 

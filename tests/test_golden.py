@@ -121,6 +121,12 @@ def departing(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("departing-v1", "trust-v1")
 
 
+@pytest.fixture
+def halved(nothing_registered: None) -> Iterator[Sun]:
+    """The same frames, of which the network is told how small they are."""
+    yield from golden("halved-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -154,6 +160,11 @@ def test_pixels_of_tiles_are_the_same_to_the_bit(tiles: Sun) -> None:
 
 def test_pixels_of_departing_channels_are_the_same_to_the_bit(departing: Sun) -> None:
     as_it_was(departing, "departing-v1")
+
+
+def test_pixels_of_small_pictures_are_the_same_to_the_bit(halved: Sun) -> None:
+    as_it_was(halved, "halved-v1")
+    assert {head[0] & 1 for head in heads(halved, 2)} == {0, 1}  # placed, and not
 
 
 def heads(sun: Sun, blocks: int) -> list[bytes]:

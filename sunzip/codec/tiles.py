@@ -25,6 +25,9 @@ Int = npt.NDArray[np.int32]
 #: Side of a tile, and from which side on bands are in tiles.
 SIDE, FINE = 16, 32
 
+#: With more tiles than this share of a level there is nothing to win by leaving out the others.
+MANY = 0.5
+
 #: How far the network looks: two places around a tile tell of those in it. And the side of what it is given.
 _AROUND = 2
 _WINDOW = SIDE + 2 * _AROUND

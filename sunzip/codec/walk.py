@@ -15,6 +15,7 @@ from sunzip.codec.prices import LARGEST
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, Coder, Coefficients, Draft, Int
 from sunzip.codec.tiles import (
     EVERYWHERE,
+    MANY,
     Bool,
     Tiles,
     Whole,
@@ -48,6 +49,7 @@ from sunzip.nn.planes import (
     decoded_planes,
     fitted,
     halves,
+    halvings,
     level_of,
     network_of,
     picture_planes,
@@ -71,9 +73,6 @@ _AUDIBLE, _AUDIBLE_LINKED = 1.1, 0.9
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
 
-#: With more tiles than this share of a level there is nothing to win by leaving out the others.
-_MANY = 0.5
-
 #: What stands for `CENTRED` with networks from before, which did not learn what symbols that count from a
 #: mean are like: there are no tables of them.
 _CENTRED_AT_FIRST = (0, 5)
@@ -90,6 +89,9 @@ class Parts(Protocol):
         (12, 12) what a weight of 1 makes of coefficients of the second channel for the first.
     base_mean
         (12,) the usual value of the coarsest picture.
+    halved
+        (12,) by how many units of quality coarser the network is told that a picture of the whole Sun is
+        coded, each time that it is half as large as one of 512×512.
     base_index, silent_index
         (2, 101, 12, depths) and (101,) tables of the coarsest picture and of levels left out.
     learned
@@ -101,6 +103,7 @@ class Parts(Protocol):
     context: ExactContext
     relation: Float
     base_mean: Float
+    halved: Int
     base_index: Int
     silent_index: Int
     learned: bool
@@ -235,6 +238,8 @@ class Walk:
         if plan.time is not None:
             self._timed[[c for c in self._names if c in plan.time[1]]] = True
         self._seen = references(self._names, plan.ways.lazy)
+        times = halvings(*plan.grid.level(plan.grid.depth - 1)) if plan.bits & PLACED else 0
+        self._told = np.maximum(plan.quality.of - times * parts.halved, 0)
         # What changes from level to level.
         self._out = np.zeros((count, plan.grid.height, plan.grid.width), np.float32)
         self._lows: dict[int, Float] = {}
@@ -397,7 +402,7 @@ class Walk:
             needed = self._needed(level.n, channel)
             if needed is not None:
                 coded |= needed
-            everywhere = np.array([coded.mean() > _MANY], np.int32)
+            everywhere = np.array([coded.mean() > MANY], np.int32)
         told = self._coder.side("tiles", EVERYWHERE, everywhere)
         if told.all():
             coded[:] = True
@@ -452,7 +457,7 @@ class Walk:
     ) -> Float:
         """Code the coefficients of bands, one half after the other; return them (C, 3, h, w), in steps."""
         context, shape = self._parts.context, (len(active), 3, *level.shape)
-        which = level.number, active, self._plan.quality.of[active]
+        which = level.number, active, self._told[active]
         flags, planes, before = self._given(level, active, view, told)
         carry = self._carried(level, active, view)
         features, outputs = context.enter(*which, flags, planes, before, carry, view.asked[0])

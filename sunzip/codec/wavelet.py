@@ -162,19 +162,20 @@ class WaveletFamily(Family):
         tables = {name: Tables.from_arrays(of) for name, of in stored.items() if of or name not in later}
         disks, trusts = (tables.pop(name, None) for name in later)
         self.tables = Sets(disk=disks, trusts=trusts, **tables)
-        found = quality_arrays(
-            model,
-            (
-                ("step", (QUALITIES, count), np.float32),
-                ("base_mean", (count,), np.float32),
-                ("relation", (count,), np.float32),
-                ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
-                ("silent_index", (QUALITIES,), np.int32),
-            ),
-            2.0**20,
-        )
+        wanted: list[tuple[str, tuple[int, ...], type[np.generic]]] = [
+            ("step", (QUALITIES, count), np.float32),
+            ("base_mean", (count,), np.float32),
+            ("relation", (count,), np.float32),
+            ("base_index", (2, QUALITIES, count, MAX_DEPTH + 1), np.int32),
+            ("silent_index", (QUALITIES,), np.int32),
+        ]
+        if "halved" in model.arrays("quality"):
+            wanted.append(("halved", (count,), np.int32))
+        found = quality_arrays(model, wanted, 2.0**20)
         self.step, self.base_mean = found["step"], found["base_mean"]
         self.base_index, self.silent_index = found["base_index"], found["silent_index"]
+        # Networks from before learned nothing of small pictures.
+        self.halved = found.get("halved", np.zeros(count, np.int32))
         if (
             # Models from before frames built on frames after them have no tables that count from means.
             len(self.tables.bands) not in (SCALES * VARIANTS, SCALES * CENTRED[0])
@@ -185,7 +186,7 @@ class WaveletFamily(Family):
             or (self.tables.disk is not None and len(self.tables.disk) != len(KNOTS))
             or (self.tables.trusts is not None and len(self.tables.trusts) != 4 * count)
             or found["relation"].min() < 2.0**-10
-            or min(self.base_index.min(), self.silent_index.min()) < 0
+            or min(self.base_index.min(), self.silent_index.min(), self.halved.min()) < 0
             or self.step.min() < 2.0**-10
         ):
             raise DamagedError(f"model {model.name}: its tables do not fit its network")

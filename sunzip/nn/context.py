@@ -145,6 +145,7 @@ def foretell(
     reference: Tensor | None,
     cross: Tensor,
     values: Tensor,
+    shown: Tensor,
     carry: Tensor | None,
 ) -> tuple[Coded, Tensor]:
     """Run one level whose coefficients are known, as in training.
@@ -163,12 +164,14 @@ def foretell(
         (C, 3, h, w) in steps, what other channels foretell.
     values
         (C, 3, h, w) in steps, to be coded.
+    shown
+        (C, 1, h, w) 1 in tiles that are coded, 0 where all is as others tell.
     carry
         (C, width, h/2, w/2) features of the next coarser level, or None.
 
     Returns
     -------
-    What it comes to, (C, 3, h, w); and the features for the next finer level.
+    What it comes to, (C, 3, h, w); and the features for the next finer level, 0 in tiles that are not coded.
     """
     net = model.levels[network_of(level)]
     assert isinstance(net, LevelNet)
@@ -187,7 +190,8 @@ def foretell(
     places = [torch.arange(n, device=values.device) for n in (height, wide)]
     board = (places[0][:, None] + places[1]) % 2 == 0
     mean = _mean(first.float(), cross, reference, values, board)
-    begin = _rounded(values, mean.detach(), reference is not None)
+    coded, silent = shown > 0, cross if reference is None else reference
+    begin = torch.where(coded, _rounded(values, mean.detach(), reference is not None), silent)
     beside = net.beside(decoded_planes(torch.where(board, begin, 0)) * PLANE_UNIT)
     second = net.second_out(_activate(net.second(h) + beside + bias[2][:, :, None, None]))
     mean = torch.where(board, mean, _mean(second.float(), cross, reference, values, ~board))
@@ -200,12 +204,13 @@ def foretell(
         symbols, moving = rounded - mean.detach(), mean - mean.detach()
         coding = laplace_bits(symbols, Foretold(moving, log_scale), OFFSET_CENTRED)
         rounded = rounded + moving
+    rounded = torch.where(coded, rounded, silent)
     after = net.after(decoded_planes(rounded.detach()) * PLANE_UNIT)
     settled = net.settle_out(_activate(net.settle(h) + after + bias[3][:, :, None, None])).float()
     apart = settled[:, MEANS] + settled[:, CROSS].clamp(0, 1) * (cross - rounded)
     if reference is not None:
         apart = apart + settled[:, GATES].clamp(0, 1) * (reference - rounded)
-    return Coded(coding, rounded + apart.clamp(-FURTHEST, FURTHEST)), h
+    return Coded(coding * shown, rounded + apart.clamp(-FURTHEST, FURTHEST) * shown), h * shown
 
 
 def _log_scale(out: Tensor) -> Tensor:

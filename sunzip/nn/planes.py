@@ -71,6 +71,11 @@ def level_of(height: int, width: int) -> int:
     return min(max(min(height, width).bit_length() - 1, 1), LEVELS)
 
 
+def halvings(height: int, width: int) -> int:
+    """Return how often an image whose finest bands are of that size is half of one of 512×512."""
+    return LEVELS - level_of(height, width)
+
+
 def network_of(level: int) -> int:
     """Return which of the networks serves level `level` of the bands' side 2^level: 1 the coarsest."""
     return min(max(level - (LEVELS - len(WIDTHS)) - 1, 0), len(WIDTHS) - 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from sunzip import wavelet
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
 from sunzip.codec.prices import WORTH
+from sunzip.codec.tiles import MANY, SIDE, above, are_tiled, tiles_of, worthwhile
 from sunzip.codec.wavelet import DISKS, POINTS
 from sunzip.limb import disk
 from sunzip.limb import fitted as fitted_disk
@@ -22,11 +24,13 @@ from sunzip.nn.context import OFFSET, OFFSET_CENTRED, Context, foretell
 from sunzip.nn.planes import (
     COUNT_NOW,
     FLAGS,
+    GROUPS,
     WEIGHT_UNIT,
     channel_planes,
     decoded_planes,
     edged,
     fitted,
+    halvings,
     level_of,
     picture_planes,
     place_planes,
@@ -36,7 +40,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.pyramid import parted, woven
 from sunzip.train.data import turned as mirrored
 from sunzip.train.families import Family
-from sunzip.train.wavelet import SPREADS
+from sunzip.train.wavelet import COARSEST, SPREADS
 
 #: Of each sample: probability that other frames are known, that the place of the disk is; side of what is
 #: cut out of the bands of 128 and more, where there is much of the same kind.
@@ -202,10 +206,55 @@ def _rounded(x: Float, offset: float = OFFSET) -> Float:
     return np.copysign(np.floor(np.abs(x) + np.float32(offset)), x)
 
 
-def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
-    """Return channels, ln of steps, flags; then five arrays of each level.
+def _relation(names: Sequence[int], step: Float, row: int, other: int) -> np.float32:
+    """Return what a weight of 1 makes of another channel's bands, in its steps, for a channel."""
+    return np.float32(SPREADS[names[row]] / SPREADS[names[other]] * step[other] / step[row])
 
-    They are its cut, planes, values, what other frames foretell, and what other channels tell.
+
+def _crossed(values: Float, theirs: Sequence[Float]) -> Float:
+    """Return what one or two others tell (3, h, w) of values, by the weights with which they come nearest."""
+    weights = fitted(values, theirs, np.zeros(2, np.int32), 0.0)
+    found = np.zeros_like(values)
+    for other, weight in zip(theirs, weights, strict=False):
+        found += other * np.float32(weight * WEIGHT_UNIT)
+    return found
+
+
+def _tiled(
+    example: Pyramid, rows: list[int], step: Float, seen: Mapping[int, list[int]], timed: bool
+) -> dict[int, npt.NDArray[np.bool_]]:
+    """Return of fine levels in which tiles (C, tall, wide) channels are coded, about as encoders do."""
+    names = [example.channels[i] for i in rows]
+    found: dict[int, npt.NDArray[np.bool_]] = {}
+    for n in range(len(example.bands) - 1, -1, -1):
+        shape = example.bands[n].shape[-2:]
+        if not are_tiled((shape[0], shape[1])):
+            break
+        values = example.bands[n][rows] / step[:, None, None, None]
+        chosen = np.ones((len(rows), *tiles_of((shape[0], shape[1]))), np.bool_)
+        for row, c in enumerate(names):
+            others = [names.index(other) for other in seen[c]]
+            if timed:
+                assert example.before is not None
+                silent = example.before[n][rows[row]] / step[row]
+            elif others:
+                silent = _crossed(values[row], [values[o] * _relation(names, step, row, o) for o in others])
+            else:
+                continue
+            coded = worthwhile(values[row] - silent)
+            if n + 1 in found:
+                coded |= above(found[n + 1][row])
+            if coded.mean() <= MANY:
+                chosen[row] = coded
+        found[n] = chosen
+    return found
+
+
+def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
+    """Return channels, ln of steps, flags; then six arrays of each level.
+
+    They are its cut, planes, values, what other frames foretell, what other channels tell, and which tiles
+    are coded.
 
     Cut are the bands of side 128 and more; a cut lies within that of the next coarser level.
     """
@@ -225,7 +274,14 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
     every = np.zeros(len(NAMES), bool)
     every[names] = lazy
     seen = references(names, every)
-    found: list[npt.NDArray[Any]] = [np.array(names), np.log(step), flags]
+    told = np.log(step)
+    if placed:
+        # A smaller picture of the whole Sun is to the network as a larger one coded as much coarser.
+        told = told + np.float32(math.log(2) * halvings(*example.bands[-1].shape[-2:]))
+        told = np.minimum(told, np.log(COARSEST * np.array(SPREADS, np.float32)[names]))
+    order = [names.index(c) for group in GROUPS for c in group if c in names]
+    tiled = _tiled(example, rows, step, seen, timed)
+    found: list[npt.NDArray[Any]] = [np.array(names), told, flags]
     picture = np.rint(example.low[rows] * inverse) * wide
     top, left = 0, 0
     for n, all_bands in enumerate(example.bands):
@@ -242,22 +298,25 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         # Symbols count from the mean, which is about what is known before.
         symbols = before + _rounded(values - before, OFFSET_CENTRED) if timed else _rounded(values)
         side = symbols.shape[-1]
+        shown = np.ones((len(names), 1, side, side), np.float32)
+        if n in tiled:
+            shown[:, 0] = tiled[n].repeat(SIDE, 1).repeat(SIDE, 2)[:, :side, :side]
+        if timed:
+            symbols = np.where(shown > 0, symbols, before)
         planes = np.zeros((len(names), COUNT_NOW, side, side), np.float32)
         shrink = np.where(lazy, np.float32(1), np.float32(2.0 ** (n - len(example.bands))))
         planes[:, :3] = picture_planes(edged(picture), inverse, shrink[:, None, None])
         cross = np.zeros_like(symbols)
-        for row, c in enumerate(names):
-            others = [names.index(other) for other in seen[c]]
+        for row in order:
+            others = [names.index(other) for other in seen[names[row]]]
             flags[row, : len(others)] = 1
             if not others:
                 continue
             # In a decoder they are a little nearer to what they were than their symbols tell.
-            theirs = [
-                symbols[o] * np.float32(SPREADS[c] / SPREADS[names[o]] * step[o] / step[row]) for o in others
-            ]
-            weights = fitted(values[row], theirs, np.zeros(2, np.int32), 0.0)
-            for other, weight in zip(theirs, weights, strict=False):
-                cross[row] += other * np.float32(weight * WEIGHT_UNIT)
+            theirs = [symbols[o] * _relation(names, step, row, o) for o in others]
+            cross[row] = _crossed(values[row], theirs)
+            if not timed:
+                symbols[row] = np.where(shown[row] > 0, symbols[row], cross[row])
             loud = [symbols[o] for o in others] + [None] * (2 - len(others))
             planes[row, 3:15] = channel_planes(cross[row], loud)
         if placed:
@@ -270,7 +329,7 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
         if side > _CUT:
             top, left = (2 * v + 2 * int(rng.integers(_CUT // 2 + 1)) for v in (top, left))
             cut = (..., slice(top, top + _CUT), slice(left, left + _CUT))
-        found += [np.array([top, left, side]), planes[cut], values[cut], before[cut], cross[cut]]
+        found += [np.array([top, left, side]), planes[cut], values[cut], before[cut], cross[cut], shown[cut]]
     return [np.ascontiguousarray(a) for a in found]
 
 
@@ -314,13 +373,15 @@ class WaveletFamily(Family):
         channels, log_step, flags = sample[:3]
         carry, at, side = None, torch.zeros(2, dtype=torch.int64), 0
         bits, error, size = torch.zeros_like(log_step), torch.zeros_like(log_step), 0
-        for where, planes, values, before, cross in zip(*(sample[3 + i :: 5] for i in range(5)), strict=True):
+        for where, planes, values, before, cross, shown in zip(
+            *(sample[3 + i :: 6] for i in range(6)), strict=True
+        ):
             top, left, side = where.tolist()
             if carry is not None and side > _CUT:
                 y, x = top // 2 - int(at[0]), left // 2 - int(at[1])
                 carry = carry[..., y : y + _CUT // 2, x : x + _CUT // 2]
             at = where[:2]
-            planes, values, before, cross = (_wide(t) for t in (planes, values, before, cross))
+            planes, values, before, cross, shown = (_wide(t) for t in (planes, values, before, cross, shown))
             timed = len(before) > 0
             coded, carry = foretell(
                 self.network,
@@ -333,6 +394,7 @@ class WaveletFamily(Family):
                 before if timed else None,
                 cross,
                 values,
+                shown,
                 carry,
             )
             share = values.shape[-1] ** 2 / side**2

@@ -309,6 +309,7 @@ def export_wavelet(
         "quality.step": step,
         "quality.base_mean": np.array(SPREADS, np.float32),
         "quality.relation": np.array(SPREADS, np.float32),
+        "quality.halved": np.rint(100 * math.log(2) / np.log(step[0] / step[-1])).astype(np.int32),
         "quality.base_index": numbers,
         "quality.silent_index": (np.arange(QUALITIES) // 10).astype(np.int32),
     }

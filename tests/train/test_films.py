@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
-from sunzip.codec.family import Known, Latents
+from sunzip.codec.family import Float, Known, Latents
 from sunzip.codec.order import order
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
@@ -24,9 +24,9 @@ from sunzip.rotation import foretold, turned
 from sunzip.train import wavelet as wavelet_module
 from sunzip.train.films import LENGTH, Films, as_coded, as_they_were, follow, shots_of, stable
 from sunzip.train.frames import Frames
-from sunzip.train.pyramids import Pyramids
+from sunzip.train.pyramids import Pyramids, pyramid
 from sunzip.train.pyramids import WaveletFamily as Training
-from sunzip.train.wavelet import coded, integers, network_of, steps
+from sunzip.train.wavelet import COARSEST, SPREADS, coded, integers, network_of, steps
 from sunzip.weights import Model
 
 UNITS = Stabiliser.for_channels(NAMES)
@@ -231,6 +231,46 @@ def test_a_model_of_any_channels_and_gaps_can_be_learned_from(frames: Frames) ->
         loss, statistics = family.losses([torch.from_numpy(a) for a in family.batches(step)], 1.0)
         assert torch.isfinite(loss)
         assert torch.isfinite(statistics).all()
+
+
+def samples(side: int, rough: slice) -> Iterator[tuple[Float, Float, list[Float]]]:
+    """Yield told and true steps and tiles of each level, of 193 Å and 211 Å, alike but for a rough place."""
+    y, x = np.indices((side, side)) / side
+    images = np.stack([40 * np.sin(9 * x + 5 * y + 3 * x * y)] * 2).astype(np.float32)
+    images[1, rough, rough] += np.random.default_rng(0).normal(0, 300, images[1, rough, rough].shape)
+    one = pyramid(images, [3, 4], None, None, 0, 0)
+    batches = Pyramids([(1.0, [one])], 1, 0)
+    for step in range(40):
+        _, channels, told, _, *levels = batches(step)
+        if len(channels) == 2:
+            # A level's planes, values and tiles are the second, third and last of six.
+            ratio = one.bands[2] / levels[6 * 2 + 2]
+            yield told, np.nanmedian(ratio, (1, 2, 3)), levels[5::6]
+
+
+def test_places_are_learned_only_where_encoders_code_them() -> None:
+    shares = []
+    for _, step, shown in samples(128, slice(24, 36)):
+        for level in shown:
+            assert level[0].all()  # Nothing tells of it.
+        assert all(level[1].all() for level in shown[:4])  # Too small for tiles.
+        finest = shown[-1][1, 0]
+        assert np.array_equal(finest, finest[::16, ::16].repeat(16, 0).repeat(16, 1))
+        if step[1] < 60:
+            assert finest[13:17, 13:17].all()
+        shares.append(float(finest.mean()))
+    assert min(shares) == 0
+    assert any(0 < share <= 0.5 for share in shares)
+
+
+@pytest.mark.parametrize(("side", "factor"), [(512, 1.0), (128, 4.0)])
+def test_small_pictures_of_the_whole_sun_are_told_as_coarser(side: int, factor: float) -> None:
+    ratios = set()
+    for told, step, _ in samples(side, slice(0, 0)):
+        most = COARSEST * np.array(SPREADS)[3:5]
+        ratios |= set(np.round(np.exp(told) / step, 2)[step * factor < most].tolist())
+        assert (np.exp(told) <= np.maximum(most, step) * 1.001).all()
+    assert ratios == {1.0, factor}
 
 
 def test_a_models_integers_become_the_network_that_they_stand_for(

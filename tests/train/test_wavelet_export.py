@@ -114,6 +114,7 @@ def test_integers_foretell_what_the_network_does(
         None if reference is None else torch.from_numpy(reference),
         torch.from_numpy(cross),
         torch.from_numpy(values),
+        torch.ones(3, 1, h, w),
         below * ACTIVATION_UNIT,
     )
 
@@ -167,6 +168,37 @@ def test_integers_foretell_what_the_network_does(
 
 
 @pytest.mark.parametrize("timed", [True, False])
+def test_tiles_that_are_not_coded_cost_nothing_and_are_as_others_tell(network: Context, timed: bool) -> None:
+    rng = np.random.default_rng(0)
+    past, cross, values = (
+        torch.from_numpy(rng.laplace(0, 1, (3, 3, 8, 8)).astype(np.float32)) for _ in "abc"
+    )
+    planes = torch.from_numpy(planes_of(3, COUNT_NOW, 8, 8))
+    shown = torch.zeros(3, 1, 8, 8)
+    shown[1, :, :, 4:] = 1
+    coded, features = foretell(
+        network,
+        torch.tensor(CHANNELS),
+        5,
+        torch.from_numpy(np.log(steps()[40, CHANNELS])),
+        torch.ones(3, 4),
+        planes,
+        decoded_planes(past) if timed else None,
+        past if timed else None,
+        cross,
+        values,
+        shown,
+        None,
+    )
+    out = shown.expand(-1, 3, -1, -1) == 0
+    assert (coded.bits[out] == 0).all()
+    assert (coded.decoded[out] == (past if timed else cross)[out]).all()
+    assert (features * (1 - shown) == 0).all()
+    assert (coded.bits[~out] > 0).all()
+    assert features[1].any()
+
+
+@pytest.mark.parametrize("timed", [True, False])
 def test_gradients_pass_through_what_is_rounded(network: Context, timed: bool) -> None:
     network = copy.deepcopy(network).requires_grad_(True)
     rng = np.random.default_rng(0)
@@ -182,6 +214,7 @@ def test_gradients_pass_through_what_is_rounded(network: Context, timed: bool) -
         torch.from_numpy(past) if timed else None,
         torch.from_numpy(cross),
         torch.from_numpy(values),
+        torch.ones(3, 1, 8, 8),
         None,
     )
     level = network.levels[network_of(5)]
