@@ -6,8 +6,9 @@ import numpy as np
 
 from sunzip.codec.family import Float
 
-#: Bits are worth this much squared error, in steps; at high rates it falls by 2 ln 2 / 12 = 0.116 a bit.
-WORTH = 0.13
+#: A bit of a channel is worth this much squared error, in steps; at high rates that falls by 2 ln 2 / 12 or
+#: 0.116 a bit. The field is mostly noise, which is told best by coarse steps of which few are left out.
+WORTH = np.array([0.115] * 9 + [0.085] * 3, np.float32)
 
 #: Coefficients beyond so many steps, which no Sun has, are coded as the last.
 LARGEST = np.float32(2**30)
@@ -16,17 +17,17 @@ LARGEST = np.float32(2**30)
 _FOUND = 7.0
 
 
-def worth_of(size: Float) -> Float:
-    """Return about what squared error the bits of coefficients of a size are worth, both in steps."""
+def worth_of(size: Float, channel: int) -> Float:
+    """Return about what squared error the bits of a channel's coefficients are worth, both in steps."""
     bits = np.float32(_FOUND) + 2 * np.log2(1 + size)
-    return np.asarray(np.float32(WORTH) * bits)
+    return np.asarray(WORTH[channel] * bits)
 
 
-def price(values: Float) -> float:
-    """Return about what values in steps cost: the squared error of those left out, the bits of the others."""
+def price(values: Float, channel: int) -> float:
+    """Return about what values of a channel, in steps, cost: errors of those left out, bits of the others."""
     size = np.minimum(np.abs(values), LARGEST)
     squares = size * size
     # Smaller ones are never worth their bits.
-    large = squares > np.float32(WORTH * _FOUND)
-    squares[large] = np.minimum(squares[large], worth_of(size[large]))
+    large = squares > WORTH[channel] * np.float32(_FOUND)
+    squares[large] = np.minimum(squares[large], worth_of(size[large], channel))
     return float(squares.sum(dtype=np.float64))

@@ -60,10 +60,12 @@ class Sets(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of bands, all arrays of one shape.
+    """Coefficients of bands of C channels, all other arrays of one shape.
 
     Attributes
     ----------
+    channels
+        (C,) the channels.
     tables
         Their tables.
     whole, flip
@@ -72,6 +74,7 @@ class Coefficients(NamedTuple):
         The coefficients in steps, where they are known.
     """
 
+    channels: Int
     tables: Int
     whole: Int
     flip: npt.NDArray[np.bool_]
@@ -163,7 +166,7 @@ class Writer:
     Parameters
     ----------
     encoder
-        Where to; None only weighs them, in `bits`.
+        Where to; None only weighs them, in `spent`.
     tables
         The model's.
     bits
@@ -175,7 +178,7 @@ class Writer:
     def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float, shifted: Float) -> None:
         self._encoder, self._tables = encoder, tables
         self._bits, self._shifted = bits, shifted
-        self.bits = 0.0
+        self.spent = 0.0
 
     def put(self, kind: str, index: Int, entries: Int) -> None:
         """Put symbols, counted from the zero of their tables."""
@@ -186,12 +189,14 @@ class Writer:
         """See `Coder.symbols`."""
         near, apart = self._chosen(these)
         if self._encoder is None:
-            self._spent(self._bits.ravel()[_entries(these.tables, apart)].sum(1, dtype=np.float64))
+            bits = self._bits.ravel()[_entries(these.tables, apart)].sum(1, dtype=np.float64)
+            self._spent(bits * WORTH[these.channels])
         self.put("bands", these.tables.ravel(), apart.ravel())
         return near
 
-    def _spent(self, bits: Float64) -> None:
-        self.bits += float(bits.sum())
+    def _spent(self, costs: Float64) -> None:
+        """Be told what the bits of channels (C,) are worth, in squared steps."""
+        self.spent += float(costs.sum())
 
     def _chosen(self, these: Coefficients) -> tuple[Int, Int]:
         """Choose of the two symbols around a value the better bargain, not the nearer.
@@ -200,7 +205,7 @@ class Writer:
         -------
         The symbols, and their distance from the mean's.
         """
-        tables, whole, flip, values = these
+        channels, tables, whole, flip, values = these
         assert values is not None
         values = np.clip(values, -LARGEST, LARGEST)
         near = np.rint(values).astype(np.int32)
@@ -209,10 +214,11 @@ class Writer:
             v, high = values[big], near[big]
             low = high - np.sign(high)
             sign = np.where(flip[big], -1, 1).astype(np.int32)
+            worth = WORTH[channels][big[0]]
             costs = []
             for candidate in (high, low):
                 bits = self._bits.ravel()[_entries(tables[big], (candidate - whole[big]) * sign)]
-                costs.append((v - candidate) ** 2 + np.float32(WORTH) * bits)
+                costs.append((v - candidate) ** 2 + worth * bits)
             near[big] = np.where(costs[1] < costs[0], low, high)
         apart = near - whole
         np.negative(apart, out=apart, where=flip)
@@ -281,12 +287,13 @@ class Draft(Writer):
         """See `Writer.put`."""
         self._kept.append((kind, index, entries))
 
-    def _spent(self, bits: Float64) -> None:
-        self._lately.append(bits)
+    def _spent(self, costs: Float64) -> None:
+        """See `Writer._spent`."""
+        self._lately.append(costs)
 
     def judge(self, channels: Sequence[int], errors: Float64) -> None:
         """Be told the squared errors (C,), in steps, that symbols of one more level leave in it."""
-        costs = errors + WORTH * np.sum(self._lately, 0)
+        costs = errors + np.sum(self._lately, 0)
         self._lately.clear()
         for c, cost in zip(channels, costs.tolist(), strict=True):
             self._costs.setdefault(c, []).append(cost)

@@ -66,12 +66,12 @@ def tiles_of(shape: tuple[int, int]) -> tuple[int, int]:
     return -(-shape[0] // SIDE), -(-shape[1] // SIDE)
 
 
-def worthwhile(apart: Float) -> Bool:
-    """Return in which tiles (tall, wide) three bands (3, h, w), in steps, are worth their bits."""
+def worthwhile(apart: Float, channel: int) -> Bool:
+    """Return in which tiles (tall, wide) bands (3, h, w) of a channel, in steps, are worth their bits."""
     # Smaller ones are never worth it.
     _, y, x = at = np.nonzero(np.abs(apart) > 1)
     size = np.minimum(np.abs(apart[at]), LARGEST)
-    gained = np.maximum(size * size - worth_of(size), 0)
+    gained = np.maximum(size * size - worth_of(size, channel), 0)
     tall, wide = tiles_of(apart.shape[1:])
     total = np.bincount(y // SIDE * wide + x // SIDE, gained, tall * wide).reshape(tall, wide)
     return np.asarray(total > _TILE)

@@ -398,7 +398,7 @@ class Walk:
         """
         coded, everywhere = np.ones(tiles_of(level.shape), np.bool_), None
         if apart is not None:
-            coded = worthwhile(apart)
+            coded = worthwhile(apart, channel)
             needed = self._needed(level.n, channel)
             if needed is not None:
                 coded |= needed
@@ -428,7 +428,7 @@ class Walk:
         if found is None:
             found = self._ahead[channel] = {}
             for finer_one in range(self._tops[channel] - 1, n, -1):
-                wanted = worthwhile(self._surprise(finer_one, channel))
+                wanted = worthwhile(self._surprise(finer_one, channel), channel)
                 if finer_one in found:
                     wanted |= found[finer_one]
                 found[finer_one - 1] = above(wanted)
@@ -576,7 +576,7 @@ class Walk:
             if trusts[own].min() < 0 or trusts[own].max() > TRUST_MOST:
                 raise DamagedError("entropy-coded payload: others are trusted more than can be")
             mean += (others - mean) * (trusts[own] * TRUST_UNIT).astype(np.float32)[:, None]
-        these, origin = _coefficients(mean, scale, wanted, self._centred)
+        these, origin = _coefficients(own, mean, scale, wanted, self._centred)
         if not k:
             self._shifts[own] += coder.shifts(own, self._shifts[own], these)
             if np.abs(self._shifts).max() > SHIFT_MOST:
@@ -646,9 +646,9 @@ def _gated(outputs: Float, cross: Float, reference: Float | None) -> Float:
 
 
 def _coefficients(
-    mean: Float, scale: Int, values: Float | None, centred: tuple[int, int] | None
+    channels: Int, mean: Float, scale: Int, values: Float | None, centred: tuple[int, int] | None
 ) -> tuple[Coefficients, Float | np.float32]:
-    """Return what is foretold of (C, N) coefficients.
+    """Return what is foretold of (C, N) coefficients of channels (C,).
 
     Beside it stand the values, in steps, at which symbols are 0: 0; or the means, if they are `centred` on
     these, whose tables are then of two variants: for means that round to 0 and for others.
@@ -663,10 +663,10 @@ def _coefficients(
         origin = eighths * np.float32(1 / 8)
         none = np.zeros(origin.shape, np.int32)
         apart = None if values is None else values - origin
-        return Coefficients(index, none, none != 0, apart), origin
+        return Coefficients(channels, index, none, none != 0, apart), origin
     part = eighths - 8 * whole
     index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
-    return Coefficients(index, whole, part < 0, values), np.float32(0)
+    return Coefficients(channels, index, whole, part < 0, values), np.float32(0)
 
 
 def _shifted(these: Coefficients, scale: Int, shifts: Int) -> Coefficients:

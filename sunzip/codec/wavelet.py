@@ -302,7 +302,7 @@ class WaveletFamily(Family):
             plan = Plan(known.channels, ways, grid, fine, bits, time)
             seen = Walk(self, plan, glance, pyramid).through(few)
             off = (wanted - seen[corner]) * inverse
-            return float(np.square(off, dtype=np.float64).sum()) + WORTH * glance.bits
+            return float(np.square(off, dtype=np.float64).sum()) + glance.spent
 
         tiled = TILED if are_tiled(grid.level(grid.depth - 1)) else 0
         linked = 0 if time is None else LINKED
@@ -358,7 +358,7 @@ class WaveletFamily(Family):
             plain = to_lazy(to_picture(pyramid[those], grid, grid.depth), grid)
             inverse = quality.inverse
             for c, points in zip(those, plain, strict=True):
-                lazy[c] = price(points * inverse[c]) * _LAZY_GAIN < price(pyramid[c] * inverse[c])
+                lazy[c] = price(points * inverse[c], c) * _LAZY_GAIN < price(pyramid[c] * inverse[c], c)
             if lazy.any():
                 pyramid = pyramid.copy()
                 pyramid[lazy] = plain[lazy[those]]
@@ -387,11 +387,11 @@ class WaveletFamily(Family):
         for c in those:
             one = shown[c]
             inverse = quality.inverse[c]
-            with_it = price((pyramid[c] - one)[near] * inverse) + WORTH * _DISK_BITS
-            without = price(pyramid[c][near] * inverse)
+            with_it = price((pyramid[c] - one)[near] * inverse, c) + WORTH[c] * _DISK_BITS
+            without = price(pyramid[c][near] * inverse, c)
             if time is not None and c in time[1]:
                 # Other frames may show the limb already.
-                without = min(without, price((pyramid[c] - time[0][c])[near] * inverse))
+                without = min(without, price((pyramid[c] - time[0][c])[near] * inverse, c))
             if with_it >= (1 - _DISK_GAIN) * without:
                 del numbers[c], shown[c]
         return numbers, shown
@@ -455,8 +455,8 @@ class WaveletFamily(Family):
             # What is too small to be coded in both, of noise the most, is lost with others as without them.
             heard = (np.abs(own) >= _HEARD) | (np.abs(told) >= _HEARD)
             own, told = own[heard], told[heard]
-            alone += price(own)
-            given += price(own - told)
+            alone += price(own, c)
+            given += price(own - told, c)
         return max(0.0, 1 - given / alone) if alone else 0.0
 
     def own_quality(self, quality: int, depth: int, likeness: float) -> int:

@@ -241,7 +241,7 @@ def _tiled(
                 silent = _crossed(values[row], [values[o] * _relation(names, step, row, o) for o in others])
             else:
                 continue
-            coded = worthwhile(values[row] - silent)
+            coded = worthwhile(values[row] - silent, c)
             if n + 1 in found:
                 coded |= above(found[n + 1][row])
             if coded.mean() <= MANY:
@@ -278,7 +278,7 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
     if placed:
         # A smaller picture of the whole Sun is to the network as a larger one coded as much coarser.
         told = told + np.float32(math.log(2) * halvings(*example.bands[-1].shape[-2:]))
-        told = np.minimum(told, np.log(COARSEST * np.array(SPREADS, np.float32)[names]))
+        told = np.minimum(told, np.log(np.array(COARSEST, np.float32) * np.array(SPREADS, np.float32))[names])
     order = [names.index(c) for group in GROUPS for c in group if c in names]
     tiled = _tiled(example, rows, step, seen, timed)
     found: list[npt.NDArray[Any]] = [np.array(names), told, flags]
@@ -359,13 +359,12 @@ class WaveletFamily(Family):
         """
         begin, losses, statistics = 1, [], []
         for count in batch[0].tolist():
-            bits, error, size = self._one(batch[begin : begin + count])
+            bits, errors, size = self._one(batch[begin : begin + count])
+            error = (errors / torch.from_numpy(WORTH).to(errors.device)[batch[begin]]).sum()
             begin += count
             total, per_channel = bits.sum(), bits.detach() + 100
-            losses.append(
-                (total + error.sum() / WORTH) / (total.detach() + 200) + (bits / per_channel).mean()
-            )
-            statistics.append(torch.stack([(total.detach() + 100).log(), error.detach().sum() / size]))
+            losses.append((total + error) / (total.detach() + 200) + (bits / per_channel).mean())
+            statistics.append(torch.stack([(total.detach() + 100).log(), errors.detach().sum() / size]))
         return torch.stack(losses).mean(), torch.stack(statistics).mean(0)
 
     def _one(self, sample: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:

@@ -47,8 +47,8 @@ _FITTING = 3000
 #: Steps at quality 100, in units of noise: what rounding then adds is a third of the noise's variance.
 FINEST = 2.0
 
-#: Steps at quality 0, in standard deviations of the stabilised channel on the whole Sun.
-COARSEST = 13.0
+#: Steps at quality 0, in standard deviations of the stabilised channel on the whole Sun; last the field's.
+COARSEST = (13.0,) * 9 + (20.0,) * 3
 
 #: Those standard deviations, in units of noise, from the synthetic and the real Sun.
 SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 2.5)
@@ -64,7 +64,7 @@ _OUTPUT_OFFSETS = (0.0,) * 9 + (SCALE_OFFSET,) * 3
 def steps() -> Float:
     """Return the (101, 12) steps of each quality and channel, in units of noise, geometric in quality."""
     q = np.arange(QUALITIES)[:, None] / (QUALITIES - 1)
-    coarsest = COARSEST * np.array(SPREADS)
+    coarsest = np.array(COARSEST) * np.array(SPREADS)
     found: Float = np.exp(np.log(coarsest) * (1 - q) + np.log(FINEST) * q).astype(np.float32)
     return found
 

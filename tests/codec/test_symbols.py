@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sunzip.codec.family import Float
-from sunzip.codec.symbols import _TOO_FEW, WORTH, Coder, Coefficients, Draft, Int, Reader, Writer
+from sunzip.codec.symbols import _TOO_FEW, Coder, Coefficients, Draft, Int, Reader, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.nn.planes import SCALES, TRUST_MOST
@@ -147,6 +147,25 @@ def test_trusts_do_not_depend_on_the_number_of_threads() -> None:
     assert {int(trust) - n % 8 for n, trust in enumerate(found[0])} == {0, 1}
 
 
+# --- symbols ---------------------------------------------------------------------------------------------
+
+
+def test_bits_of_the_field_are_worth_less_so_that_fewer_coefficients_become_0(family: WaveletFamily) -> None:
+    values = np.tile(np.linspace(0, 3, 400, dtype=np.float32), (2, 1))
+    tables = np.full(values.shape, 20, np.int32)
+    both = Coefficients(np.array([0, 9], np.int32), tables, np.zeros_like(tables), tables < 0, values)
+    writer = Kept(family)
+    corona, field = writer.symbols(both)
+    assert (field >= corona).all()
+    assert ((field == 1) & (corona == 0)).any()
+    assert (np.abs(field - values[0]) < 1).all()
+    bits = [
+        family.bits[20, symbols + family.bits.shape[1] // 2].sum(dtype=np.float64)
+        for symbols in (corona, field)
+    ]
+    assert writer.spent == pytest.approx(0.115 * bits[0] + 0.085 * bits[1], rel=1e-5)
+
+
 # --- drafts ----------------------------------------------------------------------------------------------
 
 
@@ -154,24 +173,26 @@ def draft_of(family: WaveletFamily) -> Draft:
     return Draft(family.tables, family.bits, family.shifted)
 
 
-def halves(level: int, channels: int) -> list[Coefficients]:
+def halves(level: int, channels: list[int]) -> list[Coefficients]:
     """Return the coefficients of the two halves of a level; those of the first channel take the most bits."""
-    found = []
+    found, count = [], len(channels)
     for half in range(2):
-        values = noise(channels, 2 * 4**level, seed=10 * level + half)
-        values /= 1 + np.arange(channels, dtype=np.float32)[:, None]
+        values = noise(count, 2 * 4**level, seed=10 * level + half)
+        values /= 1 + np.arange(count, dtype=np.float32)[:, None]
         tables = np.full(values.shape, 20 + SCALES * 10, np.int32)
-        found.append(Coefficients(tables, np.zeros_like(tables), tables < 0, values))
+        found.append(
+            Coefficients(np.array(channels, np.int32), tables, np.zeros_like(tables), tables < 0, values)
+        )
     return found
 
 
-def bits_of(family: WaveletFamily, these: Coefficients) -> list[float]:
-    """Return what each channel's coefficients cost alone."""
+def spent_on(family: WaveletFamily, these: Coefficients) -> list[float]:
+    """Return what the bits of each channel's coefficients are worth."""
     found = []
     for n in range(len(these.tables)):
         writer = Kept(family)
         writer.symbols(Coefficients(*(part[n : n + 1] for part in these)))
-        found.append(writer.bits)
+        found.append(writer.spent)
     return found
 
 
@@ -190,14 +211,14 @@ def worth(family: WaveletFamily, gains: dict[int, list[float]], asked: list[int]
     left_out = {c: [7.0] * most for c in asked}  # where there is nothing that could be left out
     for level in range(most):
         active = [c for c in gains if len(gains[c]) > level]
-        both = halves(level, len(active))
+        both = halves(level, active)
         errors = 10.0 + np.arange(len(active)) + level
         for half in both:
             draft.symbols(half)
         draft.judge(active, errors)
-        bits = np.sum([bits_of(family, half) for half in both], 0)
-        assert bits.min() > 5
-        for c, cost in zip(active, errors + WORTH * bits, strict=True):
+        spent = np.sum([spent_on(family, half) for half in both], 0)
+        assert spent.min() > 0.5
+        for c, cost in zip(active, errors + spent, strict=True):
             left_out[c][level] = cost + gains[c][level]
     found = draft.worth(asked, np.array([left_out[c] for c in asked]))
     return None if found is None else found.tolist()
@@ -235,12 +256,12 @@ def test_a_draft_costs_what_its_symbols_do_and_what_is_left_out(family: WaveletF
     draft, costs = draft_of(family), []
     for level in range(3):
         active = [4, 9][: 2 - level // 2]  # the second has one level fewer
-        both = halves(level, len(active))
+        both = halves(level, active)
         for half in both:
             draft.symbols(half)
         errors = np.array([10.0, 20.0][: len(active)]) + level
         draft.judge(active, errors)
-        costs.append(errors + WORTH * np.sum([bits_of(family, half) for half in both], 0))
+        costs.append(errors + np.sum([spent_on(family, half) for half in both], 0))
     left_out = np.array([[100.0, 200, 400, 800], [1000, 2000, 4000, 8000], [1, 2, 4, 8]])
     asked = [4, 9, 2]  # the last has none
     everything = sum(c.sum() for c in costs) + 800 + 12000 + 15
@@ -256,7 +277,7 @@ def say(coder: Coder) -> None:
     coder.side("base", two + 20, np.array([40, -7], np.int32))
     for level in range(3):
         coder.side("weights", one + 6, one + level)
-        for these in halves(level, 2):
+        for these in halves(level, [3, 4]):
             assert these.values is not None
             scale, mean = these.tables % SCALES, these.values + 1
             coder.trusts(two, two, mean, these.values, scale, these.values)

@@ -156,16 +156,17 @@ def test_tables_are_those_of_the_format_page() -> None:
 
 def test_a_tile_must_be_worth_its_bits() -> None:
     apart = np.zeros((3, 40, 40), np.float32)
-    apart[1, 3, 3] = 1.3  # 0.4 squared steps more than it costs
-    apart[0, 20, 3] = -1.6  # 1.3
-    apart[2, 39, 39] = 1.05  # less
-    assert not worthwhile(apart).any()
+    apart[1, 3, 3] = 1.3  # 0.6 squared steps more than it costs
+    apart[0, 20, 3] = -1.6  # 1.4
+    apart[2, 39, 39] = 1.05  # hardly any
+    assert not worthwhile(apart, 0).any()
+    assert worthwhile(apart, 9).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]  # of the field, 1.7
     apart[0, 20, 3] = -1.9
-    assert worthwhile(apart).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert worthwhile(apart, 0).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     apart[:, 3:6, 3:6] = 1.3  # together they are
-    assert worthwhile(apart).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert worthwhile(apart, 0).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
     apart[:] = np.float32(1e38)
-    assert worthwhile(apart).all()
+    assert worthwhile(apart, 0).all()
 
 
 # --- frames ----------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_tiles_of_strangers_are_damage(
     family: WaveletFamily, frames: Float, monkeypatch: pytest.MonkeyPatch, which: str, harm: int
 ) -> None:
     known = Known(CHANNELS, (160, 160))
-    monkeypatch.setattr(walk, "_MANY", 1.0)
+    monkeypatch.setattr(walk, "MANY", 1.0)
     payload = family.encode(analysed(family, frames[0]), 30, known).payload
     side = Reader.side
 
@@ -280,8 +281,10 @@ def test_any_tiles_are_followed(
 ) -> None:
     # Also such as no encoder would choose: finer ones all over where the coarser level has none.
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(walk, "worthwhile", lambda apart: rng.random(tiles_of(apart.shape[1:])) < 0.3)
-    monkeypatch.setattr(walk, "_MANY", rng.random())
+    monkeypatch.setattr(
+        walk, "worthwhile", lambda apart, channel: rng.random(tiles_of(apart.shape[1:])) < 0.3
+    )
+    monkeypatch.setattr(walk, "MANY", rng.random())
     known = Known(CHANNELS, (150, 130))
     first = family.encode(analysed(family, frames[0, :, :150, :130]), 50, known)
     assert first.decoded is not None

@@ -267,7 +267,7 @@ def test_places_are_learned_only_where_encoders_code_them() -> None:
 def test_small_pictures_of_the_whole_sun_are_told_as_coarser(side: int, factor: float) -> None:
     ratios = set()
     for told, step, _ in samples(side, slice(0, 0)):
-        most = COARSEST * np.array(SPREADS)[3:5]
+        most = (np.array(COARSEST) * np.array(SPREADS))[3:5]
         ratios |= set(np.round(np.exp(told) / step, 2)[step * factor < most].tolist())
         assert (np.exp(told) <= np.maximum(most, step) * 1.001).all()
     assert ratios == {1.0, factor}
