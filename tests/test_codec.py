@@ -72,8 +72,8 @@ def test_latents_are_the_encoders_own_dequantised(codec: Codec, frames_of: Frame
     blocks = codec.encode(x, NAMES)
     decoded = codec.latents(blocks, (64, 96))
     assert decoded.shape == (3, 8, 4, 6)
-    whole = _there(x[0], range(12))
-    images = side_by_side(lambda frame: codec._analyse(frame, whole, range(12), Scale.MEAN), x)
+    there = _there(x[0], range(12))
+    images = side_by_side(lambda frame: codec._analyse(frame, there, range(12), Scale.MEAN), x)
     for found, latents in zip(decoded, images, strict=True):
         # The same by another road: quantise about the means that the exact network predicts.
         mean, index = family._predict(symbols(latents.side), 4, 6, codec.quality)
