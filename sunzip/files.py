@@ -63,7 +63,8 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     asides: dict[str, Path] = {}
     path = ""
     try:
-        for path, data in ((os.fspath(path), data) for path, data in files.items()):
+        for given, data in files.items():
+            path = os.fspath(given)
             asides[path] = aside(path)
             with open(asides[path], "wb") as file:
                 file.write(data)

@@ -40,7 +40,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.pyramid import parted, woven
 from sunzip.train.data import turned as mirrored
 from sunzip.train.families import Family
-from sunzip.train.wavelet import COARSEST, SPREADS
+from sunzip.train.wavelet import SPREADS, steps
 
 #: Of each sample: probability that other frames are known, that the place of the disk is; side of what is
 #: cut out of the bands of 128 and more, where there is much of the same kind.
@@ -278,7 +278,7 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
     if placed:
         # A smaller picture of the whole Sun is to the network as a larger one coded as much coarser.
         told = told + np.float32(math.log(2) * halvings(*example.bands[-1].shape[-2:]))
-        told = np.minimum(told, np.log(np.array(COARSEST, np.float32) * np.array(SPREADS, np.float32))[names])
+        told = np.minimum(told, np.log(steps()[0, names]))
     order = [names.index(c) for group in GROUPS for c in group if c in names]
     tiled = _tiled(example, rows, step, seen, timed)
     found: list[npt.NDArray[Any]] = [np.array(names), told, flags]
