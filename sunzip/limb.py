@@ -1,4 +1,4 @@
-"""The mean disk: how bright a picture of the Sun is at each distance from its centre, in a few numbers.
+"""Where a picture has the Sun's disk, and how bright it is at each distance from its centre, in a few numbers.
 
 What decoders make of these is the same bits everywhere: single sums, products and quotients on whole arrays,
 and the square root, which is exact by IEEE 754.
@@ -25,6 +25,10 @@ KNOTS = (
 
 #: How much neighbours want to be equal, in pixels: tells knots apart that no pixel is near.
 _TENSION = 0.03
+
+#: Rings, in radii of the disk, of which the first is on it and the second is not; the sectors in which they are
+#: compared, and the contrast that three of four of these have where the whole Sun is where it should be.
+_ON, _OFF, _SECTORS, _CONTRAST = (0.9, 1.0), (1.2, 1.4), 24, 0.35
 
 
 @lru_cache(maxsize=16)
@@ -66,3 +70,26 @@ def fitted(images: Float) -> Double:
     pixels = images.reshape(len(images), -1).astype(np.float64)
     along = np.stack([summed(a * row) + summed(b * row, 1) for row in pixels])
     return np.asarray(np.linalg.solve(square, along.T).T, np.float64)
+
+
+def shows_disk(images: Float) -> bool:
+    """Tell whether images (C, Y, X), small ones are enough, show the whole Sun, as large as it is in SDOML.
+
+    Its light, of either sign, then falls beyond the limb, on all sides; in a part of the Sun it may do so on
+    some.
+    """
+    height, width = images.shape[-2:]
+    y = ((np.arange(height) + 0.5) / height - 0.5)[:, None]
+    x = (np.arange(width) + 0.5) / width - 0.5
+    r = np.sqrt(y * y + x * x) / disk_radius(1)
+    sector = (np.floor((np.arctan2(y, x) / (2 * np.pi) + 0.5) * _SECTORS) % _SECTORS).astype(np.intp)
+    means = []
+    for low, high in (_ON, _OFF):
+        ring = (low < r) & (r < high)
+        at = sector[ring]
+        count = np.bincount(at, minlength=_SECTORS)
+        means.append([np.bincount(at, row, _SECTORS) / np.maximum(count, 1) for row in np.abs(images[:, ring])])
+    on, off = np.array(means)
+    with np.errstate(invalid="ignore"):  # of pixels that no Sun has
+        contrast = (on - off) / np.maximum(on + off, np.finfo(np.float32).tiny)
+    return bool(np.quantile(contrast.mean(0), 0.25) > _CONTRAST)

@@ -48,12 +48,10 @@ from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError
-from sunzip.limb import KNOTS, disk
+from sunzip.limb import KNOTS, disk, shows_disk
 from sunzip.limb import fitted as fitted_disk
 from sunzip.nn.exact import QUALITIES, ExactContext
-from sunzip.nn.planes import (
-    SCALES,
-)
+from sunzip.nn.planes import SCALES
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import (
     MAX_DEPTH,
@@ -82,9 +80,8 @@ POINTS = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
 #: Channels whose mean disk may be told beforehand: those of the photosphere, whose limb is sharp.
 DISKS = [NAMES.index(name) for name in ("1600A", "1700A")]
 
-#: The units of a mean disk are this share of a channel's step, or of its spread if that is larger; its bits,
-#: about; and the share of the cost of the coarser levels that it must save besides.
-_DISK_UNIT, _DISK_BITS, _DISK_GAIN = 1 / 64, 100.0, 0.03
+#: The units of a mean disk are this share of a channel's step, or of its spread if that is larger.
+_DISK_UNIT = 1 / 64
 
 #: The lazy wavelet is taken if the other costs more than it by this factor, as far as can be told beforehand.
 _LAZY_GAIN = 1.1
@@ -92,8 +89,8 @@ _LAZY_GAIN = 1.1
 #: So many of the finest levels are no part of the small picture that stands for a frame as a whole.
 _FINE = 4
 
-#: At so many levels, from the coarsest, the encoder tries what is better.
-_GLANCE = 3
+#: Side of the pictures in which the disk is looked for.
+_GLANCE = 64
 
 #: Side of the pictures by which two frames are compared, and the squared error, as a share of the picture's
 #: variance, from which the one before is no help.
@@ -285,32 +282,22 @@ class WaveletFamily(Family):
         alike = 0.0 if time is None else self._alike(pyramid, time[0], names, inverse)
         if not alike:
             time, turns = None, Turns()
-        numbers, disks = self._disks(latents.main, grid, fine, known, time)
+        placed = PLACED if self._shows_disk(latents.main, grid, known) else 0
+        # Frames that are alike show the limb as well.
+        told = () if time is None or alike < _SURE else time[1]
+        limbed = [c for c in DISKS if c in names and c not in told] if placed else []
+        numbers, disks = self._disks(latents.main, grid, fine, known, limbed)
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         if disks:
             pyramid = pyramid.copy()
         _add(disks, -1, pyramid, known.channels)
         if time is not None:
             _add(disks, -1, *time)
-        few = min(_GLANCE, grid.depth)
-        h, w = grid.level(few)
-        corner = (names, slice(h), slice(w))
-        wanted = pyramid[corner]
-
-        def cost(bits: int) -> float:
-            glance = self._writer(None)
-            plan = Plan(known.channels, ways, grid, fine, bits, time)
-            seen = Walk(self, plan, glance, pyramid).through(few)
-            off = (wanted - seen[corner]) * inverse
-            return float(np.square(off, dtype=np.float64).sum()) + glance.spent
-
         tiled = TILED if are_tiled(grid.level(grid.depth - 1)) else 0
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
-        costs = [cost(linked | placed) for placed in (0, PLACED)]
-        bits = linked | tiled | PLACED * int(np.argmin(costs))
-        plan = Plan(known.channels, ways, grid, fine, bits, time)
+        plan = Plan(known.channels, ways, grid, fine, linked | tiled | placed, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
             decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
@@ -328,6 +315,13 @@ class WaveletFamily(Family):
                 decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
         head = packed(plan.bits, turns, known, quality, fine, ways)
         return head, _whole(decoded, ways, disks, grid)
+
+    @staticmethod
+    def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
+        """Tell whether a frame shows the whole Sun where the network knows it from."""
+        n = max(d for d in range(grid.depth + 1) if d == 0 or max(grid.level(d)) <= _GLANCE)
+        height, width = (-(-side >> (grid.depth - n)) for side in known.shape)
+        return shows_disk(to_picture(pyramid[list(known.channels)], grid, n)[:, :height, :width])
 
     def _tried(self, plan: Plan, pyramid: Float) -> _Tried:
         """Return what coding a frame comes to."""
@@ -365,36 +359,17 @@ class WaveletFamily(Family):
         return lazy, pyramid
 
     def _disks(
-        self, pyramid: Float, grid: Grid, quality: Quality, known: Known, time: Frame | None
+        self, pyramid: Float, grid: Grid, quality: Quality, known: Known, channels: Sequence[int]
     ) -> tuple[dict[int, Int], dict[int, Float]]:
-        """Return the mean disks of those channels for which they are worth their bits.
-
-        Returns
-        -------
-        Their numbers (K,), and the pyramids (Y, X) that these make.
-        """
-        those = [c for c in DISKS if c in known.channels] if self.tables.disk is not None else []
-        if not those:
+        """Return the mean disks of channels: their numbers (K,), and the pyramids (Y, X) that these make."""
+        if not channels or self.tables.disk is None:
             return {}, {}
         height, width = known.shape
-        picture = to_picture(pyramid[those], grid, grid.depth)[:, :height, :width]
-        values = fitted_disk(picture) / self._disk_unit(quality, those)[:, None]
+        picture = to_picture(pyramid[list(channels)], grid, grid.depth)[:, :height, :width]
+        values = fitted_disk(picture) / self._disk_unit(quality, channels)[:, None]
         whole = np.rint(np.clip(np.nan_to_num(values), -(2.0**24), 2.0**24)).astype(np.int32)
-        numbers = dict(zip(those, whole, strict=True))
-        # The limb is a matter of all levels, but most of it shows in the coarser ones.
-        near = (slice(grid.height // 2), slice(grid.width // 2))
-        shown = self._shown(numbers, quality, known, grid)
-        for c in those:
-            one = shown[c]
-            inverse = quality.inverse[c]
-            with_it = price((pyramid[c] - one)[near] * inverse, c) + WORTH[c] * _DISK_BITS
-            without = price(pyramid[c][near] * inverse, c)
-            if time is not None and c in time[1]:
-                # Other frames may show the limb already.
-                without = min(without, price((pyramid[c] - time[0][c])[near] * inverse, c))
-            if with_it >= (1 - _DISK_GAIN) * without:
-                del numbers[c], shown[c]
-        return numbers, shown
+        numbers = dict(zip(channels, whole, strict=True))
+        return numbers, self._shown(numbers, quality, known, grid)
 
     def _disk_unit(self, quality: Quality, channels: Sequence[int]) -> Float:
         """Return the units (C,) of mean disks."""
