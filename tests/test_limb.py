@@ -1,12 +1,15 @@
-"""The mean disk: what is a disk is told by its numbers, and those make the same picture for ever."""
+"""The disk: where it is, that it is told by its numbers, and that those make the same picture for ever."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
+from sunzip.channels import NAMES
 from sunzip.cube import disk_radius
-from sunzip.limb import KNOTS, disk, fitted
+from sunzip.limb import KNOTS, disk, fitted, shows_disk
+from sunzip.normalize import Stabiliser
+from sunzip.sources.synthetic import render
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (128, 128), (100, 260)])
@@ -43,3 +46,27 @@ def test_every_machine_gets_these_bits() -> None:
     values = (np.arange(2 * len(KNOTS), dtype=np.int64) ** 2 % 449 - 224).astype(np.float32).reshape(2, -1)
     digest = hashlib.sha256(disk(values / 7, 67, 90).tobytes())
     assert digest.hexdigest()[:16] == "f7a078583c48ddf7"
+
+
+@pytest.fixture(scope="module")
+def sun() -> np.ndarray:
+    """(12, 128, 128) of the whole Sun, in units of noise."""
+    return Stabiliser.for_channels(NAMES).forward(render(np.datetime64("2014-03-05"), size=128, seed=5))
+
+
+@pytest.mark.parametrize("channels", [range(12), *([c] for c in range(12))])
+def test_the_whole_sun_is_told_from_its_parts(sun: np.ndarray, channels: list[int]) -> None:
+    images = sun[list(channels)]
+    assert shows_disk(images)
+    assert shows_disk(images[:, 2:126:2, 2:126:2])
+    assert not any(
+        shows_disk(images[:, y : y + 64, x : x + 64]) for y in range(0, 65, 16) for x in range(0, 65, 16)
+    )
+    assert not shows_disk(np.roll(images, 32, 2))
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (12, 16, 16), (3, 2, 64), (1, 1, 1)])
+def test_where_there_is_no_sun_none_is_found(shape: tuple[int, int, int]) -> None:
+    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for images in (noise, np.zeros_like(noise), np.ones_like(noise), np.full_like(noise, np.inf)):
+        assert not shows_disk(images)

@@ -30,7 +30,7 @@ from sunzip.codec.head import (
     unpacked,
 )
 from sunzip.codec.order import GROUP
-from sunzip.codec.prices import LARGEST, WORTH, price
+from sunzip.codec.prices import LARGEST, price
 from sunzip.codec.symbols import (
     CENTRED,
     VARIANTS,
@@ -282,10 +282,13 @@ class WaveletFamily(Family):
         alike = 0.0 if time is None else self._alike(pyramid, time[0], names, inverse)
         if not alike:
             time, turns = None, Turns()
-        placed = PLACED if self._shows_disk(latents.main, grid, known) else 0
-        # Frames that are alike show the limb as well.
-        told = () if time is None or alike < _SURE else time[1]
-        limbed = [c for c in DISKS if c in names and c not in told] if placed else []
+        limbed, placed = [], 0
+        if self._shows_disk(latents.main, grid, known):
+            # The network knows it from square pictures.
+            placed = PLACED if grid.height == grid.width else 0
+            # Frames that are alike show the limb already.
+            told = () if time is None or alike < _SURE else time[1]
+            limbed = [c for c in DISKS if c in names and c not in told]
         numbers, disks = self._disks(latents.main, grid, fine, known, limbed)
         ways = Ways(lazy, np.isin(np.arange(len(NAMES)), list(numbers)))
         if disks:
@@ -318,10 +321,12 @@ class WaveletFamily(Family):
 
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
-        """Tell whether a frame shows the whole Sun where the network knows it from."""
+        """Tell whether a frame shows the whole Sun: a small picture is enough to see that."""
         n = max(d for d in range(grid.depth + 1) if d == 0 or max(grid.level(d)) <= _GLANCE)
         height, width = (-(-side >> (grid.depth - n)) for side in known.shape)
-        return shows_disk(to_picture(pyramid[list(known.channels)], grid, n)[:, :height, :width])
+        with np.errstate(over="ignore", invalid="ignore"):  # of pixels that no Sun has
+            picture = to_picture(pyramid[list(known.channels)], grid, n)
+        return shows_disk(picture[:, :height, :width])
 
     def _tried(self, plan: Plan, pyramid: Float) -> _Tried:
         """Return what coding a frame comes to."""
