@@ -239,16 +239,28 @@ def smaller(images: Float, factor: int) -> Float:
     return np.stack([[block_mean(image, factor) for image in frame] for frame in images])
 
 
-def of_large(codec: Codec, small: Frames, large: Frames, echo: Callable[[str], object]) -> dict[str, Any]:
+def rival(codec: Codec, small: Frames) -> dict[str, Any]:
+    """Measure a σ-VAE on large frames made small."""
+    assert isinstance(codec.family, SigmaVaeFamily)
+    decoded = codec.unquantised(pixels_of(small, slice(0, len(small)))[0], NAMES)
+    return {
+        "model": codec.model.name,
+        "bottleneck": codec.family.bottleneck,
+        "side": small.side[0],
+        "metrics": judge(small, decoded),
+    }
+
+
+def of_large(
+    against: dict[str, Any], small: Frames, large: Frames, echo: Callable[[str], object]
+) -> dict[str, Any]:
     """Measure the default model on large frames at a σ-VAE's bits per sample, and at a tenth of them.
 
     The σ-VAE knows small frames only: it is given the same ones made small. Neither way to compare is fair:
     large frames have `LARGER` times the noise in a pixel, and detail that small ones lack; made small, they
     have had `LARGER`² times the bytes. So what is decoded is judged both as it is and made small.
     """
-    assert isinstance(codec.family, SigmaVaeFamily)
-    ours, bottleneck = Codec(weights.load()), codec.family.bottleneck
-    theirs = judge(small, codec.unquantised(pixels_of(small, slice(0, len(small)))[0], NAMES))
+    ours, bottleneck, theirs = Codec(weights.load()), against["bottleneck"], against["metrics"]
     blocks, rows = coder(ours, large), []
     for share in SHARES:
         quality = highest(blocks, share * LARGER**2 * 4 * bottleneck * len(large))
@@ -270,20 +282,15 @@ def of_large(codec: Codec, small: Frames, large: Frames, echo: Callable[[str], o
             )
             echo(
                 f"{ours.model.name}, {size:,.0f} B a frame of {large.side[0]}² (quality {quality}), judged "
-                f"at {side}², against {codec.model.name} at {4 * bottleneck:,} B a frame of "
-                f"{small.side[0]}²: better but for {', '.join(losses) or 'nothing'}"
+                f"at {side}², against {against['model']} at {4 * bottleneck:,} B a frame of "
+                f"{against['side']}²: better but for {', '.join(losses) or 'nothing'}"
             )
     return {
         "model": ours.model.name,
         "sha256": ours.model.sha256,
         "frames": len(large),
         "side": large.side[0],
-        "against": {
-            "model": codec.model.name,
-            "bottleneck": bottleneck,
-            "side": small.side[0],
-            "metrics": theirs,
-        },
+        "against": against,
         "rows": rows,
     }
 
@@ -330,7 +337,7 @@ def draw(codecs: list[Codec], frames: Frames, times: tuple[str, ...], out: Path)
     multiple=True,
     metavar="SRC",
     help=f"The source with {LARGER * SIZE}² pixels or more: measure the default model at {LARGER * SIZE}², "
-    "too, against the first of the σ-VAEs; repeat as SRC.",
+    "too, against the first of the σ-VAEs, or with --add against that of before; repeat as SRC.",
 )
 @click.option("--add", is_flag=True, help="Keep what was measured on these frames and is not measured now.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Draw pictures into this folder.")
@@ -357,7 +364,7 @@ def main(
     # As given, but for the name of the module, so that a table says how to make it again.
     command = shlex.join(["python", "-m", "benchmarks.paper_metrics", *sys.argv[1:]])
     codecs = [codec_of(folder) for folder in models]
-    if large and not codecs:
+    if large and not (codecs or add):
         raise click.UsageError("--large: name a σ-VAE to compare with by --models")
     align = Alignment(cadence=cadence, every=every, size=SIZE)
     series = open_series(src, hmi=hmi, anon=anon, align=align)
@@ -375,6 +382,8 @@ def main(
             "training_frames": len(learned),
         }
         old = earlier(data) if add else {"rows": [], "pca": {"frames": 0, "rows": []}, "large": None}
+        if large and not codecs and old["large"] is None:
+            raise click.UsageError("--large: no σ-VAE was measured on large frames yet; name one by --models")
         if large:
             times = judged.spread_out(LARGE_FRAMES).time
             little, much = (
@@ -390,9 +399,12 @@ def main(
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,
             "default": of_default(judged, rows, click.echo),
-            "large": of_large(codecs[0], little, much, click.echo) if large else old["large"],
+            "large": old["large"],
             "pca": of_components(learned, pca_frames, judged) if pca_frames else old["pca"],
         }
+        if large:
+            against = rival(codecs[0], little) if codecs else old["large"]["against"]
+            content["large"] = of_large(against, little, much, click.echo)
         for row in rows if content["pca"]["rows"] else []:
             row["collapsed"] = collapsed(row["metrics"]["coded"], content["pca"]["mean_frame"])
             click.echo(f"{row['model']}: collapsed: {' '.join(row['collapsed']) or 'none'}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from sunzip.channels import CHANNELS
 from sunzip.codec.family import Float
 
 #: A bit of a channel is worth this much squared error, in steps; at high rates that falls by 2 ln 2 / 12 or
 #: 0.116 a bit. The field is mostly noise, which is told best by coarse steps of which few are left out.
-WORTH = np.array([0.115] * 9 + [0.085] * 3, np.float32)
+WORTH = np.array([0.085 if c.instrument == "HMI" else 0.115 for c in CHANNELS], np.float32)
 
 #: Coefficients beyond so many steps, which no Sun has, are coded as the last.
 LARGEST = np.float32(2**30)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import wavelet
-from sunzip.channels import NAMES
+from sunzip.channels import CHANNELS, NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
 from sunzip.codec.head import (
     LINKED,
@@ -75,7 +75,7 @@ Float64 = npt.NDArray[np.float64]
 
 #: Channels whose pixels may be better coded as they are: the field, sampled without smoothing, is made of
 #: points.
-POINTS = [NAMES.index(name) for name in ("Bx", "By", "Bz")]
+POINTS = [c.index for c in CHANNELS if c.instrument == "HMI"]
 
 #: Channels whose mean disk may be told beforehand: those of the photosphere, whose limb is sharp.
 DISKS = [NAMES.index(name) for name in ("1600A", "1700A")]

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from torch import Tensor
 from torch.nn import functional as F
 
-from sunzip.channels import NAMES
+from sunzip.channels import CHANNELS, NAMES
 from sunzip.codec.family import Float, Known
 from sunzip.codec.order import middle, order
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, VARIANTS, Int, Sets, Writer
@@ -48,7 +48,7 @@ _FITTING = 3000
 FINEST = 2.0
 
 #: Steps at quality 0, in standard deviations of the stabilised channel on the whole Sun; last the field's.
-COARSEST = (13.0,) * 9 + (20.0,) * 3
+COARSEST = tuple(20.0 if c.instrument == "HMI" else 13.0 for c in CHANNELS)
 
 #: Those standard deviations, in units of noise, from the synthetic and the real Sun.
 SPREADS = (6.5, 25.0, 130.0, 150.0, 110.0, 110.0, 35.0, 205.0, 510.0, 1.2, 1.2, 2.5)

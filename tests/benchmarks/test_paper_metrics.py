@@ -54,13 +54,14 @@ def test_small_frames_are_means_of_the_large_ones() -> None:
 @pytest.mark.slow
 def test_the_default_at_512_is_judged_there_and_made_small(sigma_model: Model) -> None:
     from benchmarks import tables
-    from benchmarks.paper_metrics import of_large, taken
+    from benchmarks.paper_metrics import of_large, rival, taken
 
     small, large = (
         taken(series, series.time[:1])
         for series in (open_series(sun(512), align=Alignment(cadence="1d", size=s)) for s in (128, 512))
     )
-    found = of_large(Codec(sigma_model), small, large, lambda line: None)
+    found = of_large(rival(Codec(sigma_model), small), small, large, lambda line: None)
+    assert found["against"]["side"] == 128
     assert [(row["share"], row["judged_at"]) for row in found["rows"]] == [
         (1.0, 512),
         (1.0, 128),
@@ -95,6 +96,8 @@ def test_what_is_not_measured_now_is_kept(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     before = json.loads(file.read_text())
     assert before["large"] is None
+    result = runner.invoke(paper_metrics.main, [*args, "--large", sun(512), "--add"])
+    assert "--large: no σ-VAE was measured on large frames yet" in result.output
     before |= {"command": "before", "large": {"frames": 3}, "pca": {"frames": 7, "rows": []}}
     file.write_text(json.dumps(before))
     result = runner.invoke(paper_metrics.main, [*args, "--add"])
