@@ -26,14 +26,15 @@ Int = npt.NDArray[np.int32]
 SIDE, FINE = 16, 32
 
 #: With more tiles than this share of a level there is nothing to win by leaving out the others.
-MANY = 0.5
+MANY = 0.7
 
 #: How far the network looks: two places around a tile tell of those in it. And the side of what it is given.
 _AROUND = 2
 _WINDOW = SIDE + 2 * _AROUND
 
-#: What the bits of a tile are worth, in squared steps, about: to tell that it is coded, and the zeros in it.
-_TILE = 1.5
+#: What the bits of a tile are worth, in squared steps, about: to tell that it is coded, and the zeros in it,
+#: in frames alone and in those that build on others.
+_TILE = (5.0, 1.5)
 
 #: Chances in 256 that a tile is coded, in frames alone and in those that build on others, by how much there
 #: is in the same place of the coarser level, and by the channels seen: none, those with nothing there, one of
@@ -66,15 +67,18 @@ def tiles_of(shape: tuple[int, int]) -> tuple[int, int]:
     return -(-shape[0] // SIDE), -(-shape[1] // SIDE)
 
 
-def worthwhile(apart: Float, channel: int) -> Bool:
-    """Return in which tiles (tall, wide) bands (3, h, w) of a channel, in steps, are worth their bits."""
+def worthwhile(apart: Float, channel: int, linked: bool) -> Bool:
+    """Return in which tiles (tall, wide) bands (3, h, w) of a channel, in steps, are worth their bits.
+
+    `linked` tells whether the frame builds on others.
+    """
     # Smaller ones are never worth it.
     _, y, x = at = np.nonzero(np.abs(apart) > 1)
     size = np.minimum(np.abs(apart[at]), LARGEST)
     gained = np.maximum(size * size - worth_of(size, channel), 0)
     tall, wide = tiles_of(apart.shape[1:])
     total = np.bincount(y // SIDE * wide + x // SIDE, gained, tall * wide).reshape(tall, wide)
-    return np.asarray(total > _TILE)
+    return np.asarray(total > _TILE[linked])
 
 
 def above(coded: Bool) -> Bool:

@@ -398,7 +398,7 @@ class Walk:
         """
         coded, everywhere = np.ones(tiles_of(level.shape), np.bool_), None
         if apart is not None:
-            coded = worthwhile(apart, channel)
+            coded = worthwhile(apart, channel, self._linked)
             needed = self._needed(level.n, channel)
             if needed is not None:
                 coded |= needed
@@ -428,7 +428,7 @@ class Walk:
         if found is None:
             found = self._ahead[channel] = {}
             for finer_one in range(self._tops[channel] - 1, n, -1):
-                wanted = worthwhile(self._surprise(finer_one, channel), channel)
+                wanted = worthwhile(self._surprise(finer_one, channel), channel, self._linked)
                 if finer_one in found:
                     wanted |= found[finer_one]
                 found[finer_one - 1] = above(wanted)

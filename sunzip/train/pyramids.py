@@ -241,7 +241,7 @@ def _tiled(
                 silent = _crossed(values[row], [values[o] * _relation(names, step, row, o) for o in others])
             else:
                 continue
-            coded = worthwhile(values[row] - silent, c)
+            coded = worthwhile(values[row] - silent, c, timed)
             if n + 1 in found:
                 coded |= above(found[n + 1][row])
             if coded.mean() <= MANY:

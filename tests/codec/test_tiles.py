@@ -159,14 +159,17 @@ def test_a_tile_must_be_worth_its_bits() -> None:
     apart[1, 3, 3] = 1.3  # 0.6 squared steps more than it costs
     apart[0, 20, 3] = -1.6  # 1.4
     apart[2, 39, 39] = 1.05  # hardly any
-    assert not worthwhile(apart, 0).any()
-    assert worthwhile(apart, 9).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]  # of the field, 1.7
+    assert not worthwhile(apart, 0, True).any()
+    assert worthwhile(apart, 9, True).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]  # of the field, 1.7
     apart[0, 20, 3] = -1.9
-    assert worthwhile(apart, 0).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert worthwhile(apart, 0, True).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     apart[:, 3:6, 3:6] = 1.3  # together they are
-    assert worthwhile(apart, 0).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert worthwhile(apart, 0, True).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    # More is asked where no other frames foretell what is left out.
+    assert worthwhile(apart, 0, False).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
     apart[:] = np.float32(1e38)
-    assert worthwhile(apart, 0).all()
+    assert worthwhile(apart, 0, True).all()
+    assert worthwhile(apart, 0, False).all()
 
 
 # --- frames ----------------------------------------------------------------------------------------------
@@ -282,7 +285,7 @@ def test_any_tiles_are_followed(
     # Also such as no encoder would choose: finer ones all over where the coarser level has none.
     rng = np.random.default_rng(seed)
     monkeypatch.setattr(
-        walk, "worthwhile", lambda apart, channel: rng.random(tiles_of(apart.shape[1:])) < 0.3
+        walk, "worthwhile", lambda apart, channel, linked: rng.random(tiles_of(apart.shape[1:])) < 0.3
     )
     monkeypatch.setattr(walk, "MANY", rng.random())
     known = Known(CHANNELS, (150, 130))
