@@ -66,9 +66,8 @@ _Number = TypeVar("_Number", bound=np.generic)
 #: Latents and channels of a frame.
 Frame = tuple[Float, Sequence[int]]
 
-#: A level in which no coefficient reaches this many steps is left out: alone, none is worth its bits. Less
-#: will do in frames that build on others, as it is found out what a level is worth.
-_AUDIBLE, _AUDIBLE_LINKED = 1.1, 0.9
+#: A level in which no coefficient reaches this many steps is left out: none is worth its bits.
+_AUDIBLE = 0.8
 
 #: Squared error, in steps, by which new weights of other channels must be better than those they replace.
 _WORTHWHILE = 1.5
@@ -308,12 +307,12 @@ class Walk:
         values = None
         if self._pyramid is not None:
             if coded is None:
-                heard, least = [], _AUDIBLE_LINKED if self._linked else _AUDIBLE
+                heard = []
                 for c in names:
                     apart = self._pyramid[c]
                     if self._linked and plan.time is not None and self._timed[c]:
                         apart = apart - plan.time[0][c]
-                    heard.append(_audible(apart * self._inverse[c], plan.grid, least))
+                    heard.append(_audible(apart * self._inverse[c], plan.grid))
                 coded = np.array(heard, np.int32)
             values = depth - coded
         index = self._parts.silent_index[plan.quality.frame] * len(NAMES) + np.array(names, np.int32)
@@ -619,11 +618,11 @@ def _flat(bands: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return bands.reshape(*bands.shape[:2], -1)
 
 
-def _audible(apart: Float, grid: Grid, least: float) -> int:
-    """Return how many levels, from the coarsest, have anything in them of at least so many steps."""
+def _audible(apart: Float, grid: Grid) -> int:
+    """Return how many levels, from the coarsest, have anything in them that may be worth its bits."""
     for n in range(grid.depth - 1, -1, -1):
         bands = places_of(apart, *grid.level(n))
-        if any(max(band.max(), -band.min()) >= least for band in bands):
+        if any(max(band.max(), -band.min()) >= _AUDIBLE for band in bands):
             return n + 1
     return 0
 
