@@ -284,8 +284,8 @@ class WaveletFamily(Family):
             time, turns = None, Turns()
         limbed, placed = [], 0
         if self._shows_disk(latents.main, grid, known):
-            # The network knows it from square pictures.
-            placed = PLACED if grid.height == grid.width else 0
+            # The network knows it from square pictures; where there are points alone it gains little by that.
+            placed = PLACED if grid.height == grid.width and not lazy[names].all() else 0
             # Frames that are alike show the limb already.
             told = () if time is None or alike < _SURE else time[1]
             limbed = [c for c in DISKS if c in names and c not in told]
