@@ -72,7 +72,7 @@ def main(real: Path, name: str) -> None:
     model = weights.load(name)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in inputs(real, Path(folder), synthetic_frames=4):
+        for case in inputs(real, Path(folder), model.name, synthetic_frames=4):
             if case.seen is None:
                 continue
             for quality in QUALITIES:

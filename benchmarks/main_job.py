@@ -59,7 +59,7 @@ def main(real: Path) -> None:
     model = weights.load()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        cases = inputs(real, work / "inputs")
+        cases = inputs(real, work / "inputs", model.name)
         # The network is loaded before anything is timed.
         sunzip.compress("synthetic:frames=1,size=64", work / "warm.lat", model=model)
         rows = []
