@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
     ROOT / "models/wavelet-12/README.md",
+    ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/synthetic-sun.md",

@@ -252,7 +252,7 @@ def test_costs_of_the_codec_page_are_those_of_the_network() -> None:
 
 def test_readme_has_the_places_that_benchmarks_fill() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("main-job", "latents", "linear-cost"):
+    for name in ("main-job", "linear-cost"):
         assert text.count(f"<!-- table:{name} -->") == 1
     assert text.count("<!-- /table:") == text.count("<!-- table:")
 

@@ -1,4 +1,4 @@
-"""Holds the tables of README and model card to the measured results that they are made of."""
+"""Holds the tables of README and model cards to the measured results that they are made of."""
 
 from __future__ import annotations
 
