@@ -27,24 +27,28 @@ KNOTS = (
 _TENSION = 0.03
 
 #: Two rings, in radii of the disk, of which the first is on it and the second is not; the sectors in which
-#: they are compared, and the contrast that three of four of these have where the whole Sun is shown. There it
-#: was 0.45 or more in single channels of real and synthetic frames, and 0.2 at most in parts of them.
+#: they are compared, and the contrast that three of four of these have where the whole Sun is shown.
 _ON, _OFF, _SECTORS, _CONTRAST = (0.9, 1.0), (1.2, 1.4), 24, 0.35
 
 
 def _centred(height: int, width: int) -> tuple[Double, Double]:
-    """Return how far (Y, 1) and (1, X) pixels are from the centre, in radii of the disk."""
-    radius = disk_radius(min(height, width))
+    """Return how many pixels (Y, 1) and (1, X) there are to the centre."""
     y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
     x = np.arange(width, dtype=np.float64)[None] - (width - 1) / 2
-    return y / radius, x / radius
+    return y, x
+
+
+def _distances(height: int, width: int) -> Double:
+    """Return how far (Y, X) pixels are from the centre, in radii of the disk."""
+    # In this order of operations: decoders must round alike.
+    y, x = _centred(height, width)
+    return np.asarray(np.sqrt(y * y + x * x) / disk_radius(min(height, width)))
 
 
 @lru_cache(maxsize=16)
 def _places(height: int, width: int) -> tuple[npt.NDArray[np.intp], Float]:
     """Return for each pixel the knot before it, and its share of the way to the next."""
-    y, x = _centred(height, width)
-    r = np.sqrt(y * y + x * x)
+    r = _distances(height, width)
     knots = np.array(KNOTS)
     first = np.clip(np.searchsorted(knots, r, "right") - 1, 0, len(knots) - 2)
     share = (r - knots[first]) / (knots[first + 1] - knots[first])
@@ -97,9 +101,9 @@ def shows_disk(images: Float) -> bool:
     Its light, of either sign, then falls beyond the limb, on all sides; in a part of the Sun it may do so on
     some.
     """
-    y, x = _centred(*images.shape[-2:])
-    r = np.sqrt(y * y + x * x)
-    sector = (np.floor((np.arctan2(y, x) / (2 * np.pi) + 0.5) * _SECTORS) % _SECTORS).astype(np.intp)
+    r = _distances(*images.shape[-2:])
+    angle = np.arctan2(*_centred(*images.shape[-2:]))
+    sector = (np.floor((angle / (2 * np.pi) + 0.5) * _SECTORS) % _SECTORS).astype(np.intp)
 
     def means(ring: tuple[float, float]) -> Double:
         within = (ring[0] < r) & (r < ring[1])

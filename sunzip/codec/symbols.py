@@ -166,7 +166,7 @@ class Writer:
     Parameters
     ----------
     encoder
-        Where to; None only weighs them, in `spent`.
+        Where to; None for nowhere.
     tables
         The model's.
     bits
@@ -178,7 +178,6 @@ class Writer:
     def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float, shifted: Float) -> None:
         self._encoder, self._tables = encoder, tables
         self._bits, self._shifted = bits, shifted
-        self.spent = 0.0
 
     def put(self, kind: str, index: Int, entries: Int) -> None:
         """Put symbols, counted from the zero of their tables."""
@@ -188,15 +187,8 @@ class Writer:
     def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
         near, apart = self._chosen(these)
-        if self._encoder is None:
-            bits = self._bits.ravel()[_entries(these.tables, apart)].sum(1, dtype=np.float64)
-            self._spent(bits * WORTH[these.channels])
         self.put("bands", these.tables.ravel(), apart.ravel())
         return near
-
-    def _spent(self, costs: Float64) -> None:
-        """Be told what the bits of channels (C,) are worth, in squared steps."""
-        self.spent += float(costs.sum())
 
     def _chosen(self, these: Coefficients) -> tuple[Int, Int]:
         """Choose of the two symbols around a value the better bargain, not the nearer.
@@ -287,9 +279,13 @@ class Draft(Writer):
         """See `Writer.put`."""
         self._kept.append((kind, index, entries))
 
-    def _spent(self, costs: Float64) -> None:
-        """See `Writer._spent`."""
-        self._lately.append(costs)
+    def symbols(self, these: Coefficients) -> Int:
+        """See `Coder.symbols`; what their bits are worth counts in `judge`."""
+        near = super().symbols(these)
+        _, index, entries = self._kept[-1]
+        bits = self._bits.ravel()[_entries(index, entries)].reshape(these.tables.shape)
+        self._lately.append(bits.sum(1, dtype=np.float64) * WORTH[these.channels])
+        return near
 
     def judge(self, channels: Sequence[int], errors: Float64) -> None:
         """Be told the squared errors (C,), in steps, that symbols of one more level leave in it."""

@@ -513,7 +513,7 @@ class WaveletFamily(Family):
             decoder.finish()
         return _whole(decoded, ways, shown, grid)
 
-    def _writer(self, encoder: Encoder | None) -> Writer:
+    def _writer(self, encoder: Encoder) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)
 
     def _turns(self, pyramid: Float, grid: Grid, known: Known, quality: Quality) -> Turns:

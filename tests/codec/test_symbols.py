@@ -150,12 +150,16 @@ def test_trusts_do_not_depend_on_the_number_of_threads() -> None:
 # --- symbols ---------------------------------------------------------------------------------------------
 
 
+def draft_of(family: WaveletFamily) -> Draft:
+    return Draft(family.tables, family.bits, family.shifted)
+
+
 def test_bits_of_the_field_are_worth_less_so_that_fewer_coefficients_become_0(family: WaveletFamily) -> None:
     values = np.tile(np.linspace(0, 3, 400, dtype=np.float32), (2, 1))
     tables = np.full(values.shape, 20, np.int32)
     both = Coefficients(np.array([0, 9], np.int32), tables, np.zeros_like(tables), tables < 0, values)
-    writer = Kept(family)
-    corona, field = writer.symbols(both)
+    draft = draft_of(family)
+    corona, field = draft.symbols(both)
     assert (field >= corona).all()
     assert ((field == 1) & (corona == 0)).any()
     assert (np.abs(field - values[0]) < 1).all()
@@ -163,14 +167,12 @@ def test_bits_of_the_field_are_worth_less_so_that_fewer_coefficients_become_0(fa
         family.bits[20, symbols + family.bits.shape[1] // 2].sum(dtype=np.float64)
         for symbols in (corona, field)
     ]
-    assert writer.spent == pytest.approx(0.115 * bits[0] + 0.085 * bits[1], rel=1e-5)
+    draft.judge([0, 9], np.zeros(2))
+    for channel, worth_of_bits in ((0, 0.115 * bits[0]), (9, 0.085 * bits[1])):
+        assert draft.cost([channel], np.zeros((1, 1)), None) == pytest.approx(worth_of_bits, rel=1e-5)
 
 
 # --- drafts ----------------------------------------------------------------------------------------------
-
-
-def draft_of(family: WaveletFamily) -> Draft:
-    return Draft(family.tables, family.bits, family.shifted)
 
 
 def halves(level: int, channels: list[int]) -> list[Coefficients]:
@@ -190,9 +192,10 @@ def spent_on(family: WaveletFamily, these: Coefficients) -> list[float]:
     """Return what the bits of each channel's coefficients are worth."""
     found = []
     for n in range(len(these.tables)):
-        writer = Kept(family)
-        writer.symbols(Coefficients(*(part[n : n + 1] for part in these)))
-        found.append(writer.spent)
+        draft = draft_of(family)
+        draft.symbols(Coefficients(*(part[n : n + 1] for part in these)))
+        draft.judge([n], np.zeros(1))
+        found.append(draft.cost([n], np.zeros((1, 1)), None))
     return found
 
 

@@ -1367,14 +1367,15 @@ def test_channels_are_as_fine_as_they_are_of_use_to_others(
     assert qualities(97, True).max() == 100  # none is finer than the finest
 
 
-def test_channels_that_are_finer_err_less(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [None, 20])
+def test_channels_that_are_finer_err_less(own: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert DEPARTURES[3] > 0
     shipped, channels, shape = WaveletFamily(weights.load()), (1, 2, 3, 4, 5, 7), (48, 64)
     latents = images_of(shipped, film(1, len(channels), *shape)[0], channels, 50)
     errors = []
     for departing in (True, False):
         monkeypatch.setattr(wavelet, "departs", lambda channels, shape, departing=departing: departing)
-        decoded = shipped.encode(latents, 50, Known(channels, shape)).decoded
+        decoded = shipped.encode(latents, 50, Known(channels, shape), own).decoded
         assert decoded is not None
         errors.append(np.square(decoded - latents.main).sum((1, 2)))
     assert errors[0][3] < 0.9 * errors[1][3]
