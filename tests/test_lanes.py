@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -57,6 +58,39 @@ def test_bytes_and_pixels_do_not_depend_on_the_number_of_threads() -> None:
         assert lanes_used == of_the_caller == str(threads)
         found.append(digest)
     assert found[0] == found[1]
+
+
+FREED = """
+import resource
+import numpy as np
+from sunzip.codec.lanes import here, side_by_side
+
+def faults(_):
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        images = [np.ones(1 << 18, np.float32) for _ in range(16)]
+        del images
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if __import__("sys").argv[1] == "lane":
+    print(*side_by_side(faults, range(1)))
+else:
+    with here():
+        print(faults(0))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc keeps memory as it likes")
+@pytest.mark.parametrize("place", ["lane", "here"])
+def test_memory_of_images_is_kept_for_those_that_follow(place: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FREED, place],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_TRIM_THRESHOLD_": "65536"},  # as Dask's workers
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 256  # of the 4,096 pages of those images
 
 
 def test_results_come_in_order_and_several_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

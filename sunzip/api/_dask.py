@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import pickle
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sunzip import __version__, weights
@@ -148,24 +146,9 @@ def code_shards_on(
             client.cancel([sent, *begun], force=True)  # type: ignore[no-untyped-call]
 
 
-@cache
-def _keep_memory() -> None:
-    """Have this process keep the memory of images that it frees, for the images that follow.
-
-    Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536. With that, glibc gives every image back to the
-    system at once and asks for it again, zeroed, page by page, which takes as long as coding itself.
-    """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h; what glibc comes to without Dask's setting.
-        mallopt(-3, 32 << 20)
-        mallopt(-1, 64 << 20)
-
-
 def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
     """Code one shard in a worker. What goes wrong is a result, or Dask would print and wrap it."""
     plan, writer = errand.plan, errand.plan.writer
-    _keep_memory()
     try:
         if errand.version != __version__:
             raise InputError(

@@ -7,18 +7,24 @@ several lanes are also faster than one network on all cores.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from heapq import heappop, heappush
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+
+#: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, and of how many bytes they are made: the second
+#: is the largest that glibc takes.
+_MALLOC = {-1: 128 << 20, -3: 32 << 20}
 
 
 class Task(Generic[_T]):
@@ -141,6 +147,7 @@ def here() -> Iterator[None]:
     For those whose networks do not run in PyTorch: what it computes here may not be what it computes in a
     lane.
     """
+    _keep_memory()
     before = getattr(_here, "is_lane", False)
     _here.is_lane = True
     try:
@@ -149,12 +156,27 @@ def here() -> Iterator[None]:
         _here.is_lane = before
 
 
+@cache
+def _keep_memory() -> None:
+    """Have this process keep some of the memory that it frees, for the images that follow.
+
+    Left to itself, glibc gives much of it back to the system after every image, and asks for it again,
+    zeroed, page by page; as Dask starts its workers, with ``MALLOC_TRIM_THRESHOLD_=65536``, nearly all of it.
+    """
+    # Other libraries of C have no such function, and other systems none without a name.
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOC.items():
+            mallopt(parameter, value)
+
+
 def _lanes() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
             import torch
 
+            _keep_memory()
             lanes = torch.get_num_threads()
             begun, all_begun = threading.Semaphore(0), threading.Event()
             pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(), begun))

@@ -51,13 +51,6 @@ _NEEDED = 768 << 20
 #: Arrays begin at multiples of so many bytes.
 _ALIGNED = 64
 
-#: One thread; and malloc (glibc's) keeps the memory of images that are done for those that follow.
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
-}
-
 _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -197,7 +190,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
                 pass_fds=files,
             )
         finally:
