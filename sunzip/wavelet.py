@@ -8,6 +8,7 @@ annex F.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,18 +30,23 @@ _SCALE = 1.149604398860241
 
 
 def _lift(target: Array, other: Array, step: float, axis: int, ahead: bool) -> None:
-    """Add `step` times the sum of its two neighbours to every sample of one parity; edges are mirrored."""
-    first: tuple[slice, ...] = (slice(None),) * (axis % other.ndim)
-    begin, end = (*first, slice(None, -1)), (*first, slice(1, None))
-    inner, edge, mirrored = (
-        (begin, (*first, slice(-1, None)), (*first, slice(-1, None)))
-        if ahead
-        else (end, (*first, slice(None, 1)), (*first, slice(None, 1)))
-    )
-    total = other[begin] + other[end]
+    """Add `step` times the sum of its two neighbours to every sample of one parity; edges are mirrored.
+
+    Both are (..., h, w), the axis is −1 or −2.
+    """
+    # Neighbours along rows are as many places apart as along columns, only fewer: all are added at once, over
+    # the ends of rows and images too, and what that makes of edges is replaced.
+    apart = 1 if axis == -1 else other.shape[-1]
+    edge = (..., -1 if ahead else 0, *(slice(None),) * (-1 - axis))
+    flat, total = other.reshape(-1), _empty(other, other.shape)
+    inner = total.reshape(-1)[:-apart] if ahead else total.reshape(-1)[apart:]
+    if isinstance(flat, np.ndarray):
+        np.add(flat[:-apart], flat[apart:], out=inner)
+    else:
+        inner[:] = flat[:-apart] + flat[apart:]
+    total[edge] = other[edge] * 2
     total *= step
-    target[inner] += total
-    target[edge] += other[mirrored] * (2 * step)
+    target += total
 
 
 def _split(x: Array, axis: int) -> tuple[Array, Array]:
@@ -68,10 +74,14 @@ def _merge(low: Array, high: Array, axis: int) -> Array:
     first: tuple[slice, ...] = (slice(None),) * (axis % low.ndim)
     shape = list(low.shape)
     shape[axis] *= 2
-    out = np.empty(shape, np.float32) if isinstance(low, np.ndarray) else low.new_empty(shape)
+    out = _empty(low, shape)
     out[(*first, slice(0, None, 2))] = low
     out[(*first, slice(1, None, 2))] = high
     return out
+
+
+def _empty(like: Array, shape: Sequence[int]) -> Array:
+    return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_empty(shape)
 
 
 def _copy(x: Array) -> Array:
