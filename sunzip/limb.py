@@ -58,8 +58,8 @@ def _places(height: int, width: int) -> tuple[npt.NDArray[np.intp], Float]:
 def disk(values: Float, height: int, width: int) -> Float:
     """Return the pictures (C, Y, X) that are `values` (C, K) at the knots."""
     first, share = _places(height, width)
-    low = values[:, first]
-    out = values[:, first + 1] - low
+    low = values.take(first, -1)
+    out = np.diff(values).take(first, -1)
     out *= share
     out += low
     return np.asarray(out)

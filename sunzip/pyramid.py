@@ -66,7 +66,8 @@ def to_pyramid(image: Float, grid: Grid, out: Float | None = None) -> Float:
         coarser = np.empty((count, h, w), np.float32)
         for some in _batches(count, h, w):
             coarser[some], bands = wavelet.analyse(low[some])
-            put_bands(out, bands, range(count)[some])
+            for place, band in zip(places_of(out[some], h, w), bands, strict=True):
+                place[...] = band
         low = coarser
     out[:, : low.shape[1], : low.shape[2]] = low
     return out
@@ -118,7 +119,7 @@ def finer(low: Float, bands: Sequence[Float], out: Float | None = None) -> Float
     count, h, w = low.shape
     out = np.empty((count, 2 * h, 2 * w), np.float32) if out is None else out
     for some in _batches(count, h, w):
-        out[some] = wavelet.synthesise(low[some], np.stack([band[some] for band in bands], 1))
+        out[some] = wavelet.synthesise(low[some], [band[some] for band in bands])
     return out
 
 

@@ -88,7 +88,7 @@ def _copy(x: Array) -> Array:
     return x.copy() if isinstance(x, np.ndarray) else x.clone()
 
 
-def analyse(x: Array) -> tuple[Array, Array]:
+def analyse(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     """Take one step down.
 
     Parameters
@@ -101,19 +101,15 @@ def analyse(x: Array) -> tuple[Array, Array]:
     low
         (..., Y/2, X/2).
     bands
-        (..., 3, Y/2, X/2): what is high-pass along x, along y, along both.
+        The same three times: what is high-pass along x, along y, along both.
     """
     low, high = _split(x, -2)
     low, across = _split(low, -1)
     along, both = _split(high, -1)
-    if isinstance(x, np.ndarray):
-        return low, np.stack((across, along, both), -3)
-    import torch
-
-    return low, torch.stack((across, along, both), -3)
+    return low, (across, along, both)
 
 
-def synthesise(low: Array, bands: Array) -> Array:
-    """Invert `analyse`: (..., h, w) and (..., 3, h, w) to (..., 2h, 2w)."""
-    across, along, both = bands[..., 0, :, :], bands[..., 1, :, :], bands[..., 2, :, :]
+def synthesise(low: Array, bands: Sequence[Array]) -> Array:
+    """Invert `analyse`: (..., h, w) and three of the same to (..., 2h, 2w)."""
+    across, along, both = bands
     return _merge(_merge(low, across, -1), _merge(along, both, -1), -2)

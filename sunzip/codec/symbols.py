@@ -178,6 +178,8 @@ class Writer:
     def __init__(self, encoder: Encoder | None, tables: Sets, bits: Float, shifted: Float) -> None:
         self._encoder, self._tables = encoder, tables
         self._bits, self._shifted = bits, shifted
+        #: Symbols as they are without shifts, which mostly are none.
+        self._tried: tuple[Coefficients, tuple[Int, Int]] | None = None
 
     def put(self, kind: str, index: Int, entries: Int) -> None:
         """Put symbols, counted from the zero of their tables."""
@@ -186,7 +188,7 @@ class Writer:
 
     def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""
-        near, apart = self._chosen(these)
+        near, apart = self._tried[1] if self._tried and these is self._tried[0] else self._chosen(these)
         self.put("bands", these.tables.ravel(), apart.ravel())
         return near
 
@@ -201,17 +203,18 @@ class Writer:
         assert values is not None
         values = np.clip(values, -LARGEST, LARGEST)
         near = np.rint(values).astype(np.int32)
-        big = np.nonzero(near)
-        if big[0].size:
-            v, high = values[big], near[big]
+        big = np.flatnonzero(near)
+        if big.size:
+            high, middle, table = (x.ravel()[big] for x in (near, whole, tables))
+            v = values.ravel()[big]
             low = high - np.sign(high)
-            sign = np.where(flip[big], -1, 1).astype(np.int32)
-            worth = WORTH[channels][big[0]]
+            sign = np.where(flip.ravel()[big], -1, 1).astype(np.int32)
+            worth = WORTH[channels][big // near.shape[1]]
             costs = []
             for candidate in (high, low):
-                bits = self._bits.ravel()[_entries(tables[big], (candidate - whole[big]) * sign)]
+                bits = self._bits.ravel()[_entries(table, (candidate - middle) * sign)]
                 costs.append((v - candidate) ** 2 + worth * bits)
-            near[big] = np.where(costs[1] < costs[0], low, high)
+            near.reshape(-1)[big] = np.where(costs[1] < costs[0], low, high)
         apart = near - whole
         np.negative(apart, out=apart, where=flip)
         return near, apart
@@ -220,7 +223,8 @@ class Writer:
         """See `Coder.shifts`: those that save the most bits, of the other half as many as of this."""
         wanted = np.zeros(len(index), np.int32)
         if these.tables.shape[1] >= _TOO_FEW:
-            weighed = _entries(these.tables, self._chosen(these)[1])
+            self._tried = these, self._chosen(these)
+            weighed = _entries(these.tables, self._tried[1][1])
             for n in range(len(index)):
                 wanted[n] = self._shift(int(index[n]), int(before[n]), weighed[n])
         return self.side("shifts", index, wanted)

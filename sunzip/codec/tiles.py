@@ -72,11 +72,14 @@ def worthwhile(apart: Float, channel: int, linked: bool) -> Bool:
 
     `linked` tells whether the frame builds on others.
     """
+    size = np.abs(apart).ravel()
     # Smaller ones are never worth it.
-    _, y, x = at = np.nonzero(np.abs(apart) > 1)
-    size = np.minimum(np.abs(apart[at]), LARGEST)
+    at = np.flatnonzero(size > 1)
+    size = np.minimum(size[at], LARGEST)
     gained = np.maximum(size * size - worth_of(size, channel), 0)
-    tall, wide = tiles_of(apart.shape[1:])
+    height, width = apart.shape[1:]
+    tall, wide = tiles_of((height, width))
+    y, x = np.divmod(at % (height * width), width)
     total = np.bincount(y // SIDE * wide + x // SIDE, gained, tall * wide).reshape(tall, wide)
     return np.asarray(total > _TILE[linked])
 

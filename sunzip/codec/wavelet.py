@@ -232,13 +232,10 @@ class WaveletFamily(Family):
 
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
         """See `Family.synthesise_tensor`: elementwise, so the same to the bit wherever it runs."""
-        import torch
-
         grid = grid_of(height, width)
         low = latents[..., : grid.height >> grid.depth, : grid.width >> grid.depth]
         for n in range(grid.depth):
-            h, w = grid.level(n)
-            low = wavelet.synthesise(low, torch.stack(places_of(latents, h, w), -3))
+            low = wavelet.synthesise(low, places_of(latents, *grid.level(n)))
         return low[..., :height, :width]
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:

@@ -95,7 +95,8 @@ class Pyramid:
 def _halved(x: Float, lazy: npt.NDArray[np.bool_]) -> tuple[Float, list[Float]]:
     bands = []
     while x.shape[-1] > 2:
-        low, band = wavelet.analyse(x)
+        low, parts = wavelet.analyse(x)
+        band = np.stack(parts, 1)
         low[lazy], band[lazy] = parted(x[lazy])
         bands.append(band)
         x = low
@@ -323,8 +324,9 @@ def _sample(example: Pyramid, rng: np.random.Generator) -> list[npt.NDArray[Any]
             planes[:, 15:] = place_planes(side, side)
         if n + 1 < len(example.bands):
             bands = symbols * wide[:, None]
-            coarser, picture = picture, wavelet.synthesise(picture, bands)
-            picture[lazy] = woven(coarser[lazy], np.moveaxis(bands[lazy], 1, 0))
+            parts = np.moveaxis(bands, 1, 0)
+            coarser, picture = picture, wavelet.synthesise(picture, parts)
+            picture[lazy] = woven(coarser[lazy], parts[:, lazy])
         cut: tuple[Any, ...] = (...,)
         if side > _CUT:
             top, left = (2 * v + 2 * int(rng.integers(_CUT // 2 + 1)) for v in (top, left))
