@@ -28,7 +28,21 @@ _DEGREE = 0.017453292519943295
 def _sources(
     height: int, width: int, minutes: int
 ) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
-    """Return for each pixel the flat place of the left one of its four sources, and their four weights."""
+    """Return for each pixel the flat place of the left one of its four sources, and their four weights.
+
+    The weights are in the order of the sources, or from right to left where minutes are less than 0.
+    """
+    if minutes > 0:
+        return _sources_later(height, width, minutes)
+    # Seen in a mirror, the Sun turns the other way; then the last source is the left one.
+    place, weights = _sources_later(height, width, -minutes)
+    ends = np.arange(height)[:, None] * (2 * width) + width - 4
+    return ends - place[:, ::-1], tuple(np.ascontiguousarray(w[:, ::-1]) for w in weights)
+
+
+def _sources_later(
+    height: int, width: int, minutes: int
+) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
     radius = disk_radius(min(height, width))
     y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
     x = np.arange(width, dtype=np.float64)[None] - (width - 1) / 2
@@ -73,18 +87,21 @@ def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.floa
     """
     if minutes == 0 or images.shape[-1] < 8:
         return images
-    if minutes < 0:
-        # Seen in a mirror, the Sun turns the other way.
-        return turned(images[..., ::-1], -minutes)[..., ::-1]
     place, weights = _sources(*images.shape[1:], minutes)
     out = np.empty_like(images)
+    first, *rest = zip(range(4) if minutes > 0 else range(3, -1, -1), weights, strict=True)
+
+    def term(flat: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+        # None lies outside; to go round, if one did, is what NumPy is fastest with.
+        return flat[n:].take(place, mode="wrap")
+
     for image, result in zip(images, out, strict=True):
         flat = np.ascontiguousarray(image).ravel()
-        np.multiply(flat.take(place), weights[0], out=result)
-        for n in range(1, 4):
-            term = flat[n:].take(place)
-            term *= weights[n]
-            result += term
+        np.multiply(term(flat, first[0]), first[1], out=result)
+        for n, weight in rest:
+            more = term(flat, n)
+            more *= weight
+            result += more
     return out
 
 
