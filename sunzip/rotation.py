@@ -6,8 +6,9 @@ are polynomials of single sums and products; the square root is exact by IEEE 75
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -24,27 +25,52 @@ MAX_MINUTES = 6 * 1440
 _DEGREE = 0.017453292519943295
 
 
-@lru_cache(maxsize=16)
-def _sources(
-    height: int, width: int, minutes: int
-) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
-    """Return for each pixel the flat place of the left one of its four sources, and their four weights.
+#: For each pixel the flat place of the left one of its four sources, and the weights of these: from left to
+#: right, or from right to left for the way back.
+_Sources = tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
 
-    The weights are in the order of the sources, or from right to left where minutes are less than 0.
-    """
-    if minutes > 0:
-        return _sources_later(height, width, minutes)
-    # Seen in a mirror, the Sun turns the other way; then the last source is the left one.
-    place, weights = _sources_later(height, width, -minutes)
-    ends = np.arange(height)[:, None] * (2 * width) + width - 4
-    return ends - place[:, ::-1], tuple(np.ascontiguousarray(w[:, ::-1]) for w in weights)
+#: What was found lately: so many bytes of it, but always what two threads need for frames before and after.
+_MOST_BYTES, _FEWEST = 192 << 20, 4
+_found: OrderedDict[tuple[int, int, int], _Sources] = OrderedDict()
+_lock = Lock()
+
+#: Pixels whose sources are sought at once: what comes between takes ten times the memory of what is found.
+_AT_ONCE = 1 << 14
+
+
+def _sources(height: int, width: int, minutes: int) -> _Sources:
+    """Return the sources of (Y, X) pixels and their weights (4, Y, X)."""
+    key = height, width, minutes
+    with _lock:
+        if key in _found:
+            _found.move_to_end(key)
+            return _found[key]
+    sources = np.empty((height, width), np.intp), np.empty((4, height, width), np.float32)
+    tall = max(1, _AT_ONCE // width)
+    for begin in range(0, height, tall):
+        rows = slice(begin, min(begin + tall, height))
+        place, weights = _sources_later(rows, height, width, abs(minutes))
+        if minutes < 0:
+            # Seen in a mirror, the Sun turns the other way; then the last source is the left one.
+            ends = np.arange(rows.start, rows.stop)[:, None] * (2 * width) + width - 4
+            place, weights = ends - place[:, ::-1], [w[:, ::-1] for w in weights]
+        sources[0][rows] = place
+        for n, weight in enumerate(weights):
+            sources[1][n, rows] = weight
+    with _lock:
+        _found[key] = sources
+        held = sum(part.nbytes for each in _found.values() for part in each)
+        while held > _MOST_BYTES and len(_found) > _FEWEST:
+            held -= sum(part.nbytes for part in _found.popitem(last=False)[1])
+    return sources
 
 
 def _sources_later(
-    height: int, width: int, minutes: int
-) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[np.float32], ...]]:
+    rows: slice, height: int, width: int, minutes: int
+) -> tuple[npt.NDArray[np.intp], Sequence[npt.NDArray[np.float64]]]:
+    """Return the same of some rows, from left to right, for a picture of so many minutes later."""
     radius = disk_radius(min(height, width))
-    y = np.arange(height, dtype=np.float64)[:, None] - (height - 1) / 2
+    y = np.arange(rows.start, rows.stop, dtype=np.float64)[:, None] - (height - 1) / 2
     x = np.arange(width, dtype=np.float64)[None] - (width - 1) / 2
     s = (y / radius) * (y / radius)
     angle = ((_RATE[2] * s + _RATE[1]) * s + _RATE[0]) * (minutes / 1440 * _DEGREE)
@@ -71,8 +97,8 @@ def _sources_later(
         (f - 1) * f * f * 0.5,
     )
     # At the left and the right edge sources would lie outside: columns there are as their neighbours.
-    place = left.astype(np.intp) - 1 + np.arange(height)[:, None] * width
-    return place, tuple(w.astype(np.float32) for w in weights)
+    place = left.astype(np.intp) - 1 + np.arange(rows.start, rows.stop)[:, None] * width
+    return place, weights
 
 
 def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.float32]:
@@ -87,7 +113,8 @@ def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.floa
     """
     if minutes == 0 or images.shape[-1] < 8:
         return images
-    place, weights = _sources(*images.shape[1:], minutes)
+    height, width = images.shape[1:]
+    place, weights = _sources(height, width, minutes)
     out = np.empty_like(images)
     first, *rest = zip(range(4) if minutes > 0 else range(3, -1, -1), weights, strict=True)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sunzip import rotation
 from sunzip.cube import DISK_RADIUS_512
 from sunzip.rotation import MAX_MINUTES, foretold, turned
 
@@ -160,3 +162,22 @@ def test_every_machine_gets_these_bits() -> None:
     assert (
         hashlib.sha256(turned(image, -360).tobytes() + both.tobytes()).hexdigest()[:16] == "87ab772baedca40a"
     )
+
+
+def test_what_was_found_is_kept_as_long_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(24, 300)
+    monkeypatch.setattr(rotation, "_found", OrderedDict())
+    monkeypatch.setattr(rotation, "_AT_ONCE", 1000)  # some rows at a time, and the last ones fewer
+    first = turned(image, 60)
+    np.testing.assert_allclose(first[0], expected(image[0], 60), atol=1e-3)
+    held = rotation._found[24, 300, 60]
+    room = 5 * sum(part.nbytes for part in held)
+    monkeypatch.setattr(rotation, "_MOST_BYTES", room)
+    for minutes in (-12, 12, 24, 36, 60, 48, 72):
+        turned(image, minutes)
+    assert [key[2] for key in rotation._found] == [24, 36, 60, 48, 72]
+    assert rotation._found[24, 300, 60] is held
+    monkeypatch.setattr(rotation, "_MOST_BYTES", 0)
+    assert (turned(image, 60) == first).all()
+    assert (turned(image, -96)[..., ::-1] == turned(image[..., ::-1], 96)).all()
+    assert [key[2] for key in rotation._found] == [72, 60, -96, 96]
