@@ -319,7 +319,7 @@ class WaveletFamily(Family):
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
         """Tell whether a frame shows the whole Sun: a small picture is enough to see that."""
-        n = max(d for d in range(grid.depth + 1) if d == 0 or max(grid.level(d)) <= _GLANCE)
+        n = _within(grid, _GLANCE)
         height, width = (-(-side >> (grid.depth - n)) for side in known.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # of pixels that no Sun has
             picture = to_picture(pyramid[list(known.channels)], grid, n)
@@ -530,7 +530,7 @@ class WaveletFamily(Family):
         if other is None or not both:
             return None
         # A small picture is enough to see where things went.
-        n = max(d for d in range(grid.depth + 1) if d == 0 or grid.level(d)[0] <= _SMALL)
+        n = _within(grid, _SMALL)
         now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
         inverse = quality.inverse[both][:, None, None]
         now, then = now * inverse, then * inverse
@@ -584,6 +584,11 @@ class WaveletFamily(Family):
                 bands = bands_of(apart, *plan.grid.level(n))
                 of_channel[n] = np.square(bands, dtype=np.float64).sum()
         return found
+
+
+def _within(grid: Grid, side: int) -> int:
+    """Return how many levels make a picture of at most so many pixels a side; 0 if none does."""
+    return max(n for n in range(grid.depth + 1) if n == 0 or max(grid.level(n)) <= side)
 
 
 def _add(disks: dict[int, Float], sign: int, pyramid: Float, channels: Sequence[int]) -> None:
