@@ -664,7 +664,7 @@ def _coefficients(
         apart = None if values is None else values - origin
         return Coefficients(channels, index, none, none != 0, apart), origin
     part = eighths - 8 * whole
-    index = scale + SCALES * (np.abs(part) + 5 * (whole != 0))
+    index = scale + SCALES * (np.abs(part) + np.int32(5) * (whole != 0))
     return Coefficients(channels, index, whole, part < 0, values), np.float32(0)
 
 
