@@ -125,19 +125,25 @@ def stages(source: str) -> dict[str, Any]:
     codec = Codec(weights.load())
     spent: dict[str, float] = {}
     family: Any = codec.family
+    within = 0.0  # of the step under way, what steps inside of it have taken
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any) -> Any:
-            begin = time.thread_time()
+            nonlocal within
+            begin, around, within = time.thread_time(), within, 0.0
             try:
                 return work(*args)
             finally:
-                spent[name] = spent.get(name, 0) + time.thread_time() - begin
+                took = time.thread_time() - begin
+                spent[name] = spent.get(name, 0) + took - within
+                within = around + took
 
         return wrapper
 
     named = {
         "analysis transform": "analyse",
+        "how alike frames are": "likeness",
+        "leaning on the frames around": "steadied",
         "network, symbols and entropy coding": "encode",
         "decoding": "decode",
         "synthesis transform": "synthesise",

@@ -159,6 +159,35 @@ def _where(_: object) -> int:
     return os.getpid()
 
 
+def test_lanes_with_much_ahead_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    started: list[int] = []
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(processes, "PATIENCE", 1e9)
+    monkeypatch.setattr(processes, "_MOST", 999)
+    monkeypatch.setattr(processes, "_started", lambda: started.append(1))
+
+    def work(size: int) -> None:
+        list(side_by_side(lambda _: elsewhere(_slowly, _where, np.zeros(size, np.uint8)), range(2)))
+
+    with processes.ahead(2 * processes._MUCH):
+        work(9)
+    assert not started
+    with processes.ahead(2 * processes._MUCH + 1):
+        work(1000)  # too much to be handed on
+        assert not started
+        with processes.ahead(1):
+            pass
+        _until(lambda: work(9) is None and len(started) >= 2)
+    before = len(started)
+    work(9)
+    assert len(started) == before
+    assert lanes._pool is not None
+    lanes._pool.shutdown()
+
+
 def test_without_memory_or_a_free_core_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (lanes.count() + 1.1, 0.0, 0.0))
     assert processes._started() is None

@@ -18,6 +18,7 @@ from sunzip import archive as lat
 from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
 from sunzip.codec.lanes import Task, count
+from sunzip.codec.processes import ahead
 from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
 from sunzip.metrics import ImageMetrics, image_metrics
@@ -94,8 +95,9 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
         for shard, frames in ((shard, writer.frames_of(shard)) for shard in shards)
         for begin in range(frames.start, frames.stop, step)
     ]
+    frames = sum(stop - begin for _, begin, stop in stretches)
     # One thread reads, two have frames coded, so that lanes do not wait for the end of a stretch, one writes.
-    with _pool(4) as pool:
+    with ahead(4 * frames * series.pixels), _pool(4) as pool:
         written: Task[None] | None = None
         parts: list[Part] = []
         cubes = _one_ahead(pool, stretches, lambda s: series.read(s[1], s[2]))

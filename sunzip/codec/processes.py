@@ -1,9 +1,9 @@
 """Processes in which lanes have frames coded: threads of Python wait for each other, processes do not.
 
-A lane does itself what it is given until it has worked for a while beside others; then it starts a process,
-and goes on itself until that is ready. What goes wrong with a process costs time alone: its lane does the
-work again. Results do not depend on where they are made, as a process is of the same program, with the same
-libraries on the same machine, and works as a lane does.
+A lane does itself what it is given until it has worked for a while beside others, or not at all if there is
+much ahead; then it starts a process, and goes on itself until that is ready. What goes wrong with a process
+costs time alone: its lane does the work again. Results do not depend on where they are made, as a process is
+of the same program, with the same libraries on the same machine, and works as a lane does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _T = TypeVar("_T")
 
 #: Seconds of work beside other lanes after which a lane starts a process: about what that costs.
 PATIENCE = 3.0
+
+#: Bytes of images for each lane that take so long to encode that to start its process at once pays.
+_MUCH = 160 << 20
 
 #: Seconds without work after which a process ends.
 IDLE = 60
@@ -73,6 +76,7 @@ class _Seat(threading.local):
 _seat = _Seat()
 _lock = threading.Lock()
 _working = 0
+_lasting = 0
 _processes: list[_Process] = []
 
 
@@ -95,11 +99,26 @@ def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
                 _seat.process, _seat.worked = None, 0.0 if process.idle else -math.inf
         begin = time.monotonic()
         result = function(*args)
-    if beside.others and in_lane() and _seat.process is None:
+    small = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray)) <= _MOST
+    if small and beside.others and in_lane() and _seat.process is None:
         _seat.worked += time.monotonic() - begin
-        if _seat.worked > PATIENCE:
+        if _seat.worked > (0 if _lasting else PATIENCE):
             _seat.process, _seat.worked = _started(), 0.0
     return result
+
+
+@contextlib.contextmanager
+def ahead(nbytes: int) -> Iterator[None]:
+    """Tell how many bytes of images are to be encoded: if these are many, lanes start processes at once."""
+    global _lasting
+    much = nbytes > _MUCH * count()
+    with _lock:
+        _lasting += much
+    try:
+        yield
+    finally:
+        with _lock:
+            _lasting -= much
 
 
 class _Beside:
