@@ -132,9 +132,10 @@ def image_metrics(
         pixels[i] = np.count_nonzero(counts)
         lost[i] = pixels[i] - np.count_nonzero(both)
         if pixels[i]:
-            # Most images are whole, and picking all of their pixels takes a third of the time.
-            seen = [(image.ravel() if both.all() else image[both]).astype(np.float64) for image in (a, b)]
-            values[:, i] = _compare(seen[0], seen[1], pixels[i], stabilise)
+            # Most images are whole, and to pick all of their pixels takes a sixth of the time.
+            whole = pixels[i] - lost[i] == a.size
+            one, other = ((x.ravel() if whole else x[both]).astype(np.float64) for x in (a, b))
+            values[:, i] = _compare(one, other, pixels[i], stabilise)
     r, ppe10, ppe50, rmse, max_error, rmse_sigma = values.reshape(6, *leading)
     return ImageMetrics(
         r, ppe10, ppe50, rmse, max_error, rmse_sigma, pixels.reshape(leading), lost.reshape(leading)

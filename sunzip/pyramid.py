@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -66,8 +66,7 @@ def to_pyramid(image: Float, grid: Grid, out: Float | None = None) -> Float:
         coarser = np.empty((count, h, w), np.float32)
         for some in _batches(count, h, w):
             coarser[some], bands = wavelet.analyse(low[some])
-            for place, band in zip(places_of(out[some], h, w), bands, strict=True):
-                place[...] = band
+            put_bands(out, zip(*bands, strict=True), range(count)[some])
         low = coarser
     out[:, : low.shape[1], : low.shape[2]] = low
     return out
@@ -142,8 +141,9 @@ def bands_of(pyramid: Float, h: int, w: int) -> Float:
     return np.stack(places_of(pyramid, h, w), -3)
 
 
-def put_bands(pyramid: Float, bands: Float, rows: Sequence[int]) -> None:
-    """Store (C, 3, h, w) bands in those channels of a pyramid."""
+def put_bands(pyramid: Float, bands: Iterable[Sequence[Float]], rows: Sequence[int]) -> None:
+    """Store the three bands (h, w) of each of those channels in a pyramid."""
     for row, values in zip(rows, bands, strict=True):
-        for place, band in zip(places_of(pyramid[row], *bands.shape[-2:]), values, strict=True):
+        h, w = values[0].shape
+        for place, band in zip(places_of(pyramid[row], h, w), values, strict=True):
             place[...] = band

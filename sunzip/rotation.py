@@ -45,24 +45,24 @@ def _sources(height: int, width: int, minutes: int) -> _Sources:
         if key in _found:
             _found.move_to_end(key)
             return _found[key]
-    sources = np.empty((height, width), np.intp), np.empty((4, height, width), np.float32)
+    place, weights = np.empty((height, width), np.intp), np.empty((4, height, width), np.float32)
     tall = max(1, _AT_ONCE // width)
     for begin in range(0, height, tall):
         rows = slice(begin, min(begin + tall, height))
-        place, weights = _sources_later(rows, height, width, abs(minutes))
+        left, four = _sources_later(rows, height, width, abs(minutes))
         if minutes < 0:
             # Seen in a mirror, the Sun turns the other way; then the last source is the left one.
             ends = np.arange(rows.start, rows.stop)[:, None] * (2 * width) + width - 4
-            place, weights = ends - place[:, ::-1], [w[:, ::-1] for w in weights]
-        sources[0][rows] = place
-        for n, weight in enumerate(weights):
-            sources[1][n, rows] = weight
+            left, four = ends - left[:, ::-1], [weight[:, ::-1] for weight in four]
+        place[rows] = left
+        for n, weight in enumerate(four):
+            weights[n, rows] = weight
     with _lock:
-        _found[key] = sources
+        _found[key] = place, weights
         held = sum(part.nbytes for each in _found.values() for part in each)
         while held > _MOST_BYTES and len(_found) > _FEWEST:
             held -= sum(part.nbytes for part in _found.popitem(last=False)[1])
-    return sources
+    return place, weights
 
 
 def _sources_later(
@@ -116,19 +116,15 @@ def turned(images: npt.NDArray[np.float32], minutes: int) -> npt.NDArray[np.floa
     height, width = images.shape[1:]
     place, weights = _sources(height, width, minutes)
     out = np.empty_like(images)
-    first, *rest = zip(range(4) if minutes > 0 else range(3, -1, -1), weights, strict=True)
-
-    def term(flat: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
-        # None lies outside; to go round, if one did, is what NumPy is fastest with.
-        return flat[n:].take(place, mode="wrap")
-
+    order = range(4) if minutes > 0 else range(3, -1, -1)
     for image, result in zip(images, out, strict=True):
         flat = np.ascontiguousarray(image).ravel()
-        np.multiply(term(flat, first[0]), first[1], out=result)
-        for n, weight in rest:
-            more = term(flat, n)
-            more *= weight
-            result += more
+        # None lies outside; to go round, if one did, is what NumPy is fastest with.
+        terms = (flat[n:].take(place, mode="wrap") for n in order)
+        np.multiply(next(terms), weights[0], out=result)
+        for term, weight in zip(terms, weights[1:], strict=True):
+            term *= weight
+            result += term
     return out
 
 

@@ -99,10 +99,10 @@ def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
                 _seat.process, _seat.worked = None, 0.0 if process.idle else -math.inf
         begin = time.monotonic()
         result = function(*args)
-    small = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray)) <= _MOST
-    if small and beside.others and in_lane() and _seat.process is None:
+    if beside.others and in_lane() and _seat.process is None:
         _seat.worked += time.monotonic() - begin
-        if _seat.worked > (0 if _lasting else PATIENCE):
+        patience = 0 if _lasting else PATIENCE
+        if _seat.worked > patience and _can_be_sent(_pickled((function, args))[1]):
             _seat.process, _seat.worked = _started(), 0.0
     return result
 
@@ -152,6 +152,10 @@ def _started() -> _Process | None:
             return None
         _processes.append(process)
         return process
+
+
+def _can_be_sent(arrays: Sequence[memoryview]) -> bool:
+    return sum(array.nbytes for array in arrays) <= _MOST
 
 
 def _can_start() -> bool:
@@ -247,7 +251,7 @@ class _Process:
             If the process ended.
         """
         body, buffers, models = _pickled((function, args))
-        if sum(buffer.nbytes for buffer in buffers) > _MOST:
+        if not _can_be_sent(buffers):
             return function(*args)
         try:
             sizes = _put(self._there.fileno(), buffers)
