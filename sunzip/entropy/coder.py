@@ -57,18 +57,23 @@ def _model(tables: Tables, k: int) -> Any:
 
 
 def _runs(index: npt.NDArray[np.integer], tables: Tables) -> _Runs:
-    """Order (N,) symbols by table, keeping their order within each."""
+    """Order (N,) symbols by table, keeping their order within each.
+
+    A frame has hundreds of calls, half of them for one or two symbols; so arrays' own methods are called, each
+    of which is twice as fast on few elements as the function of numpy that calls it.
+    """
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(tables):
         raise ValueError(f"index must be from 0 to {len(tables) - 1}")
     # numpy sorts 16-bit integers by radix: ten times faster here than wider ones.
-    order = np.argsort(index.astype(np.uint16), kind="stable")
-    counts = np.bincount(index, minlength=len(tables))
-    which = np.flatnonzero(counts)
+    order = index.astype(np.uint16).argsort(kind="stable")
+    counts = np.bincount(index)
+    which = counts.nonzero()[0]
     built = _models.setdefault(tables, {})
-    for k in which.tolist():
+    names = which.tolist()
+    for k in names:
         if k not in built:
             built[k] = _model(tables, k)
-    return _Runs(order, which, counts[which], [built[k] for k in which.tolist()])
+    return _Runs(order, which, counts[which], [built[k] for k in names])
 
 
 class Encoder:
@@ -184,11 +189,11 @@ class Decoder:
         counts = runs.counts
         parts = [self._coder.decode(m, n) for m, n in zip(runs.models, counts.tolist(), strict=True)]
         values: npt.NDArray[np.int32] = np.concatenate(parts)
-        lowest = np.repeat(tables.lowest[runs.tables], counts)
-        outside = np.flatnonzero(values == np.repeat(tables.length[runs.tables] - 1, counts))
+        lowest, length = (of[runs.tables].repeat(counts) for of in (tables.lowest, tables.length))
+        outside = (values == length - 1).nonzero()[0]
         values += lowest
         if outside.size:
-            length = np.repeat(tables.length[runs.tables], counts)[outside].astype(np.int64)
+            length = length[outside].astype(np.int64)
             escapes = self._escapes(outside.size)
             escaped = escape_decode(escapes, lowest[outside].astype(np.int64), length)
             if int(escaped.min()) < _INT32.min or int(escaped.max()) > _INT32.max:
