@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sunzip.arguments import whole
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
-from sunzip.codec.family import Decoded, Family, Float, Known, Latents, Written
+from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
@@ -74,13 +74,13 @@ class _Plan(NamedTuple):
     steps
         The order in which they are coded; places are those in `rows`.
     left
-        What is decoded of those on which others build.
+        Those on which others build, decoded.
     """
 
     rows: list[int]
     like: float
     steps: list[Step]
-    left: Kept[Decoded]
+    left: Kept[Reference]
 
 
 class _Job(NamedTuple):
@@ -98,8 +98,8 @@ class _Job(NamedTuple):
     waits: Sequence[int] = ()
 
 
-#: Turns the latents of a frame, of which channels come first, into its pixels: see `Codec._pixels`.
-_Painter = Callable[[Sequence[int], Float], Float]
+#: Makes pixels of a decoded frame: see `Codec._pixels`.
+_Painter = Callable[[Sequence[int], Float, Reference | None], Float]
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -277,7 +277,7 @@ class Codec:
             three = middle(rows)
             like = elsewhere(self._likeness, data[three], indexes, scale) if len(three) == 3 else 0.0
             steps = list(order(len(rows), first is not None, like))
-            left: Kept[Decoded] = Kept([place for step in steps for place in step.builds_on])
+            left: Kept[Reference] = Kept([place for step in steps for place in step.builds_on])
             if first is not None:
                 left.put(-1, first)
             return _Plan(rows, like, steps, left)
@@ -291,11 +291,12 @@ class Codec:
             if step.depth <= 1 and self.family.leans(plan.like):
                 near = [(data[plan.rows[n]], n - step.place) for n in around(step.place, len(plan.rows))]
                 steady = self._steadied(data[t], near, indexes, scale, known, plan.like)
-            entry, decoded, found = elsewhere(
-                self._code, data[t], indexes, scale, own, known, steady, measure
+            keep = plan.left.wanted(step.place)
+            entry, left, found = elsewhere(
+                self._code, data[t], indexes, scale, own, known, steady, keep, measure
             )
-            if decoded is not None:
-                plan.left.put(step.place, (decoded, _channels(entry[0])))
+            if left is not None:
+                plan.left.put(step.place, left)
             if found is not None:
                 measured[t] = found
             return entry
@@ -327,8 +328,9 @@ class Codec:
         own: int,
         known: Known,
         steady: Latents | None,
+        keep: bool,
         measure: Callable[[Float, Float], _T] | None,
-    ) -> tuple[Entry, Float | None, _T | None]:
+    ) -> tuple[Entry, Reference | None, _T | None]:
         """Code one frame (C, Y, X) of which some channel is there.
 
         Parameters
@@ -339,12 +341,14 @@ class Codec:
             What its decoder will know besides its channels.
         steady
             Its latents, if they are not simply those of its pixels.
+        keep
+            Whether others build on it.
         measure
             What to measure of it and of what it decodes to, if anything.
 
         Returns
         -------
-        The entry; what others that build on it will have of it, if anything; and what was measured.
+        The entry; what those others have of it, if there is any; and what was measured.
         """
         here = _there(data, indexes)
         missing, shown, has = here
@@ -359,14 +363,16 @@ class Codec:
             written = self.family.encode(analysed, self.quality, known, own)
             raw = pack_raw(_means(data, shown, indexes, scale), len(written.payload) + len(gap))
         entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
-        left = written.decoded if raw is None else None
+        decoded = written.decoded if raw is None else None
+        left = self.family.reference(decoded, has, known.shape) if keep and decoded is not None else None
         if measure is None:
             return entry, left, None
         if raw is not None:
             pixels = _raw_pixels(raw, has, indexes, known.shape, scale)
         else:
-            decoded = left if left is not None else self.family.decode(written.payload, self.quality, known)
-            pixels = self._pixels(has, decoded, indexes, known.shape, scale)
+            if decoded is None:
+                decoded = self.family.decode(written.payload, self.quality, known)
+            pixels = self._pixels(has, decoded, left, indexes, known.shape, scale)
         seen = np.full_like(data, np.nan)
         seen[shown] = pixels
         seen[missing] = np.nan
@@ -405,13 +411,13 @@ class Codec:
         ]
         return self.family.likeness(found, self.quality, Known(shared, (three.shape[2], three.shape[3])))
 
-    def _last(self, block: Block) -> tuple[Float, tuple[int, ...]] | None:
+    def _last(self, block: Block) -> Reference | None:
         """Return what a frame that follows those of a block builds on."""
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
         *_, [(_, latents)] = [job.run() for job in self._jobs([_Entry(block, rows[-1])], [0])]
-        return latents, _channels(block.masks[rows[-1]])
+        return self.family.reference(latents, _channels(block.masks[rows[-1]]), block.shape)
 
     def _analyse(
         self,
@@ -458,7 +464,7 @@ class Codec:
 
         def pixels(t: int) -> list[tuple[int, Float]]:
             latents = self.family.unquantised(self._analyse(data[t], here[t], indexes, scale), self.quality)
-            return [(t, self._pixels(here[t].channels, latents, indexes, shape, scale))]
+            return [(t, self._pixels(here[t].channels, latents, None, indexes, shape, scale))]
 
         jobs = [_Job(partial(pixels, t)) for t, there in enumerate(here) if there.channels]
         present = np.array([there.present for there in here]).reshape(data.shape[:2])
@@ -701,7 +707,7 @@ class Codec:
 
         steps = needed(sorted(wanted), builds_on)
         jobs = {number: begin + n for n, number in enumerate(steps)}
-        kept: Kept[Decoded] = Kept([other for number in steps for other in builds_on(number)])
+        kept: Kept[Reference] = Kept([other for number in steps for other in builds_on(number)])
 
         def run(number: int) -> list[tuple[int, Float]]:
             payload, mask = block.payloads[places[number]], block.masks[places[number]]
@@ -717,13 +723,11 @@ class Codec:
                 small = self.family.latents(payload, block.quality, known)
                 found = [(t, small) for t in those]
             if not coarse or kept.wanted(number):
-                keep = painter is None or kept.wanted(number)
-                paint = painter if those else None
-                latents, pixels = elsewhere(self._read, payload, block.quality, known, keep, paint)
-                if latents is not None:
-                    kept.put(number, (latents, known.channels))
-                shown = latents if painter is None else pixels
-                if shown is not None and not coarse:
+                show, keep = bool(those) and not coarse, kept.wanted(number)
+                shown, left = elsewhere(self._read, payload, block.quality, known, show, keep, painter)
+                if left is not None:
+                    kept.put(number, left)
+                if shown is not None:
                     found = [(t, shown) for t in those]
             return found
 
@@ -731,26 +735,36 @@ class Codec:
             yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
 
     def _read(
-        self, payload: bytes, quality: int, known: Known, keep: bool, painter: _Painter | None
-    ) -> tuple[Float | None, Float | None]:
-        """Decode a frame; return its latents, to keep them, and its pixels, given a painter."""
+        self, payload: bytes, quality: int, known: Known, show: bool, keep: bool, painter: _Painter | None
+    ) -> tuple[Float | None, Reference | None]:
+        """Decode a frame to show it, to keep it for others that build on it, or both.
+
+        It is shown as its latents, or as its pixels, given a painter.
+        """
         latents = self.family.decode(payload, quality, known)
-        pixels = None if painter is None else painter(known.channels, latents)
-        return (latents if keep else None), pixels
+        left = self.family.reference(latents, known.channels, known.shape) if keep else None
+        if not show:
+            return None, left
+        return (latents if painter is None else painter(known.channels, latents, left)), left
 
     def _pixels(
         self,
         has: Sequence[int],
         latents: Float,
+        left: Reference | None,
         indexes: Sequence[int],
         shape: tuple[int, int],
         scale: Scale,
     ) -> Float:
-        """Return the pixels (n, Y, X), of those channels of `indexes` that a frame has, from its latents."""
+        """Return the pixels (n, Y, X), of those channels of `indexes` that a frame has, from its latents.
+
+        Others may build on it: what they have of it are its images.
+        """
         channels = [i for i in indexes if i in has]
-        present = np.zeros((1, len(NAMES)), np.float32)
-        present[0, list(has)] = 1
-        images = self.family.synthesise(latents[None], present, *shape)[0, channels]
+        if left is None:
+            images = self.family.show(latents, has, channels, shape)
+        else:
+            images = left.pictures[channels, : shape[0], : shape[1]]
         with np.errstate(over="ignore", invalid="ignore"):
             physical = self.family.stabiliser.subset(channels).inverse(images)
             factor = _to_mean(channels, scale)

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, InputError
 from sunzip.normalize import Stabiliser
 from sunzip.weights import Model
@@ -48,8 +49,22 @@ class Latents(NamedTuple):
     side: Float
 
 
-#: Decoded latents of a frame, and its channels.
-Decoded = tuple[Float, Sequence[int]]
+class Reference(NamedTuple):
+    """A decoded frame, as those have it that build on it.
+
+    Attributes
+    ----------
+    pictures
+        (12, Y, X) stabilised images, 0 where it has none, continued to the size that the family codes.
+    coarse
+        (12, y, x) those of its latents that make small pictures, for a first look.
+    channels
+        Those that it has.
+    """
+
+    pictures: Float
+    coarse: Float
+    channels: Sequence[int]
 
 
 class Known(NamedTuple):
@@ -62,16 +77,16 @@ class Known(NamedTuple):
     shape
         (Y, X) of its images.
     before, after
-        Decoded latents and channels of a frame before it in its block, and of one after it, on which it may
-        build; None where there is none, or where the family codes each frame alone.
+        A frame before it in its block, and one after it, on which it may build; None where there is none, or
+        where the family codes each frame alone.
     back, ahead
         How many frames before and after it they are.
     """
 
     channels: tuple[int, ...]
     shape: tuple[int, int]
-    before: Decoded | None = None
-    after: Decoded | None = None
+    before: Reference | None = None
+    after: Reference | None = None
     back: int = 1
     ahead: int = 1
 
@@ -241,6 +256,36 @@ class Family(ABC):
     @abstractmethod
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """Return what `decode` would give if quantisation were free: the paper's float32 means."""
+
+    def reference(self, latents: Float, channels: Sequence[int], shape: tuple[int, int]) -> Reference:
+        """Return what others build on, where the family is sequential, of a frame's decoded latents.
+
+        Parameters
+        ----------
+        latents
+            What `decode` gave.
+        channels, shape
+            The frame's.
+        """
+        raise NotImplementedError
+
+    def show(
+        self, latents: Float, channels: Sequence[int], wanted: Sequence[int], shape: tuple[int, int]
+    ) -> Float:
+        """Return the stabilised images (n, Y, X) of some channels of a frame, from its decoded latents.
+
+        Parameters
+        ----------
+        latents
+            What `decode` gave.
+        channels, shape
+            The frame's.
+        wanted
+            Some of its channels.
+        """
+        present = np.zeros((1, len(NAMES)), np.float32)
+        present[0, list(channels)] = 1
+        return self.synthesise(latents[None], present, *shape)[0, list(wanted)]
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sunzip import wavelet
 from sunzip.channels import CHANNELS, NAMES
-from sunzip.codec.family import Family, Float, Known, Latents, Written, quality_arrays
+from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written, quality_arrays
 from sunzip.codec.head import (
     LINKED,
     NEWS,
@@ -225,7 +225,7 @@ class WaveletFamily(Family):
         found = []
         for image, shown in zip(images, present, strict=True):
             pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
-            for rows in _runs(shown):
+            for rows in _runs(np.flatnonzero(shown)):
                 to_pyramid(image[rows], grid, pyramid[rows])
             found.append(Latents(pyramid, np.zeros(0, np.float32)))
         return found
@@ -238,14 +238,18 @@ class WaveletFamily(Family):
             low = wavelet.synthesise(low, places_of(latents, *grid.level(n)))
         return low[..., :height, :width]
 
-    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """See `Family.synthesise`: few channels at a time, which stay in the processor's cache."""
-        grid = grid_of(height, width)
-        out = np.zeros((*latents.shape[:2], grid.height, grid.width), np.float32)
-        for t, shown in enumerate(present):
-            for rows in _runs(shown):
-                to_picture(latents[t, rows], grid, grid.depth, out[t, rows])
-        return out[..., :height, :width]
+    def reference(self, latents: Float, channels: Sequence[int], shape: tuple[int, int]) -> Reference:
+        """See `Family.reference`."""
+        grid = grid_of(*shape)
+        height, width = grid.level(_within(grid, _SMALL))
+        return Reference(_pictures(latents, channels, grid), latents[:, :height, :width].copy(), channels)
+
+    def show(
+        self, latents: Float, channels: Sequence[int], wanted: Sequence[int], shape: tuple[int, int]
+    ) -> Float:
+        """See `Family.show`: channels that are not wanted take no time."""
+        height, width = shape
+        return _pictures(latents, wanted, grid_of(*shape))[list(wanted), :height, :width]
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""
@@ -410,7 +414,8 @@ class WaveletFamily(Family):
         """See `Family.likeness`: by what the frame in the middle would cost given the others, and alone."""
         grid = grid_of(*known.shape)
         first, middle, last = (latents.main for latents in three)
-        around = known._replace(before=(first, known.channels), after=(last, known.channels))
+        before, after = (self.reference(other, known.channels, known.shape) for other in (first, last))
+        around = known._replace(before=before, after=after)
         fine = self.quality_of(quality, known)
         turns = self._turns(middle, grid, around, fine)
         time = self._turned(around, grid, turns, np.zeros(len(NAMES), bool))
@@ -466,14 +471,14 @@ class WaveletFamily(Family):
         drawn, weights = np.zeros_like(pyramid), np.zeros_like(pyramid)
         for (other, _), has, apart in others:
             sign = -1 if apart > 0 else 1
-            minutes = self._turn(pyramid, grid, known, fine, (other, has), sign)
+            shown = self.reference(other, has, known.shape)
+            minutes = self._turn(pyramid, grid, known, fine, shown, sign)
             if minutes is None:
                 continue
             most = np.float32(_LEANS * _leaning(likeness) * (1 - abs(apart) / GROUP))
             # One at a time: they then stay in the processor's cache.
             for c in (c for c in known.channels if c in has):
-                picture = turned(to_picture(other[c : c + 1], grid, grid.depth), sign * minutes)
-                change = to_pyramid(picture, grid)
+                change = to_pyramid(turned(shown.pictures[c : c + 1], sign * minutes), grid)
                 change -= pyramid[c]
                 weight = _nearness(change * inverse[c], grid)
                 weight *= most
@@ -519,21 +524,20 @@ class WaveletFamily(Family):
         return Turns(before, self._turn(pyramid, grid, known, quality, known.after, -1))
 
     def _turn(
-        self, pyramid: Float, grid: Grid, known: Known, quality: Quality, other: Frame | None, sign: int
+        self, pyramid: Float, grid: Grid, known: Known, quality: Quality, other: Reference | None, sign: int
     ) -> int | None:
         """Return the minutes of rotation that bring another frame nearest to this; None if none does.
 
         Forward for a frame before it, if the sign is 1, backward for one after it. Channels count by what
         they are in steps: one of noise alone says nothing.
         """
-        both = [] if other is None else [c for c in known.channels if c in other[1]]
+        both = [] if other is None else [c for c in known.channels if c in other.channels]
         if other is None or not both:
             return None
         # A small picture is enough to see where things went.
-        n = _within(grid, _SMALL)
-        now, then = (to_picture(p[both], grid, n) for p in (pyramid, other[0]))
         inverse = quality.inverse[both][:, None, None]
-        now, then = now * inverse, then * inverse
+        n = _within(grid, _SMALL)
+        now, then = (to_picture(p[both], grid, n) * inverse for p in (pyramid, other.coarse))
         spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
 
         def error(minutes: int) -> float:
@@ -560,9 +564,8 @@ class WaveletFamily(Family):
         for other, minutes, sign in zip((known.before, known.after), turns, (1, -1), strict=True):
             if other is None or minutes is None:
                 continue
-            rows = [c for c in known.channels if c in other[1]]
-            for c, picture in zip(rows, to_picture(other[0][rows], grid, grid.depth), strict=True):
-                sources.setdefault(c, []).append((picture[None], sign * minutes))
+            for c in (c for c in known.channels if c in other.channels):
+                sources.setdefault(c, []).append((other.pictures[c : c + 1], sign * minutes))
         if not turns:
             return None
         pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
@@ -634,11 +637,15 @@ def _nearness(change: Float, grid: Grid) -> Float:
     return np.exp(np.negative(near, out=near), out=near)
 
 
-def _runs(shown: Float) -> list[slice]:
-    """Return which channels are shown as slices, of arrays that need not be copied then."""
-    rows = np.flatnonzero(shown)
-    return [
-        slice(run[0], run[-1] + 1)
-        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-        if len(run)
-    ]
+def _pictures(pyramid: Float, channels: Sequence[int], grid: Grid) -> Float:
+    """Return the pictures (12, Y, X) of some channels of a pyramid, and 0 for the others."""
+    out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
+    for rows in _runs(channels):
+        to_picture(pyramid[rows], grid, grid.depth, out[rows])
+    return out
+
+
+def _runs(channels: Sequence[int] | npt.NDArray[np.intp]) -> list[slice]:
+    """Return rising channels as slices, of arrays that need not be copied then."""
+    ends = np.flatnonzero(np.diff(channels) > 1) + 1
+    return [slice(run[0], run[-1] + 1) for run in np.split(channels, ends) if len(run)]

@@ -59,8 +59,8 @@ def _model(tables: Tables, k: int) -> Any:
 def _runs(index: npt.NDArray[np.integer], tables: Tables) -> _Runs:
     """Order (N,) symbols by table, keeping their order within each.
 
-    A frame has hundreds of calls, half of them for one or two symbols; so arrays' own methods are called, each
-    of which is twice as fast on few elements as the function of numpy that calls it.
+    A frame has hundreds of calls, half of them for one or two symbols; so arrays' own methods are called,
+    each of which is twice as fast on few elements as the function of numpy that calls it.
     """
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(tables):
         raise ValueError(f"index must be from 0 to {len(tables) - 1}")

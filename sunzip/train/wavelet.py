@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sunzip.channels import CHANNELS, NAMES
-from sunzip.codec.family import Float, Known
+from sunzip.codec.family import Float, Known, Reference
 from sunzip.codec.order import middle, order
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
@@ -384,22 +384,25 @@ def coded(
     shown = np.zeros((1, len(NAMES)), np.float32)
     shown[0, list(channels)] = 1
     writer = Writer(None, family.tables, family.bits, family.shifted) if counter is None else counter
-    left: dict[int, tuple[Float, Float]] = {}
+    left: dict[int, Reference] = {}
     shape = images[0].shape[-2], images[0].shape[-1]
     found = [family.analyse(image[None], shown, quality)[0] for image in images]
     around = middle(found)
     like = 0.0
     if len(around) == 3 and not chained:
         like = family.likeness(around, quality, Known(tuple(channels), shape))
+
+    def pictures(place: int) -> Float:
+        return left[place].pictures[:, : shape[0], : shape[1]]
+
     for step in order(len(images), False, like):
-        before, after = ((left[n][0], channels) if n is not None else None for n in step.builds_on)
+        before, after = (None if n is None else left[n] for n in step.builds_on)
         known = Known(tuple(channels), shape, before, after, step.back, step.ahead)
         own = family.own_quality(quality, step.depth, like)
         _, decoded = family.write(writer, found[step.place], quality, known, own)
-        picture = family.synthesise(decoded[None], shown, *shape)[0]
-        left[step.place] = decoded, picture
-        builds_on = [(n, left[n][1]) for n in step.builds_on if n is not None]
-        yield Shown(step.place, picture, own, family.quality_of(own, known).step, builds_on)
+        left[step.place] = family.reference(decoded, channels, shape)
+        builds_on = [(n, pictures(n)) for n in step.builds_on if n is not None]
+        yield Shown(step.place, pictures(step.place), own, family.quality_of(own, known).step, builds_on)
 
 
 def fit_tables(model: Model, films: Iterable[Film], qualities: Sequence[int]) -> Model:

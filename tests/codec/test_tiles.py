@@ -204,7 +204,7 @@ def test_what_is_decoded_is_what_the_encoder_saw(
     assert first.decoded is not None
     assert np.array_equal(family.decode(first.payload, quality, alone), first.decoded)
     for channels in (CHANNELS, (3,)):
-        known = Known(channels, shape, (first.decoded, CHANNELS))
+        known = Known(channels, shape, family.reference(first.decoded, CHANNELS, shape))
         found = family.encode(analysed(family, frames[1, :, :h, :w]), quality, known)
         assert found.payload[0] & TILED
         assert found.decoded is not None
@@ -292,6 +292,6 @@ def test_any_tiles_are_followed(
     first = family.encode(analysed(family, frames[0, :, :150, :130]), 50, known)
     assert first.decoded is not None
     assert np.array_equal(family.decode(first.payload, 50, known), first.decoded)
-    known = known._replace(before=(first.decoded, CHANNELS))
+    known = known._replace(before=family.reference(first.decoded, CHANNELS, known.shape))
     found = family.encode(analysed(family, frames[2, :, :150, :130]), 50, known)
     assert np.array_equal(family.decode(found.payload, 50, known), found.decoded)

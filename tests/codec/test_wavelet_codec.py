@@ -18,11 +18,11 @@ from sunzip import weights
 from sunzip.api import open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, lanes, walk, wavelet
-from sunzip.codec.family import Decoded, Float, Known, Latents, Written
+from sunzip.codec.family import Float, Known, Latents, Reference, Written
 from sunzip.codec.head import DEPARTURES, Turns, Ways, as_told, departs, qualities, unpacked
 from sunzip.codec.order import order
 from sunzip.codec.symbols import SHIFT_MOST, VARIANTS, Coefficients, Draft, Int, Reader, Writer
-from sunzip.codec.walk import Plan, Walk
+from sunzip.codec.walk import Frame, Plan, Walk
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, disk_radius
 from sunzip.entropy.coder import Encoder
@@ -156,7 +156,7 @@ def levels_told(family: WaveletFamily, payload: bytes, quality: int, known: Know
     return dict(zip(known.channels, told, strict=True))
 
 
-def foretold_of(family: WaveletFamily, payload: bytes, quality: int, known: Known) -> Decoded | None:
+def foretold_of(family: WaveletFamily, payload: bytes, quality: int, known: Known) -> Frame | None:
     """Return what other frames foretell of one, and of which channels; None if it builds on none."""
     head = unpacked(payload, quality, known, disks=True, trusts=True, tiles=True)
     return family._turned(known, grid_of(*known.shape), head.turns, head.ways.lazy)
@@ -200,11 +200,12 @@ def test_decoded_is_what_the_encoder_made_of_it(
         assert written.decoded is not None
         assert (family.decode(written.payload, fine, known) == written.decoded).all()
         others.append(written.decoded)
-    early, late = ((other, channels) for other in others)
-    given: list[tuple[Decoded | None, Decoded | None]] = [(None, None), (early, None), (early, late)]
+    early, late = (family.reference(other, channels, shape) for other in others)
+    given: list[tuple[Reference | None, Reference | None]] = [(None, None), (early, None), (early, late)]
     if max(shape) <= 80:
-        given += [(None, late), ((others[0], (2, 11)), (others[1], (5, 11))), ((others[0], (0, 1)), late)]
-        given += [((others[0], (0, 1)), None)]
+        strange = early._replace(channels=(0, 1))
+        given += [(None, late), (strange, late), (strange, None)]
+        given += [(early._replace(channels=(2, 11)), late._replace(channels=(5, 11)))]
     latents = images_of(family, now, channels, quality)
     for before, after in given:
         known = Known(channels, shape, before, after, 3, 15)
@@ -212,7 +213,7 @@ def test_decoded_is_what_the_encoder_made_of_it(
             written = family.encode(latents, quality, known, own)
             told = Told.by(written.payload)
             # Those without a common channel are of no use.
-            useful = [other is not None and 11 in other[1] for other in (before, after)]
+            useful = [other is not None and 11 in other.channels for other in (before, after)]
             assert (told.back, told.ahead) == (3 * useful[0], 15 * useful[1])
             assert bool(told.bits & LINKED) == any(useful)
             assert told.own == own
@@ -232,7 +233,8 @@ def test_levels_left_out_are_what_other_frames_foretell(family: WaveletFamily) -
     latents = images_of(family, film(1, 3, *shape)[0], channels, quality)
     first = family.encode(latents, quality, Known(channels, shape)).decoded
     assert first is not None
-    known = Known(channels, shape, (first, channels))
+    before = family.reference(first, channels, shape)
+    known = Known(channels, shape, before)
     same = Latents(first, np.zeros(0, np.float32))
     written = family.encode(same, quality, known)
     assert Told.by(written.payload).minutes == [0]
@@ -245,7 +247,7 @@ def test_levels_left_out_are_what_other_frames_foretell(family: WaveletFamily) -
     other = first.copy()
     other[list(channels), 32:, 32:] += step[list(channels)] * 0.8
     middle = (first + other) / 2
-    known = Known(channels, shape, (first, channels), (other, channels))
+    known = Known(channels, shape, before, family.reference(other, channels, shape))
     written = family.encode(Latents(middle, np.zeros(0, np.float32)), quality, known)
     assert Told.by(written.payload).minutes == [0, 0]
     assert written.decoded is not None
@@ -427,7 +429,7 @@ def test_turns_are_told_and_frames_are_numbered_both_ways(family: WaveletFamily)
     channels, shape = (2, 5, 11), (64, 64)
     frames = film(3, 3, *shape, minutes=240)
     pyramids = [images_of(family, frame, channels, 60) for frame in frames]
-    early, late = ((pyramid.main, channels) for pyramid in (pyramids[0], pyramids[2]))
+    early, late = (family.reference(pyramids[n].main, channels, shape) for n in (0, 2))
     for before, after, back, ahead, minutes in (
         (early, None, 2, 0, [240]),
         (None, late, 0, 7, [240]),
@@ -445,7 +447,8 @@ def test_latents_are_the_picture_made_small(family: WaveletFamily) -> None:
     known = Known(channels, (128, 128))
     written = family.encode(images_of(family, film(1, 3, 128, 128)[0], channels, 60), 60, known)
     assert written.decoded is not None
-    image = family.synthesise(written.decoded[None], np.ones((1, 12), np.float32), 128, 128)[0]
+    image = np.zeros((12, 128, 128), np.float32)
+    image[list(channels)] = family.show(written.decoded, channels, channels, known.shape)
     small = image.reshape(12, 8, 16, 8, 16).mean((2, 4))
     found = family.latents(written.payload, 60, known)
     for c in channels:
@@ -526,7 +529,7 @@ def test_noise_of_any_size_decodes_to_what_the_encoder_saw(
         assert written.decoded is not None
         assert np.isfinite(written.decoded).all()
         assert (family.decode(written.payload, quality, known) == written.decoded).all()
-        before = written.decoded, known.channels
+        before = family.reference(written.decoded, known.channels, known.shape)
 
 
 def test_what_lies_beyond_all_symbols_is_coded_as_the_last(family: WaveletFamily) -> None:
@@ -584,10 +587,7 @@ def test_a_field_of_points_keeps_them_as_they_are(
         assert told.rest[:2] == (1 << 9 | 1 << 11).to_bytes(2, "little")
         assert written.decoded is not None
         np.testing.assert_array_equal(family.decode(written.payload, quality, known), written.decoded)
-        pictures = [
-            family.synthesise(p[None], np.ones((1, 12), np.float32), *shape)[0]
-            for p in (written.decoded, latents.main)
-        ]
+        pictures = [family.show(p, ALL, ALL, shape) for p in (written.decoded, latents.main)]
         apart = np.abs(pictures[0] - pictures[1]) / family.step[quality][:, None, None]
         time = foretold_of(family, written.payload, quality, known)
         if time is not None:
@@ -599,7 +599,7 @@ def test_a_field_of_points_keeps_them_as_they_are(
         small = family.latents(written.payload, quality, known)
         np.testing.assert_array_equal(small, small_picture(written.decoded, shape))
         assert small.shape == (12, h, w)
-        before = written.decoded, channels
+        before = family.reference(written.decoded, channels, shape)
 
 
 def small_picture(pyramid: Float, shape: tuple[int, int]) -> Float:
@@ -647,15 +647,16 @@ def test_mean_disks_are_told_beforehand_unless_the_frame_before_shows_them(
 ) -> None:
     first, second = photosphere(2, *shape)
     channels = (2, 7, 8)
-    before = family.encode(images_of(family, first, channels, 30), 30, Known(channels, shape)).decoded
-    assert before is not None
+    decoded = family.encode(images_of(family, first, channels, 30), 30, Known(channels, shape)).decoded
+    assert decoded is not None
+    before = family.reference(decoded, channels, shape)
     latents = images_of(family, second, channels, 30)
     for known, told in (
         (Known(channels, shape), 1 << 7 | 1 << 8),
-        (Known(channels, shape, (before, (2, 8))), 1 << 7),
-        (Known(channels, shape, (before, channels)), 0),
-        (Known(channels, shape, None, (before, (2, 7))), 1 << 8),
-        (Known(channels, shape, (before, (7, 8)), (before, channels)), 0),
+        (Known(channels, shape, before._replace(channels=(2, 8))), 1 << 7),
+        (Known(channels, shape, before), 0),
+        (Known(channels, shape, None, before._replace(channels=(2, 7))), 1 << 8),
+        (Known(channels, shape, before._replace(channels=(7, 8)), before), 0),
     ):
         written = family.encode(latents, 30, known)
         head = Told.by(written.payload)
@@ -734,7 +735,7 @@ def test_films_whose_channels_come_and_go_are_what_the_encoder_saw(
         return found
 
     monkeypatch.setattr(Reader, "side", seen)
-    done: dict[int, Decoded] = {}
+    done: dict[int, Reference] = {}
     for step in order(len(COMING), False, ALIKE):
         channels = COMING[step.place]
         before, after = (None if n is None else done[n] for n in step.builds_on)
@@ -745,7 +746,7 @@ def test_films_whose_channels_come_and_go_are_what_the_encoder_saw(
         assert written.decoded is not None
         np.testing.assert_array_equal(here.decode(written.payload, quality, known), written.decoded)
         hold_near(here, written, latents, quality, known)
-        done[step.place] = written.decoded, channels
+        done[step.place] = here.reference(written.decoded, channels, shape)
     # Channels that other frames foretell, that they do not, and both in one group.
     assert [kind in asked for kind in ({0}, {1}, {0, 1})] == [trusting] * 3
     assert (len(told) > 3) == trusting
@@ -766,7 +767,8 @@ def test_other_channels_tell_what_they_are_and_not_what_is_new(
     frames, channels = flickering(2, 12, *shape), (2, 3, 4, 5, 11)
     frames[1, 11] = 4 * (frames[1, 4] - frames[0, 4])
     first = images_of(here, frames[0, channels], channels, 90).main
-    known = Known(channels, shape, (first, (3, 4, 5)))  # not of 2, beside 4; nor of 11, on which 4 looks
+    # Not of 2, beside 4; nor of 11, on which 4 looks.
+    known = Known(channels, shape, here.reference(first, (3, 4, 5), shape))
     latents = images_of(here, frames[1, channels], channels, quality)
     payload = here.encode(latents, quality, known).payload
     assert not payload[0] & (LAZY | ROUND)
@@ -844,7 +846,7 @@ def test_what_is_new_in_a_channel_tells_what_is_new_in_others(
     both = np.array([[[1.0]], [[2.0]]])
     before = images_of(family, first * both, channels, quality).main
     latents = images_of(family, (first + change) * both, channels, quality)
-    known = Known(channels, shape, (before, timed))
+    known = Known(channels, shape, family.reference(before, timed, shape))
     seen = []
 
     def trusts(
@@ -962,13 +964,13 @@ def test_a_frame_in_the_middle_is_not_made_worse_than_it_is_foretold(
     channels, shape = (2, 3, 5, 8), (64, 64)
     noise = np.random.default_rng(0).normal(0, 8, (3, 4, *shape))
     pyramids = [images_of(family, frame, channels, quality) for frame in film(1, 4, *shape)[0] + noise]
-    left: list[Decoded] = []
+    left: list[Reference] = []
     for depth, pyramid in enumerate((pyramids[0], pyramids[2], pyramids[1])):
         own = family.own_quality(quality, depth, ALIKE)
         known = Known(channels, shape, *left)
         written = family.encode(pyramid, quality, known, own)
         assert written.decoded is not None
-        left.append((written.decoded, channels))
+        left.append(family.reference(written.decoded, channels, shape))
     time = foretold_of(family, written.payload, quality, known)
     assert time is not None
     errors = [
@@ -1191,7 +1193,8 @@ def linked_payload(family: WaveletFamily) -> tuple[bytes, Known]:
     """Return a payload that builds on a frame before and one after, and has a quality of its own."""
     channels = (2, 5, 11)
     then, now, later = (images_of(family, frame, channels, 60) for frame in film(3, 3, 32, 32))
-    known = Known(channels, (32, 32), (then.main, channels), (later.main, channels), 1, 2)
+    before, after = (family.reference(other.main, channels, (32, 32)) for other in (then, later))
+    known = Known(channels, (32, 32), before, after, 1, 2)
     payload = family.encode(now, 60, known, 20).payload
     assert payload[:2] == bytes([payload[0] | LINKED | OWN, 1 | 2 << 4])
     return payload, known
@@ -1200,11 +1203,11 @@ def linked_payload(family: WaveletFamily) -> tuple[bytes, Known]:
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_flipped_bits_decode_or_are_damage(family: WaveletFamily, data: st.DataObject) -> None:
-    zeros = np.zeros((12, 32, 32), np.float32)
+    zeros = family.reference(np.zeros((12, 32, 32), np.float32), ALL, (32, 32))
     if data.draw(st.booleans()):
         start, known = linked_payload(family)
     else:
-        before, after = (data.draw(st.sampled_from([None, (zeros, ALL)])) for _ in range(2))
+        before, after = (data.draw(st.sampled_from([None, zeros])) for _ in range(2))
         start, known = payload_of(family, 20), Known((2, 5, 11), (32, 32), before, after)
     payload = bytearray(start)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -1238,7 +1241,7 @@ def test_payloads_of_strangers_decode_or_are_damage(
     minutes: int,
 ) -> None:
     channels = tuple(i for i in ALL if mask >> i & 1)
-    other = np.full((12, 16, 24), 1e20, np.float32), channels[:2]
+    other = family.reference(np.full((12, 16, 24), 1e20, np.float32), channels[:2], (16, 24))
     before, after = (other if is_there else None for is_there in given)
     start = bytes([head])
     if head & TIMED:
@@ -1292,7 +1295,7 @@ def test_heads_of_strangers_are_damage(
 
 
 def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
-    other = np.zeros((12, 32, 32), np.float32), (2, 5, 11)
+    other = family.reference(np.zeros((12, 32, 32), np.float32), (2, 5, 11), (32, 32))
     rest = payload_of(family)[1:]
     before, after, both = (
         Known((2, 5, 11), (32, 32), *others) for others in ((other,), (None, other), (other, other))
@@ -1353,7 +1356,7 @@ def test_channels_are_as_fine_as_they_are_of_use_to_others(
 ) -> None:
     channels, shape = (1, 2, 3, 4, 5, 7), (48, 64)
     first, now = film(2, len(channels), *shape)
-    before = images_of(family, first, channels, quality).main, channels
+    before = family.reference(images_of(family, first, channels, quality).main, channels, shape)
     latents = images_of(family, now, channels, quality)
     alike = family.encode(latents, quality, Known(channels, shape), own)
     assert not Told.by(alike.payload).departing
@@ -1503,13 +1506,13 @@ def older(wavelet_model: Model) -> WaveletFamily:
     return WaveletFamily(pack(wavelet_model.config, arrays))
 
 
-def pair(family: WaveletFamily, quality: int) -> tuple[Decoded, Latents]:
+def pair(family: WaveletFamily, quality: int) -> tuple[Reference, Latents]:
     """Return what is decoded of a frame, and the latents of one that follows."""
     frames, channels, shape = film(2, 3, 48, 64), (2, 5, 11), (48, 64)
     latents = [images_of(family, frame, channels, quality) for frame in frames]
     first = family.encode(latents[0], quality, Known(channels, shape)).decoded
     assert first is not None
-    return (first, channels), latents[1]
+    return family.reference(first, channels, shape), latents[1]
 
 
 @pytest.mark.parametrize("number", [10, VARIANTS])
@@ -1542,10 +1545,10 @@ def test_they_are_found_in_blocks(codec: Codec, family: WaveletFamily) -> None:
             assert decoded is not None
         else:
             chained[t], decoded = at_first(family, latents, Known(channels, (48, 64), before), 60, 50)
-        before = decoded, channels
+        before = family.reference(decoded, channels, (48, 64))
     chain = edited(block, chained)
     together = codec.decode([chain], THREE, (48, 64))
-    last = family.synthesise(decoded[None], np.ones((1, 12), np.float32), 48, 64)[0, list(channels)]
+    last = family.show(decoded, channels, channels, (48, 64))
     np.testing.assert_array_equal(together[3], family.stabiliser.subset(channels).inverse(last))
     for t in range(4):
         one = codec.decode([chain], THREE, (48, 64), frames=[t])[0]
@@ -1680,7 +1683,7 @@ def test_operations_for_a_pixel_stay_few(family: WaveletFamily, monkeypatch: pyt
     alone = family.encode(latents, 50, known)
     assert alone.decoded is not None
     assert counted.macs / 512**2 < 40_000
-    after = Known(ALL, shape, (alone.decoded, ALL))
+    after = Known(ALL, shape, family.reference(alone.decoded, ALL, shape))
     built = family.encode(latents._replace(main=pyramid * np.float32(0.9)), 50, after)
     assert built.payload[0] & LINKED
     counted.macs = 0
