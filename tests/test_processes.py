@@ -151,8 +151,68 @@ def test_large_images_stay_here(two: None, monkeypatch: pytest.MonkeyPatch) -> N
     def where(size: int) -> int:
         return elsewhere(_where, np.zeros(size, np.uint8))
 
-    assert set(side_by_side(where, [1000, 1000])) == {os.getpid()}
-    assert os.getpid() not in side_by_side(where, [999, 999])
+    def back(size: int) -> int:
+        return elsewhere(os.getpid, back=size)
+
+    for large in (where, back):
+        assert set(side_by_side(large, [1000, 1000])) == {os.getpid()}
+        assert os.getpid() not in side_by_side(large, [999, 999])
+
+
+def test_decoded_frames_are_judged_by_what_they_come_to(
+    two: None, wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        processes._Process, "call", lambda self, function, args, back: told.append(back) or function(*args)
+    )
+    codec = Codec(wavelet_model, 50)
+    frame = np.random.default_rng(0).gamma(2, 60, (1, 1, 64, 64)).astype(np.float32)
+    data = np.repeat(frame, 3, 0)
+    with lanes.here():
+        alone, film = (codec.encode(data, ["171A"], frames_per_block=block) for block in (1, 3))
+    size = 4 * 12 * 64 * 64
+    codec.decode(alone, ["171A"], (64, 64))
+    assert told == [size] * 3
+    told.clear()
+    codec.decode(film, ["171A"], (64, 64), frames=[1])
+    assert set(told) == {size}  # what it builds on, and itself
+    told.clear()
+    codec.decode(film, ["171A"], (64, 64))
+    assert set(told) == {size, 2 * size}
+
+
+@pytest.mark.parametrize("kind", ["a lambda", "of a script", "memory", "what comes back"])
+def test_what_a_process_cannot_do_its_lane_does(
+    kind: str, two: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, before = os.getpid(), _pids()
+    if kind == "of a script":
+        # It is called by a name under which a process finds nothing.
+        monkeypatch.setattr(sys.modules["__main__"], "_of_a_script", _of_a_script, raising=False)
+        monkeypatch.setattr(_of_a_script, "__module__", "__main__")
+    work: Callable[[int], int] = {
+        "a lambda": lambda this: os.getpid(),
+        "of a script": _of_a_script,
+        "memory": _short_of_memory_but_in,
+        "what comes back": _hardly_pickled_but_in,
+    }[kind]
+    assert list(side_by_side(lambda _: elsewhere(work, here), range(2))) == [here, here]
+    assert _pids() == before
+
+
+def _of_a_script(this: int) -> int:
+    return os.getpid()
+
+
+def _short_of_memory_but_in(this: int) -> int:
+    if os.getpid() != this:
+        raise MemoryError
+    return this
+
+
+def _hardly_pickled_but_in(this: int) -> Any:
+    return this if os.getpid() == this else lambda: None
 
 
 def _where(_: object) -> int:

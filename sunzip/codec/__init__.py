@@ -292,9 +292,8 @@ class Codec:
                 near = [(data[plan.rows[n]], n - step.place) for n in around(step.place, len(plan.rows))]
                 steady = self._steadied(data[t], near, indexes, scale, known, plan.like)
             keep = plan.left.wanted(step.place)
-            entry, left, found = elsewhere(
-                self._code, data[t], indexes, scale, own, known, steady, keep, measure
-            )
+            args = data[t], indexes, scale, own, known, steady, keep, measure
+            entry, left, found = elsewhere(self._code, *args, back=keep * _nbytes(known.shape))
             if left is not None:
                 plan.left.put(step.place, left)
             if found is not None:
@@ -602,12 +601,8 @@ class Codec:
                     present[:, indexes, None, None], images, torch.nan
                 )
 
-        if on_cpu:
-            as_ready(show, [job.waits for job in jobs])
-        else:
-            # An accelerator works on a batch while the next one is entropy-decoded here.
-            for n in range(len(jobs)):
-                show(n)
+        # An accelerator works on a batch while the next ones are entropy-decoded.
+        as_ready(show, [job.waits for job in jobs])
         as_stored = Scale.MEAN if normalised else scale
         for t, places, pixels in _raw_frames(entries, masks, indexes, shape, as_stored):
             if normalised:
@@ -724,7 +719,8 @@ class Codec:
                 found = [(t, small) for t in those]
             if not coarse or kept.wanted(number):
                 show, keep = bool(those) and not coarse, kept.wanted(number)
-                shown, left = elsewhere(self._read, payload, block.quality, known, show, keep, painter)
+                args = payload, block.quality, known, show, keep, painter
+                shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
                 if left is not None:
                     kept.put(number, left)
                 if shown is not None:
@@ -782,7 +778,7 @@ class Codec:
         frames: Collection[int] | None = None,
         frames_per_block: int | None = None,
     ) -> Float:
-        """Entropy-decode the latents alone: (T, …) float32, NaN for frames empty or stored as pixels.
+        """Decode the latents alone: (T, …) float32, NaN for frames empty or stored as pixels.
 
         They are the same to the bit on every machine. Of a wavelet model they are the picture made
         small. `frames` and `frames_per_block` are as in `decode`.
@@ -795,9 +791,18 @@ class Codec:
         entries = self._entries(blocks, shape, frames, frames_per_block)
         out = np.full((len(entries), *self.family.latent_shape(*shape)), np.nan, np.float32)
         rows = np.flatnonzero([e.mask for e in entries]).tolist()
-        for job in self._jobs(entries, rows, coarse=True):
-            for t, found in job.run():
+        jobs = self._jobs(entries, rows, coarse=True)
+
+        def fill(job: int) -> None:
+            for t, found in jobs[job].run():
                 out[t] = found
+
+        if self.family.decodes_by_network:
+            as_ready(fill, [job.waits for job in jobs])
+        else:
+            # Where nothing else needs PyTorch it need not be there.
+            for n in range(len(jobs)):
+                fill(n)
         for entry in entries:
             if is_raw(entry.payload):  # what claims to be pixels must be some
                 unpack_raw(entry.payload, entry.mask.bit_count(), *shape)
@@ -842,6 +847,11 @@ def _filled(jobs: Sequence[_Job], shown: npt.NDArray[np.bool_], shape: tuple[int
 def _together(jobs: Sequence[_Job]) -> list[tuple[int, Float]]:
     """Do jobs one after another."""
     return [found for job in jobs for found in job.run()]
+
+
+def _nbytes(shape: tuple[int, int]) -> int:
+    """Return the bytes of a frame of all channels."""
+    return 4 * len(NAMES) * shape[0] * shape[1]
 
 
 def _channels(mask: int) -> tuple[int, ...]:

@@ -101,7 +101,8 @@ class Written(NamedTuple):
 class Family(ABC):
     """A loaded model: networks for images ↔ latents, an entropy model for latents ↔ bytes.
 
-    The entropy half never imports torch and uses integers only; the network half loads torch when first used.
+    The entropy half uses integers only, and imports torch in those families alone that decode by a network;
+    the network half loads torch when first used.
 
     Attributes
     ----------
@@ -113,6 +114,8 @@ class Family(ABC):
         Whether a frame is coded given others of its block.
     exact
         Whether pixels, and not only what is coded, are the same bits on every machine.
+    decodes_by_network
+        Whether entropy decoding runs a network in PyTorch.
     latents_coded
         Whether the latents that a user gets are what is coded, so that their sizes compare.
     """
@@ -121,6 +124,7 @@ class Family(ABC):
     default_quality: int
     sequential: bool = False
     exact: bool = False
+    decodes_by_network: bool = False
     latents_coded: bool = True
 
     def check_size(self, height: int, width: int) -> None:

@@ -44,8 +44,8 @@ _MUCH = 160 << 20
 #: Seconds without work after which a process ends.
 IDLE = 60
 
-#: Bytes of arrays that are handed to a process at most. Of larger images each operation takes so long that
-#: lanes hardly wait for each other, and memory is short.
+#: Bytes of arrays that are handed to a process at most, and that come back. Of larger images each operation
+#: takes so long that lanes hardly wait for each other, and memory is short.
 _MOST = 64 << 20
 
 #: Bytes of memory that a process may take; all together get half of what there is.
@@ -80,20 +80,22 @@ _lasting = 0
 _processes: list[_Process] = []
 
 
-def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
+def elsewhere(function: Callable[..., _T], *args: Any, back: int = 0) -> _T:
     """Return ``function(*args)``, from the process of the lane that calls if it has one.
 
     Parameters
     ----------
     function, args
-        Fit to be pickled. The function may not change what it is given, nor keep it.
+        The function may not change what it is given, nor keep it. What cannot be pickled stays here.
+    back
+        Bytes of the arrays that it returns, or a few more.
     """
     with _Beside() as beside:
         process = _seat.process
         if process is not None:
             try:
                 if process.ready():
-                    return process.call(function, args)
+                    return process.call(function, args, back)
             except _GoneError:
                 # One that had nothing to do may be followed by another, one that broke down may not.
                 _seat.process, _seat.worked = None, 0.0 if process.idle else -math.inf
@@ -102,7 +104,7 @@ def elsewhere(function: Callable[..., _T], *args: Any) -> _T:
     if beside.others and in_lane() and _seat.process is None:
         _seat.worked += time.monotonic() - begin
         patience = 0 if _lasting else PATIENCE
-        if _seat.worked > patience and _can_be_sent(_pickled((function, args))[1]):
+        if _seat.worked > patience and _to_send(function, args, back):
             _seat.process, _seat.worked = _started(), 0.0
     return result
 
@@ -152,10 +154,6 @@ def _started() -> _Process | None:
             return None
         _processes.append(process)
         return process
-
-
-def _can_be_sent(arrays: Sequence[memoryview]) -> bool:
-    return sum(array.nbytes for array in arrays) <= _MOST
 
 
 def _can_start() -> bool:
@@ -242,30 +240,40 @@ class _Process:
             raise _GoneError from error
         return self._is_ready
 
-    def call(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _T:
-        """See `elsewhere`; what is too large to be sent is done here.
+    def call(self, function: Callable[..., _T], args: tuple[Any, ...], back: int) -> _T:
+        """See `elsewhere`; what cannot be sent is done here, as is what the process cannot do.
 
         Raises
         ------
         _GoneError
             If the process ended.
         """
-        body, buffers, models = _pickled((function, args))
-        if not _can_be_sent(buffers):
+        sent = _to_send(function, args, back)
+        if sent is None:
             return function(*args)
+        body, buffers, models = sent
+        result: Any = None
         try:
             sizes = _put(self._there.fileno(), buffers)
             new = {sha256: model for sha256, model in models.items() if sha256 not in self._models}
             self._line.send_bytes(pickle.dumps((new, sizes, body)))
             self._models |= new.keys()
             done, sizes, body = pickle.loads(self._line.recv_bytes())
-            result = pickle.loads(body, buffers=_got(self._back.fileno(), sizes))
+            arrays = list(_got(self._back.fileno(), sizes))
         except (EOFError, OSError) as error:
             self.end()
             raise _GoneError from error
+        if done is not None:
+            try:
+                result = pickle.loads(body, buffers=arrays)
+            except Exception:  # what classes of others raise when they are made anew
+                done = None
+        if done is None:
+            return function(*args)
         if not done:
             raise result
-        return result  # type: ignore[no-any-return]
+        found: _T = result
+        return found
 
     def leave(self) -> None:
         """Tell it that there is nothing to do any more."""
@@ -307,14 +315,29 @@ def serve(line: int, there: int, back: int, idle: int) -> None:
             known |= models
             if sum(map(_padded, sizes)) > len(mapped):
                 mapped = mmap.mmap(there, 0, access=mmap.ACCESS_READ)
-            try:
-                function, args = _Unpickler(body, _cut(memoryview(mapped), sizes), known).load()
-                result, done = function(*args), True
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                result, done = error, False
-            body, buffers, _ = _pickled(result)
+            done, body, buffers = _done(body, _cut(memoryview(mapped), sizes), known)
             asked.send_bytes(pickle.dumps((done, _put(back, buffers), body)))
+
+
+def _done(
+    body: bytes, arrays: Iterator[memoryview], models: dict[str, Model]
+) -> tuple[bool | None, bytes, Sequence[memoryview]]:
+    """Do what is asked for; return its result, pickled, after True, what it raised after False.
+
+    After None comes nothing: the caller has to do it. Functions of a script are not to be found here, nor is
+    memory for what may go well where others have none.
+    """
+    with contextlib.suppress(Exception):
+        function, args = _Unpickler(body, arrays, models).load()
+        try:
+            result, done = function(*args), True
+        except MemoryError:
+            raise
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            result, done = error, False
+        return done, *_pickled(result)[:2]
+    return None, b"", ()
 
 
 class _Pickler(pickle.Pickler):
@@ -347,6 +370,17 @@ def _pickled(thing: Any) -> tuple[bytes, list[memoryview], dict[str, Model]]:
     file, arrays, models = io.BytesIO(), [], {}  # type: ignore[var-annotated]
     _Pickler(file, arrays, models).dump(thing)
     return file.getvalue(), arrays, models
+
+
+def _to_send(
+    function: Callable[..., Any], args: tuple[Any, ...], back: int
+) -> tuple[bytes, list[memoryview], dict[str, Model]] | None:
+    """Return work as `_pickled` does; None if it cannot be, or it or what comes of it is too large."""
+    try:
+        found = _pickled((function, args)) if back <= _MOST else None
+    except Exception:  # whatever things raise that were not made for it
+        return None
+    return None if found is None or sum(array.nbytes for array in found[1]) > _MOST else found
 
 
 def _file() -> Any:
@@ -406,9 +440,9 @@ def _end_all() -> None:
 
 def _forget() -> None:
     # A fork's copies of the processes' lines are not its own.
-    global _lock, _working
+    global _lock, _working, _lasting
     _processes.clear()
-    _lock, _working = threading.Lock(), 0
+    _lock, _working, _lasting = threading.Lock(), 0, 0
 
 
 atexit.register(_end_all)

@@ -144,6 +144,7 @@ class WaveletFamily(Family):
 
     sequential = True
     exact = True
+    decodes_by_network = True
     latents_coded = False
 
     def __init__(self, model: Model) -> None:
