@@ -146,7 +146,14 @@ def compress(
     together = _frames_per_block(block, codec, series.time, series.pixels)
     path = os.fspath(out)
     given = None if isinstance(src, Series) and align is None else align or Alignment()
-    specified = partial(_specification, series, block=together, align=given, degradation=degradation)
+    specified = partial(
+        _specification,
+        series,
+        frames=series.fingerprint(),
+        block=together,
+        align=given,
+        degradation=degradation,
+    )
     if target_ratio is not None:
         target_bytes = _within(series, target_ratio)
     elif target_bytes is not None:
@@ -244,7 +251,12 @@ def _coding(
 
 
 def _specification(
-    series: Series, codec: Codec, block: int, align: Alignment | None, degradation: str | None
+    series: Series,
+    codec: Codec,
+    frames: str,
+    block: int,
+    align: Alignment | None,
+    degradation: str | None,
 ) -> ArchiveSpec:
     coding = {
         "quality": codec.quality,
@@ -256,7 +268,7 @@ def _specification(
         "align": asdict(align) if align else None,
         "degradation": degradation,
     }
-    identity = [series.fingerprint(), codec.model.sha256, json.dumps(coding, sort_keys=True)]
+    identity = [frames, codec.model.sha256, json.dumps(coding, sort_keys=True)]
     return ArchiveSpec(
         channels=series.channels,
         shape=series.shape,

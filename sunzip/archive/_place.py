@@ -81,6 +81,8 @@ class _LocalFile:
                 raise InputError(f"{path}: is a directory, not a finished archive")
             # Else a named pipe would be waited for.
             self._fd = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            # Who has many archives open need not close each: a process may have but so many files.
+            self._closed = weakref.finalize(self, os.close, self._fd)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file{_hint(path)}") from None
         except OSError as e:
@@ -103,9 +105,8 @@ class _LocalFile:
         """Do nothing: the operating system keeps what was read."""
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._fd = -1
+        self._closed()
 
     def _read(self, start: int, size: int) -> bytes:
         if self._fd < 0:

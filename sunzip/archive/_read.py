@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -277,7 +277,7 @@ class Archive:
         # Plain dictionaries, which bear threads without a lock: a fork could find a lock taken for ever.
         self._indexes: dict[int, npt.NDArray[np.int64]] = {}
         self._chunks: dict[tuple[str, int], npt.NDArray[Any]] = {}
-        self._shard_headers = lru_cache(_CACHED_HEADERS)(self._read_headers)
+        self._headers: dict[int, list[list[dict[str, Any]]]] = {}
 
     def __repr__(self) -> str:
         y, x = self.shape
@@ -511,14 +511,24 @@ class Archive:
             where = f"{self.path}: {key}"
             raw = layout.unzstd(data, where, layout.table_size(which[0], shape))
             out[which] = self._chunks[which] = layout.read_table(which[0], raw, shape, where)
-        with suppress(StopIteration, RuntimeError):  # another thread makes room at the same time
-            while len(self._chunks) > _CACHED_CHUNKS:
-                self._chunks.pop(next(iter(self._chunks)), None)
+        _make_room(self._chunks, _CACHED_CHUNKS)
         return {w: out[w] for w in wanted}
 
-    def _read_headers(self, shard: int) -> list[list[dict[str, Any]]]:
-        key = f"keywords/c/{shard}"
-        where = f"{self.path}: {key}"
-        frames = self._grid.frames_of(shard)
-        text = layout.one_text(self._chunk(key, None), where)
-        return decode(text, self.channels, self._rows("t_obs", frames.start, frames.stop), where)
+    def _shard_headers(self, shard: int) -> list[list[dict[str, Any]]]:
+        found = self._headers.get(shard)
+        if found is None:
+            key = f"keywords/c/{shard}"
+            where = f"{self.path}: {key}"
+            frames = self._grid.frames_of(shard)
+            text = layout.one_text(self._chunk(key, None), where)
+            found = decode(text, self.channels, self._rows("t_obs", frames.start, frames.stop), where)
+            self._headers[shard] = found
+            _make_room(self._headers, _CACHED_HEADERS)
+        return found
+
+
+def _make_room(cache: dict[Any, Any], most: int) -> None:
+    """Drop the oldest entries of a cache until it has at most so many."""
+    with suppress(StopIteration, RuntimeError):  # another thread makes room at the same time
+        while len(cache) > most:
+            cache.pop(next(iter(cache)), None)

@@ -204,11 +204,20 @@ class Series:
         return round(total)
 
     def fingerprint(self) -> str:
-        """Return a sha256 that tells this plan of frames from another: times, channels, shape and scale."""
+        """Return a sha256 that tells these frames from others: by their plan and the pixels of the first.
+
+        The plan is times, channels, shape and scale. Where the frames lie does not matter.
+
+        Raises
+        ------
+        InputError
+            If the first frame cannot be read.
+        """
         digest = hashlib.sha256()
         digest.update(repr((self.channels, self.shape, str(self.scale), self.t_obs.shape)).encode())
         digest.update(self.time.astype("<i8").tobytes())
         digest.update(self.t_obs.astype("<i8").tobytes())
+        digest.update(self.read(0, 1).data.astype("<f4").tobytes())
         return digest.hexdigest()
 
     def whole(self, doubtful: npt.NDArray[np.bool_] | None = None) -> Series:
