@@ -317,7 +317,8 @@ class _Latents:
         self._step = max(1, _STRETCH // int(np.prod(whole)))
 
     def read(self, start: int, stop: int, report: _Count) -> Iterator[Float]:
-        for begin, end in self._sun.stretches(start, stop, self._step):
+        for stretch in self._sun.stretches(range(start, stop), self._step):
+            begin, end = stretch[0], stretch[-1] + 1
             found = self._sun.latents[begin:end]
             report.add(end - begin, found.nbytes)
             if self._pool is not None:

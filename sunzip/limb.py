@@ -45,14 +45,14 @@ def _distances(height: int, width: int) -> Double:
     return np.asarray(np.sqrt(y * y + x * x) / disk_radius(min(height, width)))
 
 
-@lru_cache(maxsize=16)
-def _places(height: int, width: int) -> tuple[npt.NDArray[np.intp], Float]:
+@lru_cache(maxsize=4)  # of 4096² pixels one takes 84 MB
+def _places(height: int, width: int) -> tuple[npt.NDArray[np.uint8], Float]:
     """Return for each pixel the knot before it, and its share of the way to the next."""
     r = _distances(height, width)
     knots = np.array(KNOTS)
     first = np.clip(np.searchsorted(knots, r, "right") - 1, 0, len(knots) - 2)
     share = (r - knots[first]) / (knots[first + 1] - knots[first])
-    return first, np.clip(share, 0, 1).astype(np.float32)
+    return first.astype(np.uint8), np.clip(share, 0, 1).astype(np.float32)
 
 
 def disk(values: Float, height: int, width: int) -> Float:
@@ -65,7 +65,7 @@ def disk(values: Float, height: int, width: int) -> Float:
     return np.asarray(out)
 
 
-def _summed(first: npt.NDArray[np.intp], weights: Double, shift: int = 0) -> Double:
+def _summed(first: npt.NDArray[np.uint8], weights: Double, shift: int = 0) -> Double:
     """Return the sums (K,) of what pixels add to the knots before them, or to those after."""
     found: Double = np.bincount(first.ravel() + shift, weights.ravel(), len(KNOTS)).astype(np.float64)
     return found

@@ -6,6 +6,7 @@ are polynomials of single sums and products; the square root is exact by IEEE 75
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
@@ -33,6 +34,16 @@ _Sources = tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
 _MOST_BYTES, _FEWEST = 192 << 20, 4
 _found: OrderedDict[tuple[int, int, int], _Sources] = OrderedDict()
 _lock = Lock()
+
+
+def _forget() -> None:
+    # A fork may find the lock taken by a thread that it has not.
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows knows no fork
+    os.register_at_fork(after_in_child=_forget)
 
 #: Pixels whose sources are sought at once: what comes between takes ten times the memory of what is found.
 _AT_ONCE = 1 << 14

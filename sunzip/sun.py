@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -246,25 +247,30 @@ class Sun:
             which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {frames[0]} to {frames[-1]}"
             raise type(error)(f"{self.archive.path}: {which}: {error}") from None
 
-    def stretches(self, start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    def stretches(self, frames: Sequence[int], most: int) -> Iterator[Sequence[int]]:
         """Split frames into stretches that are best decoded at a time.
 
-        Where each frame of a block is coded given the one before, that is whole blocks: what begins amid one
-        decodes what lies before it once more.
+        Where frames of a block are coded given others, none is split: what they have in common would be
+        decoded for each part once more.
 
         Parameters
         ----------
-        start, stop
-            The frames.
+        frames
+            Their numbers, rising.
         most
-            Frames of a stretch, but for those whose blocks alone are longer.
+            Frames of a stretch, but for those whose blocks alone have more.
         """
         block = self.archive.frames_per_block if self.codec.family.sequential else 1
-        step = max(1, most // block) * block
-        begin = start
-        while begin < stop:
-            end = min((begin // step + 1) * step, stop)
-            yield begin, end
+        begin = 0
+        while begin < len(frames):
+            end = min(begin + max(1, most), len(frames))
+            if end < len(frames):
+                # Back to where a block begins, or on to its end if it is the only one.
+                of_block = bisect_left(frames, frames[end] // block * block)
+                end = (
+                    of_block if of_block > begin else bisect_left(frames, (frames[end] // block + 1) * block)
+                )
+            yield frames[begin:end]
             begin = end
 
     def cube(self, start: int, stop: int, channels: str | Iterable[str] | None = None) -> Cube:

@@ -247,15 +247,27 @@ class _Lazy(BackendArray):
         frames, place = np.unique(chosen[0], return_inverse=True)
         rest = [np.atleast_1d(c) for c in chosen[1:]]
         out = np.empty((len(frames), *map(len, rest)), self.dtype)
-        step = max(_PIXELS // max(int(np.prod(self.shape[1:])), 1), 1)
-        for begin in range(0, len(frames) if out.size else 0, step):
-            numbers = frames[begin : begin + step]
+        begin = 0
+        for numbers in self._pieces(frames, rest) if out.size else []:
             # Anew for each piece: the file may have been closed as one of too many.
             with self._manager.acquire_context() as sun:
-                out[begin : begin + step] = self._read(sun, numbers, rest)
+                out[begin : begin + len(numbers)] = self._read(sun, numbers, rest)
+            begin += len(numbers)
         if len(frames) != chosen[0].size or (np.diff(place.ravel()) < 0).any():
             out = out[place.ravel()]
         return out.reshape([n for c in chosen for n in c.shape])
+
+    def _pieces(
+        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> list[npt.NDArray[np.int64]]:
+        """Split frames into those that are read at a time."""
+        return [frames]
+
+    def _decoded(self, frames: npt.NDArray[np.int64], samples: int) -> list[npt.NDArray[np.int64]]:
+        """Split frames of so many samples into those that are decoded at a time."""
+        with self._manager.acquire_context() as sun:
+            stretches = sun.stretches(frames.tolist(), _PIXELS // max(samples, 1))
+            return [np.array(stretch) for stretch in stretches]
 
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
@@ -270,6 +282,12 @@ class _Images(_Lazy):
         super().__init__(manager, shape, "float32")
         self._names = names
 
+    def _pieces(
+        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> list[npt.NDArray[np.int64]]:
+        _, _, height, width = self.shape
+        return self._decoded(frames, len(np.unique(rest[0])) * height * width)
+
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
     ) -> npt.NDArray[Any]:
@@ -279,10 +297,15 @@ class _Images(_Lazy):
 
 
 class _Latents(_Lazy):
-    """(T, …) latents, by entropy decoding alone."""
+    """(T, …) latents, of which no pixels are made."""
 
     def __init__(self, manager: Any, shape: tuple[int, ...]) -> None:
         super().__init__(manager, shape, "float32")
+
+    def _pieces(
+        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
+    ) -> list[npt.NDArray[np.int64]]:
+        return self._decoded(frames, int(np.prod(self.shape[1:])))
 
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]

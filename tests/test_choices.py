@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import sunzip
 from sunzip import api
 from sunzip.codec import Codec
+from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
 from sunzip.frame import Block
 from sunzip.sources import open_source
@@ -121,9 +123,15 @@ def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Serie
         everything = sun[:]
         for frames in ([BLOCK - 1], [BLOCK, 3], [FRAMES - 1, BLOCK + 1, BLOCK + 2]):
             np.testing.assert_array_equal(sun.take(frames), everything[frames])
-        assert list(sun.stretches(5, FRAMES, 1)) == [(5, BLOCK), (BLOCK, SHARD), (SHARD, FRAMES)]
-        assert list(sun.stretches(5, FRAMES, SHARD + 1)) == [(5, SHARD), (SHARD, FRAMES)]
-        assert list(sun.stretches(7, 7, 1)) == []
+        blocks = [range(5, BLOCK), range(BLOCK, SHARD), range(SHARD, FRAMES)]
+        assert list(sun.stretches(range(5, FRAMES), 0)) == blocks
+        assert list(sun.stretches(range(5, FRAMES), BLOCK)) == blocks
+        assert list(sun.stretches(range(5, FRAMES), SHARD - 5)) == [range(5, SHARD), range(SHARD, FRAMES)]
+        assert list(sun.stretches(range(5, FRAMES), FRAMES)) == [range(5, FRAMES)]
+        assert list(sun.stretches(range(7, 7), 1)) == []
+        some = [0, BLOCK - 1, BLOCK, SHARD]
+        assert list(sun.stretches(some, 3)) == [some[:3], some[3:]]
+        assert list(sun.stretches(some, 1)) == [some[:2], some[2:3], some[3:]]
 
 
 def test_jobs_over_blocks_agree_with_the_archive(lat: Path, film: Series, tmp_path: Path) -> None:
@@ -212,3 +220,15 @@ def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) ->
     with pytest.raises(InputError, match="exclude each other"):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=3, quality=5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_xarray_decodes_no_frame_of_a_block_twice(lat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sunzip.xarray._PIXELS", 1)
+    decoded, decode = [], WaveletFamily.decode
+    monkeypatch.setattr(
+        WaveletFamily, "decode", lambda self, *frame: decoded.append(1) or decode(self, *frame)
+    )
+    with xr.open_dataset(lat) as ds, sunzip.open(lat) as sun:
+        found = ds.cube[:BLOCK].values
+        assert len(decoded) == BLOCK
+        np.testing.assert_array_equal(found, sun[:BLOCK])

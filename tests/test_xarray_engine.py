@@ -183,7 +183,7 @@ def test_only_frames_asked_for_go_through_the_network(
 def test_light_curves_are_cut_out_piece_by_piece(
     ds: xr.Dataset, runs: list[int], whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sunzip.xarray._PIXELS", 2 * 3 * SIZE * SIZE)
+    monkeypatch.setattr("sunzip.xarray._PIXELS", 2 * SIZE * SIZE)
     pieces = []
     real = sunzip.Sun.take
 

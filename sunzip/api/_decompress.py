@@ -90,7 +90,8 @@ def decompress(
                 written: Task[None] | None = None
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))
-                for a, b in sun.stretches(frames.start, frames.stop, step):
+                for stretch in sun.stretches(range(frames.start, frames.stop), step):
+                    a, b = stretch[0], stretch[-1] + 1
                     cube = sun.cube(a, b, None if filler else names)
                     if filler:
                         cube, foretold = filler.fill(cube)

@@ -68,7 +68,8 @@ def evaluate(
         if progress:
             progress(Progress(0, len(both), 0, 0))
         done = 0
-        for begin, end in sun.stretches(0, len(sun), 1):
+        for stretch in sun.stretches(range(len(sun)), 1):
+            begin, end = stretch[0], stretch[-1] + 1
             here = np.flatnonzero((begin <= theirs) & (theirs < end))
             if not len(here):
                 continue

@@ -578,7 +578,7 @@ class Walk:
         these, origin = _coefficients(own, mean, scale, wanted, self._centred)
         if not k:
             self._shifts[own] += coder.shifts(own, self._shifts[own], these)
-            if np.abs(self._shifts).max() > SHIFT_MOST:
+            if not -SHIFT_MOST <= self._shifts.min() <= self._shifts.max() <= SHIFT_MOST:
                 raise DamagedError("entropy-coded payload: scales are shifted more than any can")
         symbols = coder.symbols(_shifted(these, scale, self._shifts[own]))
         return (symbols + origin).reshape(count, 3, -1), symbols.reshape(count, 3, -1)
@@ -604,7 +604,7 @@ class Walk:
             change = (fitted(exact, bands, weights, _WORTHWHILE) - weights)[: len(bands)]
         index = 2 * np.int32(channel) + np.arange(len(bands), dtype=np.int32)
         weights[: len(bands)] += self._coder.side("weights", index, change)
-        if np.abs(weights).max() > WEIGHT_MOST:
+        if not -WEIGHT_MOST <= weights.min() <= weights.max() <= WEIGHT_MOST:
             raise DamagedError("entropy-coded payload: a channel weighs more than any can")
         out = np.zeros((3, *shape), np.float32)
         for band, weight in zip(bands, weights, strict=False):

@@ -30,6 +30,7 @@ from sunzip.times import parse_t_obs
 _MAX_META = 4 << 20
 _MAX_ATTRS = 4 << 30
 _MAX_CHUNK = 1 << 30
+_MAX_TILES = 1 << 16
 _MAX_ROWS = 1 << 24
 _MAX_SIDE = 16384
 #: Compressors that tell beforehand, or can be told, how many bytes come out.
@@ -251,6 +252,7 @@ class SdomlV2(Source):
         """Decode the frames of one chunk along time, None if no part of them is stored."""
         frames: npt.NDArray[np.floating[Any]] | None = None
         depth, *tile = array.chunks
+        depth = min(depth, array.shape[0] - chunk * depth)
         for j in range(math.ceil(array.shape[1] / tile[0])):
             for k in range(math.ceil(array.shape[2] / tile[1])):
                 path = f"{array.path}/{array.separator.join(map(str, (chunk, j, k)))}"
@@ -267,7 +269,7 @@ class SdomlV2(Source):
                     frames = np.full((depth, *array.shape[1:]), np.nan, array.dtype)
                 y, x = j * tile[0], k * tile[1]
                 part = frames[:, y : y + tile[0], x : x + tile[1]]
-                part[:] = block[:, : part.shape[1], : part.shape[2]]
+                part[:] = block[:depth, : part.shape[1], : part.shape[2]]
         return frames
 
 
@@ -314,6 +316,14 @@ def _open_array(storage: Storage, path: str) -> _Array:
         raise InputError(f"{name}: has dtype {dtype.name}; SDOML v2 images are floating point (<f4)")
     if math.prod(chunks) * dtype.itemsize > _MAX_CHUNK:
         raise InputError(f"{name}: its chunks of {tuple(chunks)} are larger than 1 GiB")
+    # An image is put together from tiles, and with it all those that share them.
+    tiles = -(-shape[1] // chunks[1]) * -(-shape[2] // chunks[2])
+    together = min(chunks[0], shape[0]) * shape[1] * shape[2] * dtype.itemsize
+    if tiles > _MAX_TILES or (tiles > 1 and together > _MAX_CHUNK):
+        raise InputError(
+            f"{name}: chunks of {tuple(chunks)} cut an image into {tiles} parts and hold {chunks[0]} images; "
+            f"read are up to {_MAX_TILES} parts, and 1 GiB of images that share them: rechunk the store"
+        )
     order, separator = meta.get("order", "C"), meta.get("dimension_separator", ".")
     if order not in ("C", "F") or separator not in (".", "/"):
         raise InputError(
