@@ -54,12 +54,13 @@ class Patchy(Synthetic):
 
     broken_row: int | None = None
     reads = 0
+    gain = 1.0
 
     def read(self, channel: str, row: int) -> np.ndarray:
         self.reads += 1
         if row == self.broken_row:
             raise InputError(f"sun.zarr/{channel}: chunk {row} cannot be read")
-        pixels = image(channel, row)
+        pixels = image(channel, row) * np.float32(self.gain)
         if row == 3 or (row, channel) == (5, "304A"):
             pixels[:] = np.nan
         if (row, channel) == (6, "171A"):
@@ -229,7 +230,7 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     again = patchy()
     seen: list[api.Progress] = []
     api.compress(series_of(again), tmp_path / "a.lat", resume=True, progress=seen.append, **settings)
-    assert again.reads == 2 * len(CHANNELS)  # the last shard alone
+    assert again.reads == (1 + 2) * len(CHANNELS)  # the first frame, to know it again, and the last shard
     assert [p.done for p in seen] == [8, 10]
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "whole.lat"]
@@ -298,10 +299,11 @@ def test_drop_names_what_has_no_whole_frame(tiny_model: Model, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_that_fails_at_once_leaves_nothing(tiny_model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_source_that_fails_at_once_leaves_nothing(row: int, tiny_model: Model, tmp_path: Path) -> None:
     source = patchy()
-    source.broken_row = 0
-    with pytest.raises(InputError, match="chunk 0 cannot be read"):
+    source.broken_row = row
+    with pytest.raises(InputError, match=f"chunk {row} cannot be read"):
         api.compress(series_of(source), tmp_path / "a.lat", model=tiny_model)
     assert list(tmp_path.iterdir()) == []
 
@@ -317,6 +319,11 @@ def test_resuming_with_other_settings_is_refused(
     for other in ({"quality": 3}, {"block": 2}):
         with pytest.raises(OutputError, match="begin again with --force"):
             api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, resume=True, **other)
+    # Nor is a source that looks alike continued with, of other times of the Sun or calibrated anew.
+    alike = patchy()
+    alike.gain = 1.01
+    with pytest.raises(OutputError, match="begun from other input"):
+        api.compress(series_of(alike), tmp_path / "a.lat", model=tiny_model, resume=True)
     api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, force=True, quality=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat"]
 

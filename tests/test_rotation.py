@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
 from collections import OrderedDict
 
 import numpy as np
@@ -181,3 +183,14 @@ def test_what_was_found_is_kept_as_long_as_there_is_room(monkeypatch: pytest.Mon
     assert (turned(image, 60) == first).all()
     assert (turned(image, -96)[..., ::-1] == turned(image[..., ::-1], 96)).all()
     assert [key[2] for key in rotation._found] == [72, 60, -96, 96]
+
+
+def test_a_fork_while_another_thread_holds_what_was_found_goes_on() -> None:
+    image = picture(16, 16)
+    with rotation._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            turned(image, 30)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -347,9 +347,14 @@ def test_every_frame_holds_what_belongs_to_it(described, options):
 def test_the_order_of_the_store_changes_nothing(described, options, random):
     mixed = [{c: random.sample(ts, len(ts)) for c, ts in d.items()} for d in described]
 
+    def dated(d):
+        return Memory(
+            d, images={(c, r): image((t or 0) % 89, 4) for c, ts in d.items() for r, t in enumerate(ts)}
+        )
+
     def plan(ds):
         try:
-            series = join([Memory(d) for d in ds], **options)
+            series = join([dated(d) for d in ds], **options)
         except InputError as error:
             return str(error)
         return series.fingerprint(), series.report.as_dict()
@@ -554,6 +559,8 @@ def test_fingerprint_tells_plans_apart():
         join([source]), join([source], stop="2014-01-01T00:12"), join([source], channels=["Bz"]),
         join([source], size=4), join([Memory({"171A": minutes(0, 12.1), "Bz": minutes(0, 12)}, size=8)]),
         join([Memory({"171A": minutes(0, 12), "Bz": minutes(0, 12)}, size=8, scale=Scale.SUM)]),
+        join([Memory({"171A": minutes(0, 12), "Bz": minutes(0, 12)}, size=8,
+                     images={("Bz", 0): image(9, 8)})]),
     ]  # fmt: skip
     assert len({p.fingerprint() for p in plans}) == len(plans)
     assert plans[0].fingerprint() == join([source]).fingerprint()
