@@ -356,7 +356,7 @@ class Sun:
 
     @property
     def latents(self) -> _Latents:
-        """The dequantised latents, indexed by frame: entropy decoding alone, no network runs."""
+        """The dequantised latents, indexed by frame: no images are made of them."""
         return _Latents(self)
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:

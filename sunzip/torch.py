@@ -35,7 +35,7 @@ class LatDataset(Dataset[torch.Tensor]):
     channels
         One name or several, whose order is that of the items; None is all that the archive holds.
     latents
-        Give the dequantised latents instead of pixels: no network runs, and they are the same numbers on
+        Give the dequantised latents instead of pixels: no images are made, and they are the same numbers on
         every machine.
     normalised
         Give pixels as networks like them, about 1 in size: stabilised (`sunzip.normalize`) and divided by the

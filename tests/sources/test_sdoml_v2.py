@@ -304,6 +304,8 @@ def edit(store, **changes):
         ({"shape": None}, "no list of sizes"),
         ({"chunks": [0, 8, 8]}, "none that images have"),
         ({"chunks": [10**6, 8, 8000]}, "larger than 1 GiB"),
+        ({"shape": [7, 512, 512], "chunks": [7, 1, 1]}, "cut an image into 262144 parts"),
+        ({"shape": [10**5, 512, 512], "chunks": [10**5, 1, 512]}, "hold 100000 images; .*rechunk the store"),
         ({"compressor": {"id": "pickle"}}, "compressor 'pickle' is not read"),
         ({"compressor": "blosc"}, "compressor 'blosc' is not read"),
         ({"compressor": {"id": ["x"]}}, "is not read"),
