@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -584,12 +586,15 @@ class Codec:
             batches = [jobs[begin : begin + together] for begin in range(0, len(jobs), together)]
             jobs = [_Job(partial(_together, batch)) for batch in batches]
 
+        # An accelerator has memory for one batch, and works on it while lanes entropy-decode the next.
+        alone = nullcontext() if on_cpu else Lock()
+
         def show(job: int) -> None:
             decoded = jobs[job].run()
             if not decoded:
                 return
             rows, latents = [t for t, _ in decoded], np.stack([found for _, found in decoded])
-            with torch.inference_mode():
+            with torch.inference_mode(), alone:
                 present = torch.from_numpy(masks[rows]).to(place)
                 images = self.family.synthesise_tensor(
                     torch.from_numpy(latents).to(place), present.float(), *shape
@@ -601,7 +606,6 @@ class Codec:
                     present[:, indexes, None, None], images, torch.nan
                 )
 
-        # An accelerator works on a batch while the next ones are entropy-decoded.
         as_ready(show, [job.waits for job in jobs])
         as_stored = Scale.MEAN if normalised else scale
         for t, places, pixels in _raw_frames(entries, masks, indexes, shape, as_stored):
