@@ -10,7 +10,7 @@ if (($#)); then
 fi
 
 # The oldest supported zarr, and the newest that each Python can have: zarr 3.2 and later need Python 3.12.
-pairs=("3.11 zarr>=3.1,<3.2" "3.12 zarr" "3.13 zarr")
+pairs=("3.11 zarr>=3.1,<3.2" "3.12 zarr" "3.13 zarr" "3.14 zarr")
 
 # Print the interpreter of a version, from PATH or from pyenv.
 interpreter() {
