@@ -33,7 +33,7 @@ def unpack(data: bytes, size: int | None = None, *, most: int = 1 << 31) -> byte
     """
     from numcodecs.zstd import Zstd
 
-    stated = _content_size(data)
+    stated = content_size(data)
     if stated is None or stated > most or (size is not None and stated != size):
         raise DamagedError(f"states a content of {stated} bytes" + (f" instead of {size}" if size else ""))
     out = bytearray(stated)
@@ -44,8 +44,11 @@ def unpack(data: bytes, size: int | None = None, *, most: int = 1 << 31) -> byte
     return bytes(out)
 
 
-def _content_size(data: bytes) -> int | None:
-    """Read from a frame's header the size of its content; None if it does not state it, or is none."""
+def content_size(data: bytes) -> int | None:
+    """Read from a frame's header (RFC 8878, section 3.1.1.1) the size of its content.
+
+    None if it does not state it, is none, or needs a dictionary.
+    """
     if len(data) < 5 or data[:4] != _MAGIC:
         return None
     descriptor = data[4]

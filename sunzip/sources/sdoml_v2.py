@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sunzip import packed
 from sunzip.channels import NAMES
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
@@ -374,8 +375,7 @@ def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any
 def _claimed_size(kind: str, raw: bytes) -> int | None:
     """Return how many bytes a compressed chunk says it decodes to, None if it does not say.
 
-    The places are those of the c-blosc chunk header, of numcodecs' LZ4 and of the Zstandard frame header
-    (RFC 8878, section 3.1.1.1).
+    The places are those of the c-blosc chunk header and of numcodecs' LZ4.
     """
     if kind == "blosc":
         # It also says its own length, beyond which c-blosc would read on in a truncated chunk.
@@ -383,12 +383,7 @@ def _claimed_size(kind: str, raw: bytes) -> int | None:
         return int.from_bytes(raw[4:8], "little") if whole else None
     if kind == "lz4":
         return int.from_bytes(raw[:4], "little") if len(raw) > 4 else None
-    if len(raw) < 18 or raw[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    flag, single = raw[4] >> 6, raw[4] >> 5 & 1
-    at = 5 + (1 - single) + (0, 1, 2, 4)[raw[4] & 3]
-    width = (single, 2, 4, 8)[flag]
-    return int.from_bytes(raw[at : at + width], "little") + 256 * (flag == 1) if width else None
+    return packed.content_size(raw)
 
 
 def _pack(column: Value | list[Value]) -> Value | npt.NDArray[Any] | list[Value]:
