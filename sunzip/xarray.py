@@ -31,6 +31,13 @@ _PIXELS = 1 << 24
 #: Milliseconds as float64 are exact and, unlike int64, fit into every netCDF format.
 _TIME_ENCODING = {"units": "milliseconds since 1970-01-01", "calendar": "standard", "dtype": "float64"}
 
+#: In files, texts of any size, for the reason that channels are: `str` as xarray writes it, which it need not
+#: look for in objects. With a missing value they come back as objects, to which xarray appends texts.
+_TEXT_ENCODING = {"dtype": np.dtype(object, metadata={"element_type": str}), "missing_value": ""}
+
+#: What the decoding options of xarray may say, besides nothing: archives are opened in this way only.
+_DECODED = {"mask_and_scale": True, "decode_times": True, "decode_timedelta": False, "use_cftime": False}
+
 #: Names of the dimensions of latents after time.
 _LATENT_DIMS = ("latent", "latent_y", "latent_x")
 
@@ -77,6 +84,12 @@ class SunzipBackend(BackendEntrypoint):
         channels: str | Iterable[str] | None = None,
         latents: bool = False,
         anon: bool = False,
+        mask_and_scale: Any = None,
+        decode_times: Any = None,
+        decode_timedelta: Any = None,
+        use_cftime: Any = None,
+        concat_characters: Any = None,
+        decode_coords: Any = None,
     ) -> Dataset:
         """Open an archive as a dataset whose variables are read and decoded when they are computed.
 
@@ -95,6 +108,10 @@ class SunzipBackend(BackendEntrypoint):
             Whether to have the variable `latents`, (time, …) float32, for which no network runs.
         anon
             Ask S3 or Google Cloud Storage without credentials.
+        mask_and_scale, decode_times, decode_timedelta, use_cftime
+            None, or what archives are opened as: masked, with times, spans as numbers, without cftime.
+        concat_characters, decode_coords
+            Without effect: there are no characters to join, and the coordinates are known.
 
         Returns
         -------
@@ -106,13 +123,20 @@ class SunzipBackend(BackendEntrypoint):
         Raises
         ------
         InputError, DamagedError, UnsupportedError
-            If the archive cannot be used, or lacks a channel.
+            If the archive cannot be used, or lacks a channel, or is to be opened without decoding.
         ModelNotFoundError
             If latents are wanted, or later if images are decoded, and the model is not on this machine.
         """
         if not isinstance(filename_or_obj, str | os.PathLike):
             kind = type(filename_or_obj).__name__
             raise InputError(f"the engine sunzip opens paths and URLs of .lat files, not {kind}")
+        given = (mask_and_scale, decode_times, decode_timedelta, use_cftime)
+        for (option, only), value in zip(_DECODED.items(), given, strict=True):
+            if value is not None and value is not only:
+                raise InputError(
+                    f"the engine sunzip opens archives decoded, with times and NaN: it takes {option}={only} "
+                    "alone, and no decode_cf=False"
+                )
         from sunzip.archive import absolute
 
         # Where it is opened again, in another process perhaps, the folder may be another one.
@@ -176,7 +200,7 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
         else:
             continue  # how coded bytes and keywords are stored is no matter of a dataset
         if name == "unit":
-            encoding["dtype"] = np.dtype(object)  # in files, for the reason that channels are
+            encoding |= _TEXT_ENCODING
         if attrs.get("units") == _TIME_ENCODING["units"]:
             encoding |= _TIME_ENCODING
             del attrs["units"], attrs["calendar"]

@@ -106,7 +106,9 @@ def test_the_engine_is_found_and_described() -> None:
     assert engine.description
     assert engine.url.startswith("https://")
     assert set(engine.open_dataset_parameters) == {
-        *("filename_or_obj", "drop_variables", "model", "channels", "latents", "anon")
+        *("filename_or_obj", "drop_variables", "model", "channels", "latents", "anon"),
+        *("mask_and_scale", "decode_times", "decode_timedelta", "use_cftime"),
+        *("concat_characters", "decode_coords"),
     }
     assert not engine.supports_groups
 
@@ -367,6 +369,28 @@ def test_streams_are_refused(lat: Path, opened: str) -> None:
         xr.open_dataset(thing, engine="sunzip")
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"decode_times": False}, "decode_times=True"),
+        ({"mask_and_scale": False}, "mask_and_scale=True"),
+        ({"decode_timedelta": True}, "decode_timedelta=False"),
+        ({"use_cftime": True}, "use_cftime=False"),
+        ({"decode_cf": False}, "mask_and_scale=True"),
+    ],
+)
+def test_archives_are_opened_decoded_alone(lat: Path, option: dict[str, bool], named: str) -> None:
+    with pytest.raises(InputError, match=f"opens archives decoded.* takes {named} alone") as caught:
+        xr.open_dataset(lat, **option)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_ask_for_what_is_done_anyhow_are_taken(ds: xr.Dataset, lat: Path) -> None:
+    wishes = {"decode_times": True, "mask_and_scale": True, "decode_timedelta": False, "decode_coords": "all"}
+    with xr.open_dataset(lat, **wishes) as same:
+        xr.testing.assert_identical(same, ds)
+
+
 @pytest.mark.usefixtures("nothing_registered")
 def test_a_model_that_is_not_here_is_named_when_needed(other_model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
@@ -475,8 +499,9 @@ def test_chunks_of_any_kind_are_loaded_pickled_and_written(
         again = pickle.loads(pickle.dumps(ds)).load()
         np.testing.assert_array_equal(again.cube.values, whole)
         assert again.unit.values.tolist() == ["DN/s", "DN/s", "G"]
-        ds.to_netcdf(tmp_path / "out.nc")
         with warnings.catch_warnings():
+            warnings.simplefilter("error", xr.SerializationWarning)
+            ds.to_netcdf(tmp_path / "out.nc")
             # Texts of fixed size would be of no type that Zarr format 3 specifies.
             warnings.filterwarnings("error", ".*does not have a Zarr V3 specification")
             ds.chunk({"time": FRAMES}).to_zarr(tmp_path / "out.zarr", zarr_format=3, consolidated=False)
@@ -525,6 +550,20 @@ def test_plain_zarr_holds_the_same(lat: Path, tmp_path: Path, zarr_format: int) 
             np.testing.assert_array_equal(back.time.values, ds.time.values)
             late = back.t_obs.values - ds.t_obs.values
             assert (np.abs(late[ds.valid.values]) < np.timedelta64(1, "us")).all()
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_a_zarr_store_grows_in_time(lat: Path, tmp_path: Path, zarr_format: int, chunks: object) -> None:
+    if chunks is not None:
+        pytest.importorskip("dask")
+    out = tmp_path / "out.zarr"
+    with xr.open_dataset(lat, chunks=chunks) as ds:
+        ds.isel(time=slice(0, 4)).to_zarr(out, zarr_format=zarr_format)
+        ds.isel(time=slice(4, None)).to_zarr(out, append_dim="time")
+        with xr.open_zarr(out, decode_times=xr.coders.CFDatetimeCoder(time_unit="ms")) as back:
+            xr.testing.assert_identical(back.load(), ds.load())
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
