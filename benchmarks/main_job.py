@@ -45,7 +45,7 @@ def run(case: Input, work: Path) -> dict[str, Any]:
         "parts": sunzip.info(out)["parts"],
         "verified": verified.ok,
         "verify_seconds": verify_seconds,
-        "bits_per_sample": measured.bits_per_sample,
+        "bits_per_sample": 32 * report.coded_bytes / report.raw_bytes,
         "ratio": measured.ratio,
         "metrics": measured.metrics,
         "decompress": decompressed,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
 from sunzip.api._series import Sources, source_of
+from sunzip.archive import summary
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.metrics import Accumulator
@@ -89,6 +90,9 @@ def evaluate(
                 f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"
             )
         pixels = known * sun.archive.shape[0] * sun.archive.shape[1]
+        about = summary(path, anon=anon)
+        # As `compress` and `info` count: without a model inside, whose size is only what the archive says.
+        size = max(1, about["bytes"] - about["parts"]["model"])
         return EvaluateReport(
             source=", ".join(series.urls),
             archive=os.fspath(path),
@@ -96,8 +100,8 @@ def evaluate(
             images=images,
             absent=known + offered - 2 * images,
             metrics=gather.as_dict(),
-            bits_per_sample=8 * float(sun.archive.block_bytes.sum()) / pixels,
-            ratio=4 * pixels / sun.archive.size,
+            bits_per_sample=8 * size / pixels,
+            ratio=4 * pixels / size,
         )
 
 

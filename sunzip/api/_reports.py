@@ -134,9 +134,9 @@ class EvaluateReport:
     metrics
         By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`.
     bits_per_sample
-        Coded bits per pixel of an image that is there.
+        Bits of the archive file, without a model inside, per pixel of an image that is there.
     ratio
-        Bytes as float32 over bytes of the archive file.
+        Bytes of these pixels as float32 over bytes of that file.
     """
 
     source: str

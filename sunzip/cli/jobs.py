@@ -409,7 +409,7 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
     yield f"{r.archive} against {r.source}: {count(r.images, 'image')} in {count(r.frames, 'frame')}"
     if r.absent:
         yield f"  {count(r.absent, 'image')} that only one of them has"
-    yield f"  {number(r.bits_per_sample)} bit/sample, ratio {number(r.ratio)} against float32"
+    yield f"  {number(r.bits_per_sample)} bits per sample, ratio to float32 {number(r.ratio)}, without model"
     for mode, channels in r.metrics.items():
         yield ""
         yield f"  {_MODES[mode]}"

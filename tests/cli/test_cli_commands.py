@@ -239,6 +239,14 @@ def test_evaluate_agrees_with_what_was_measured_at_encoding(sunzip, model, store
         assert found["metrics"]["paper"][name]["rmse"] == pytest.approx(
             report["errors"][name]["rmse"], rel=1e-4
         )
+    # One name, one meaning: whether the model is in the archive or not.
+    embedded = tmp_path / "b.lat"
+    sunzip("compress", store, embedded, "--model", model, "--embed-model")
+    for path in (archive, embedded):
+        costs = as_json(sunzip("info", path, "--json"))["costs"]["without_model"]
+        found = as_json(sunzip("evaluate", store, path, "--json"))
+        assert found["bits_per_sample"] == pytest.approx(costs["bits_per_sample"])
+        assert found["ratio"] == pytest.approx(costs["ratio_float32"])
     text = sunzip("evaluate", store, archive).stdout
     assert text.count("171A") == 2
     assert "as the paper counts" in text
