@@ -39,6 +39,8 @@ _DIVERGING = ("#9be1ff", "#2f86d6", "#14161b", "#d9512c", "#ffd9a0")
 # The field strengths that the colours of hmimag stand for: grey below 24 G, hues up to 1500 G.
 _HMI_LIMIT = 1500.0
 _HMI_GREY = 24.0
+# Below the noise of a measurement, which is some 5 G, and above that of decoded zeros.
+_HMI_NOISE = 1.0
 # The photosphere is nearly flat; the corona spans four decades, and its faint loops matter.
 _PHOTOSPHERE = (1600, 1700)
 _ASINH_WIDTH = 0.03
@@ -207,13 +209,14 @@ class _Page:
             self.text(left + side, top + 16, time, size=8.5, color=_DIM, align="right")
         else:
             self.text(left + 104, top + 16, time, size=8.5, color=_DIM)
+        # Of two images the original says where the disk is: off it the codec leaves ripples.
+        known = next((image for image in shown if not np.isnan(image).all()), shown[0])
+        off_disk = what.instrument == "HMI" and _off_disk(known)
         for n, (label, image) in enumerate(zip(images, shown, strict=True)):
             x = left + n * (side + _GAP)
             if len(shown) > 1:
                 self.text(x + side, top + 16, label, size=8.5, color=_DIM, align="right")
-            if what.instrument == "HMI" and image.any():
-                image = np.where(_off_disk(image), np.nan, image)
-            self._panel(x, top, side, image, colours, norm)
+            self._panel(x, top, side, np.where(off_disk, np.nan, image), colours, norm)
         x = left + len(shown) * side + (len(shown) - 1) * _GAP
         if not all(np.isnan(image).all() for image in shown):
             # Evenly spaced, the bar would hide the colours of weak fields, which fill the image.
@@ -262,12 +265,17 @@ class _Page:
 def _off_disk(image: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Return where a magnetogram has no measurement, so that the page shows through: off the disk it is 0.
 
-    Nearly 0 where it was decoded; and what is 0 on the disk was measured so, or is a field too weak to code.
+    Nearly 0 where it was decoded, so that there all goes that would be grey; and what is 0 on the disk was
+    measured so, or is a field too weak to code. A part of the Sun, which has noise in its corners, is left.
     """
     height, width = image.shape
     y, x = np.ogrid[:height, :width]
     r = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
-    return np.asarray((r > disk_radius(min(height, width))) & (np.abs(image) < 1))
+    beyond = r > disk_radius(min(height, width))
+    outside = np.abs(image[beyond])
+    if 2 * np.count_nonzero(outside < _HMI_NOISE) < np.count_nonzero(~np.isnan(outside)):
+        return np.zeros_like(beyond)
+    return np.asarray(beyond & (np.abs(image) < _HMI_GREY))
 
 
 def _norm(what: Channel, images: Sequence[_Image]) -> Any:

@@ -259,3 +259,37 @@ def test_a_weak_field_on_the_disk_is_shown_and_what_is_off_it_is_not() -> None:
     assert found[0, 0]
     assert not found[0, 1]
     assert not found[40:90, 40:90].any()
+
+
+def decoded_magnetogram() -> tuple[np.ndarray, np.ndarray]:
+    """A magnetogram, 0 off the disk, and as a codec gives it: with ripples there, a few of several gauss."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    original = np.where(np.hypot(y, x) < 25, 300 * np.sin(y / 3) * np.cos(x / 3), 0).astype(np.float32)
+    ripples = np.where((y + x) % 16 == 0, 5, 0.3).astype(np.float32)
+    return original[None], (original + ripples)[None]
+
+
+def test_a_decoded_magnetogram_ends_at_the_limb() -> None:
+    original, decoded = decoded_magnetogram()
+    alone = panel(draw({"decoded": decoded}, ("Bz",)), 1, 0)
+    beside = panel(draw({"original": original, "decoded": decoded}, ("Bz",)), 1, 0, 1, compared=True)
+    for seen in (alone, beside):
+        corner = seen[: len(seen) // 8, : len(seen) // 8]
+        assert np.ptp(corner, axis=(0, 1)).max() == 0
+        assert corner.max() < 0.2
+        assert seen[len(seen) // 2].max() > 0.5
+
+
+def test_a_magnetogram_of_zeros_is_a_disk() -> None:
+    seen = panel(draw({"decoded": np.zeros((1, 64, 64), np.float32)}, ("Bz",)), 1, 0)
+    assert seen[: len(seen) // 8, : len(seen) // 8].max() < 0.2
+    assert seen[len(seen) // 2, len(seen) // 2].min() > 0.4
+
+
+def test_a_part_of_the_sun_keeps_its_corners() -> None:
+    from sunzip.quicklook import _off_disk
+
+    noise = np.random.default_rng(0).normal(0, 5, (64, 64))
+    assert not _off_disk(noise).any()
+    noise[:8] = np.nan
+    assert not _off_disk(noise).any()
