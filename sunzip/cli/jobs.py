@@ -56,10 +56,11 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     if value is None:
         return None
     found = _SIZE.fullmatch(value.strip())
-    if not found:
-        raise click.BadParameter(f"{value!r} is no size; write it as 500MB, 1.5GB or a number of bytes")
-    unit: int = 1000 ** " kmgt".index(found[2].lower() or " ")
-    return round(float(found[1]) * unit)
+    wanted = float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ") if found else 0.0
+    # No file has more bytes than an int64 counts.
+    if not 1 <= wanted < 2**63:
+        raise click.BadParameter(f"{value[:40]!r} is no size; write it as 500MB, 1.5GB or a number of bytes")
+    return round(wanted)
 
 
 def _block(_: click.Context, __: click.Parameter, value: str) -> Block:

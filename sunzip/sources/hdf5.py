@@ -1,7 +1,8 @@
 """One HDF5 file as a source: the "cube-1" layout that sunzip writes, and any file with a plain image cube.
 
 A minimal file holds ``cube`` (T, C, Y, X) with ``channel`` (C names), or (T, Y, X) with an attribute
-``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings.
+``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings. What is
+no date, or none of the years 1 to 9999, is no time.
 Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root attribute ``scale``
 ("mean" unless it says "sum"). ``sunzip.sinks.hdf5`` describes the whole layout.
 """
@@ -30,6 +31,9 @@ _MAX_SIDE = 16384
 _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 _MAX_KEYWORDS = 2**24
+
+#: Times of the years 1 to 9999: those of ISO 8601.
+_FIRST, _END = np.array(["0001-01-01", "10000-01-01"], "datetime64[ms]")
 
 #: How a remote file is fetched and kept: HDF5 goes to and fro in it.
 _BLOCKS = {"block_size": 2**20, "cache_type": "blockcache", "cache_options": {"maxblocks": 64}}
@@ -224,6 +228,8 @@ class Hdf5(Source):
             raise InputError(f"{self.url}: {name} must have shape {shape}, not {dataset.shape}")
         if dataset.dtype.kind == "i" and dataset.dtype.itemsize == 8:
             found: Times = dataset[:].astype("datetime64[ms]")
+            # Numbers that are no date, as 2^63 − 1 is, stand for times that are missing.
+            found[(found < _FIRST) | (found >= _END)] = np.datetime64("NaT", "ms")
         elif dataset.dtype.kind in "OS":
             found = parse_t_obs(dataset[:].ravel().tolist()).reshape(shape)
         else:

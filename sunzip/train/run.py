@@ -16,6 +16,7 @@ from torch import nn
 
 from sunzip import weights
 from sunzip.api import Alignment, Sources, open_series
+from sunzip.arguments import positive
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
@@ -238,6 +239,10 @@ def train(
         check_wavelet(coder)
     if steps is None and epochs is None and minutes is None:
         raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
+    numbers = {"--epochs": epochs, "--time-limit": minutes, "--rate": rate, "--beta": beta}
+    for option, number in numbers.items():
+        if number is not None:
+            positive(number, option)  # NaN passes for a number in comparisons
     if fit_all and hold_out:
         raise InputError("--fit-all learns from all frames, --hold-out from some; give one of them")
     out, name = Path(out), Path(out).resolve().name

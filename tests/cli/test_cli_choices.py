@@ -36,6 +36,8 @@ def test_sizes_are_read_as_people_write_them(text: str | None, size: int | None)
         (["--target-bytes", "5 apples"], "'5 apples' is no size; write it as 500MB"),
         (["--target-bytes", "-3"], "is no size"),
         (["--target-bytes", "5MiB"], "is no size"),
+        (["--target-bytes", "0"], "'0' is no size"),
+        (["--target-bytes", "9" * 400 + "TB"], "is no size"),
         (["--block", "121"], "neither auto nor a number from 1 to 120"),
         (["--block", "0"], "neither auto nor"),
         (["--block", "many"], "neither auto nor"),

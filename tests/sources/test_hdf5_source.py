@@ -11,6 +11,7 @@ import pytest
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources.hdf5 import Hdf5
+from sunzip.sources.series import join
 
 T, C, N = 5, 2, 16
 MS = np.datetime64("2017-08-07T00:00", "ms").astype(np.int64) + np.arange(T) * 3_600_000
@@ -80,6 +81,22 @@ def test_channels_in_any_order_and_images_that_are_missing(tmp_path):
     assert source.header("94A", 1) == {"N": 11}
     again = pickle.loads(pickle.dumps(source))
     assert again.read("Bz", 2).tobytes() == data[3, 0].tobytes()
+
+
+@pytest.mark.parametrize("cadence", ["12min", None])
+def test_numbers_that_are_no_date_are_no_times(tmp_path, cadence):
+    lost = [2**63 - 1, 2**63 - 2, -(2**63) + 1]
+    time = np.array([*MS[:2], *lost])
+    source = Hdf5(save(tmp_path / "a.h5", {"channel": "171A"}, cube=cube(T, N, N), time=time))
+    series = join([source], cadence=cadence)
+    np.testing.assert_array_equal(series.time, MS[:2].astype("M8[ms]"))
+    assert series.report.unusable_times == 3
+
+
+def test_the_first_and_the_last_date_are_times(tmp_path):
+    ends = np.array(["0001-01-01", "9999-12-31T23:59:59.999"], "M8[ms]")
+    file = save(tmp_path / "a.h5", {"channel": "171A"}, cube=cube(2, N, N), time=ends.astype(np.int64))
+    np.testing.assert_array_equal(Hdf5(file).times("171A"), ends)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "i2", "u1"])

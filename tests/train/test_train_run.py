@@ -414,6 +414,14 @@ GRID = ("--cadence", "1d", "--tolerance", "2h")
 VAE = ("--model", "sigma-vae-256", "--batch", 2, "--precision", "fp32", *GRID)
 
 
+@pytest.mark.parametrize("option", ["--epochs", "--time-limit", "--rate", "--beta"])
+def test_what_is_no_number_is_refused_before_there_is_a_folder(option: str, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    text = call(SUN, *VAE, "--steps", 1, "--out", out, option, "nan", code=1)
+    assert f"{option} must be a number above 0" in text
+    assert not out.exists()
+
+
 def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "mine"
     end = ("--out", out, "--cache", cache)
