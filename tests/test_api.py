@@ -656,6 +656,16 @@ def test_sums_stay_sums_from_end_to_end(
     assert open_source(str(tmp_path / "back.h5")).scale is Scale.SUM
 
 
+def test_channels_without_an_image_are_not_told_to_be_written(lat: Path, tmp_path: Path) -> None:
+    def told(start: str, stop: str) -> tuple[int, tuple[str, ...]]:
+        report = api.decompress(lat, tmp_path / "a.h5", start=start, stop=stop, force=True)
+        return report.images, report.channels
+
+    assert told("2014-01-01T01:00", "2014-01-01T01:12") == (2, ("171A", "Bz"))
+    assert told("2014-01-01T00:48", "2014-01-01T01:12") == (5, CHANNELS)
+    assert told("2014-01-01T00:36", "2014-01-01T00:48") == (0, ())
+
+
 def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path) -> None:
     report = api.decompress(
         lat, tmp_path / "a.h5", start="2014-01-01T00:24", stop="2014-01-01T01:24", channels=["Bz", "171A"]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sunzip.api._fill import Filler
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
@@ -80,7 +82,8 @@ def decompress(
                 "leave out fill_missing (--fill-missing)"
             )
         filler = Filler(sun, names) if fill_missing else None
-        raw = images = filled = 0
+        raw = filled = 0
+        images = np.zeros(len(names), np.int64)
         sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block
         pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
         step = frames_at_a_time(pixels, t if sun.codec.family.sequential else 1, stretches=1)
@@ -100,7 +103,7 @@ def decompress(
                     if written:
                         written.result()
                     written = Task(pool, sink.write, cube)
-                    raw, images = raw + cube.nbytes, images + int(cube.valid.sum())
+                    raw, images = raw + cube.nbytes, images + cube.valid.sum(axis=0)
                     if progress:
                         coded = int(sizes[frames.start // t : -(-b // t)].sum())
                         progress(Progress(b - frames.start, frames.stop - frames.start, raw, coded))
@@ -110,9 +113,9 @@ def decompress(
             path=os.fspath(out),
             layout=form,
             frames=frames.stop - frames.start,
-            images=images,
+            images=int(images.sum()),
             filled=filled,
-            channels=names,
+            channels=tuple(name for name, n in zip(names, images.tolist(), strict=True) if n),
             shape=sun.archive.shape,
             seconds=clock.monotonic() - begin,
             raw_bytes=raw,

@@ -99,7 +99,7 @@ class DecompressReport:
     filled
         How many of these images the archive lacks, and were foretold.
     channels, shape
-        Of each frame, and (Y, X) of each image.
+        Of which there are images, and (Y, X) of each image.
     seconds
         Wall time.
     raw_bytes

@@ -355,9 +355,10 @@ def decompress(
             force=force,
             progress=progress,
         )
+    of = f": {' '.join(report.channels)}" if report.images else ""
     lines = [
         f"{report.path} holds {count(report.frames, 'frame')}, {count(report.images, 'image')} of "
-        f"{report.shape[0]}×{report.shape[1]}: {' '.join(report.channels)}",
+        f"{report.shape[0]}×{report.shape[1]}{of}",
         *fields(
             [
                 ("layout", report.layout),
