@@ -146,7 +146,8 @@ def export_features(
     pool
         Average each channel of a latent map over a grid of `pool` × `pool` fields; 1 is the mean of the map.
     pca
-        Write that many principal components of the centred, not standardised, latents instead of them.
+        Write that many principal components of the centred, not standardised, latents instead of them;
+        fewer than there are frames to fit them on.
     fit_until
         Fit the components only on frames before this time, so that nothing of later ones leaks into them.
     start, stop
@@ -374,9 +375,11 @@ def _fit(latents: _Latents, start: int, stop: int, count: int, report: _Count) -
             rows = np.concatenate(waiting)
             fit(rows[:step])
             waiting, held = [rows[step:]], held - step
-    if held < count:
+    # As many frames as components leave the last one nothing: the mean is taken off first.
+    if fitted + held <= count:
         raise InputError(
-            f"{count} principal components need as many frames with latents to fit them on; there are {held}"
+            f"{count} principal components need more frames with latents than that to fit them on; there are "
+            f"{held}"
         )
     fit(np.concatenate(waiting))
     return Components(

@@ -269,14 +269,14 @@ def components(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_all_components_reconstruct_the_latents(lat: Path, latents: np.ndarray, tmp_path: Path) -> None:
-    report = export_features(lat, tmp_path / "a.h5", pca=FRAMES - 1)
+    report = export_features(lat, tmp_path / "a.h5", pca=FRAMES - 2)
     found, by = read(tmp_path / "a.h5")[1], components(tmp_path / "a.h5")
     there = np.delete(np.arange(FRAMES), 3)
     original = latents.reshape(FRAMES, -1)
     scale = original[there].std()
     back = found[there] @ by["components"] + by["mean"]
     np.testing.assert_allclose(back, original[there], atol=1e-3 * scale)
-    np.testing.assert_allclose(by["components"] @ by["components"].T, np.eye(FRAMES - 1), atol=1e-4)
+    np.testing.assert_allclose(by["components"] @ by["components"].T, np.eye(FRAMES - 2), atol=1e-4)
     np.testing.assert_allclose(by["mean"], original[there].mean(0), atol=1e-4 * scale)
     assert np.isnan(found[3]).all()
     assert report.fitted == FRAMES - 1
@@ -351,7 +351,8 @@ def test_frames_without_variance(tiny_model: Model, tmp_path: Path) -> None:
         ({"fit_until": "2014-01-02"}, "fit_until .* add pca"),
         ({"pca": 73}, "73 principal components; there can be 1 to 72"),
         ({"pca": 0}, r"pca \(--pca\) must be a whole number from 1 up, not 0"),
-        ({"pca": 12}, "12 principal components need as many frames .* there are 11"),
+        ({"pca": 11}, "11 principal components need more frames .* there are 11"),
+        ({"pca": 1, "stop": "2014-01-01T00:12"}, "1 principal components need more frames .* there are 1"),
         ({"pca": 2, "fit_until": "2014-01-01"}, "no frame before 2014-01-01 to fit"),
         ({"pca": 2, "fit_until": "soon"}, "fit_until 'soon' is not a date"),
         ({"pool": 0}, r"pool \(--pool\) must be a whole number from 1 up, not 0"),
