@@ -182,6 +182,10 @@ class Sun:
         DamagedError, InputError, IndexError
             As `read`.
         """
+        try:
+            len(frames)
+        except TypeError:
+            raise IndexError(f"{frames!r} is no sequence of frame numbers; use it as an index") from None
         names = self.held(channels)
         # The codec first: that its model is not at hand is no matter of certain frames.
         codec, shape, scale = self.codec, self.archive.shape, self.scale
@@ -373,19 +377,27 @@ class Sun:
         """
         when, which = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
         if isinstance(which, slice):
-            names: Sequence[str] = self.channels[which]
+            try:
+                names: Sequence[str] = self.channels[which]
+            except (TypeError, ValueError):
+                raise IndexError(f"{which!r}: channels are sliced by their numbers") from None
         elif isinstance(which, str) or all(isinstance(n, str) for n in np.atleast_1d(which)):
             names = [channel(n).name for n in listed(which)]
         else:
             raise IndexError(f"{which!r} is neither a channel, a list of channels nor a slice of them")
         frames = self.frames(when)
+        data: npt.NDArray[np.float32]
         if isinstance(frames, int):
             data = self.read(frames, frames + 1, names)[0]
         else:
             data = self.read(frames.start, max(frames.start, frames.stop), names, step=frames.step)
         order = [canonical(names).index(n) for n in names]
-        one = isinstance(which, str)
-        return data[..., order[0], :, :] if one else data[..., order, :, :]  # type: ignore[no-any-return]
+        if isinstance(which, str):
+            return data[..., order[0], :, :]
+        # A copy may be of gigabytes, and is needed only for another order.
+        if order != list(range(len(order))):
+            data = data[..., order, :, :]
+        return data
 
     def frames(self, when: int | str | np.datetime64 | datetime | slice) -> int | slice:
         """Translate a frame number, a time, or a slice of either into frame numbers.

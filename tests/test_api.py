@@ -471,9 +471,12 @@ def test_channels_are_picked_in_the_order_asked_for(sun: api.Sun, which: object,
 
 
 STEPS = [slice(0, 5, -1), slice(0, 5, 0), slice(0, 5, "12min")]
+BY_NAME = [(0, slice("171A", "304A")), (0, slice(None, None, 0))]
 
 
-@pytest.mark.parametrize("index", [10, -11, (0, 1), (0, [0]), 1.5, None, [1, 2], (0, "171A", 3), *STEPS])
+@pytest.mark.parametrize(
+    "index", [10, -11, (0, 1), (0, [0]), 1.5, None, [1, 2], (0, "171A", 3), *STEPS, *BY_NAME]
+)
 def test_other_indexes_are_index_errors(sun: api.Sun, index: object) -> None:
     with pytest.raises(IndexError):
         sun[index]
@@ -486,6 +489,22 @@ def test_unknown_times_and_channels_are_input_errors(sun: api.Sun, index: object
     with pytest.raises(InputError) as error:
         sun[index]
     assert "\n" not in str(error.value)
+
+
+def test_pixels_in_the_order_in_which_they_are_read_are_not_copied(
+    sun: api.Sun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = sun.read(2, 4)
+    monkeypatch.setattr(sun, "read", lambda *_, **__: data)
+    for index in (slice(2, 4), (slice(2, 4), list(CHANNELS)), (2, slice(None))):
+        assert np.shares_memory(sun[index], data)
+    assert not np.shares_memory(sun[2:4, list(CHANNELS)[::-1]], data)
+
+
+@pytest.mark.parametrize("frames", [slice(0, 2), 3, None])
+def test_frames_to_take_are_a_sequence(sun: api.Sun, frames: object) -> None:
+    with pytest.raises(IndexError, match="is no sequence of frame numbers"):
+        sun.take(frames)
 
 
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:
