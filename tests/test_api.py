@@ -675,6 +675,15 @@ def test_sums_stay_sums_from_end_to_end(
     assert open_source(str(tmp_path / "back.h5")).scale is Scale.SUM
 
 
+def test_sources_without_any_measurement_are_refused(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patchy, "read", lambda *_: np.full((SIZE, SIZE), np.nan, np.float32))
+    with pytest.raises(InputError, match=r"^synthetic.*: none of its images holds a measurement$"):
+        api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model)
+    assert os.listdir(tmp_path) == []
+
+
 def test_channels_without_an_image_are_not_told_to_be_written(lat: Path, tmp_path: Path) -> None:
     def told(start: str, stop: str) -> tuple[int, tuple[str, ...]]:
         report = api.decompress(lat, tmp_path / "a.h5", start=start, stop=stop, force=True)

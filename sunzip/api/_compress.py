@@ -192,6 +192,9 @@ def compress(
             if cluster is None and len(writer.left()) == writer.shards:
                 writer.abort()
             raise
+        if not raw and len(todo) == writer.shards:
+            writer.abort()
+            raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
         size = writer.finish(codec.model.files if embed_model else None)
     with open_archive(path) as archive:
         return _report(archive, series, codec, size, clock.monotonic() - begin, target_bytes)

@@ -86,7 +86,8 @@ def open_series(
         If a source cannot be used or no image is left.
     """
     urls = [src] if isinstance(src, str | os.PathLike) else list(src) if isinstance(src, Iterable) else []
-    if not urls or not all(isinstance(url, str | os.PathLike) for url in urls):
+    # The empty name would be the folder that the program runs in.
+    if not urls or not all(isinstance(url, str | os.PathLike) and os.fspath(url) for url in urls):
         raise InputError("no source named; it is a path, a URL, synthetic:…, or a list of these")
     if align is not None and not isinstance(align, Alignment):
         raise InputError(f"align must be an Alignment, not {type(align).__name__}")
