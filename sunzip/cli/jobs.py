@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time as clock
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -173,6 +175,8 @@ def compress(
     if len(named) > 1:
         raise click.UsageError(f"{' and '.join(named)} exclude each other")
     if not dry_run:
+        if out.endswith("/") and "://" not in out:
+            raise OutputError(f"{out}: an archive is a file; name it without the slash at its end")
         target.check(
             out,
             [*src, *([hmi] if hmi else [])],
@@ -433,6 +437,19 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
         )
 
 
+@contextmanager
+def _all_told(targets: Sequence[str]) -> Iterator[None]:
+    """Have an error say which of several new targets are complete although another one is not."""
+    absent = [target for target in targets if not os.path.lexists(target)]
+    try:
+        yield
+    except OutputError as error:
+        if left := [target for target in absent if os.path.lexists(target)]:
+            told = f"complete, and in the way of another run: {', '.join(left)}"
+            raise OutputError(f"{error}; {told}") from error
+        raise
+
+
 @click.command(short_help="Write a made-up Sun, to try sunzip on.")
 @click.argument("out", metavar="OUT.zarr")
 @click.option("--frames", type=click.IntRange(1), default=64, show_default=True)
@@ -493,7 +510,10 @@ def synth(
     with frames_bar(quiet, "preparing the Sun") as progress, ExitStack() as stack:
         if progress:
             progress(Progress(0, frames, 0, 0))
-        paths = {store: stack.enter_context(replacing(store, force)) for store in stores}
+        targets = [*stores, *([flux] if flux is not None else [])]
+        stack.enter_context(_all_told(targets))
+        # All before the sinks, so that nothing old has given way when one of these cannot be finished.
+        paths = {target: stack.enter_context(replacing(target, force)) for target in targets}
         # Written by another thread, as in decompress: of a write that Ctrl-C broke off, zarr's own threads
         # would do the rest in the folder that is being removed.
         sinks = [
@@ -512,7 +532,7 @@ def synth(
         for task in written:
             task.result()
         if flux is not None:
-            write_flux(stack.enter_context(replacing(flux, force)), sun.time, sun.seed)
+            write_flux(paths[flux], sun.time, sun.seed)
     seconds = clock.monotonic() - begin
     first, last = str(sun.time[0]), str(sun.time[-1])
     report = {

@@ -25,6 +25,7 @@ import sunzip as sunzip_package
 from sunzip import api, errors, weights
 from sunzip.cli import program
 from sunzip.sinks import LAYOUTS
+from sunzip.sinks.sdoml_v2 import SdomlV2Sink
 from sunzip.sources.series import Series
 
 
@@ -135,6 +136,13 @@ def test_every_command_names_a_missing_source(sunzip, model, archive, tmp_path, 
         "show": [gone, tmp_path / "a.png"],
     }
     assert f"{gone}: nothing is there" in sunzip(command, *args[command], code=1).stderr
+
+
+def test_an_archive_is_named_as_a_file_and_a_source_by_a_name(sunzip, model, store, tmp_path):
+    line = sunzip("compress", store, f"{tmp_path}/a.lat/", "--model", model, code=1).stderr
+    assert f"{tmp_path}/a.lat/: an archive is a file; name it without the slash" in line
+    assert "no source named" in sunzip("compress", "", tmp_path / "a.lat", "--model", model, code=1).stderr
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -479,6 +487,30 @@ def test_a_full_disk(sunzip, model, store, archive, small_disk):
         assert not (small_disk / name).exists()
         shutil.rmtree(small_disk / "a.lat.partial", ignore_errors=True)
         assert os.listdir(small_disk) == []
+
+
+def test_what_synth_completed_beside_a_store_that_it_could_not_is_told(sunzip, tmp_path, monkeypatch):
+    out, hmi, flux = (tmp_path / name for name in ("a.zarr", "hmi.zarr", "f.csv"))
+    finish = SdomlV2Sink._finish
+
+    def full(sink):
+        if sink.path.name.startswith("a.zarr"):
+            raise OSError(28, "No space left on device")
+        finish(sink)
+
+    args = ["synth", out, "--frames", "2", "--size", "16", "--hmi", hmi, "--flux", flux]
+    with monkeypatch.context() as broken:
+        broken.setattr(SdomlV2Sink, "_finish", full)
+        line = sunzip(*args, code=1).stderr
+        assert f"{out}: cannot be written: No space left on device; complete, and in the way" in line
+        assert f": {hmi}, {flux}\n" in line
+        assert sorted(os.listdir(tmp_path)) == ["f.csv", "hmi.zarr"]
+    sunzip(*args, "--force")
+    old = flux.read_bytes()
+    monkeypatch.setattr(SdomlV2Sink, "_finish", full)
+    assert "in the way" not in sunzip(*args, "--force", "--seed", "1", code=1).stderr
+    assert flux.read_bytes() == old
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "f.csv", "hmi.zarr"]
 
 
 def test_a_read_only_disk(sunzip, model, store, archive, small_disk):
