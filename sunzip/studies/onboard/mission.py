@@ -217,6 +217,7 @@ def parse(text: str, where: str) -> Mission:
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
 _QUOTES = "'\""
+_ENDLESS = "a number without end"
 
 
 def _shown(value: object) -> str:
@@ -224,7 +225,9 @@ def _shown(value: object) -> str:
     try:
         text = _REPR.repr(value)
     except ValueError:  # a number of more digits than Python writes
-        text = "a number without end"
+        text = _ENDLESS
+    if isinstance(value, int) and text.startswith("<"):  # how Python 3.14 shows it
+        text = _ENDLESS
     return " ".join(text.split())[:60]
 
 
