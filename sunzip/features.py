@@ -132,7 +132,7 @@ def export_features(
     force: bool = False,
     progress: OnProgress | None = None,
 ) -> FeaturesReport:
-    """Write the latents of an archive as features by time; no image is decoded, PyTorch is not loaded.
+    """Write the latents of an archive as features by time; no images are made of them.
 
     Without `pca` they are the same to the bit on every machine. A frame without any image, and one that is
     stored as pixels, is a row of NaN.

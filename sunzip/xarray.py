@@ -105,7 +105,7 @@ class SunzipBackend(BackendEntrypoint):
             Which channels to have, one name or several, in canonical order whatever the order here; None is
             all.
         latents
-            Whether to have the variable `latents`, (time, …) float32, for which no network runs.
+            Whether to have the variable `latents`, (time, …) float32, of which no images are made.
         anon
             Ask S3 or Google Cloud Storage without credentials.
         mask_and_scale, decode_times, decode_timedelta, use_cftime

@@ -874,3 +874,14 @@ def test_all_twelve_channels_and_rectangles(
         assert np.isfinite(sun[:]).all()
         assert sun.cube(0, 3).headers == cube.headers
     assert api.evaluate(tmp_path / "a.h5", tmp_path / "a.lat").images == 36
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted")
+def test_who_forgets_to_close_archives_does_not_run_out_of_files(lat: Path) -> None:
+    with sunzip.open(lat) as sun:
+        sent = pickle.dumps(sun)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            sunzip.open(lat).archive.headers(0)
+            pickle.loads(sent)
+        assert len(os.listdir("/proc/self/fd")) == before
