@@ -127,7 +127,7 @@ def test_the_report_says_what_the_archive_holds(
     assert (report.model, report.model_sha256, report.quality) == ("tiny", tiny_model.sha256, 70)
     assert (report.first, report.last) == ("2014-01-01T00:00:00.000", "2014-01-01T01:48:00.000")
     assert (report.channels, report.shape, report.dry_run) == (CHANNELS, (SIZE, SIZE), False)
-    assert report.alignment["odd"] == {"all-NaN frame": 4}
+    assert report.alignment["odd"] == {"image without a measurement": 4}
     assert seen[0] == api.Progress(0, FRAMES, 0, 0)
     assert seen[-1] == api.Progress(FRAMES, FRAMES, report.raw_bytes, report.coded_bytes)
     assert verify(path).problems == []
@@ -276,7 +276,7 @@ def test_drop_leaves_out_frames_with_an_image_of_no_measurement(
     assert (report.frames, report.images) == (len(kept), 3 * len(kept))
     found = report.alignment
     assert (found["frames_dropped"], found["images_dropped"], found["images_used"]) == (2, 6, 3 * len(kept))
-    assert found["odd"] == {"all-NaN frame": 4}
+    assert found["odd"] == {"image without a measurement": 4}
 
     estimate = api.compress(join([patchy()], missing="drop"), tmp_path / "x", model=tiny_model, dry_run=True)
     assert (estimate.frames, estimate.alignment) == (report.frames, found)

@@ -122,7 +122,7 @@ def test_what_was_read_elsewhere_is_in_the_report() -> None:
         here.note(there.notes(3, 9))
         here.note(there.notes(9, 14))
     assert here.report == there.report
-    assert here.report.odd == {"all-NaN frame": 6, "chunk absent": 6}
+    assert here.report.odd == {"image without a measurement": 6, "chunk absent": 6}
 
 
 def test_a_client_has_workers_do_it(
@@ -193,7 +193,7 @@ def test_workers_that_look_at_another_disk_are_found_out(
     path = tmp_path / "a.lat"
     monkeypatch.setattr(ArchiveWriter, "begun", lambda _: b"what this machine sees")
     with pytest.raises(
-        OutputError, match=r"a\.lat\.partial: a Dask worker on .* does not see it; write to a"
+        OutputError, match=r"a\.lat\.partial: a Dask worker on .* does not see it; name an absolute"
     ):
         api.compress(series(), path, model=tiny_model, client=client)
 
@@ -223,6 +223,18 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
         assert done.exit_code == 1, done.output
         assert done.stderr.startswith(f"sunzip: error: {address}: no Dask scheduler answers there")
         assert done.stderr.count("\n") == 1
+    empty, other = tmp_path / "empty.json", tmp_path / "other.json"
+    empty.write_text("{}")
+    other.write_text('{"address": "foo bar"}')
+    # A client that cannot be made would go on complaining.
+    monkeypatch.setattr(distributed, "Client", None)
+    for address in (str(empty), str(other), "foo bar", "http://127.0.0.1:1/"):
+        done = CliRunner().invoke(cli.program, [*args, address])
+        assert done.exit_code == 1, done.output
+        assert done.stderr.startswith(f"sunzip: error: {address}: is n")
+        assert done.stderr.count("\n") == 1
+    empty.unlink()
+    other.unlink()
     done = CliRunner().invoke(cli.program, [*args, "tcp://127.0.0.1:9", "--workers", "2"])
     assert done.exit_code == 1
     assert "either" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How long a scheduler may take to answer.
 _PATIENCE = "15s"
+#: Bytes of a scheduler file that are read.
+_MOST_TOLD = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,15 @@ def connected(address: str) -> Iterator[Client]:
         If Dask is not installed or no scheduler answers.
     """
     distributed = need()
-    where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
+    # A client that cannot be made leaves its half behind, which complains when it is forgotten.
+    asked = _scheduler_of(address) if os.path.isfile(address) else address
+    kind, _, place = asked.rpartition("://")
+    if kind not in ("", *distributed.comm.registry.backends) or not place or set(place) & set(" \t\n"):
+        raise InputError(
+            f"{address}: is neither the address of a Dask scheduler, as tcp://host:8786 is, nor its file"
+        )
     try:
-        made = distributed.Client(**where, timeout=_PATIENCE, set_as_default=False)
+        made = distributed.Client(asked, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -97,6 +106,18 @@ def connected(address: str) -> Iterator[Client]:
         ) from error
     with made:
         yield made
+
+
+def _scheduler_of(path: str) -> str:
+    """Return the address in a scheduler file."""
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_MOST_TOLD))["address"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, str):
+        raise InputError(f"{path}: is no scheduler file, as `dask scheduler --scheduler-file` writes it")
+    return found
 
 
 def need() -> Any:
@@ -158,8 +179,8 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
             import socket
 
             raise OutputError(
-                f"{writer.path}.partial: a Dask worker on {socket.gethostname()} does not see it; write to a "
-                "file system that all workers share, or to an object store (s3://…)"
+                f"{writer.path}.partial: a Dask worker on {socket.gethostname()} does not see it; name an "
+                "absolute path on a file system that all workers share, or an object store (s3://…)"
             )
         weights.register(errand.model)
         codec = codec_for(errand.model.sha256, errand.quality)

@@ -328,7 +328,11 @@ def _channel(header: Any) -> Channel:
             return channel(str(header["SZ_CHAN"]))
         maker = f"{header.get('TELESCOP', '')} {header.get('INSTRUME', '')}".upper()
         if "AIA" in maker:
-            return channel(f"{_integer(header.get('WAVELNTH'))}A")
+            length = _number(header, "WAVELNTH")
+            if not length.is_integer():
+                told = repr(header.get("WAVELNTH"))[:40]
+                raise _Unusable("unknown channel", f"has WAVELNTH {told}, which is no whole number")
+            return channel(f"{int(length)}A")
         if "HMI" in maker:
             if str(header.get("CONTENT", "")).strip().upper() != "MAGNETOGRAM":
                 raise _Unusable("unknown channel", "is an HMI image, but no line-of-sight magnetogram")
@@ -374,13 +378,15 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     centre = tuple((_number(header, key) - 0.5) / bins - 0.5 for key in ("CRPIX2", "CRPIX1"))
     if not all(math.isfinite(v) for v in (rotation, *centre)):
         raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CROTA2 is no number")
+    if not all(0 <= v < n / bins for v in centre):
+        raise _Unusable("no geometry", "has the disk's centre, CRPIX1 and CRPIX2, outside of the image")
 
     exposure, degradation, unknown = 1.0, 1.0, False
     # What is in DN/s already was corrected by whoever made it so.
     if known.instrument == "AIA" and not per_second:
         exposure = _number(header, "EXPTIME")
         if not exposure > 0:
-            raise _Unusable("no exposure time", "has no EXPTIME above zero")
+            raise _Unusable("no exposure time", "has no EXPTIME that is a number above zero")
         degradation = _number(header, "DEG_COR")
         if not degradation > 0:
             unknown, degradation = factor is None, 1.0 if factor is None else factor

@@ -508,7 +508,7 @@ def _oddities(seen: npt.NDArray[np.uint8]) -> Counter[str]:
     """Count what reading images showed, by the names that the report prints."""
     return Counter(
         {
-            "all-NaN frame": int(np.count_nonzero(seen & _EMPTY)),
+            "image without a measurement": int(np.count_nonzero(seen & _EMPTY)),
             "image with infinite pixels": int(np.count_nonzero(seen & _INFINITE)),
             f"image with pixels of {BEYOND:g} or more": int(np.count_nonzero(seen & _BEYOND)),
         }

@@ -19,7 +19,7 @@ from sunzip.codec.order import middle, order
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
-from sunzip.errors import InputError
+from sunzip.errors import DivergedError, InputError
 from sunzip.limb import KNOTS
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
@@ -77,7 +77,7 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
 
     Raises
     ------
-    InputError
+    DivergedError
         If the weights are too large for any.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -118,7 +118,10 @@ def integers(network: Context, step: Float) -> dict[str, npt.NDArray[Any]]:
             shift = np.minimum(np.log2(WEIGHT_MAX / (largest + 1e-9)), np.log2(room / (most + 1e-9)))
             shift = np.floor(np.minimum(shift, MAX_SHIFT))
             if (shift < 0).any():
-                raise InputError(f"the context network's weights of {n}.{layer} are too large for integers")
+                raise DivergedError(
+                    f"training diverged: weights of {n}.{layer} are too large for integers; begin anew with "
+                    "--force and a lower --rate"
+                )
             power = 2.0**shift
             for name, weight in weights.items():
                 arrays[f"{n}.{name}"] = np.rint(weight * power[:, None, None, None]).astype(np.int16)

@@ -384,7 +384,7 @@ def test_images_without_measurement_are_missing_and_counted_once():
     np.testing.assert_array_equal(cube.data[0, 1], zero)
     assert cube.headers[0][0] == {}
     np.testing.assert_array_equal(np.isnat(cube.t_obs), ~cube.valid)
-    assert series.report.odd == {"all-NaN frame": 5, "image with infinite pixels": 2}
+    assert series.report.odd == {"image without a measurement": 5, "image with infinite pixels": 2}
     assert np.isnan(source.images["171A", 2][0, 0])
     assert np.isinf(source.images["171A", 2][1, 1])
 
@@ -401,7 +401,7 @@ def test_what_programs_write_for_missing_pixels_is_missing_and_counted(fill: flo
     cube = series.read(0, 2)
     assert cube.valid.tolist() == [[True, True], [False, False]]
     assert np.argwhere(np.isnan(cube.data[0])).tolist() == [[0, 1, 2]]
-    assert series.report.odd == {"all-NaN frame": 1, "image with pixels of 1e+09 or more": 2}
+    assert series.report.odd == {"image without a measurement": 1, "image with pixels of 1e+09 or more": 2}
 
 
 def test_whole_leaves_out_frames_in_which_an_image_holds_no_measurement():
@@ -425,7 +425,7 @@ def test_whole_leaves_out_frames_in_which_an_image_holds_no_measurement():
         assert whole.report.as_dict() == {
             "frames": 3, "frames_dropped": 3, "images_found": {"171A": 6, "Bz": 5}, "images_used": 6,
             "images_dropped": 5, "duplicates": 0, "out_of_tolerance": 0, "unusable_times": 0,
-            "not_selected": 0, "odd": {"all-NaN frame": 3, "image with infinite pixels": 2},
+            "not_selected": 0, "odd": {"image without a measurement": 3, "image with infinite pixels": 2},
         }  # fmt: skip
     assert offsets(whole.whole().time) == [0, 24, 36]
     some = join([source], missing="drop").whole(np.array([False, True, False, False, False]))
@@ -628,7 +628,7 @@ def test_v2_in_the_manners_of_the_wild(tmp_path):
         assert cube.headers[t][0]["EXPTIME"] == t
     assert series.report.odd == {
         "keyword list too short": 1, "keyword value None": 1, "T_OBS missing": 2, "chunk absent": 1,
-        "all-NaN frame": 1 + 15,
+        "image without a measurement": 1 + 15,
     }  # fmt: skip
     assert series.report.unusable_times == 2
     assert series.report.duplicates == 1

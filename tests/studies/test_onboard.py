@@ -86,6 +86,7 @@ class TestMission:
             ("size: 64", "size: !!timestamp x", "no YAML"),
             ("size: 64", f"size: 0x{'f' * 9000}", "size: a number without end should be"),
             ("downlink: {", "downlink: [", "no YAML in line 8"),
+            ("name: A", r'name: "\ud800"', "name: .* should be a line of text"),
             ("name: A", "name: !!python/object/apply:os.system [ls]", "no YAML"),
             ("name: A", "present: zip\nname: A", "one of raw"),
         ],

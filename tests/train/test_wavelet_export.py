@@ -12,7 +12,7 @@ import torch
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float, Known
 from sunzip.codec.wavelet import WaveletFamily
-from sunzip.errors import InputError
+from sunzip.errors import DivergedError
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
     OFFSET,
@@ -246,7 +246,7 @@ def test_networks_too_wild_for_integers_are_refused(network: Context) -> None:
     kept = weight.clone()
     try:
         weight[3, 5, 1, 1] = 1e9
-        with pytest.raises(InputError, match=r"weights of 2\.deep are too large"):
+        with pytest.raises(DivergedError, match=r"weights of 2\.deep are too large"):
             integers(network, steps())
     finally:
         weight.copy_(kept)

@@ -218,6 +218,8 @@ _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
 _QUOTES = "'\""
 _ENDLESS = "a number without end"
+#: Halves of characters, which no file can have.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _shown(value: object) -> str:
@@ -288,7 +290,7 @@ class _Reader:
         return number
 
     def text(self, value: object, entry: str) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= 1000:
+        if not isinstance(value, str) or not 0 < len(value) <= 1000 or _SURROGATE.search(value):
             raise self.fail(entry, "a line of text", value)
         return " ".join(value.split())
 
