@@ -35,8 +35,17 @@ def correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float
     return float(np.corrcoef(a.ravel().astype(np.float64), b.ravel().astype(np.float64))[0, 1])
 
 
+def right(truth: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Return the share of an image's variance that is right in another."""
+    error = found.astype(np.float64) - truth
+    return 1 - float(np.square(error).mean() / truth.var(dtype=np.float64))
+
+
 def measure(cadence: str, frames: int, folder: Path) -> dict[str, Any]:
-    """Return by channel r of coded and of foretold images, and of the last image that there is instead."""
+    """Return by channel r of coded and of foretold images, and of the last image that there is instead.
+
+    Of the foretold ones, too, what share of the variance is right, and what ``SZ_FILL`` says of it.
+    """
     import h5py
 
     start, seed = "2014-01-01", 777003
@@ -61,7 +70,8 @@ def measure(cadence: str, frames: int, folder: Path) -> dict[str, Any]:
         words = file["keywords"].asstr()[:]
     channels: dict[str, dict[str, list[float]]] = {}
     for c, name in enumerate(NAMES):
-        rows: dict[str, list[float | None]] = {"coded": [], "foretold": [], "before": [], "expected": []}
+        keys = ("coded", "foretold", "before", "expected", "right")
+        rows: dict[str, list[float | None]] = {key: [] for key in keys}
         for t in range(4, frames):
             truth = cube.data[t, c]
             if not lacks[t, c]:
@@ -70,6 +80,7 @@ def measure(cadence: str, frames: int, folder: Path) -> dict[str, Any]:
                 rows["foretold"].append(correlation(truth, decoded[t, c]))
                 rows["before"].append(correlation(truth, decoded[t - 1, c]))
                 rows["expected"].append(json.loads(words[t, c])["SZ_FILL"])
+                rows["right"].append(right(truth, decoded[t, c]))
         channels[name] = {key: [v for v in found if v is not None] for key, found in rows.items()}
     return {
         "cadence": cadence,

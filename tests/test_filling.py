@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunzip import api
-from sunzip.api._fill import FILLED, Filler, _Together
+from sunzip.api._fill import _RIDGES, FILLED, Filler, _telling, _Together
 from sunzip.channels import NAMES
 from sunzip.cube import Cube, Scale
 from sunzip.errors import InputError
 from sunzip.pyramid import grid_of
+from sunzip.sinks.base import Sink
+from sunzip.sinks.sdoml_v1 import SdomlV1Sink
 from sunzip.sinks.sdoml_v2 import SdomlV2Sink
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
@@ -145,13 +147,106 @@ def test_no_frames_lead_to_wild_weights(seed: int, frames: int, size: float) -> 
         np.float32
     )
     shown = rng.random((frames, 4)) < 0.7
-    together = _Together.of(list(pyramids), shown, grid)
+    time = np.datetime64("2014-01-01", "ms") + np.arange(frames) * np.timedelta64(1, "D")
+    together = _Together(time, pyramids, shown, grid)
+    rule, mean = together.rule_of(1)
+    assert np.isfinite(mean).all()
     has = np.array([0, 2, 3])
     for n in range(-1, grid.depth):
-        weights, share = together.regression(n, has, 1)
-        assert np.isfinite(weights).all()
-        assert 0 <= share <= 1
-        spread = np.sqrt(np.diagonal(together.covariance[n + 1]))
-        # A channel as loud as usual adds no more than so many times what the other usually is.
-        limit = 2 * len(has) / together.ridge[1]
-        assert (np.abs(weights) * spread[has] <= limit * np.maximum(spread[1], 0.01)).all()
+        for ridge in _RIDGES:
+            weights = rule.weights(n, has, ridge)
+            assert np.isfinite(weights).all()
+            # A channel as loud as usual adds no more than so many times what the other is.
+            limit = np.sqrt(len(has) / ridge) / 2
+            assert (np.abs(weights) <= limit * rule.scale[n + 1, has] * 1.001).all()
+
+
+@pytest.fixture(scope="module")
+def months() -> Cube:
+    """A Sun that has changed altogether from frame to frame."""
+    return join([Synthetic(frames=10, size=SIDE, start="2013-01-01", cadence="30D", seed=5)]).read(0, 10)
+
+
+def gappy(whole: Cube, lacks: npt.NDArray[np.bool_], folder: Path, store: type[Sink] = SdomlV2Sink) -> Path:
+    """Return an archive of what frames do not lack."""
+    folder.mkdir()
+    data = np.where(lacks[:, :, None, None], np.float32(np.nan), whole.data)
+    cube = Cube(data, NAMES, whole.time, whole.t_obs, ~lacks, whole.headers, whole.scale)
+    with store(folder / "a.zarr", channels=NAMES, shape=cube.data.shape[2:]) as sink:
+        sink.write(cube.to_scale(sink.scale))
+    api.compress([str(folder / "a.zarr")], folder / "a.lat")
+    return folder / "a.lat"
+
+
+def all_in(frames: list[int], count: int) -> npt.NDArray[np.bool_]:
+    """(T, C) what is lacking where only some frames have more than 193 Å."""
+    out = np.ones((count, len(NAMES)), bool)
+    out[:, AIA_193] = False
+    out[frames] = False
+    return out
+
+
+@pytest.mark.parametrize("frames", [[9], [0, 9]])
+def test_few_frames_foretell_nothing(months: Cube, frames: list[int], tmp_path: Path) -> None:
+    with Sun(gappy(months, all_in(frames, 10), tmp_path / "few")) as sun:
+        _, filled = Filler(sun, NAMES).fill(sun.cube(0, len(sun)))
+    assert not filled.any()
+
+
+def test_frames_of_one_hour_tell_nothing_of_other_months(months: Cube, tmp_path: Path) -> None:
+    hour = join([Synthetic(frames=5, size=SIDE, start="2014-06-01", cadence="12min", seed=5)]).read(0, 5)
+    both = Cube(
+        *(np.concatenate([months.data, hour.data]), NAMES),
+        *(np.concatenate([getattr(c, name) for c in (months, hour)]) for name in ("time", "t_obs", "valid")),
+        [*months.headers, *hour.headers],
+        hour.scale,
+    )
+    lacks = all_in([10, 11, 13, 14], 15)
+    with Sun(gappy(both, lacks, tmp_path / "mixed")) as sun:
+        _, filled = Filler(sun, NAMES).fill(sun.cube(0, len(sun)))
+    assert sorted(set(np.nonzero(filled)[0])) == [12]
+
+
+@pytest.mark.parametrize("frames", [[0, 5, 9], [7, 8, 9], [0, 2, 4, 6, 9]])
+def test_what_is_expected_is_what_comes(months: Cube, frames: list[int], tmp_path: Path) -> None:
+    lacks = all_in(frames, 10)
+    with Sun(gappy(months, lacks, tmp_path / "some")) as sun:
+        cube, filled = Filler(sun, NAMES).fill(sun.cube(0, len(sun)))
+    assert not filled[frames].any()
+    expected, right, bright = [], [], []
+    for t, c in np.argwhere(filled):
+        truth, found = (x.data[t, c].astype(np.float64) for x in (months, cube))
+        expected.append(cube.headers[t][c][FILLED])
+        right.append(1 - np.square(found - truth).mean() / truth.var())
+        bright.append(found.mean() / truth.mean())
+    assert len(right) > 30
+    assert min(expected) >= 0.5
+    assert np.mean(expected) == pytest.approx(np.mean(right), abs=0.07)
+    assert np.mean(bright) == pytest.approx(1, abs=0.1)
+
+
+def test_archives_of_sums_are_filled_as_those_of_means(
+    whole: Cube, lacks: npt.NDArray[np.bool_], tmp_path: Path
+) -> None:
+    found = []
+    for store, scale in ((SdomlV2Sink, Scale.MEAN), (SdomlV1Sink, Scale.SUM)):
+        with Sun(gappy(whole, lacks, tmp_path / scale, store)) as sun:
+            assert sun.scale is scale
+            found.append(Filler(sun, NAMES).fill(sun.cube(0, len(sun)))[0].to_scale(Scale.MEAN))
+    assert np.argwhere(found[0].valid != ~lacks[~lacks.all(1)]).size
+    np.testing.assert_allclose(found[0].data, found[1].data, rtol=1e-3, atol=1e-3)
+
+
+def test_frames_that_tell_most_are_learned_from() -> None:
+    valid = np.zeros((100, 4), bool)
+    valid[:, 0] = True
+    valid[10:50, 1] = True
+    valid[20, 2] = True
+    valid[60:90, 3] = True
+    chosen = _telling(valid, 8)
+    assert 20 in chosen
+    assert (valid[chosen].sum(0) >= [3, 3, 1, 3]).all()
+    assert len(chosen) <= 8 + 3
+    assert len(set(chosen)) == len(chosen)
+    # As long as there are some that have more, those that have least are not.
+    assert valid[chosen, 1:].any(1).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,20 +19,29 @@ from sunzip.sun import Sun
 Float = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-#: The keyword of an image that was foretold: the share of what varies that is expected to be right in it.
+#: The keyword of an image that was foretold: the share of its variance that is expected to be right in it.
 FILLED = "SZ_FILL"
 
-#: Frames that tell how channels go together, and bytes of pixels that they may have; of a channel that none
-#: of them has, a few that have it.
+#: Frames that tell how channels go together, and bytes of pixels that they may have; fewer than a few that
+#: have a channel tell nothing of it.
 _FRAMES, _BYTES, _FEW = 16, 1 << 27, 3
 
 #: Less than this share foretold is no image.
 _TELLING = 0.5
 
+#: After so long the Sun shows its other side: frames further apart are no more unlike.
+_UNLIKE = np.timedelta64(14, "D")
+
+#: What is added to the variance of channels, in units of it, where one is foretold; the best is chosen.
+_RIDGES = (0.1, 0.4, 1.6, 6.4)
+
 _TINY = 1e-9
 
 #: A variance, in units of noise, below which a channel is silent.
 _SILENT = 1e-4
+
+#: Positions of pyramids that are multiplied at once.
+_CHUNK = 1 << 14
 
 
 class Filler:
@@ -45,6 +54,9 @@ class Filler:
     the channels that there are, c the missing one, ′ the earlier frame and ρ how x and x′ correlate,
     c = A·x + ρ·(c′ − A·x′). For two moments of a stationary Gaussian process whose channels all decay alike
     that is the conditional mean.
+
+    How well that does is not asked of the frames that it was learned from. Each frame that has the channel is
+    foretold from those that are as far from it in time as the frame in question is from all of them.
 
     Parameters
     ----------
@@ -62,9 +74,11 @@ class Filler:
         self._grid = grid_of(*sun.archive.shape)
         #: By channel, the last frame that had it.
         self._last: dict[int, _Frame] = {}
+        #: By channel, those there are and what could be learned from what, how well that does.
+        self._trials: dict[tuple[int, bytes, bytes], _Trial] = {}
 
     def fill(self, cube: Cube) -> tuple[Cube, npt.NDArray[np.bool_]]:
-        """Fill in images that are missing where at least half of what varies in them can be foretold.
+        """Fill in images that are missing where at least half of their variance can be foretold.
 
         Parameters
         ----------
@@ -98,17 +112,25 @@ class Filler:
     @cached_property
     def _together(self) -> _Together:
         """How channels go together in this archive."""
-        sun = self._sun
+        sun, grid = self._sun, self._grid
         valid = sun.archive.valid
         most = max(_FEW, min(_FRAMES, _BYTES // (4 * valid.shape[1] * int(np.prod(sun.archive.shape)))))
-        chosen = _spread(valid, most)
-        for c in range(valid.shape[1]):
-            if not valid[chosen, c].any():
-                here = np.flatnonzero(valid[:, c])
-                chosen = np.union1d(chosen, here[_spread(valid[here], _FEW)])
+        chosen = _telling(valid, most)
         pixels = sun.take(chosen.tolist())
-        frames = [_Frame(sun.time[t], x, valid[t]) for t, x in zip(chosen, pixels, strict=True)]
-        return _Together.of([self._pyramid(frame) for frame in frames], valid[chosen], self._grid)
+        if sun.scale is Scale.SUM:
+            pixels[:, self._instruments == "AIA"] *= np.float32(0.25)
+        pyramids = np.empty((*valid[chosen].shape, grid.height, grid.width), np.float32)
+        for images, pyramid in zip(pixels, pyramids, strict=True):
+            to_pyramid(self._stabiliser.forward(np.nan_to_num(images)), grid, pyramid)
+        return _Together(sun.time[chosen], pyramids, valid[chosen], grid)
+
+    @cached_property
+    def _kept(self) -> Doubles:
+        """(C,) share of the variance of a channel's images that coding has kept."""
+        # Where one of both images is the same all over, there is no r, and nothing is kept.
+        r = np.nan_to_num(self._sun.archive.stats["err_r"].astype(np.float64))
+        out: Doubles = np.square(r).sum(0) / np.maximum(self._sun.archive.valid.sum(0), 1)
+        return out
 
     def _pyramid(self, frame: _Frame, minutes: int = 0) -> Float:
         """Return the (C, Y, X) pyramid of a frame, turned; of channels that it lacks any."""
@@ -124,40 +146,65 @@ class Filler:
 
     def _foretold(self, now: _Frame, c: int) -> tuple[Float, float] | None:
         """Return the image (Y, X) of a channel that a frame lacks, and how well it is foretold."""
-        together = self._together
         has = np.flatnonzero(now.shown)
-        here = self._pyramid(now) - together.mean
+        trial = self._trial(now.time, has, c)
+        if trial is None:
+            return None
+        rule, mean = self._together.rule_of(c)
+        here = self._pyramid(now) - mean
         before = self._last.get(c)
         there, both, alike = None, has[:0], self._instruments == self._instruments[c]
         if before is not None:
             minutes = round(float((now.time - before.time) / np.timedelta64(1, "m")))
             both = has[before.shown[has]]
             if len(both) and minutes <= MAX_MINUTES:
-                there = self._pyramid(before, minutes) - together.mean
+                there = self._pyramid(before, minutes) - mean
         out = np.zeros((1, *here.shape[1:]), np.float32)
-        told = whole = 0.0
+        left = 0.0
         for n in range(-1, self._grid.depth):
-            weights, share = together.regression(n, has, c)
-            rest, likeness = None, 0.0
+            ridge, likeness = trial.ridges[n + 1], 0.0
             x = _level(here, self._grid, n)
+            value = np.tensordot(rule.weights(n, has, ridge), x[has], 1)
             if there is not None:
                 earlier = _level(there, self._grid, n)
                 likeness = _likeness(x, earlier, both[alike[both]] if alike[both].any() else both)
-                less, _ = together.regression(n, both, c)
-                rest = likeness * (earlier[c] - np.tensordot(less, earlier[both], 1))
-            value = np.tensordot(weights, x[has], 1)
-            _put(out, self._grid, n, value if rest is None else value + rest)
-            energy = float(together.covariance[n + 1, c, c]) * x[c].size
-            told += energy * (share + (1 - share) * likeness**2)
-            whole += energy
-        if told < _TELLING * whole or not whole:
+                less = np.tensordot(rule.weights(n, both, ridge), earlier[both], 1)
+                value += likeness * (earlier[c] - less)
+            _put(out, self._grid, n, value)
+            left += trial.energies[n + 1] * (1 - likeness**2)
+        missed = trial.missed * left / max(float(trial.energies.sum()), _TINY)
+        share = float(self._kept[c]) * (1 - missed)
+        if share < _TELLING:
             return None
-        out += together.mean[c]
+        return self._pixels(out + mean[c], c)[0], share
+
+    def _trial(self, time: np.datetime64, has: npt.NDArray[np.intp], c: int) -> _Trial | None:
+        """Return how well a channel is foretold from others at a time; None if too few frames tell."""
+        together = self._together
+        own = together.shown[:, c]
+        if not own.any():
+            return None
+        gap = min(np.abs(together.time[own] - time).min(), _UNLIKE)
+        learn = np.abs(together.time[:, None] - together.time) >= gap
+        held = np.flatnonzero(own & (learn & own).any(1))
+        if len(held) < _FEW:
+            return None
+        key = c, has.tobytes(), learn.tobytes()
+        if key not in self._trials:
+            errors, ridges, energies = together.held_out(held, learn[held], has, c)
+            pyramids = together.pyramids[held, c]
+            truth = self._pixels(pyramids, c).astype(np.float64)
+            error = self._pixels(pyramids - errors, c) - truth
+            missed = np.square(error).mean((1, 2)) / np.maximum(truth.var((1, 2)), _TINY)
+            self._trials[key] = _Trial(ridges, float(missed.mean()), energies)
+        return self._trials[key]
+
+    def _pixels(self, pyramids: Float, c: int) -> Float:
+        """Return the images (n, Y, X) that pyramids (n, Y, X) of one channel are of."""
         height, width = self._sun.archive.shape
-        image = to_picture(out, self._grid, self._grid.depth)[:, :height, :width]
+        images = to_picture(pyramids, self._grid, self._grid.depth)[:, None, :height, :width]
         with np.errstate(over="ignore", invalid="ignore"):
-            pixels = self._stabiliser.subset([c]).inverse(image)[0]
-        return np.nan_to_num(pixels), told / whole
+            return np.nan_to_num(self._stabiliser.subset([c]).inverse(images)[:, 0])
 
 
 @dataclass(slots=True)
@@ -187,65 +234,214 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Together:
-    """How the channels of frames go together, level by level.
+class _Trial:
+    """How well a channel is foretold in frames that nothing was learned from.
 
     Attributes
     ----------
-    mean
-        (C, Y, X) pyramid: the mean of the frames and of one of zeros, as few frames are no mean.
-    covariance
-        (1 + depth, C, C) about it: of the coarsest picture, and of the bands of each level.
-    ridge
-        (C,) share of its own variance that is added to each channel's where one is foretold.
+    ridges
+        (1 + depth,) what does best in each level.
+    missed
+        Mean square of what is wrong in an image, in units of its variance: the mean over the frames.
+    energies
+        (1 + depth,) how it is distributed over the levels, in units of noise.
     """
 
-    mean: Float
-    covariance: Doubles
-    ridge: Doubles
+    ridges: Doubles
+    missed: float
+    energies: Doubles
 
-    @classmethod
-    def of(cls, pyramids: list[Float], shown: npt.NDArray[np.bool_], grid: Grid) -> _Together:
-        """Take it from pyramids (C, Y, X), of each the channels (T, C) that it has."""
-        total = np.zeros(pyramids[0].shape, np.float64)
-        for pyramid, row in zip(pyramids, shown, strict=True):
-            total[row] += pyramid[row]
-        mean = (total / (1 + shown.sum(0))[:, None, None]).astype(np.float32)
-        channels = len(mean)
-        out = np.zeros((1 + grid.depth, channels, channels))
-        count = np.zeros((1 + grid.depth, channels, channels))
-        for pyramid, row in zip(pyramids, shown, strict=True):
-            apart = np.where(row[:, None, None], pyramid - mean, 0)
-            for n in range(-1, grid.depth):
-                x = _level(apart, grid, n).reshape(channels, -1).astype(np.float64)
-                out[n + 1] += x @ x.T
-                count[n + 1] += x.shape[1] * np.outer(row, row)
-        out /= np.maximum(count, 1)
-        return cls(mean, out, 1 / (1 + shown.sum(0)))
 
-    def regression(self, n: int, has: npt.NDArray[np.intp], c: int) -> tuple[Float, float]:
-        """Return the weights of channels that foretell another in level n, and what share of it they do.
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a channel is foretold from others, by the frames that have it.
 
-        Few frames tell little of what channels have in common, and channels that were not seen in the same
-        frames leave a matrix that need not be a covariance. Against both helps a ridge.
+    Attributes
+    ----------
+    shares
+        (T, C) of frames in the means about which channels are looked at: those that have both.
+    relation
+        (1 + depth, C, C) correlation of channels in each level, each of two by the frames that have both.
+    along
+        (1 + depth, C) correlation of each channel with the one that is foretold.
+    scale
+        (1 + depth, C) of what is foretold, in units of each channel.
+    """
+
+    shares: Doubles
+    relation: Doubles
+    along: Doubles
+    scale: Doubles
+
+    def weights(self, n: int, has: npt.NDArray[np.intp], ridge: float) -> Float:
+        """Return the weights (len(has),) of channels that foretell the other in level n.
+
+        Few frames tell little of what channels have in common: against that helps the ridge.
         """
-        covariance = self.covariance[n + 1]
-        size = np.sqrt(np.maximum(np.diagonal(covariance), _SILENT))
-        relation = covariance / np.outer(size, size)
-        values, vectors = np.linalg.eigh(relation[np.ix_(has, has)])
+        out = np.zeros(len(has), np.float32)
+        met = self.shares[:, has].any(0)
+        has = has[met]
+        values, vectors = np.linalg.eigh(self.relation[n + 1][np.ix_(has, has)])
         values = np.maximum(values, 0)
-        along = vectors.T @ relation[has, c]
-        weights = along / (values + self.ridge[c])
-        share = float(2 * weights @ along - weights @ (values * weights))
-        scaled = vectors @ weights * size[c] / size[has]
-        return scaled.astype(np.float32), min(max(share, 0.0), 1.0)
+        # Channels that were not seen in the same frames leave a matrix that need not be a covariance. In one,
+        # no direction goes together with another channel more than it varies.
+        bound = np.sqrt(values)
+        along = np.clip(vectors.T @ self.along[n + 1, has], -bound, bound)
+        out[met] = vectors @ (along / (values + ridge)) * self.scale[n + 1, has]
+        return out
 
 
-def _spread(valid: npt.NDArray[np.bool_], most: int) -> npt.NDArray[np.intp]:
-    """Return the numbers of at most so many frames, evenly spread over those that have the most channels."""
+class _Together:
+    """Frames that tell how channels go together.
+
+    Parameters
+    ----------
+    time
+        (T,) of the frames.
+    pyramids
+        (T, C, Y, X) their pyramids in units of noise; of channels that a frame lacks they become 0.
+    shown
+        (T, C) which channels frames have.
+    grid
+        Of the pyramids.
+    """
+
+    def __init__(
+        self, time: npt.NDArray[np.datetime64], pyramids: Float, shown: npt.NDArray[np.bool_], grid: Grid
+    ) -> None:
+        self.time = time
+        self.pyramids = pyramids
+        self.shown = shown
+        self._grid = grid
+        self._rules: dict[int, _Rule] = {}
+        self._mean: tuple[bytes, Float] | None = None
+        pyramids[~shown] = 0
+        #: (1 + depth, T, C, T, C) mean products of images about the mean of their channel, of which any mean,
+        #: covariance or error of some of the frames can be made.
+        self._products = np.stack([self._multiplied(n) for n in range(-1, grid.depth)])
+
+    def _multiplied(self, n: int) -> Doubles:
+        size = self.shown.size
+        out, count = np.zeros((size, size)), 0
+        for band in self._bands(n):
+            h, w = band.shape[2:]
+            for some in np.array_split(band, -(-h * w // _CHUNK), axis=2):
+                x = some.reshape(*self.shown.shape, -1).astype(np.float64)
+                x -= x.sum(0) / np.maximum(self.shown.sum(0), 1)[:, None]
+                x[~self.shown] = 0
+                rows = x.reshape(size, -1)
+                out += rows @ rows.T
+                count += rows.shape[1]
+        return (out / count).reshape(self.shown.shape * 2)
+
+    def _bands(self, n: int) -> Sequence[Float]:
+        """Return the bands (T, C, h, w) of level n; of level −1 the coarsest pictures alone."""
+        h, w = self._grid.level(max(n, 0))
+        return [self.pyramids[..., :h, :w]] if n < 0 else places_of(self.pyramids, h, w)
+
+    def rule_of(self, c: int) -> tuple[_Rule, Float]:
+        """Return how a channel is foretold, by all frames, and the mean pyramid (C, Y, X) for that."""
+        if c not in self._rules:
+            self._rules[c] = self.rule(np.ones(len(self.time), bool), c)
+        shares = self._rules[c].shares
+        # Channels that a frame lacks are often missing together elsewhere.
+        if self._mean is None or self._mean[0] != shares.tobytes():
+            mean = np.einsum("tc,tcyx->cyx", shares.astype(np.float32), self.pyramids)
+            self._mean = shares.tobytes(), mean
+        return self._rules[c], self._mean[1]
+
+    def rule(self, frames: npt.NDArray[np.bool_], c: int) -> _Rule:
+        """Return how a channel is foretold, by some (T,) of the frames."""
+        own = (self.shown & frames[:, None]).T
+        both = (own[:, None] & own).astype(np.float64)
+        count = np.maximum(both.sum(2), 1)
+        shares = both / count[..., None]
+        # Means of products, less products of means.
+        products = self._products
+        covariance = np.einsum("njajb,abj->nab", products, shares)
+        covariance -= np.einsum("niajb,abi,abj->nab", products, shares, shares, optimize=True)
+        variance = np.einsum("njaja,abj->nab", products, shares)
+        variance -= np.einsum("niaja,abi,abj->nab", products, shares, shares, optimize=True)
+        size = np.sqrt(np.maximum(variance, _SILENT))
+        relation = np.clip(covariance / (size * size.transpose(0, 2, 1)), -1, 1)
+        # A channel that happens to be quiet in the frames that it shares with the other would be overrated
+        # where it is as loud as it is elsewhere.
+        usual = np.diagonal(size, axis1=1, axis2=2)
+        scale = size[:, c] / np.maximum(size[:, :, c], usual / 2)
+        return _Rule(shares[c].T, relation, relation[:, c], scale)
+
+    def held_out(
+        self, held: npt.NDArray[np.intp], learn: npt.NDArray[np.bool_], has: npt.NDArray[np.intp], c: int
+    ) -> tuple[Float, Doubles, Doubles]:
+        """Foretell a channel in frames that have it, with the ridges that do best.
+
+        Parameters
+        ----------
+        held
+            (n,) the frames.
+        learn
+            (n, T) the frames that are learned from for each of them.
+        has
+            The channels that it is foretold from, where the frames have them.
+        c
+            The channel.
+
+        Returns
+        -------
+        errors
+            (n, Y, X) pyramids of what is wrong.
+        ridges
+            (1 + depth,) of each level.
+        energies
+            (1 + depth,) of what is wrong in each level.
+        """
+        rules = [self.rule(frames, c) for frames in learn]
+        out = np.zeros((len(held), 1, *self.pyramids.shape[2:]), np.float32)
+        ridges, energies = np.zeros((2, 1 + self._grid.depth))
+        for n in range(-1, self._grid.depth):
+            products = self._products[n + 1].reshape(self.shown.size, -1)
+            tried = []
+            for ridge in _RIDGES:
+                factors = np.zeros((len(held), *self.shown.shape))
+                for factor, frame, rule in zip(factors, held, rules, strict=True):
+                    there = has[self.shown[frame, has]]
+                    weights = rule.weights(n, there, ridge)
+                    factor[frame, c] = 1
+                    factor[frame, there] = -weights
+                    factor[:, c] -= rule.shares[:, c]
+                    factor[:, there] += weights * rule.shares[:, there]
+                rows = factors.reshape(len(held), -1)
+                tried.append((float(np.sum(rows @ products * rows)), ridge, rows.astype(np.float32)))
+            _, ridges[n + 1], rows = min(tried, key=lambda one: one[0])
+            errors = [
+                (rows @ band.reshape(self.shown.size, -1)).reshape(-1, *band.shape[2:])
+                for band in self._bands(n)
+            ]
+            for pyramid, bands in zip(out, zip(*errors, strict=True), strict=True):
+                _put(pyramid, self._grid, n, bands)
+            energies[n + 1] = sum(float(np.square(e, dtype=np.float64).sum()) for e in errors)
+        return out[:, 0], ridges, energies
+
+
+def _telling(valid: npt.NDArray[np.bool_], most: int) -> npt.NDArray[np.intp]:
+    """Return the numbers of frames that tell most of how (T, C) channels go together.
+
+    Those that have the most channels come first, evenly spread in time; then those that make a few of each
+    channel, if there are so many.
+    """
     held = valid.sum(1)
-    fullest = np.flatnonzero(held == held.max())
-    return fullest[np.unique(np.linspace(0, len(fullest) - 1, min(most, len(fullest))).astype(np.intp))]
+    chosen = np.zeros(0, np.intp)
+    for count in np.unique(held)[::-1]:
+        chosen = np.append(chosen, _spread(np.flatnonzero(held == count), most - len(chosen)))
+    for c in range(valid.shape[1]):
+        others = np.setdiff1d(np.flatnonzero(valid[:, c]), chosen)
+        chosen = np.append(chosen, _spread(others, _FEW - int(valid[chosen, c].sum())))
+    return np.sort(chosen)
+
+
+def _spread(frames: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
+    """Return at most so many of some frames, evenly spread."""
+    return frames[np.linspace(0, len(frames) - 1, max(min(most, len(frames)), 0)).astype(np.intp)]
 
 
 def _level(pyramid: Float, grid: Grid, n: int) -> Float:
@@ -254,7 +450,7 @@ def _level(pyramid: Float, grid: Grid, n: int) -> Float:
     return pyramid[:, None, :h, :w] if n < 0 else np.stack(places_of(pyramid, h, w), 1)
 
 
-def _put(pyramid: Float, grid: Grid, n: int, values: Float) -> None:
+def _put(pyramid: Float, grid: Grid, n: int, values: Iterable[Float]) -> None:
     """Store what `_level` gives of one channel in a pyramid of one channel."""
     h, w = grid.level(max(n, 0))
     places = [pyramid[0, :h, :w]] if n < 0 else [p[0] for p in places_of(pyramid, h, w)]
