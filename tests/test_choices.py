@@ -10,6 +10,7 @@ import xarray as xr
 
 import sunzip
 from sunzip import api
+from sunzip.api._sample import _chosen, _kinds
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
@@ -200,13 +201,67 @@ def test_a_film_is_sampled_by_the_beginnings_of_its_blocks(
     estimate = api.compress(film, tmp_path / "a.lat", model=wavelet_model, dry_run=True)
     assert list(tmp_path.iterdir()) == []
     with sunzip.open(lat) as sun:
-        # The last block, of two frames, tells nothing of the others, and is taken to be as they are.
+        # The last block, of two frames, tells nothing of the others; but its first costs as much as theirs.
         coded = sun.archive.block_bytes
-        expected = int(coded[:2].sum()) * FRAMES / SHARD
-        assert estimate.coded_bytes == pytest.approx(expected, rel=0.1)
+        assert estimate.coded_bytes == pytest.approx(int(coded.sum()), rel=0.1)
         overhead = sun.archive.size - int(coded.sum())
         assert estimate.archive_bytes - estimate.coded_bytes == pytest.approx(overhead, rel=0.1)
         assert (estimate.frames, estimate.images, estimate.block) == (FRAMES, 2 * FRAMES, BLOCK)
+
+
+class Patchy(Film):
+    """A film of which all but a few frames lack a channel."""
+
+    full: tuple[int, ...] = ()
+
+    def times(self, channel: str) -> np.ndarray:
+        times = super().times(channel).copy()
+        if channel == CHANNELS[0]:
+            times[np.setdiff1d(np.arange(len(times)), self.full)] = np.datetime64("NaT")
+        return times
+
+
+def patchy(frames: int, full: tuple[int, ...], cadence: str = "12min") -> Series:
+    source = Patchy(frames=frames, size=64, start="2012-03-01", cadence=cadence, channels=CHANNELS)
+    source.full = full
+    return join([source])
+
+
+@pytest.mark.parametrize(
+    ("frames", "full", "cadence"),
+    [
+        (30, (29,), "12min"),  # in a block of which nothing else is in the sample
+        (50, (20, 21), "12min"),  # in one that is begun, further on
+        (60, (3, 17, 31), "25h"),  # each frame a block
+    ],
+)
+def test_frames_of_other_channels_are_in_the_sample(
+    wavelet_model: Model, frames: int, full: tuple[int, ...], cadence: str, tmp_path: Path
+) -> None:
+    series = patchy(frames, full, cadence)
+    settings = {"model": wavelet_model, "quality": 60}
+    estimate = api.compress(series, tmp_path / "a.lat", dry_run=True, **settings)
+    report = api.compress(series, tmp_path / "a.lat", **settings)
+    assert estimate.images == report.images == frames + len(full)
+    assert estimate.raw_bytes == report.raw_bytes
+    assert estimate.coded_bytes == pytest.approx(report.coded_bytes, rel=0.15)
+    assert estimate.archive_bytes == pytest.approx(report.archive_bytes, rel=0.1)
+    assert estimate.errors[CHANNELS[0]]["rmse"] is not None
+
+
+@pytest.mark.parametrize("block", [1, 6, 24])
+@pytest.mark.parametrize("room", [0, 1, 2, 5, 9, 100])
+def test_a_sample_has_a_bound(block: int, room: int) -> None:
+    held = np.random.default_rng(5).random((200, 5)) < 0.6
+    for shown in (held, np.ones_like(held)):
+        chosen = _chosen(shown, _kinds(shown), block, room)
+        numbers = [n for begun in chosen for n in begun]
+        assert len(numbers) <= max(room, min(block, 2))
+        assert len(set(numbers)) == len(numbers)
+        for first, *others in chosen:
+            assert first % block == 0
+            assert all(first < n < first + block for n in others)
+        assert block == 1 or any(len(begun) > 1 for begun in chosen)
 
 
 def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ _FRAMES = 6
 #: group, and tell of all that follow.
 _BLOCKS, _BEGINNING = 2, GROUP + 1
 
+#: How many frames more are coded where frames differ in the channels that they have.
+_MORE = 4
+
+#: Pixels of all of these at most, 2 GB; but one frame, or two that build on each other, there must be.
+_PIXELS = 1 << 29
+
 #: Bytes of a frame's entry in a block's table, about.
 _ENTRY = 2
 
@@ -57,6 +63,9 @@ class Estimate(NamedTuple):
 class Sample:
     """Beginnings of blocks, as the archive will have them, held in memory.
 
+    Where frames differ in the channels that they have, those kinds of frames are added that have most images
+    and would not be in it, each in its block.
+
     Parameters
     ----------
     series
@@ -67,38 +76,39 @@ class Sample:
 
     def __init__(self, series: Series, spec: ArchiveSpec) -> None:
         self.spec = spec
-        self._frames = len(series)
-        block = spec.frames_per_block
-        # A last one that is shorter, of which the first frame is the most, would tell too much.
-        blocks = max(self._frames // block, 1)
-        count, most = (_FRAMES, 1) if block == 1 else (_BLOCKS, _BEGINNING)
-        starts = sorted({int(n) * block for n in np.linspace(0, blocks - 1, count)})
-        #: Of each block, how many frames it has; the cubes may hold fewer.
-        self._lengths = [min(block, self._frames - start) for start in starts]
+        self._held = ~np.isnat(series.t_obs)
+        self._kinds = _kinds(self._held)
+        chosen = _chosen(self._held, self._kinds, spec.frames_per_block, _PIXELS // series.pixels)
         # The source is opened by the first frame; only what follows is timed.
-        series.read(starts[0], starts[0] + 1)
+        series.read(chosen[0][0], chosen[0][0] + 1)
         begin = clock.monotonic()
-        self._cubes = [
-            series.read(start, start + min(most, length))
-            for start, length in zip(starts, self._lengths, strict=True)
-        ]
+        #: Of each block that is begun, the numbers of frames and what they are.
+        self._begun = [(frames, _read(series, frames)) for frames in chosen]
         self._reading = clock.monotonic() - begin
         self._overhead: int | None = None
 
     @property
+    def _cubes(self) -> list[Cube]:
+        return [cube for _, cube in self._begun]
+
+    @property
     def _grow(self) -> float:
-        """How many times more frames there are than in the sample."""
-        return self._frames / sum(map(len, self._cubes))
+        """How many times more images there are than in the sample."""
+        return float(self._held.sum() / sum(int(self._held[frames].sum()) for frames, _ in self._begun))
 
     @property
     def images(self) -> int:
-        """How many images there are, about."""
-        return round(self._grow * sum(int(cube.valid.sum()) for cube in self._cubes))
+        """How many images there are, about: reading shows that some hold no measurement."""
+        told = sum(self._held[frames].sum(0) for frames, _ in self._begun)
+        found = sum(cube.valid.sum(0) for cube in self._cubes)
+        # Of a channel that is not in the sample, nothing is known but that.
+        shares = np.where(told > 0, found / np.maximum(told, 1), 1)
+        return round(float(self._held.sum(0) @ shares))
 
     @property
     def raw_bytes(self) -> int:
         """How many bytes they have as float32, about."""
-        return round(self._grow * sum(cube.nbytes for cube in self._cubes))
+        return 4 * self.images * int(np.prod(self.spec.shape))
 
     def finest(self, codec: Codec, most: int) -> int:
         """Return the finest quality at which all frames make an archive of about so many bytes, or fewer.
@@ -152,24 +162,37 @@ class Sample:
 
     def _whole(self, begun: Sequence[bytes]) -> int:
         """Estimate the bytes of all blocks of the series from the beginnings of some."""
-        coded = 0.0
-        for data, cube, length in zip(begun, self._cubes, self._lengths, strict=True):
-            coded += len(data)
-            # What is not coded costs as much as the frames after the first.
-            rest = [len(payload) + len(gap) for _, payload, gap in Block.unpack(data).entries[1:]]
-            if rest:
-                coded += (length - len(cube)) * sum(rest) / len(rest)
-            coded += _ENTRY * (self.spec.frames_per_block - len(cube))
-        return round(coded * self._frames / sum(self._lengths))
+        block, frames = self.spec.frames_per_block, len(self._held)
+        blocks = -(-frames // block)
+        images = self._held.sum(1)
+        coded = np.zeros(frames)
+        besides = 0.0
+        for data, (numbers, cube) in zip(begun, self._begun, strict=True):
+            coded[numbers] = [len(payload) + len(gap) for _, payload, gap in Block.unpack(data).entries]
+            besides += len(data) - coded[numbers].sum() + _ENTRY * (block - len(cube))
+        total = blocks * besides / len(begun)
+        known = np.isin(np.arange(frames), [n for numbers, _ in self._begun for n in numbers])
+        first = np.arange(frames) % block == 0
+        # A frame costs what those of its kind do, one of a kind that was not seen what its images cost
+        # in others; the first frame of a block costs much more than the others.
+        for role in (first, ~first):
+            seen = known & role
+            each = coded[seen].sum() / max(images[seen].sum(), 1)
+            for kind in np.unique(self._kinds[role]):
+                here = role & (self._kinds == kind)
+                like = coded[here & seen]
+                total += like.mean() * here.sum() if like.size else each * images[here].sum()
+        return round(total)
 
     def _besides(self, table: ShardTable) -> int:
         """Estimate what a whole archive holds besides blocks and model, from two that hold nothing else."""
         frames, per_shard = len(table.headers), self.spec.frames_per_shard
         whole, one = (self._small(table, n) for n in (frames, 1))
-        # What the images of a shard have in common is stored once in it, the rest for each frame.
-        each = (whole["shards"] - one["shards"]) / max(frames - 1, 1)
-        shards = -(-self._frames // per_shard)
-        return round(one["structure"] + shards * (one["shards"] - each) + self._frames * each)
+        # What the images of a shard have in common is stored once in it, the rest for each image.
+        first = int(table.valid[0].sum())
+        each = (whole["shards"] - one["shards"]) / max(int(table.valid.sum()) - first, 1)
+        shards = -(-len(self._held) // per_shard)
+        return round(one["structure"] + shards * (one["shards"] - first * each) + self.images * each)
 
     def _small(self, table: ShardTable, frames: int) -> dict[str, int]:
         """Return the bytes of an archive of one shard of so many frames: of its shard, and of all others."""
@@ -177,7 +200,7 @@ class Sample:
         blocks = -(-frames // block)
         spec = replace(
             self.spec,
-            time=np.concatenate([cube.time for cube in self._cubes])[:frames],
+            time=self.spec.time[:frames],
             frames_per_shard=max(self.spec.frames_per_shard, blocks * block),
         )
         rows = ShardTable(
@@ -193,3 +216,59 @@ class Sample:
                 writer.finish()
             found = lat.summary(path)["parts"]
         return {"structure": found["structure"], "shards": found["tables"] + found["keywords"]}
+
+
+def _kinds(held: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return (T,) numbers that are equal where frames hold the same of (T, C) channels."""
+    found = np.unique(held, axis=0, return_inverse=True)[1]
+    return found.reshape(-1).astype(np.intp)
+
+
+def _chosen(
+    held: npt.NDArray[np.bool_], kinds: npt.NDArray[np.intp], block: int, room: int
+) -> list[list[int]]:
+    """Return the numbers of the frames of each block that is begun, the first frame of it among them.
+
+    Parameters
+    ----------
+    held, kinds
+        (T, C) which channels each frame holds, and what `_kinds` makes of that.
+    block
+        Frames of a block.
+    room
+        Frames that there may be in all; one is taken in any case, of longer blocks two.
+    """
+    frames = len(kinds)
+    # A last one that is shorter, of which the first frame is the most, would tell too much.
+    blocks = max(frames // block, 1)
+    count, most = (_FRAMES, 1) if block == 1 else (_BLOCKS, _BEGINNING)
+    # To add one frame takes two, as it needs the first of its block.
+    more = min(_MORE, len(np.unique(kinds)) - 1, max(room - 1, 0) // 2)
+    # Where frames build on others, two of a block are the least that tells of it.
+    least = min(block, 2)
+    count = max(min(count, (room - 2 * more) // least), 1)
+    most = max(min(most, (room - 2 * more) // count), least)
+    begun = {
+        start: list(range(start, min(start + most, start + block, frames)))
+        for start in sorted({int(n) * block for n in np.linspace(0, blocks - 1, count)})
+    }
+    sampled = [n for numbers in begun.values() for n in numbers]
+    images = np.bincount(kinds, held.sum(1))
+    for kind in sorted(set(kinds.tolist()) - set(kinds[sampled].tolist()), key=lambda k: -images[k])[:more]:
+        here = np.flatnonzero(kinds == kind)
+        number = int(here[len(here) // 2])
+        start = number // block * block
+        begun[start] = sorted({*begun.get(start, [start]), number})
+    return [begun[start] for start in sorted(begun)]
+
+
+def _read(series: Series, frames: Sequence[int]) -> Cube:
+    """Read frames by their numbers, which rise."""
+    if frames[-1] - frames[0] == len(frames) - 1:
+        return series.read(frames[0], frames[-1] + 1)
+    cubes = [series.read(n, n + 1) for n in frames]
+    one = cubes[0]
+    data, time, t_obs, valid = (
+        np.concatenate([getattr(cube, name) for cube in cubes]) for name in ("data", "time", "t_obs", "valid")
+    )
+    return Cube(data, one.channels, time, t_obs, valid, [cube.headers[0] for cube in cubes], one.scale)
