@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -270,11 +271,33 @@ def test_a_size_out_of_reach_names_what_is(tiny_model: Model, tmp_path: Path) ->
         InputError, match=r"a\.lat: cannot be held to 100 bytes: .* at quality 0 .*quality 100"
     ):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_bytes=100)
+    with pytest.raises(
+        InputError, match=r"held to 0 bytes \(1e\+30 times smaller than float32\): .*quality 100"
+    ):
+        api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=1e30)
+    with pytest.raises(InputError, match=r"--target-ratio\) is too small: 1e-320"):
+        api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=1e-320)
     with pytest.raises(InputError, match="must be a number above 0, not -3"):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=-3)
     with pytest.raises(InputError, match="exclude each other"):
         api.compress(film, tmp_path / "a.lat", model=tiny_model, target_ratio=3, quality=5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedded_model_is_part_of_a_size_out_of_reach(tiny_model: Model, tmp_path: Path) -> None:
+    film = series_of(2, size=32)
+    settings = {"model": tiny_model, "embed_model": True, "target_ratio": 4}
+    with pytest.raises(InputError) as refused:
+        api.compress(film, tmp_path / "a.lat", **settings)
+    text = str(refused.value)
+    assert "cannot be held to 4,096 bytes (4 times smaller than float32): " in text
+    assert text.endswith(f"; {tiny_model.nbytes:,} bytes of that are the embedded model")
+    least = int(re.search(r"about ([\d,]+) bytes", text)[1].replace(",", ""))
+    found = api.compress(
+        film, tmp_path / "a.lat", model=tiny_model, embed_model=True, quality=0, dry_run=True
+    )
+    assert least == pytest.approx(found.archive_bytes, rel=0.01)
+    assert least > tiny_model.nbytes
 
 
 def test_xarray_decodes_no_frame_of_a_block_twice(lat: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,9 +163,12 @@ def compress(
         embedded = codec.model.nbytes if embed_model else 0
         if target_bytes is not None:
             try:
-                codec = codec.at(sample.finest(codec, target_bytes - embedded))
+                codec = codec.at(sample.finest(codec, target_bytes, embedded))
             except InputError as error:
-                raise InputError(f"{path}: {error}") from None
+                wish = f"{target_bytes:,} bytes"
+                if target_ratio is not None:
+                    wish += f" ({target_ratio:g} times smaller than float32)"
+                raise InputError(f"{path}: cannot be held to {wish}: {error}") from None
         if dry_run:
             return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
@@ -211,9 +214,13 @@ def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime
 
 def _within(series: Series, ratio: float) -> int:
     """Return the bytes of an archive that is so many times smaller than its images as float32."""
-    ratio = positive(ratio, "target_ratio (--target-ratio)")
+    name = "target_ratio (--target-ratio)"
+    ratio = positive(ratio, name)
     images = int(np.count_nonzero(~np.isnat(series.t_obs)))
-    return int(4 * images * series.shape[0] * series.shape[1] / ratio)
+    size = 4 * images * series.shape[0] * series.shape[1] / ratio
+    if not np.isfinite(size):
+        raise InputError(f"{name} is too small: {ratio}")
+    return int(size)
 
 
 @contextmanager

@@ -110,8 +110,17 @@ class Sample:
         """How many bytes they have as float32, about."""
         return 4 * self.images * int(np.prod(self.spec.shape))
 
-    def finest(self, codec: Codec, most: int) -> int:
+    def finest(self, codec: Codec, most: int, embedded: int) -> int:
         """Return the finest quality at which all frames make an archive of about so many bytes, or fewer.
+
+        Parameters
+        ----------
+        codec
+            At any quality.
+        most
+            Bytes of the archive.
+        embedded
+            How many of these its model takes; 0 if it is not in the archive.
 
         Raises
         ------
@@ -121,18 +130,18 @@ class Sample:
         low, high = -1, 100
         while low < high:
             middle = (low + high + 1) // 2
-            if self._size(codec.at(middle)) <= most:
+            if self._size(codec.at(middle)) + embedded <= most:
                 low = middle
             else:
                 high = middle - 1
         if low < 0:
-            sizes = [self._size(codec.at(quality)) for quality in (0, 100)]
+            sizes = [self._size(codec.at(quality)) + embedded for quality in (0, 100)]
             ends = [
                 f"{size:,} bytes ({self.raw_bytes / size:.3g} times smaller than float32)" for size in sizes
             ]
+            model = f"; {embedded:,} bytes of that are the embedded model" if embedded else ""
             raise InputError(
-                f"cannot be held to {max(most, 0):,} bytes: it would have about {ends[0]} at quality 0 and "
-                f"{ends[1]} at quality 100"
+                f"it would have about {ends[0]} at quality 0 and {ends[1]} at quality 100{model}"
             )
         return low
 
