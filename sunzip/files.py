@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 from sunzip.errors import OutputError
+
+#: The extended attribute of what is written aside.
+_MARK = "user.sunzip.aside"
+
+#: So many names are looked at for what killed runs have left.
+_LOOKED_AT = 10
 
 
 def printable(text: str) -> str:
@@ -21,30 +30,108 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def aside(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
-    """Make an empty file or folder beside a path, to write there what is to have that name once it is whole.
+class Aside:
+    """An empty file or folder beside a path, to write there what is to have that name once it is whole.
 
     It is called ``<path>.partial``, with a number appended if that is in use: nobody's file is overwritten,
-    and two runs never share one.
+    and two runs never share one. What a killed run has left there is removed first, if this can be told: it
+    bears a mark of this machine since it was started, and a lock on it that nobody holds any more. Without
+    extended attributes or locks it stays.
+
+    Parameters
+    ----------
+    path
+        What it is beside.
+    folder
+        Whether it is a folder.
+
+    Attributes
+    ----------
+    path
+        Where it is.
 
     Raises
     ------
     OSError
         If it cannot be made.
     """
-    path = Path(path)
-    number = 0
-    while True:
-        name = path.with_name(f"{path.name}.partial{f'.{number}' if number else ''}")
+
+    def __init__(self, path: str | os.PathLike[str], *, folder: bool = False) -> None:
+        whole = Path(path)
+        for number in range(_LOOKED_AT):
+            _remove_left(_numbered(whole, number))
+        number = 0
+        while True:
+            self.path = _numbered(whole, number)
+            try:
+                if folder:
+                    self.path.mkdir()
+                else:
+                    self.path.touch(exist_ok=False)
+            except FileExistsError:
+                number += 1
+                continue
+            break
+        self._fd = -1
+        self._held: weakref.finalize[..., Aside] | None = None
+        self._hold()
+
+    def _hold(self) -> None:
+        """Lock it, and then mark it, so that whoever finds the mark can find the lock."""
+        mark = _mark()
+        if not mark:
+            return
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            self._fd = os.open(self.path, os.O_RDONLY)
+            self._held = weakref.finalize(self, os.close, self._fd)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.setxattr(self._fd, _MARK, mark)
+
+    def release(self) -> None:
+        """Let go of it before it is renamed: what it is now nobody takes for something left."""
+        if self._held is not None and self._held.alive:
+            with contextlib.suppress(OSError):
+                os.removexattr(self._fd, _MARK)
+            self._held()
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.partial{f'.{number}' if number else ''}")
+
+
+def _mark() -> bytes:
+    """Return what this machine marks by until it is started again; nothing where there are no marks.
+
+    Locks of another machine may not be seen from here, even on a disk that both share.
+    """
+    if sys.platform != "linux":
+        return b""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
+
+
+def _remove_left(name: Path) -> None:
+    """Remove what is of this name if a run of this machine has left it that is no more."""
+    if not os.path.lexists(name) or not (mark := _mark()):
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            if folder:
-                name.mkdir()
-            else:
-                name.touch(exist_ok=False)
-        except FileExistsError:
-            number += 1
-            continue
-        return name
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its run may have finished, and renamed it, since it was opened.
+            ours = os.getxattr(fd, _MARK) == mark and os.path.samestat(os.fstat(fd), os.lstat(name))
+            if ours and name.is_dir():
+                shutil.rmtree(name)
+            elif ours:
+                name.unlink()
+        finally:
+            os.close(fd)
 
 
 def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
@@ -60,20 +147,22 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     OutputError
         If one cannot be written; then none has changed, unless renaming failed, and nothing is left aside.
     """
-    asides: dict[str, Path] = {}
+    asides: dict[str, Aside] = {}
     path = ""
     try:
         for given, data in files.items():
             path = os.fspath(given)
-            asides[path] = aside(path)
-            with open(asides[path], "wb") as file:
+            asides[path] = Aside(path)
+            with open(asides[path].path, "wb") as file:
                 file.write(data)
-        for path, name in asides.items():
-            os.replace(name, path)
+        for path, aside in asides.items():
+            aside.release()
+            os.replace(aside.path, path)
     except BaseException as error:
-        for name in asides.values():
+        for aside in asides.values():
             with contextlib.suppress(OSError):
-                name.unlink()
+                aside.path.unlink()
+            aside.release()
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         raise

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sunzip.errors import OutputError
-from sunzip.files import put
+from sunzip.files import Aside, put
 
 
 def test_files_are_written_and_replaced(tmp_path: Path) -> None:
@@ -56,3 +59,60 @@ def test_what_breaks_off_changes_none(
         put({tmp_path / "a": b"first", tmp_path / "b": b"second"})
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"old"}
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> None:
+    """Only on some file systems can what a killed run left be told from what others put there."""
+    try:
+        os.setxattr(tmp_path, "user.sunzip.test", b"")
+    except (AttributeError, OSError):
+        pytest.skip("needs extended attributes")
+    os.removexattr(tmp_path, "user.sunzip.test")
+
+
+KILLED = """
+import os, signal, sys
+from sunzip.files import Aside
+aside = Aside(sys.argv[1], folder=sys.argv[2] == "folder")
+(aside.path / "half" if aside.path.is_dir() else aside.path).write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.usefixtures("marks")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, kind: str) -> None:
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), kind], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert os.listdir(tmp_path) == ["a.partial"]
+    aside = Aside(tmp_path / "a", folder=kind == "folder")
+    assert aside.path == tmp_path / "a.partial"
+    assert not (os.listdir(aside.path) if kind == "folder" else aside.path.read_bytes())
+
+
+@pytest.mark.usefixtures("marks")
+def test_what_others_hold_or_made_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    held = Aside(path)
+    # One of another machine, or of this one before it was started anew.
+    (tmp_path / "a.partial.1").write_text("precious")
+    os.setxattr(tmp_path / "a.partial.1", "user.sunzip.aside", b"another")
+    # One that somebody else put there under the name of a run that is done.
+    done = Aside(path)
+    done.release()
+    done.path.write_text("precious")
+    kept = tmp_path / "kept"
+    left = Aside(tmp_path / "b")
+    os.link(left.path, kept)
+    del left
+    (tmp_path / "a.partial.3").symlink_to(kept)
+    put({path: b"new"})
+    assert sorted(os.listdir(tmp_path)) == [
+        "a", "a.partial", "a.partial.1", "a.partial.2", "a.partial.3", "b.partial", "kept",
+    ]  # fmt: skip
+    assert not os.listxattr(path)
+    del held
+    put({path: b"newer"})
+    assert not (tmp_path / "a.partial").exists()

@@ -16,7 +16,7 @@ import numpy as np
 from sunzip.channels import canonical
 from sunzip.cube import Cube, Scale
 from sunzip.errors import OutputError
-from sunzip.files import aside
+from sunzip.files import Aside
 
 #: The attribute of HDF5 files and Zarr groups that says that sunzip wrote them, and how they are laid out.
 MARK = "sunzip_layout"
@@ -25,8 +25,9 @@ MARK = "sunzip_layout"
 class Target(ABC):
     """A file or folder being written, which has its final name only after `close`.
 
-    Until then everything is at ``<path>.partial`` (with a number appended if that is in use), so that a
-    run that breaks leaves nothing that looks finished. Used as a context manager, an exception aborts.
+    Until then everything is at ``<path>.partial`` (with a number appended if that is in use, see
+    `sunzip.files.Aside`), so that a run that breaks leaves nothing that looks finished. Used as a context
+    manager, an exception aborts.
 
     Parameters
     ----------
@@ -47,7 +48,8 @@ class Target(ABC):
         self._open = False
         refuse(self.path)
         with self._one_line():
-            self._partial = aside(self.path, folder=not self._is_file)
+            self._aside = Aside(self.path, folder=not self._is_file)
+        self._partial = self._aside.path
         self._open = True
         try:
             with self._one_line():
@@ -71,6 +73,7 @@ class Target(ABC):
             with self._one_line():
                 self._finish()
                 _refuse_existing(self.path)
+                self._aside.release()
                 os.rename(self._partial, self.path)
         except BaseException:
             self.abort()
@@ -87,6 +90,7 @@ class Target(ABC):
             self._partial.unlink(missing_ok=True)
         else:
             shutil.rmtree(self._partial, ignore_errors=True)
+        self._aside.release()
 
     def __enter__(self) -> Self:
         return self

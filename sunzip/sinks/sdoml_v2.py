@@ -56,7 +56,8 @@ class SdomlV2Sink(Sink):
     def _begin(self) -> None:
         import zarr
 
-        self._root = zarr.open_group(self._partial, mode="w", zarr_format=2)
+        # Mode "w" would make the folder anew, and it is held.
+        self._root = zarr.create_group(self._partial, zarr_format=2)
         self._root.attrs.put(self._attributes)
 
     def _write(self, cube: Cube) -> None:

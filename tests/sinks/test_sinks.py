@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -295,6 +296,33 @@ def test_two_runs_to_one_target_do_not_share_what_is_partial(tmp_path, layout):
     assert os.listdir(tmp_path) == ["out"]
     with pytest.raises(ValueError, match="after close"):
         first.write(make_cube())
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_sinks import CHANNELS, N, make_cube, open_sink
+sink = open_sink({out!r}, {layout!r}, channels=CHANNELS, shape=(N, N))
+sink.write(make_cube())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, layout):
+    try:
+        os.setxattr(tmp_path, "user.sunzip.test", b"")
+    except (AttributeError, OSError):
+        pytest.skip("needs extended attributes")
+    script = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "out"), layout=layout)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["out.partial"]
+    with _sink(tmp_path, layout) as sink:
+        assert os.listdir(tmp_path) == ["out.partial"]
+        sink.write(make_cube())
+    assert os.listdir(tmp_path) == ["out"]
+    assert not os.listxattr(tmp_path / "out")
+    assert read(tmp_path / "out", layout).channels == CHANNELS
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
