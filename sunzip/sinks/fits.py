@@ -2,9 +2,9 @@ r"""One FITS file per image, written: what astronomers' tools open, as AIA and H
 
 ``aia_0171_20241004T161758.fits``, named by the time the image was taken; the primary HDU holds the pixels as
 uncompressed float32, NaN where there is no measurement. The cards describe the image as it is now: DN/s (so
-EXPTIME is 1 and the original stands under SZ_EXPT) or gauss, the SDOML geometry, times in UTC. Original
-keywords that FITS can hold and that do not contradict these stand beside them. SZ_ASSUM names what the
-original did not tell of the observer.
+EXPTIME is 1 and the original stands under SZ_EXPT) or gauss, the SDOML geometry, times in UTC. T_OBS is when
+the image was taken; so is DATE-OBS where the source has none. Original keywords that FITS can hold and that
+do not contradict these stand beside them. SZ_ASSUM names what the original did not tell of the observer.
 
 The original header as a whole is in the card SZ_HDR, so that every name, long string and float comes back
 exactly: one JSON object, in ASCII with ``'`` and ``&`` escaped (``\u0027``, ``\u0026``), as a long string
@@ -29,6 +29,7 @@ from sunzip.channels import Channel, channel
 from sunzip.cube import Cube, Header, Scale, disk_radius
 from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
+from sunzip.times import parse_t_obs
 
 #: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
 RSUN_M = 696_000_000.0
@@ -124,7 +125,7 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
         ("WAVELNTH", known.wavelength, "wavelength"),
         ("WAVEUNIT", "Angstrom", ""),
         ("BUNIT", "DN/s" if aia else "Gauss", "unit of the pixels"),
-        ("DATE-OBS", utc, "when the image was taken, UTC"),
+        ("DATE-OBS", _begun(original) or utc, "the source's, else T_OBS; UTC"),
         ("T_OBS", utc, "when the image was taken, UTC"),
         ("TIMESYS", "UTC", ""),
         ("CTYPE1", "HPLN-TAN", ""),
@@ -163,6 +164,17 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
     return header
 
 
+def _begun(original: Header) -> str | None:
+    """Return the original's DATE-OBS, half an exposure before T_OBS, as FITS writes UTC; None without one."""
+    for key in ("DATE-OBS", "DATE_OBS"):
+        text = original.get(key)
+        if isinstance(text, str) and not np.isnat(time := parse_t_obs([text])[0]):
+            # What says its zone, or has a second 60, is for others to read once it is written anew.
+            plain = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,9})?", text, re.ASCII)
+            return text if plain else str(np.datetime_as_string(time, unit="ms"))
+    return None
+
+
 def _card(key: str, value: str | int | float | bool | None) -> Any | None:
     """Make a card of an original keyword, or None where FITS cannot hold it."""
     from astropy.io import fits
@@ -170,6 +182,9 @@ def _card(key: str, value: str | int | float | bool | None) -> Any | None:
     if not re.fullmatch(r"[A-Z0-9_-]{1,8}", key) or value is None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
+        return None
+    # Of more digits than a card has room for astropy leaves some out, and so makes another number.
+    if isinstance(value, int) and abs(value) >= 10**69:
         return None
     if isinstance(value, str) and not re.fullmatch(r"[ -~]{0,68}", value):
         return None
@@ -222,4 +237,9 @@ def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -432,6 +432,53 @@ def test_fits_opens_as_a_sunpy_map(tmp_path):
         np.testing.assert_array_equal(aia.data, cube.data[1, 1])
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"DATE-OBS": "2011-12-31T23:35:59.123456"}, "2011-12-31T23:35:59.123456"),
+        ({"DATE-OBS": "2011-12-31T23:35:59.5Z"}, "2011-12-31T23:35:59.500"),
+        ({"DATE_OBS": "2011.12.31_23:36:33_TAI"}, "2011-12-31T23:35:59.000"),
+        ({"DATE-OBS": "2011-12-31T23:35:60"}, "2011-12-31T23:36:00.000"),
+        ({"DATE-OBS": "yesterday"}, None),
+        ({"DATE-OBS": 10**400}, None),
+        ({}, None),
+    ],
+)
+def test_fits_keeps_when_the_exposure_began(tmp_path, given, found):
+    from astropy.io import fits
+
+    cube = make_cube()
+    cube.headers[1][1] = given
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path / "out", "fits", cube)
+    file = next((tmp_path / "out").glob("aia_0171_20111231T2336*.fits"))
+    header = fits.getheader(file)
+    assert header["T_OBS"] == str(cube.t_obs[1, 1])
+    assert header["DATE-OBS"] == (found or header["T_OBS"])
+    sunpy_map = pytest.importorskip("sunpy.map", reason="sunpy is optional")
+    assert sunpy_map.Map(file).date.isot == header["DATE-OBS"][:23]
+    assert sunpy_map.Map(file).reference_date.isot == header["T_OBS"]
+
+
+def test_fits_leaves_out_numbers_that_it_cannot_hold(tmp_path):
+    from astropy.io import fits
+
+    numbers = ("RSUN_OBS", "DSUN_OBS", "EXPTIME", "SZ_FILL", "QUALITY")
+    cube = make_cube()
+    cube.headers[1][1] = dict.fromkeys(numbers, 10**400) | {"MANY": -(10**69), "FITS": 10**68}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path / "out", "fits", cube)
+    header = fits.getheader(next((tmp_path / "out").glob("aia_0171_20111231T2336*.fits")))
+    assert header["SZ_ASSUM"].split()[:2] == ["RSUN_OBS", "DSUN_OBS"]
+    assert not {"SZ_EXPT", "SZ_FILL", "QUALITY", "MANY"} & set(header)
+    assert header["FITS"] == 10**68
+    source = read(tmp_path / "out", "fits")
+    row = int(np.flatnonzero(source.times("171A") == cube.t_obs[1, 1])[0])
+    assert source.header("171A", row) == cube.headers[1][1]
+
+
 def _helioprojective(of, x):
     from astropy import units as u
     from astropy.coordinates import SkyCoord
