@@ -33,10 +33,8 @@ class Journal:
         self._log = folder / LOG
         kept = []
         if step and self._log.exists():
-            lines = self._log.read_text().splitlines(keepends=True)
-            # The last line may be half a one.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        put({self._log: "".join(kept).encode()})
+            kept = [line for line in self._log.read_bytes().splitlines(keepends=True) if _is_of(line, step)]
+        put({self._log: b"".join(kept)})
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -89,3 +87,12 @@ class Journal:
         """Write out what is left."""
         if self._board:
             self._board.close()
+
+
+def _is_of(line: bytes, step: int) -> bool:
+    """Whether a line reports of a step up to this one: the last may be half a line, any may be damaged."""
+    try:
+        found = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return line.endswith(b"\n") and type(found) is int and found <= step

@@ -254,6 +254,23 @@ def test_held_out_frames_are_looked_at_and_written_down(tmp_path: Path) -> None:
     assert lines[1] == {"step": 10, "held_out_r": {"171A": 0.5, "Bz": None}}
 
 
+def test_a_damaged_log_keeps_what_can_be_read(tmp_path: Path) -> None:
+    good = [b'{"step": 5, "loss": 1.0}\n', b'{"step": 10, "loss": NaN}\n']
+    bad = [
+        b"\n",
+        b"\xff\xfe\n",
+        b'{"loss": 1}\n',
+        b"[5]\n",
+        b'{"step": "5"}\n',
+        b"[" * 9999 + b"\n",
+        b"\0\0\n",
+    ]
+    later, half = b'{"step": 20}\n', b'{"step": 7}'
+    (tmp_path / "log.jsonl").write_bytes(good[0] + b"".join(bad) + good[1] + later + half)
+    Journal(tmp_path, 10).close()
+    assert (tmp_path / "log.jsonl").read_bytes() == b"".join(good)
+
+
 def test_without_tensorboard_there_is_the_plain_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run(Line(), tmp_path, steps=10)
