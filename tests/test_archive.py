@@ -388,10 +388,28 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
         write(partial, force=True)
 
 
-def test_a_folder_that_was_hardly_begun_is_begun_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}])
+def test_a_folder_that_was_hardly_begun_is_begun_again(tmp_path: Path, options: dict) -> None:
     (tmp_path / "a.lat.partial" / "cube").mkdir(parents=True)
-    write(tmp_path / "a.lat")
+    (tmp_path / "a.lat.partial" / f".{'0f' * 16}").write_text('{"zarr_for')
+    write(tmp_path / "a.lat", **options)
     assert verify(tmp_path / "a.lat").ok
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX systems keep others out")
+def test_what_a_killed_run_was_writing_is_swept_away(tmp_path: Path) -> None:
+    spec, partial = spec_of(), tmp_path / "a.lat.partial"
+    with ArchiveWriter.create(tmp_path / "a.lat", spec) as writer:
+        writer.write_shard(0, *shard_of(spec, slice(0, 4)))
+    left = [partial / f".{'0f' * 16}", partial / "cube" / "c" / "0" / f".{'a0' * 16}"]
+    others = [partial / ".nfs0000000000000001", partial / "cube" / "notes"]
+    for file in left + others:
+        file.write_bytes(b"half")
+    with ArchiveWriter.create(tmp_path / "a.lat", spec, resume=True) as writer:
+        assert not any(file.exists() for file in left)
+        assert all(file.exists() for file in others)
+        assert writer.left() == [1]
 
 
 def test_unwritable_targets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

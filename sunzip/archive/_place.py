@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -34,6 +35,9 @@ _FEW = 12
 #: Parts of an upload. S3 takes 10,000 of them, of 5 MiB to 5 GiB each.
 _PART = 1 << 25
 _MOST_PARTS = 9000
+
+#: The names of files that are not whole yet.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 
 def is_remote(path: str) -> bool:
@@ -239,7 +243,10 @@ class Place(Protocol):
         """Make the folder; False if there is one already."""
 
     def names(self) -> set[str]:
-        """Return the names directly below the folder, for which a link or a file in its place is none."""
+        """Return the names directly below the folder, for which a link or a file in its place is none.
+
+        What a run has left that was killed while it wrote an object is not among them.
+        """
 
     def hold(self) -> None:
         """Keep other runs from the folder, and refuse one that another run keeps, where that can be done.
@@ -252,6 +259,9 @@ class Place(Protocol):
 
     def empty(self) -> None:
         """Remove what is in the folder."""
+
+    def sweep(self) -> None:
+        """Remove from the folder, which is held, what a run has left that was killed while it wrote."""
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -329,7 +339,7 @@ class _LocalPlace:
     def names(self) -> set[str]:
         if not os.path.isdir(self.partial) or os.path.islink(self.partial):
             raise OutputError(f"{self.partial}: is in the way; remove it")
-        return set(os.listdir(self.partial))
+        return {name for name in os.listdir(self.partial) if not _TEMPORARY.fullmatch(name)}
 
     def hold(self) -> None:
         try:
@@ -363,6 +373,15 @@ class _LocalPlace:
             else:
                 os.unlink(entry.path)
 
+    def sweep(self) -> None:
+        # Without locks another run may be about to rename them.
+        if self._held is None:
+            return
+        for folder, _, files in os.walk(self.partial):
+            for name in filter(_TEMPORARY.fullmatch, files):
+                with contextlib.suppress(FileNotFoundError):  # a worker of a run that was killed goes on
+                    os.unlink(os.path.join(folder, name))
+
     def clear(self) -> None:
         shutil.rmtree(self.partial)
         self.release()
@@ -372,7 +391,7 @@ class _LocalPlace:
             file = self._file(key)
             folder = os.path.dirname(file)
             os.makedirs(folder, exist_ok=True)
-            temporary = os.path.join(folder, f".{uuid.uuid4().hex}")
+            temporary = os.path.join(folder, _temporary())
             with _removed_on_error(temporary):
                 with open(temporary, "wb") as f:
                     f.write(data)
@@ -409,7 +428,7 @@ class _LocalPlace:
 
     @contextlib.contextmanager
     def packing(self, size: int) -> Iterator[BinaryIO]:
-        pack = os.path.join(self.partial, f".{uuid.uuid4().hex}")
+        pack = os.path.join(self.partial, _temporary())
         # On a full disk it would be in the way of what the user does next.
         with _removed_on_error(pack):
             with open(pack, "wb") as f:
@@ -459,6 +478,9 @@ class _RemotePlace:
 
     def empty(self) -> None:
         self.clear()
+
+    def sweep(self) -> None:
+        """Do nothing: objects are there whole or not at all."""
 
     def clear(self) -> None:
         with self._errors() as (fs, path), contextlib.suppress(FileNotFoundError):
@@ -550,6 +572,11 @@ class _RemotePlace:
             raise
         except Exception as e:  # each protocol's client raises its own kinds
             raise OutputError(f"{self.url}: cannot be written: {reason(e)}") from e
+
+
+def _temporary() -> str:
+    """Return a name for a file that is not whole yet, which `_TEMPORARY` knows again."""
+    return f".{uuid.uuid4().hex}"
 
 
 @contextlib.contextmanager

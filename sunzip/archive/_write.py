@@ -81,6 +81,7 @@ class ArchiveWriter:
             if place.begin():
                 place.hold()
             elif writer._continue(resume, force):
+                place.sweep()
                 # What the specification says of them need not be trusted, as it can be written anew.
                 writer._begin()
                 writer._discard_damaged()
