@@ -1048,7 +1048,9 @@ def test_a_pickled_archive_is_found_from_elsewhere_and_is_no_other(
     write(Path("a.lat"))
     with open_archive("a.lat") as archive:
         pickled = pickle.dumps(archive)
-    monkeypatch.chdir(tmp_path / "elsewhere")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert pickle.dumps(archive) == pickled
+        assert archive.path == "a.lat"
     with pickle.loads(pickled) as again:
         assert again.frames == 7
     write(tmp_path / "a.lat", spec_of(fingerprint="g", coding={"quality": 4}), force=True)

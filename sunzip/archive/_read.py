@@ -245,6 +245,8 @@ class Archive:
         self.path = path
         self._anon = anon
         self._reader = Reader(path, anon)
+        # Who takes it over may work in another folder, as may this process when it hands it over.
+        self._absolute = absolute(path)
         self.size = self._reader.size
         self.identity = self._reader.manifest_sha256
         try:
@@ -293,8 +295,8 @@ class Archive:
         self.close()
 
     def __reduce__(self) -> tuple[type[Archive], tuple[str, bool, str]]:
-        # Who takes it over may work in another folder, and later, when the file may be another one.
-        return Archive, (absolute(self.path), self._anon, self.identity)
+        # Later, the file may be another one.
+        return Archive, (self._absolute, self._anon, self.identity)
 
     def close(self) -> None:
         """Close the file."""
