@@ -13,7 +13,7 @@ import sys
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -665,8 +665,71 @@ def test_impossible_attributes_are_refused(lat: Path, change: dict, message: str
     assert any(message in p.what for p in verify(lat).problems)
 
 
-@pytest.mark.parametrize("told", [None, {}, {"time": ["a", "b"], "images": {}, "bytes": {}}, 3])
+def test_more_frames_than_objects_are_refused_before_any_is_named(
+    lat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = objects_of(lat)
+    with open_archive(lat) as archive:
+        assert archive._grid.count == len(archive._grid.objects())
+    numbers = {"frames": 700, "blocks": 350}
+    pack(lat, with_attributes(objects, **numbers, shards=175), numbers)
+    monkeypatch.setattr("sunzip.archive._layout.Grid.objects", None)
+    with pytest.raises(DamagedError, match=r"zarr\.json: 2125 objects follow from it, and 52 are there"):
+        open_archive(lat)
+    assert [p.object for p in verify(lat).problems] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("shards", [[0, 0], ["0" * 63] * 2, ["0" * 64, None], "0" * 64])
+def test_manifests_without_checksums_are_refused(lat: Path, shards: object) -> None:
+    pack(lat, objects_of(lat), {"shards": shards})
+    with pytest.raises(DamagedError, match=r"manifest\.json: not of the form that sunzip writes"):
+        open_archive(lat)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("manifest.json", 20 << 20), ("zarr.json", 20 << 20), ("x/zarr.json", 20 << 20),
+        ("time/c/0", 1 << 13), ("bytes/c/0", 1 << 13), ("valid/c/0/0", 1 << 13),
+    ],
+)  # fmt: skip
+def test_objects_larger_than_any_of_their_kind_are_not_read(
+    lat: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: int
+) -> None:
+    objects = objects_of(lat)
+    with lat.open("wb") as f:
+        packer = _zip.Packer(f)
+        for key in [*sorted(objects.keys() - {"manifest.json"}), "manifest.json"]:
+            packer.add(key, bytes(size) if key == name else objects[key])
+        packer.close(_zip.COMMENT + packer.sha256["manifest.json"])
+    many = _zip.Reader.read_many
+
+    def read_many(reader: _zip.Reader, wanted: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
+        found = many(reader, wanted)
+        assert max(map(len, found), default=0) < size
+        return found
+
+    monkeypatch.setattr(_zip.Reader, "read_many", read_many)
+
+    def look() -> None:
+        with open_archive(lat) as archive:
+            archive._check_metadata()
+            for read in ("time", "block_bytes", "valid"):
+                getattr(archive, read)
+
+    with pytest.raises(DamagedError, match=f"{name}: {size} bytes are too many"):
+        look()
+    monkeypatch.undo()  # small objects verify may read to see what they are
+    assert any(p.object == name and "are too many" in p.what for p in verify(lat).problems)
+
+
+@pytest.mark.parametrize(
+    "told", [None, {}, {"time": ["a", "b"], "images": {}, "bytes": {}}, 3, "more images than frames"]
+)
 def test_impossible_summaries_are_refused(lat: Path, told: object) -> None:
+    if told == "more images than frames":
+        told = json.loads(objects_of(lat)["zarr.json"])["attributes"]["sunzip"]["summary"]
+        told["images"]["171A"] = 8
     pack(lat, with_attributes(objects_of(lat), summary=told))
     with pytest.raises(DamagedError, match="summary"):
         summary(lat)

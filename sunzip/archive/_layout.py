@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.archive._json import dump
+from sunzip.archive._json import MAX_BYTES, MAX_VALUES, count_values, dump
 from sunzip.archive._zip import MANIFEST
 from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import PIXEL_OF_512, Header
@@ -71,7 +71,7 @@ _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
 _MAX_FRAMES = 1 << 31
 _MAX_FRAMES_PER_SHARD = 1 << 16
-_MAX_TEXT = 1 << 28
+MAX_TEXT = 1 << 28
 _NO_BLOCK = (1 << 64) - 1
 
 
@@ -123,7 +123,11 @@ class ArchiveSpec:
         ):
             raise ValueError("time must be a non-empty, strictly increasing series")
         object.__setattr__(self, "time", time.astype("datetime64[ms]"))
-        Grid.read(self.attributes(), "the specification of an archive", ValueError)
+        attributes, where = self.attributes(), "the specification of an archive"
+        Grid.read(attributes, where, ValueError)
+        # Half of what a reader takes, as the summary comes to it.
+        if len(data := dump(attributes)) > MAX_BYTES // 2 or count_values(data) > MAX_VALUES // 2:
+            raise ValueError(f"{where}: {len(data)} bytes are too many")
 
     def attributes(self) -> dict[str, Any]:
         """Return the attribute ``sunzip`` of the root group, as far as it is known before coding."""
@@ -192,6 +196,11 @@ class Grid:
     def blocks_per_shard(self) -> int:
         """Number of blocks in a full shard, and of entries in every shard's index."""
         return self.frames_per_shard // self.frames_per_block
+
+    @property
+    def count(self) -> int:
+        """Number of objects of an archive except manifest and model."""
+        return 1 + len(ARRAYS) + len(COORDINATES) + self.shards * (len(TABLES) + 3)
 
     @property
     def index_size(self) -> int:
@@ -532,6 +541,11 @@ def zstd(data: bytes) -> bytes:
     return pack(data, 19, checksum=True)
 
 
+def most_packed(size: int) -> int:
+    """Return the most bytes that so many take as one zstd frame: it never adds more than that."""
+    return size + (size >> 7) + 1024
+
+
 def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
     """Decompress one zstd frame (RFC 8878) whose content must have `size` bytes, or at most 256 MiB.
 
@@ -541,7 +555,7 @@ def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
         If the frame is broken or states another size; nothing was allocated then.
     """
     try:
-        return unpack(data, size, most=_MAX_TEXT)
+        return unpack(data, size, most=MAX_TEXT)
     except DamagedError as error:
         raise DamagedError(f"{where}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
-from sunzip.archive._json import load
+from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._keywords import decode
 from sunzip.archive._layout import Grid, ShardTable
 from sunzip.archive._place import absolute
@@ -63,6 +64,7 @@ class Manifest:
             If the archive's format is newer than this program.
         """
         where = f"{reader.path}: {MANIFEST}"
+        _refuse_larger(reader, [MANIFEST], MAX_BYTES)
         data = reader.read(MANIFEST)
         if sha256(data).hexdigest() != reader.manifest_sha256:
             raise DamagedError(f"{where} is damaged")
@@ -75,10 +77,10 @@ class Manifest:
                 "frames": int(),
                 "blocks": int(),
                 "objects": int(),
-                "shards": list(),
-                "rest": str(),
+                "shards": list(shards),
+                "rest": str(rest),
                 **others,
-            } if version == layout.FORMAT and not others:
+            } if version == layout.FORMAT and not others and all(map(_is_sha256, [*shards, rest])):
                 return cls(**tree)
         raise DamagedError(f"{where}: not of the form that sunzip writes")
 
@@ -101,7 +103,7 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
         If it is damaged or disagrees with the manifest.
     """
     where = f"{reader.path}: zarr.json"
-    data = checked(reader, "zarr.json")
+    data = checked(reader, "zarr.json", MAX_BYTES)
     try:
         attributes = load(data, where)["attributes"]["sunzip"]
     except (KeyError, TypeError) as e:
@@ -111,22 +113,41 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
     grid = Grid.read(attributes, where)
     if (manifest.frames, manifest.blocks, len(manifest.shards)) != (grid.frames, grid.blocks, grid.shards):
         raise DamagedError(f"{where}: the numbers of frames, blocks and shards are not the manifest's")
+    # Who lists the names of what is missing, lists no more than a few times what there is.
+    if grid.count > 2 * len(reader.members):
+        raise DamagedError(
+            f"{where}: {grid.count} objects follow from it, and {len(reader.members)} are there"
+        )
     return attributes, grid
 
 
-def checked(reader: Reader, key: str) -> bytes:
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _refuse_larger(reader: Reader, keys: Sequence[str], most: int) -> None:
+    """Refuse objects of more bytes, before one of them is read."""
+    for key in keys:
+        member = reader.members.get(key)
+        if member is not None and member.size > most:
+            raise DamagedError(f"{reader.path}: {key}: {member.size} bytes are too many")
+
+
+def checked(reader: Reader, key: str, most: int) -> bytes:
     """Read an object whole and hold it against its CRC-32.
 
     Raises
     ------
     DamagedError
-        If it is missing or damaged.
+        If it is missing or damaged, or has more than `most` bytes.
     """
-    return checked_many(reader, [key])[0]
+    return checked_many(reader, [key], most)[0]
 
 
-def checked_many(reader: Reader, keys: Sequence[str]) -> list[bytes]:
+def checked_many(reader: Reader, keys: Sequence[str], most: int | None = None) -> list[bytes]:
     """Read several objects together, each as `checked`."""
+    if most is not None:
+        _refuse_larger(reader, keys, most)
     found = reader.read_many((key, 0, None) for key in keys)
     for key, data in zip(keys, found, strict=True):
         if zlib.crc32(data) != reader.members[key].crc:
@@ -200,6 +221,7 @@ def summary(path: str | os.PathLike[str], *, anon: bool = False) -> dict[str, An
             tuple(sorted(images)) != tuple(sorted(archive.channels))
             or tuple(sorted(parts)) != ("blocks", "keywords", "model", "tables")
             or not all(type(n) is int and n >= 0 for n in numbers)
+            or max(images.values()) > archive.frames
             or sum(parts.values()) > size
         ):
             raise DamagedError(f"{where}: its summary cannot be")
@@ -346,7 +368,9 @@ class Archive:
         keys = [f"bytes/c/{shard}" for shard in range(self.shards)]
         raw = [
             layout.unzstd(data, f"{self.path}: {key}", size)
-            for key, data in zip(keys, checked_many(self._reader, keys), strict=True)
+            for key, data in zip(
+                keys, checked_many(self._reader, keys, layout.most_packed(size)), strict=True
+            )
         ]
         return np.frombuffer(b"".join(raw), "<u4")[: self.blocks].astype(np.int64)
 
@@ -475,11 +499,12 @@ class Archive:
         arrays = layout.array_metadata(self._grid, self._attributes)
         expected |= {f"{name}/zarr.json": tree for name, tree in arrays.items()}
         for key, tree in expected.items():
-            if load(checked(self._reader, key), f"{self.path}: {key}") != tree:
+            if load(checked(self._reader, key, MAX_BYTES), f"{self.path}: {key}") != tree:
                 raise DamagedError(f"{self.path}: {key} is not the metadata that the archive must have")
 
     def _chunk(self, key: str, size: int | None) -> bytes:
-        return layout.unzstd(checked(self._reader, key), f"{self.path}: {key}", size)
+        most = layout.most_packed(layout.MAX_TEXT if size is None else size)
+        return layout.unzstd(checked(self._reader, key, most), f"{self.path}: {key}", size)
 
     def _read_indexes(self, shards: Iterable[int]) -> None:
         """Read the indexes of shards that are not at hand."""
@@ -509,7 +534,8 @@ class Archive:
         new = [w for w in wanted if w not in out]
         keys = [f"{name}/c/{shard}/0" for name, shard in new]
         shape = (self._grid.frames_per_shard, len(self.channels))
-        for which, key, data in zip(new, keys, checked_many(self._reader, keys), strict=True):
+        most = layout.most_packed(max((layout.table_size(name, shape) for name in names), default=0))
+        for which, key, data in zip(new, keys, checked_many(self._reader, keys, most), strict=True):
             where = f"{self.path}: {key}"
             raw = layout.unzstd(data, where, layout.table_size(which[0], shape))
             out[which] = self._chunks[which] = layout.read_table(which[0], raw, shape, where)

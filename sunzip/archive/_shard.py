@@ -60,7 +60,14 @@ class ShardChecker(ABC):
 
     def chunk(self, key: str, size: int | None) -> bytes:
         """Return what an object says once it is decompressed."""
-        return layout.unzstd(self.read(key), f"{self.where}: {key}", size)
+        most = layout.most_packed(layout.MAX_TEXT if size is None else size)
+        return layout.unzstd(self.whole(key, most), f"{self.where}: {key}", size)
+
+    def whole(self, key: str, most: int) -> bytes:
+        """Read an object whole if it has at most so many bytes."""
+        if (size := self.size(key) or 0) > most:
+            raise DamagedError(f"{self.where}: {key}: {size} bytes are too many")
+        return self.read(key)
 
     def shard(self, grid: Grid, model: str, shard: int) -> int:
         """Decode the tables of a shard and look at each of its blocks; return how many blocks there were.

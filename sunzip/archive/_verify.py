@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
-from sunzip.archive._json import load
+from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root
 from sunzip.archive._shard import ShardChecker
@@ -283,7 +283,7 @@ class _Verifier(ShardChecker):
                 self.problem(key, "is not the coordinate that the archive must have")
 
     def json(self, key: str) -> dict[str, Any]:
-        return load(self.read(key), key)
+        return load(self.whole(key, MAX_BYTES), key)
 
     def model(self) -> None:
         keys = [k for k in self.reader.members if k.startswith("model/")]

@@ -69,7 +69,7 @@ def _accounts(found: Mapping[str, Any]) -> Accounts:
 
 
 def _natural(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
 def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import sunzip as sunzip_package
 from sunzip import weights
+from sunzip.archive import summary
 from sunzip.channels import NAMES
 from sunzip.sources import open_source
 from sunzip.sources.series import join
@@ -187,6 +188,16 @@ def test_info_counts_the_model_and_does_not(sunzip, archive, model):
     assert whole["ratio_source"] == pytest.approx(found["source"]["stored_bytes"] / size)
     assert found["costs"]["latent_bytes"] == 6 * 8 * 2 * 2 * 4
     assert found["costs"]["latent_ratio"] == found["costs"]["latent_bytes"] / found["parts"]["blocks"]
+
+
+def test_info_counts_only_what_can_be_true(sunzip, archive, monkeypatch):
+    told = summary(archive)
+    told["source"]["stored_bytes"] = told["coding"]["latents_per_frame"] = 10**400
+    monkeypatch.setattr("sunzip.archive.summary", lambda *_, **__: told)
+    costs = as_json(sunzip("info", archive, "--json"))["costs"]
+    assert costs["source_bytes"] is costs["latent_bytes"] is None
+    assert costs["without_model"]["bytes"] > 0
+    assert "ratio to float32" in sunzip("info", archive).stdout
 
 
 def test_info_says_whether_pixels_are_the_same_bits_everywhere(sunzip, model, store, tmp_path):
