@@ -43,6 +43,7 @@ from sunzip.frame import Block
 CONFIG, WEIGHTS = b'{"family": "fake"}', bytes(range(60))
 MODEL = sha256(CONFIG + WEIGHTS).hexdigest()
 EMBED = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
+CODEC = {"version": 1, "model": MODEL, "channels": ["171A", "Bz"], "scale": "mean"}
 
 
 def spec_of(
@@ -56,13 +57,15 @@ def spec_of(
         "scale": "mean",
         "frames_per_block": per_block,
         "frames_per_shard": per_shard,
-        "codec": {"version": 1, "model": MODEL},
         "model": {"name": "fake", "sha256": MODEL, "bytes": len(WEIGHTS)},
         "source": {"layout": "synthetic", "url": "sun"},
         "coding": {"quality": 3},
         "fingerprint": "f",
     }
-    return ArchiveSpec(**(fields | more))
+    fields |= more
+    codec = CODEC | {"channels": list(fields["channels"]), "scale": fields["scale"]}
+    codec["model"] = fields["model"].get("sha256")
+    return ArchiveSpec(**({"codec": codec} | fields))
 
 
 def shard_of(spec: ArchiveSpec, frames: slice) -> tuple[list[bytes], ShardTable]:
@@ -444,6 +447,8 @@ def test_what_does_not_fit_the_specification_is_refused(tmp_path: Path) -> None:
         {"per_shard": 3},
         {"scale": "median"},
         {"model": {"name": "fake"}},
+        {"codec": CODEC | {"scale": "sum"}},
+        {"source": {"urls": ["x" * (9 << 20)]}},
     ):
         with pytest.raises(ValueError, match=r"time|archive"):
             spec_of(**wrong)
@@ -653,6 +658,13 @@ def test_packing_again_in_the_test_is_no_damage(lat: Path) -> None:
         ({"frames_per_block": 2.0}, "frames_per_block is"),
         ({"scale": "max"}, "scale is"),
         ({"codec": None}, "codec is absent"),
+        ({"codec": {}}, "channels of the codec is None"),
+        ({"codec": CODEC | {"channels": ["171A"]}}, "channels of the codec"),
+        ({"codec": CODEC | {"scale": "sum"}}, "scale of the codec is 'sum'"),
+        ({"codec": CODEC | {"model": "0" * 64}}, "model of the codec"),
+        ({"codec": CODEC | {"quality": 1e99}}, "quality of the codec"),
+        ({"source": {"stored_bytes": float("nan")}}, "NaN is not finite"),
+        ({"source": {"urls": [0] * (1 << 20)}}, "values are too many"),
         ({"model": {"name": "a", "sha256": "00", "bytes": 1}}, "no sha256"),
         ({"model": {"name": "a", "sha256": "0" * 64, "bytes": -1}}, "bytes of the model"),
         ({"fingerprint": 1}, "fingerprint"),

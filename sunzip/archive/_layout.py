@@ -301,6 +301,18 @@ class Grid:
         ):
             raise wrong("model has no name or no sha256 in hexadecimal")
         number(model.get("bytes"), "bytes of the model", 1 << 62)
+        # Zarr decodes by what the codec says, and everyone else by the archive.
+        codec = attributes["codec"]
+        for name, own in (
+            ("channels", names),
+            ("scale", attributes["scale"]),
+            ("model", model["sha256"]),
+        ):
+            if codec.get(name) != own:
+                raise wrong(f"{name} of the codec is {codec.get(name)!r:.80}, not the archive's")
+        quality = codec.get("quality", 0)
+        if type(quality) is not int or not 0 <= quality <= 100:
+            raise wrong(f"quality of the codec is {quality!r:.40}, not a number from 0 to 100")
         if not isinstance(attributes.get("fingerprint"), str):
             raise wrong("fingerprint is absent")
         return grid
