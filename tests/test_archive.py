@@ -28,6 +28,7 @@ from sunzip.archive import (
     ArchiveSpec,
     ArchiveWriter,
     ShardTable,
+    _keywords,
     _place,
     _zip,
     open_archive,
@@ -795,7 +796,15 @@ def test_impossible_objects_are_refused(lat: Path, name: str, content: bytes, me
         '{"171A": {"keys": {"A": {"time": ["-", "T", 3, "Z"], "values": 1e300}}}}',
         '{"171A": {"keys": {"A": {"time": ["-", "T", 3, "Z"], "values": 999999999999999999999}}}}',
         '{"171A": {"keys": {"A": {"time": ["-", "T", 999999999, "Z"], "values": 0}}}}',
-        '{"171A": {"keys": {"A": [[1], {"a": {}}, 3, 4]}}}',
+        '{"171A": {"keys": {"A": [[1], {"a": {}}, 3, 4]}}}', '{"171A": {"keys": {"A": [1, 2, NaN, 3]}}}',
+        '{"171A": {"keys": {"A": 1e999}}}', '{"171A": {"rows": ["1", "1", "1", "1"], "keys": {"A": 1}}}',
+        '{"171A": {"keys": {"A": {"order": 0, "values": [9223372036854775808, 1, 1, 1]}}}}',
+        '{"171A": {"keys": {"A": {"order": 1, "values": [9223372036854775807, 1, 1, 1]}}}}',
+        '{"171A": {"keys": {"A": {"time": ["-", "T", 3, "Z"], "values": [0, 0, 0, 253402300800000]}}}}',
+        '{"171A": {"keys": {"A": {"time": ["-", "T", 3, "Z"], "values": 253402300800000}}}}',
+        '{"171A": {"keys": {"A": {"time": ["-", "T", 3, "Z"], "values": -253402300800000}}}}',
+        '{"171A": {"keys": {"A": ' + '{"time": ["-", "T", 3, "Z"], "values": ' * 900 + "0" + "}" * 902 + "}",
+        '{"171A": {"keys": {"A": ' + "9" * 4301 + "}}}",
     ],
 )  # fmt: skip
 def test_impossible_keywords_are_refused(lat: Path, text: str) -> None:
@@ -1217,6 +1226,40 @@ def test_keywords_survive_exactly(shard: tuple[list[list[dict]], np.ndarray]) ->
     assert [[sorted(map(repr, h.items())) for h in r] for r in again] == [
         [sorted(map(repr, h.items())) for h in r] for r in headers
     ]
+
+
+def test_few_columns_for_many_images_cost_what_the_columns_do() -> None:
+    """12 channels of 65,536 images with 400 keywords each, which as dictionaries would take 20 GB."""
+    n, names = 1 << 16, NAMES
+    keys = {f"K{i}": 1 for i in range(399)} | {"T_OBS": {"time": ["-", "T", 2, "Z"], "values": 0}}
+    text = json.dumps({name: {"rows": "10" * (n // 2), "keys": keys} for name in names}).encode()
+    t_obs = np.full((n, len(names)), 1388534400000)
+    tracemalloc.start()
+    headers = decode(text, names, t_obs, "here")
+    assert [len(headers), len(headers[0]), len(headers[-2][11])] == [n, 12, 400]
+    assert headers[-1] == [{}] * 12
+    assert headers[2][5]["T_OBS"] == "2014-01-01T00:00:00.00Z"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 << 20
+
+
+def test_a_header_is_its_readers_own() -> None:
+    t_obs = np.zeros((2, 1), np.int64)
+    headers = decode(encode(("94A",), [[{"A": 1}], [{"A": 1}]], t_obs), ("94A",), t_obs, "")
+    headers[0][0]["A"] = 2
+    assert headers[:] == [[{"A": 1}], [{"A": 1}]]
+
+
+def test_more_keywords_than_are_read_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    t_obs = np.zeros((4, 1), np.int64)
+    headers = [[{"A": f"{i}"}] for i in range(4)]
+    text = encode(("94A",), headers, t_obs)
+    monkeypatch.setattr(_keywords, "_MAX_VALUES", 8)
+    with pytest.raises(DamagedError, match="here: 10 values are too many"):
+        decode(text, ("94A",), t_obs, "here")
+    with pytest.raises(InputError, match="10 keywords in 4 frames are too many"):
+        encode(("94A",), headers, t_obs)
 
 
 def test_numbers_of_numpy_are_stored_as_numbers() -> None:

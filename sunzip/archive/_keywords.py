@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.archive._json import dump, load
+from sunzip.archive._json import count_values, dump, load
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, InputError
 
@@ -25,6 +26,14 @@ _EPOCH = datetime(1970, 1, 1)
 _MAX_ORDER = 3
 _MAX_DECIMALS = 20
 _I64 = range(-(1 << 63), 1 << 63)
+_DAYS = range((datetime.min - _EPOCH).days, (datetime.max - _EPOCH).days + 1)
+
+#: The most values in the keywords of a shard; its images may be 65536 times 12.
+_MAX_VALUES = 1 << 24
+
+#: Python writes no integer of more digits.
+_MOST = 10**4300
+
 _NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -46,7 +55,7 @@ def encode(
     Raises
     ------
     InputError
-        If a keyword has a value that is neither text, number, truth value nor None.
+        If a keyword has a value that is neither text, number, truth value nor None, or all are too many.
     """
     out: dict[str, Any] = {}
     for c, name in enumerate(channels):
@@ -63,12 +72,119 @@ def encode(
             coded = _encode_column(values, [t for t, p in zip(times, has, strict=True) if p])
             keys[key] = coded if all(has) else {"rows": _bits(has), "values": coded}
         out[name] = {"keys": keys} if all(present) else {"rows": _bits(present), "keys": keys}
-    return dump(out, sort_keys=False)
+    text = dump(out, sort_keys=False)
+    if (found := count_values(text)) > _MAX_VALUES:
+        raise InputError(f"{found} keywords in {len(headers)} frames are too many")
+    return text
 
 
-def decode(
-    text: bytes, channels: Sequence[str], t_obs: npt.NDArray[np.int64], where: str
-) -> list[list[dict[str, Value]]]:
+@dataclass(slots=True)
+class _Column:
+    """The values of one keyword: the same for all images, or one for each, or a time that each image has."""
+
+    key: str
+    rows: _Rows | None
+    values: Any
+    write: Callable[[int, int], str] | None = None
+
+    def value(self, i: int, t: int) -> Value:
+        """Return the value of image `i` of those that have the keyword, taken at `t`."""
+        value: Any = self.values[i] if isinstance(self.values, list) else self.values
+        return value if self.write is None else self.write(t, value)
+
+
+class _Rows:
+    """Which of some images have something, and the place of each among these."""
+
+    def __init__(self, bits: str) -> None:
+        digits = np.frombuffer(bits.encode(), np.uint8) - ord("0")
+        if (digits > 1).any():
+            raise ValueError("rows")
+        self.flags = digits.view(bool)
+
+    def place(self, i: int) -> int:
+        """Return the place of an image; -1 if it has nothing."""
+        return int(np.count_nonzero(self.flags[:i])) if self.flags[i] else -1
+
+
+class _Channel:
+    """The keywords of one channel as columns.
+
+    Parameters
+    ----------
+    entry
+        As the JSON has it.
+    t_obs
+        (n,) int64.
+    """
+
+    def __init__(self, entry: Any, t_obs: npt.NDArray[np.int64]) -> None:
+        self._rows = _rows(entry, len(t_obs), {})
+        times = t_obs if self._rows is None else t_obs[self._rows.flags]
+        known: dict[str, _Rows] = {}
+        self._all: dict[str, Value] = {}
+        self._columns: list[_Column] = []
+        for key, column in entry["keys"].items():
+            rows = None
+            if isinstance(column, dict) and "rows" in column:
+                rows = _rows(column, len(times), known)
+                column = column["values"]
+            at = times if rows is None else times[rows.flags]
+            made = _decode_column(key, rows, column, at)
+            self._all[key] = None
+            if rows is None and made.write is None and not isinstance(made.values, list):
+                self._all[key] = made.values
+            else:
+                self._columns.append(made)
+
+    def header(self, i: int, t: int) -> dict[str, Value]:
+        """Return the keywords of image `i`, taken at `t`."""
+        if self._rows is not None and (i := self._rows.place(i)) < 0:
+            return {}
+        header = dict(self._all)
+        for column in self._columns:
+            place = i if column.rows is None else column.rows.place(i)
+            if place < 0:
+                del header[column.key]
+            else:
+                header[column.key] = column.value(place, t)
+        return header
+
+
+class Headers(Sequence[list[dict[str, Value]]]):
+    """The headers of a shard, [n][C]; each is made when it is asked for, as few columns may tell of many.
+
+    Parameters
+    ----------
+    channels
+        By number, those that have keywords.
+    t_obs
+        (n, C) int64.
+    """
+
+    def __init__(self, channels: Mapping[int, _Channel], t_obs: npt.NDArray[np.int64]) -> None:
+        self._channels = channels
+        self._t_obs = t_obs
+
+    def __len__(self) -> int:
+        return len(self._t_obs)
+
+    @overload
+    def __getitem__(self, i: int) -> list[dict[str, Value]]: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[list[dict[str, Value]]]: ...
+
+    def __getitem__(self, i: int | slice) -> Any:
+        """Return the headers of one frame, or of several."""
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        i = range(len(self))[i]
+        times = self._t_obs[i].tolist()
+        return [self._channels[c].header(i, t) if c in self._channels else {} for c, t in enumerate(times)]
+
+
+def decode(text: bytes, channels: Sequence[str], t_obs: npt.NDArray[np.int64], where: str) -> Headers:
     """Read what `encode` wrote, given the same channels and times.
 
     Returns
@@ -81,27 +197,16 @@ def decode(
     DamagedError
         If the text is not what `encode` writes; the message starts with `where`.
     """
-    n = len(t_obs)
-    out: list[list[dict[str, Value]]] = [[{} for _ in channels] for _ in range(n)]
-    tree = load(text, where)
+    tree = load(text, where, _MAX_VALUES)
     try:
-        for c, name in enumerate(channels):
-            entry = tree.get(name)
-            if entry is None:
-                continue
-            present = _rows(entry, n)
-            times = [int(t_obs[i, c]) for i in present]
-            for key, column in entry["keys"].items():
-                subset: Sequence[int] = range(len(present))
-                if isinstance(column, dict) and "rows" in column:
-                    subset = _rows(column, len(present))
-                    column = column["values"]
-                values = _decode_column(column, [times[i] for i in subset])
-                for i, value in zip(subset, values, strict=True):
-                    out[present[i]][c][key] = value
+        found = {
+            c: _Channel(tree[name], t_obs[:, c])
+            for c, name in enumerate(channels)
+            if tree.get(name) is not None
+        }
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, IndexError) as e:
         raise DamagedError(f"{where}: the keywords are not of the form that sunzip writes ({e})") from e
-    return out
+    return Headers(found, t_obs)
 
 
 def _plain(channel: str, key: str, value: object) -> Value:
@@ -116,13 +221,16 @@ def _bits(flags: Sequence[bool]) -> str:
     return "".join("01"[f] for f in flags)
 
 
-def _rows(entry: Mapping[str, Any], n: int) -> Sequence[int]:
+def _rows(entry: Mapping[str, Any], n: int, known: dict[str, _Rows]) -> _Rows | None:
+    """Return which of `n` images an entry tells of, the same for the same text; None for all of them."""
     bits = entry.get("rows")
     if bits is None:
-        return range(n)
-    if len(bits) != n or not set(bits) <= {"0", "1"}:
+        return None
+    if not isinstance(bits, str) or len(bits) != n:
         raise ValueError("rows")
-    return [i for i, b in enumerate(bits) if b == "1"]
+    if bits not in known:
+        known[bits] = _Rows(bits)
+    return known[bits]
 
 
 def _encode_column(values: Sequence[Value], times: Sequence[int]) -> Any:
@@ -136,18 +244,21 @@ def _encode_column(values: Sequence[Value], times: Sequence[int]) -> Any:
     return [_encode_scalar(v) for v in values]
 
 
-def _decode_column(column: Any, times: Sequence[int]) -> Sequence[Value]:
-    n = len(times)
+def _decode_column(key: str, rows: _Rows | None, column: Any, times: npt.NDArray[np.int64]) -> _Column:
+    if isinstance(column, dict) and "time" in column:
+        return _decode_times(key, rows, column, times)
+    return _Column(key, rows, _decode_values(column, len(times)))
+
+
+def _decode_values(column: Any, n: int) -> list[Value] | Value:
+    """Return `n` values, or the one that they all are."""
     if isinstance(column, list):
         if len(column) != n:
             raise ValueError("length of a column")
         return [_decode_scalar(v) for v in column]
-    if isinstance(column, dict):
-        if "time" in column:
-            return _decode_times(column, times)
-        if "order" in column:
-            return _decode_numbers(column, n)
-    return [_decode_scalar(column)] * n
+    if isinstance(column, dict) and "order" in column:
+        return _decode_numbers(column, n)
+    return _decode_scalar(column)
 
 
 def _encode_scalar(value: Value) -> Any:
@@ -160,6 +271,8 @@ def _encode_scalar(value: Value) -> Any:
 def _decode_scalar(value: Any) -> Value:
     if isinstance(value, dict):
         return _NOT_FINITE[value["float"]]
+    if isinstance(value, int) and not -_MOST < value < _MOST:
+        raise ValueError("an integer of too many digits")
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError("a value")
@@ -198,20 +311,22 @@ def _encode_numbers(values: Sequence[Value]) -> Any:
 
 def _decode_numbers(column: Mapping[str, Any], n: int) -> list[Value]:
     digits = column["values"]
-    if (
-        len(digits) != n
-        or not all(type(d) is int for d in digits)
-        or column["order"] not in range(_MAX_ORDER + 1)
-    ):
+    if len(digits) != n or column["order"] not in range(_MAX_ORDER + 1) or not _are_i64(digits):
         raise ValueError("differences")
     for _ in range(column["order"]):
         digits = list(accumulate(digits))
+    if not _are_i64(digits):
+        raise ValueError("sums")
     if "decimals" not in column:
         return list(digits)
     decimals = column["decimals"]
     if decimals not in range(_MAX_DECIMALS + 1):
         raise ValueError("decimals")
     return [float(f"{d}e-{decimals}") for d in digits]
+
+
+def _are_i64(values: Sequence[object]) -> bool:
+    return all(type(v) is int and v in _I64 for v in values)
 
 
 def _encode_times(values: Sequence[Value], times: Sequence[int]) -> Any:
@@ -242,15 +357,25 @@ def _encode_times(values: Sequence[Value], times: Sequence[int]) -> Any:
     return {"time": style, "values": _encode_column(differences, times)}
 
 
-def _decode_times(column: Mapping[str, Any], times: Sequence[int]) -> list[Value]:
+def _decode_times(
+    key: str, rows: _Rows | None, column: Mapping[str, Any], times: npt.NDArray[np.int64]
+) -> _Column:
     style = column["time"]
     if [type(s) for s in style] != [str, str, int, str] or style[2] not in range(10):
         raise ValueError("time")
-    to_text = _time_writer(style)
-    differences = _decode_column(column["values"], times)
-    if not all(type(d) is int for d in differences):
+    found = _decode_values(column["values"], len(times))
+    differences = found if isinstance(found, list) else [found]
+    if not _are_i64(differences):
         raise ValueError("time")
-    return [to_text(t, d) for t, d in zip(times, differences, strict=True)]  # type: ignore[arg-type]
+    if len(times):
+        # Of differences that are all the same, the first and the last time tell of those between.
+        at = times.tolist() if isinstance(found, list) else [int(times.min()), int(times.max())]
+        spread = differences if isinstance(found, list) else differences * 2
+        unit = 10 ** max(style[2] - 3, 0)
+        day = 86400 * 1000 * unit
+        if not all((t * unit + d) // day in _DAYS for t, d in zip(at, spread, strict=True)):
+            raise ValueError("a time beyond the calendar")
+    return _Column(key, rows, found, _time_writer(style))
 
 
 def _time_writer(style: Sequence[Any]) -> Callable[[int, int], str]:

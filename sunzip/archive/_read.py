@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import MAX_BYTES, load
-from sunzip.archive._keywords import decode
+from sunzip.archive._keywords import Headers, decode
 from sunzip.archive._layout import Grid, ShardTable
 from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
@@ -301,7 +301,7 @@ class Archive:
         # Plain dictionaries, which bear threads without a lock: a fork could find a lock taken for ever.
         self._indexes: dict[int, npt.NDArray[np.int64]] = {}
         self._chunks: dict[tuple[str, int], npt.NDArray[Any]] = {}
-        self._headers: dict[int, list[list[dict[str, Any]]]] = {}
+        self._headers: dict[int, Headers] = {}
 
     def __repr__(self) -> str:
         y, x = self.shape
@@ -401,7 +401,7 @@ class Archive:
         if not 0 <= frame < self.frames:
             raise IndexError(f"frame {frame} of {self.frames}")
         shard, row = divmod(frame, self._grid.frames_per_shard)
-        return [dict(header) for header in self._shard_headers(shard)[row]]
+        return self._shard_headers(shard)[row]
 
     def table(self, start: int, stop: int) -> ShardTable:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
@@ -542,7 +542,7 @@ class Archive:
         _make_room(self._chunks, _CACHED_CHUNKS)
         return {w: out[w] for w in wanted}
 
-    def _shard_headers(self, shard: int) -> list[list[dict[str, Any]]]:
+    def _shard_headers(self, shard: int) -> Headers:
         found = self._headers.get(shard)
         if found is None:
             key = f"keywords/c/{shard}"
