@@ -678,6 +678,16 @@ def test_impossible_attributes_are_refused(lat: Path, change: dict, message: str
     assert any(message in p.what for p in verify(lat).problems)
 
 
+def test_a_codec_without_a_scale_is_one_of_means(lat: Path) -> None:
+    objects = objects_of(lat)
+    codec = {k: v for k, v in CODEC.items() if k != "scale"}
+    pack(lat, with_attributes(objects, codec=codec))
+    open_archive(lat).close()
+    pack(lat, with_attributes(objects, codec=codec, scale="sum"))
+    with pytest.raises(DamagedError, match="scale of the codec is 'mean'"):
+        open_archive(lat)
+
+
 def test_more_frames_than_objects_are_refused_before_any_is_named(
     lat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,8 +301,8 @@ class Grid:
         ):
             raise wrong("model has no name or no sha256 in hexadecimal")
         number(model.get("bytes"), "bytes of the model", 1 << 62)
-        # Zarr decodes by what the codec says, and everyone else by the archive.
-        codec = attributes["codec"]
+        # Zarr decodes by what the codec says, which takes scale for mean where it is left out.
+        codec = {"scale": "mean"} | attributes["codec"]
         for name, own in (
             ("channels", names),
             ("scale", attributes["scale"]),
