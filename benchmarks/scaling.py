@@ -141,16 +141,17 @@ def stages(source: str) -> dict[str, Any]:
         return wrapper
 
     named = {
-        "analysis transform": "analyse",
-        "how alike frames are": "likeness",
-        "leaning on the frames around": "steadied",
-        "network, symbols and entropy coding": "encode",
-        "decoding": "decode",
-        "synthesis transform": "synthesise",
+        "analyse": "analysis transform",
+        "likeness": "how alike frames are",
+        "steadied": "leaning on the frames around",
+        "encode": "network, symbols and entropy coding",
+        "decode": "decoding",
+        "reference": "synthesis transform",
+        "show": "synthesis transform",
     }
     encode(codec, series.read(0, 1), 1)  # the network is loaded
     series = api.open_series(source)  # and no chunk of the source is at hand
-    for name, method in named.items():
+    for method, name in named.items():
         setattr(family, method, timed(name, getattr(family, method)))
 
     @contextmanager
@@ -165,11 +166,13 @@ def stages(source: str) -> dict[str, Any]:
     with whole("all"):
         part = encode(codec, cube, CHUNK)[1]
     # Where the encoder knows what is decoded nothing has to be.
-    steps = sum(spent[name] for name in named if name in spent)
+    steps = sum(spent.get(name, 0) for name in set(named.values()))
     spent["normalising, masks and error statistics"] = spent.pop("all") - steps
     out = {name: seconds / CHUNK for name, seconds in spent.items()}
 
-    spec = api._compress._specification(series, codec, block=CHUNK, align=None, degradation=None)
+    spec = api._compress._specification(
+        series, codec, frames=series.fingerprint(), block=CHUNK, align=None, degradation=None
+    )
     step = np.timedelta64(12, "m")
     spec = replace(spec, time=series.time[0] + np.arange(120 * PACKED) * step, frames_per_shard=120)
     shard = [part] * (120 // CHUNK)
