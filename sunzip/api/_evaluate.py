@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
 from sunzip.api._series import Sources, source_of
-from sunzip.archive import summary
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.metrics import Accumulator
@@ -90,7 +89,7 @@ def evaluate(
                 f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"
             )
         pixels = known * sun.archive.shape[0] * sun.archive.shape[1]
-        about = summary(path, anon=anon)
+        about = sun.archive.summary()
         # As `compress` and `info` count: without a model inside, whose size is only what the archive says.
         size = max(1, about["bytes"] - about["parts"]["model"])
         return EvaluateReport(

@@ -553,8 +553,9 @@ def zstd(data: bytes) -> bytes:
     return pack(data, 19, checksum=True)
 
 
-def most_packed(size: int) -> int:
-    """Return the most bytes that so many take as one zstd frame: it never adds more than that."""
+def most_packed(size: int | None) -> int:
+    """Return the most bytes that so many take as one zstd frame, or that a text does: it never adds more."""
+    size = MAX_TEXT if size is None else size
     return size + (size >> 7) + 1024
 
 

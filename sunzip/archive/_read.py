@@ -208,32 +208,7 @@ def summary(path: str | os.PathLike[str], *, anon: bool = False) -> dict[str, An
         As `open_archive`.
     """
     with open_archive(path, anon=anon) as archive:
-        attributes = archive._attributes
-        where = f"{archive.path}: zarr.json"
-        size = archive.size
-        match attributes.get("summary"):
-            case {"time": [str(first), str(last)], "images": dict(images), "bytes": dict(parts)}:
-                pass
-            case _:
-                raise DamagedError(f"{where}: has no summary")
-        numbers = [*images.values(), *parts.values()]
-        if (
-            tuple(sorted(images)) != tuple(sorted(archive.channels))
-            or tuple(sorted(parts)) != ("blocks", "keywords", "model", "tables")
-            or not all(type(n) is int and n >= 0 for n in numbers)
-            or max(images.values()) > archive.frames
-            or sum(parts.values()) > size
-        ):
-            raise DamagedError(f"{where}: its summary cannot be")
-        own = {k: v for k, v in attributes.items() if k != "summary"}
-        return own | {
-            "path": archive.path,
-            "bytes": size,
-            "time": [first, last],
-            "images": images,
-            "parts": {**parts, "structure": size - sum(parts.values())},
-            "model": {**archive.model, "embedded": parts["model"] > 0},
-        }
+        return archive.summary()
 
 
 class Archive:
@@ -323,6 +298,35 @@ class Archive:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+    def summary(self) -> dict[str, Any]:
+        """See the function `summary`."""
+        attributes = self._attributes
+        where = f"{self.path}: zarr.json"
+        size = self.size
+        match attributes.get("summary"):
+            case {"time": [str(first), str(last)], "images": dict(images), "bytes": dict(parts)}:
+                pass
+            case _:
+                raise DamagedError(f"{where}: has no summary")
+        numbers = [*images.values(), *parts.values()]
+        if (
+            tuple(sorted(images)) != tuple(sorted(self.channels))
+            or tuple(sorted(parts)) != ("blocks", "keywords", "model", "tables")
+            or not all(type(n) is int and n >= 0 for n in numbers)
+            or max(images.values()) > self.frames
+            or sum(parts.values()) > size
+        ):
+            raise DamagedError(f"{where}: its summary cannot be")
+        own = {k: v for k, v in attributes.items() if k != "summary"}
+        return own | {
+            "path": self.path,
+            "bytes": size,
+            "time": [first, last],
+            "images": images,
+            "parts": {**parts, "structure": size - sum(parts.values())},
+            "model": {**self.model, "embedded": parts["model"] > 0},
+        }
 
     @cached_property
     def time(self) -> npt.NDArray[np.datetime64]:
@@ -503,8 +507,9 @@ class Archive:
                 raise DamagedError(f"{self.path}: {key} is not the metadata that the archive must have")
 
     def _chunk(self, key: str, size: int | None) -> bytes:
-        most = layout.most_packed(layout.MAX_TEXT if size is None else size)
-        return layout.unzstd(checked(self._reader, key, most), f"{self.path}: {key}", size)
+        return layout.unzstd(
+            checked(self._reader, key, layout.most_packed(size)), f"{self.path}: {key}", size
+        )
 
     def _read_indexes(self, shards: Iterable[int]) -> None:
         """Read the indexes of shards that are not at hand."""

@@ -60,8 +60,7 @@ class ShardChecker(ABC):
 
     def chunk(self, key: str, size: int | None) -> bytes:
         """Return what an object says once it is decompressed."""
-        most = layout.most_packed(layout.MAX_TEXT if size is None else size)
-        return layout.unzstd(self.whole(key, most), f"{self.where}: {key}", size)
+        return layout.unzstd(self.whole(key, layout.most_packed(size)), f"{self.where}: {key}", size)
 
     def whole(self, key: str, most: int) -> bytes:
         """Read an object whole if it has at most so many bytes."""
