@@ -272,7 +272,7 @@ class _Lazy(BackendArray):
         rest = [np.atleast_1d(c) for c in chosen[1:]]
         out = np.empty((len(frames), *map(len, rest)), self.dtype)
         begin = 0
-        for numbers in self._pieces(frames, rest) if out.size else []:
+        for numbers in self._pieces(frames, self._samples(rest)) if out.size else []:
             # Anew for each piece: the file may have been closed as one of too many.
             with self._manager.acquire_context() as sun:
                 out[begin : begin + len(numbers)] = self._read(sun, numbers, rest)
@@ -281,17 +281,16 @@ class _Lazy(BackendArray):
             out = out[place.ravel()]
         return out.reshape([n for c in chosen for n in c.shape])
 
-    def _pieces(
-        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
-    ) -> list[npt.NDArray[np.int64]]:
-        """Split frames into those that are read at a time."""
-        return [frames]
-
-    def _decoded(self, frames: npt.NDArray[np.int64], samples: int) -> list[npt.NDArray[np.int64]]:
-        """Split frames of so many samples into those that are decoded at a time."""
+    def _pieces(self, frames: npt.NDArray[np.int64], samples: int) -> list[npt.NDArray[np.int64]]:
+        """Split frames of which so many samples each are decoded into those that are read at a time."""
+        if not samples:
+            return [frames]
         with self._manager.acquire_context() as sun:
-            stretches = sun.stretches(frames.tolist(), _PIXELS // max(samples, 1))
-            return [np.array(stretch) for stretch in stretches]
+            return [np.array(stretch) for stretch in sun.stretches(frames.tolist(), _PIXELS // samples)]
+
+    def _samples(self, rest: Sequence[npt.NDArray[np.int64]]) -> int:
+        """Return how many samples of a frame are decoded for this: of a table none."""
+        return 0
 
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
@@ -306,11 +305,9 @@ class _Images(_Lazy):
         super().__init__(manager, shape, "float32")
         self._names = names
 
-    def _pieces(
-        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
-    ) -> list[npt.NDArray[np.int64]]:
+    def _samples(self, rest: Sequence[npt.NDArray[np.int64]]) -> int:
         _, _, height, width = self.shape
-        return self._decoded(frames, len(np.unique(rest[0])) * height * width)
+        return len(np.unique(rest[0])) * height * width
 
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
@@ -326,10 +323,8 @@ class _Latents(_Lazy):
     def __init__(self, manager: Any, shape: tuple[int, ...]) -> None:
         super().__init__(manager, shape, "float32")
 
-    def _pieces(
-        self, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
-    ) -> list[npt.NDArray[np.int64]]:
-        return self._decoded(frames, int(np.prod(self.shape[1:])))
+    def _samples(self, rest: Sequence[npt.NDArray[np.int64]]) -> int:
+        return int(np.prod(self.shape[1:]))
 
     def _read(
         self, sun: Sun, frames: npt.NDArray[np.int64], rest: Sequence[npt.NDArray[np.int64]]
