@@ -79,8 +79,7 @@ class Sample:
         self._held = ~np.isnat(series.t_obs)
         self._kinds = _kinds(self._held)
         chosen = _chosen(self._held, self._kinds, spec.frames_per_block, _PIXELS // series.pixels)
-        # The source is opened by the first frame; only what follows is timed.
-        series.read(chosen[0][0], chosen[0][0] + 1)
+        # The source is open, as the specification knows the first frame.
         begin = clock.monotonic()
         #: Of each block that is begun, the numbers of frames and what they are.
         self._begun = [(frames, _read(series, frames)) for frames in chosen]
