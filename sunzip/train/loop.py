@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,10 @@ class Place:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
+        # Optimisers load it, and default arguments of its functions are the group that there is at that time:
+        # the group, and the threads that wait for its messages, would outlive their end. One that frees a
+        # tensor while the interpreter ends aborts the process; torchrun then kills the leader as it saves.
+        import_module("torch.distributed.nn")
         # While one reads frames for hours, the others wait.
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
         try:
