@@ -164,7 +164,7 @@ class _Stream(io.RawIOBase):
         # Bytes that were never written read as zeros, as they would from a file with a hole.
         size = len(buffer)
         done = self._file.readinto(buffer) or 0
-        buffer[done:] = bytes(size - done)
+        memoryview(buffer)[done:] = bytes(size - done)
         return size
 
     def write(self, data: Any) -> int:
