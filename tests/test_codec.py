@@ -195,6 +195,26 @@ def test_random_numbers_of_the_caller_are_left_alone(tiny_model: Model, frames_o
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_type_that_pytorch_takes_by_default_does_not_matter(
+    codec: Codec, tiny_model: Model, frames_of: Frames, dtype: str
+) -> None:
+    import torch
+
+    x = frames_of(1, 3, 32, 32)
+    blocks = codec.encode(x, THREE)
+    expected = codec.decode(blocks, THREE, (32, 32))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        again = Codec(tiny_model)
+        assert again.encode(x, THREE) == blocks
+        np.testing.assert_array_equal(again.decode(blocks, THREE, (32, 32)), expected)
+        assert again.decode_tensor(blocks, THREE, (32, 32)).dtype is torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
 # --- missing pixels and images ---------------------------------------------------------------------------
 
 

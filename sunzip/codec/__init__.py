@@ -573,7 +573,8 @@ class Codec:
         entries = self._entries(blocks, shape, frames, frames_per_block)
         masks = _masks(entries)
         place = torch.device(device)
-        out = torch.full((len(entries), len(indexes), *shape), torch.nan, device=place)
+        count = len(entries), len(indexes)
+        out = torch.full((*count, *shape), torch.nan, dtype=torch.float32, device=place)
         shown = _coded(entries, masks, indexes)
         on_cpu = place.type == "cpu"
         together = max(1, (_PIXELS_CPU if on_cpu else _PIXELS_ELSEWHERE) // (shape[0] * shape[1]))

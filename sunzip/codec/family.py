@@ -376,7 +376,7 @@ def load_network(build: Callable[[], Network], model: Model, unused: tuple[str, 
     import torch
 
     with torch.device("meta"):
-        network = build()
+        network = build().float()  # whatever the process takes where no type is named
     arrays, expected = model.arrays("network"), network.state_dict()
     wrong = [k for k in expected.keys() - arrays.keys() if not k.startswith(unused)]
     wrong += arrays.keys() - expected.keys()

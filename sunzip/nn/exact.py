@@ -212,7 +212,7 @@ class ExactContext:
             deeper = self._bias(level, "deep", channels, quality)
             count, _, height, width = planes.shape
             deep, shape = t[f"{n}.deep"], (count, WIDTHS[n], height, width)
-            features = torch.empty(shape, memory_format=torch.channels_last)
+            features = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
             outputs = np.empty((count, _OUTPUTS, here.shape[-1]), np.float32)
             for piece in _pieces(planes, here):
                 # Planes that are all 0 add nothing, as do those of channels that see no others.
@@ -472,7 +472,7 @@ def _prove_sums() -> None:
         matrix = rng.integers(0, EXACT // (width * ACTIVATION_MAX), (_OUTPUTS, width))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             found = F.conv2d(_channels_last(images), _channels_last(weight)).numpy()
-            product = _product(_float(matrix), torch.zeros(_OUTPUTS), _float(rows)).numpy()
+            product = _product(_float(matrix), _float(np.zeros(_OUTPUTS)), _float(rows)).numpy()
         for n, y, x in rng.integers(0, (2, tall, wide), (50, 3)):
             patch = images[n, :, y : y + 3, x : x + 3]
             if not (

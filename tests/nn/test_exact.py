@@ -246,6 +246,17 @@ def low_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def another_type() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        _prove_sums.__wrapped__()
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize(
     "way",
     [
@@ -255,8 +266,9 @@ def low_precision() -> Iterator[None]:
         low_precision,
         lambda: torch.backends.mkldnn.flags(enabled=False),
         torch.inference_mode,
+        another_type,
     ],
-    ids=["one thread", "two threads", "autocast", "low precision", "no oneDNN", "inference"],
+    ids=["one thread", "two threads", "autocast", "low precision", "no oneDNN", "inference", "double"],
 )
 @pytest.mark.parametrize("level", [4, 7, 8])
 def test_it_gives_the_same_whatever_pytorch_is_set_to(
