@@ -467,9 +467,10 @@ def _prove_sums() -> None:
     for width, (tall, wide) in (*square, (WIDTHS[-1], (8, 2048))):  # a piece of a large plane
         images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, tall + 2, wide + 2))
         rows = images.reshape(2, width, -1)
-        # Of one sign, and no larger than what keeps their sums below the bound.
-        weight = rng.integers(0, EXACT // (9 * width * ACTIVATION_MAX), (width, width, 3, 3))
-        matrix = rng.integers(0, EXACT // (width * ACTIVATION_MAX), (_OUTPUTS, width))
+        # Of one sign; no larger than what keeps their sums below the bound, or than bfloat16 has exactly.
+        most = [min(EXACT // (n * width * ACTIVATION_MAX), WEIGHT_MAX) for n in (9, 1)]
+        weight = rng.integers(0, most[0], (width, width, 3, 3))
+        matrix = rng.integers(0, most[1], (_OUTPUTS, width))
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             found = F.conv2d(_channels_last(images), _channels_last(weight)).numpy()
             product = _product(_float(matrix), _float(np.zeros(_OUTPUTS)), _float(rows)).numpy()

@@ -451,3 +451,15 @@ def test_a_library_whose_sums_are_none_is_noticed(
     monkeypatch.setattr(*where, transformed)
     with pytest.raises(UnsupportedError, match="not exact on this machine"):
         _prove_sums.__wrapped__()
+
+
+def test_a_library_that_rounds_what_it_multiplies_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some do with bfloat16 where low precision is allowed: all that a network has is exact in it."""
+    convolve, multiply = F.conv2d, torch.baddbmm
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x.bfloat16().float()
+
+    monkeypatch.setattr(F, "conv2d", lambda x, weight: convolve(rounded(x), rounded(weight)))
+    monkeypatch.setattr(torch, "baddbmm", lambda bias, *both: multiply(bias, *map(rounded, both)))
+    _prove_sums.__wrapped__()
