@@ -444,6 +444,21 @@ def test_blocks_that_are_not_the_archives_are_damage(
         codec.decode([change(block, quality=10)], THREE, (32, 32))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("wavelet_model", (2, 2)), ("tiny_model", (15, 99)), ("sigma_model", (64, 64))]
+)
+def test_images_of_sizes_that_no_encoder_codes_are_damage(
+    name: str, shape: tuple[int, int], request: pytest.FixtureRequest
+) -> None:
+    codec = Codec(request.getfixturevalue(name))
+    block = Block(codec._id, shape, 0, (0b100,), (bytes(8) + b"\x01",), (b"",)).pack()
+    for decode in (codec.decode, codec.decode_tensor):
+        with pytest.raises(DamagedError, match="no encoder codes"):
+            decode([block], THREE, shape)
+    with pytest.raises(DamagedError, match="no encoder codes"):
+        codec.latents([block], shape)
+
+
 def test_gap_maps_of_strangers_are_damage(codec: Codec, frames_of: Frames) -> None:
     block = codec.encode(frames_of(1, 3, 32, 32), THREE)[0]
     for gap in (b"nonsense", pack_gaps(np.ones((4, 32, 32), bool)), pack_gaps(np.ones((3, 9, 9), bool))):

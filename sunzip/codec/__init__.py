@@ -650,6 +650,12 @@ class Codec:
                 raise DamagedError(
                     f"a block was coded with model {block.model.hex()}…, the archive names {self._id.hex()}…"
                 )
+            try:
+                self.family.check_size(*shape)
+            except InputError:
+                raise DamagedError(
+                    f"a block holds images of {shape}, which no encoder codes with model {self.model.name}"
+                ) from None
             entries += [_Entry(block, place) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
