@@ -25,7 +25,7 @@ from sunzip.frame import Block
 from sunzip.sources.synthetic import render
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.noise import noise_error
-from sunzip.studies.packets import OVERHEAD, Key, collect, cut, twice, unwrap, with_parity, wrap
+from sunzip.studies.packets import OVERHEAD, Key, collect, cut, parse, twice, unwrap, with_parity, wrap
 from sunzip.weights import Model
 
 Float = npt.NDArray[np.float32]
@@ -403,11 +403,13 @@ def _sweep(
     tally = Tally()
     depth = DEPTH if stream.scheme.send == "parity" else 0
     numbers = sorted({key.frame for key in stream.units})
+    # Of what is sent again and again; packets that were struck come once.
+    parsed = {packet: found for packet in stream.packets if (found := parse(packet))}
     while tally.faults < wanted:
         received, struck = strike(stream, rng)
         tally.faults += struck
         arrived: set[Key] = set()
-        for unit in collect(received, depth):
+        for unit in collect(received, depth, parsed=parsed):
             try:
                 key, block = unwrap(unit)
             except DamagedError:

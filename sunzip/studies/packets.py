@@ -11,8 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from binascii import crc_hqx
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sunzip.errors import DamagedError, InputError, needing
@@ -129,7 +128,6 @@ def cut(units: Iterable[bytes], size: int, first: int = 0) -> list[bytes]:
     return packets
 
 
-@lru_cache(maxsize=1 << 16)
 def parse(packet: bytes) -> Packet | None:
     """Read a packet; None if it is none, or its bytes do not agree with its checksum."""
     if len(packet) <= OVERHEAD or crc_hqx(packet[:-2], 0xFFFF) != int.from_bytes(packet[-2:], "big"):
@@ -202,7 +200,9 @@ def twice(packets: Sequence[bytes], delay: int) -> list[bytes]:
     return out
 
 
-def collect(received: Iterable[bytes], depth: int = 0) -> list[bytes]:
+def collect(
+    received: Iterable[bytes], depth: int = 0, *, parsed: Mapping[bytes, Packet] | None = None
+) -> list[bytes]:
     """Put units together from what arrived, in any number of copies, late by less than 8192 packets.
 
     Parameters
@@ -211,6 +211,8 @@ def collect(received: Iterable[bytes], depth: int = 0) -> list[bytes]:
         Bytes of packets, some of which may be damaged.
     depth
         That `with_parity` was given; 0 without parity.
+    parsed
+        What `parse` gives of packets that are likely to be among them, to be had faster.
 
     Returns
     -------
@@ -219,8 +221,9 @@ def collect(received: Iterable[bytes], depth: int = 0) -> list[bytes]:
     known: dict[int, bytes] = {}
     parities: list[bytes] = []
     reached = 0
+    parsed = parsed or {}
     for packet in received:
-        found = parse(packet)
+        found = parsed.get(packet) or parse(packet)
         if found is None:
             continue
         if found.apid == _APID_PARITY:
@@ -236,7 +239,7 @@ def collect(received: Iterable[bytes], depth: int = 0) -> list[bytes]:
     pieces: list[bytes] = []
     after = -1
     for number in sorted(known):
-        found = parse(known[number])
+        found = parsed.get(known[number]) or parse(known[number])
         assert found is not None
         if found.first:
             pieces = [found.data]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ class TestPackets:
         assert collect([data], 4) == []
         with pytest.raises(DamagedError):
             unwrap(data)
+
+    def test_what_was_read_is_not_kept(self) -> None:
+        tracemalloc.start()
+        try:
+            for n in range(64):
+                assert parse(cut([bytes([n]) * 60_000], 65_536)[0])
+            assert tracemalloc.get_traced_memory()[0] < 1 << 20
+        finally:
+            tracemalloc.stop()
+
+    def test_what_is_parsed_already_is_the_same(self) -> None:
+        sent = cut(UNITS, 32)
+        known = {p: found for p in sent if (found := parse(p))}
+        struck = [bytes([*p[:-1], p[-1] ^ 1]) if n % 7 == 3 else p for n, p in enumerate(sent)]
+        assert collect(struck, parsed=known) == collect(struck)
+        assert collect(sent, parsed=known) == UNITS
 
     def test_units_keep_what_they_are(self) -> None:
         unit = wrap(Key(7, 3, 1), b"block")
