@@ -200,6 +200,15 @@ class TestStudy:
         )
         assert tally.silent == tally.frames == tally.lost == len(stream.units)
 
+    def test_payloads_are_read_to_their_end(
+        self, wavelet_model: Model, frames_of: Callable[..., np.ndarray]
+    ) -> None:
+        # Latents of a wavelet model are in the payload's beginning; what is struck behind it is wrong, too.
+        codec, frame = Codec(wavelet_model, 85), frames_of(1, 12, 64, 64)
+        found = module._strike_payloads(codec, list(frame), NAMES, 60, np.random.default_rng(0))
+        assert found["refused"] > 50
+        assert found["same"] == 0
+
     def test_arguments_that_cannot_be(self, tiny_model: Model) -> None:
         nan, inf = float("nan"), float("inf")
         for wrong in (
