@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunzip import weights
+from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.errors import InputError
+from sunzip.sinks import open_sink
 from sunzip.studies.onboard import compute, measure, recorder, ways
 from sunzip.studies.onboard.camera import Camera
 from sunzip.studies.onboard.mission import Mission, Pass, in_contact, parse, preset, presets
@@ -376,6 +378,17 @@ class TestStudy:
             study(mission(), model=tiny_model, sources=[source], frames=2, size=48)
         with pytest.raises(InputError, match="one is named twice"):
             study(mission(), model=tiny_model, sources=[source] * 2, frames=2, size=32)
+
+    def test_frames_that_lack_an_image_are_left_out(self, tmp_path: Path) -> None:
+        cube = open_series("synthetic:frames=3,size=32", align=Alignment(channels=("171A", "Bz"))).read(0, 3)
+        cube.data[1, 0], cube.valid[1, 0] = np.nan, False
+        cube.headers[1][0], cube.t_obs[1, 0] = {}, np.datetime64("NaT")
+        with open_sink(tmp_path / "sun.h5", "hdf5", channels=cube.channels, shape=(32, 32)) as sink:
+            sink.write(cube)
+        (period,) = measure.periods(mission(), [str(tmp_path / "sun.h5")], 3, 32, hmi=None, anon=False)
+        assert (period.count, period.source) == (2, "2 of 2 frames")
+        # A missing image would be black, and its bytes far too few.
+        assert all(np.isfinite(period.frame(n)).all() for n in range(2))
 
 
 @pytest.fixture

@@ -112,7 +112,9 @@ def _synthetic(
 def _of_source(
     url: str, share: float, count: int, side: int, mission: Mission, hmi: str | None, anon: bool
 ) -> Period:
-    series = open_series(url, hmi=hmi, anon=anon, align=Alignment(channels=mission.channels, size=side))
+    # A missing image would be black, and black takes no bytes.
+    align = Alignment(channels=mission.channels, size=side, missing="drop")
+    series = open_series(url, hmi=hmi, anon=anon, align=align)
     rows = np.unique(np.linspace(0, len(series) - 1, count).round().astype(int)).tolist()
 
     def frame(n: int) -> Float:
