@@ -43,7 +43,8 @@ class Components:
 
     def coded(self, frame: Float, counts: Sequence[int]) -> list[Float]:
         """Return a frame (C, Y, X), NaN where missing, as decoded from each number of components."""
-        y = _stable(self.stabiliser, frame) - self.mean
+        # A missing channel is its mean, or components of what it is not would take its part in the others.
+        y = np.nan_to_num(self.stabiliser.forward(frame).ravel() - self.mean)
         numbers = self.axes[: max(counts)] @ y
         out = []
         for k in counts:

@@ -103,6 +103,18 @@ class TestComponents:
         assert len(found.axes) == 10
         assert np.isfinite(found.axes).all()
 
+    def test_a_missing_channel_counts_as_its_mean(self) -> None:
+        from benchmarks import pca
+
+        some = frames(40, 5)
+        found = pca.fit(some, 5)
+        x = some[7].pixels.astype(np.float32)
+        (mean,) = found.coded(x, (0,))
+        lacking, filled = x.copy(), x.copy()
+        lacking[3], filled[3] = np.nan, mean[3]
+        (one,), (other,) = found.coded(lacking, (5,)), found.coded(filled, (5,))
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
 
 SUN = "synthetic:frames=30,size=128,cadence=1d"
 
