@@ -17,6 +17,8 @@ from typing import Any
 import click
 
 from benchmarks.common import RESULTS
+from sunzip import weights
+from sunzip.errors import ModelNotFoundError
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -49,6 +51,15 @@ def _mean(metrics: dict[str, Any], key: str) -> str:
 def _source(result: dict[str, Any], library: str = "torch") -> str:
     m = result["machine"]
     return f"`{result['command']}`, {m['cores']} cores of {m['cpu']}, {library} {m[library]}."
+
+
+def _named(model: str, sha256: str) -> str:
+    """Name a model; tell by its digest one that was shipped under that name and is no more."""
+    try:
+        now = weights.load(model).sha256
+    except ModelNotFoundError:
+        now = sha256
+    return f"`{model}`" if now == sha256 else f"`{model}` as it was before ({sha256[:8]}…)"
 
 
 def main_job(result: dict[str, Any]) -> str:
@@ -189,7 +200,7 @@ def paper_archives(result: dict[str, Any]) -> str:
             continue
         rows.append(
             [
-                f"{what} (`{ours['model']}`)",
+                f"{what} ({_named(ours['model'], ours['sha256'])})",
                 f"{ours['coded_bytes_per_frame']:,.0f}",
                 f"1/{1 / ours['share_of_float32']:.1f}" if ours["share_of_float32"] else "–",
                 f"{ours['latents_mib']:,.1f}",
@@ -352,7 +363,9 @@ def paper_latents(result: dict[str, Any]) -> str:
     head = ["bottleneck", "model", "active latents", "bit/latent", "of float32", "≤ 1/8",
             "worst change by coding", "≤ 1 %", "r ≥ 0.90, 0.98", "collapsed", "PCA components"]  # fmt: skip
     return (
-        f"{_table(head, rows)}\n\nPCA was fitted to {result['pca']['frames']:,} training frames, which "
+        f"{_table(head, rows)}\n\nBits and shares are those of the latents alone: a block's header, which "
+        "bytes of archives count, comes on top. "
+        f"PCA was fitted to {result['pca']['frames']:,} training frames, which "
         "bounds its components. A channel has collapsed if the mean frame correlates with it as well, or "
         f"errs as little. {_source(result)}"
     )
@@ -895,7 +908,8 @@ def faults(result: dict[str, Any]) -> str:
         f"{p['passed']:,} passed. Weights: of {w['faults']:,} bits flipped, {w['same']:,} changed nothing, "
         f"{w['harmless']:,} the error by at most 1 %, {w['worse']:,} more, {w['useless']:,} twofold, "
         f"{w['refused']:,} made blocks that are refused, {w['broken_off']:,} broke the encoder off; a digest "
-        f"found {w['noticed']:,}. {_source(result)}"
+        f"found {w['noticed']:,}. Coded by {_named(result['model']['name'], result['model']['sha256'])}. "
+        f"{_source(result)}"
     )
 
 
