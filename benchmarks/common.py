@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import re
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,11 @@ def _processes() -> list[Any]:
     import psutil
 
     return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def command(module: str) -> str:
+    """Return the command that runs a benchmark as it was run, so that a table says how to make it again."""
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:

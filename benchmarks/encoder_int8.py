@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip.studies.onnx import export
 from sunzip.weights import load
 
@@ -35,7 +35,7 @@ def main(models: tuple[str, ...]) -> None:
             rows.append(row)
             print(row["model"], row["loss"], row["faster"], row["kept_float"])
     content = {
-        "command": "python -m benchmarks.encoder_int8",
+        "command": command("encoder_int8"),
         "onnxruntime": onnxruntime.__version__,
         "rows": rows,
     }

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip.studies.faults import faults
 
 
@@ -20,7 +20,7 @@ from sunzip.studies.faults import faults
 def main(count: int, weights: int, size: int) -> None:
     """Run the sweep and keep what it finds."""
     found = faults(count=count, weight_count=weights, size=size, progress=_tell)
-    print(keep("faults", {"command": "python -m benchmarks.faults", **found}))
+    print(keep("faults", {"command": command("faults"), **found}))
     for row in found["schemes"]:
         whole = {k: f"{100 * v['whole'] / v['frames']:.2f} %" for k, v in row["kinds"].items()}
         print(f"{row['title']}: {100 * row['overhead']:+.1f} % bytes, whole {whole}")

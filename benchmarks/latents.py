@@ -13,7 +13,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import Input, inputs, keep
+from benchmarks.common import Input, command, inputs, keep
 from sunzip import weights
 from sunzip.api import open_series
 from sunzip.codec import Codec
@@ -83,7 +83,7 @@ def main(real: Path, name: str) -> None:
                     f"1/{1 / row['coded_share']:.0f} of float32, RMSE × {row['worst_ratio']:.4f} at worst"
                 )
     content = {
-        "command": "python -m benchmarks.latents --real ../shared/data/real",
+        "command": command("latents"),
         "model": {"name": model.name, "sha256": model.sha256},
         "rows": rows,
     }

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import pca
-from benchmarks.common import PAPER, RESULTS, keep
+from benchmarks.common import PAPER, RESULTS, command, keep
 from sunzip import quicklook, weights
 from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
@@ -361,8 +359,7 @@ def main(
     at: tuple[str, ...],
 ) -> None:
     """Measure all models on held-out frames."""
-    # As given, but for the name of the module, so that a table says how to make it again.
-    command = shlex.join(["python", "-m", "benchmarks.paper_metrics", *sys.argv[1:]])
+    run = command("paper_metrics")
     codecs = [codec_of(folder) for folder in models]
     if large and not (codecs or add):
         raise click.UsageError("--large: name a σ-VAE to compare with by --models")
@@ -394,7 +391,7 @@ def main(
         kept = {row["bottleneck"]: row for row in old["rows"]}
         rows = [row for _, row in sorted((kept | new).items())]
         content: dict[str, Any] = {
-            "command": f"{old['command']} && {command}" if add else command,
+            "command": f"{old['command']} && {run}" if add else run,
             "data": data,
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,

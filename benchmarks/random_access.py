@@ -21,7 +21,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip import weights
 from sunzip.api._compress import FRAMES_PER_SHARD
 from sunzip.archive import STATS, ArchiveSpec, ArchiveWriter, ShardTable, summary
@@ -283,7 +283,7 @@ def main(distinct: int, disk: int, remote: int) -> None:
             click.echo(f"{title}: {rows[-1]['s3']}")
         parts = summary(folder / "cube.lat")["parts"]
     content = {
-        "command": "python -m benchmarks.random_access",
+        "command": command("random_access"),
         "model": {"name": model.name, "sha256": model.sha256, "bytes": model.nbytes},
         "quality": codec.quality,
         "frames": FRAMES,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip.channels import NAMES
 from sunzip.cube import DISK_RADIUS_512
 from sunzip.sources import open_source
@@ -346,7 +346,7 @@ def picture() -> None:
 @click.option("--frames", default=48, show_default=True, help="Synthetic frames for the statistics.")
 def main(real: Path, frames: int) -> None:
     """Compare, keep the numbers and draw the plots."""
-    result = {"command": f"python -m benchmarks.synthetic_sun --frames {frames}", **measure(real, frames)}
+    result = {"command": command("synthetic_sun"), **measure(real, frames)}
     click.echo(f"{keep('synthetic_sun', result)}: kept")
     draw(result)
     picture()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
 from sunzip.normalize import Stabiliser
@@ -117,12 +117,8 @@ def main(steps: int, batch: int | None, bottlenecks: tuple[int, ...]) -> None:
                 )
                 click.echo(rows[-1])
         device = torch.cuda.get_device_name(place.device) if on_gpu else "CPU"
-    command = "python -m benchmarks.training_speed"
-    path = keep(
-        "training_speed",
-        {"command": command, "device": device, "threads": torch.get_num_threads(), "rows": rows},
-    )
-    click.echo(path)
+    told = {"command": command("training_speed"), "device": device, "threads": torch.get_num_threads()}
+    click.echo(keep("training_speed", {**told, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,15 @@ def test_models_of_before_are_told_from_those_of_their_name(monkeypatch: pytest.
     assert tables._named("wavelet-12", now) == "`wavelet-12`"
     assert tables._named("sigma-vae-256", "0" * 64) == "`sigma-vae-256`"
     assert tables._named("wavelet-12", "0" * 64) == "`wavelet-12` as it was before (00000000…)"
+
+
+def test_commands_of_results_say_all_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    for file in sorted((ROOT / "benchmarks/results").glob("*.json")):
+        for command in json.loads(file.read_text(encoding="utf-8"))["command"].split(" && "):
+            python, m, name, *words = shlex.split(command)
+            assert (python, m) == ("python", "-m")
+            module = import_module(name if name != "benchmarks.rate_distortion" else f"{name}.__main__")
+            for option in module.main.params:
+                if option.required and option.param_type_name == "option":
+                    assert set(option.opts) & set(words), f"{file.name}: {command}: lacks {option.opts[0]}"
