@@ -66,6 +66,7 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
         right.axhline(1, color="0.3", linewidth=0.8)
         for panel in (left, right):
             panel.set_xlabel("days ahead")
+            panel.xaxis.get_major_locator().set_params(integer=True)
             panel.grid(alpha=0.25)
         left.legend(fontsize=7.5)
     made = "SYNTHETIC Sun and flux" if report.synthetic else report.flux

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -442,6 +443,16 @@ class TestCommand:
         )
         figures.forecast_figure(report, tmp_path / "f.png")
         assert Image.open(tmp_path / "f.png").size[1] > 1000
+
+    def test_days_ahead_are_whole(self, report: ForecastReport, monkeypatch: pytest.MonkeyPatch) -> None:
+        from matplotlib.figure import Figure
+
+        drawn: list[Figure] = []
+        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+        methods = {name: scores[:2] for name, scores in report.methods.items()}
+        figures.forecast_figure(replace(report, methods=methods, folds=None), "none.png")
+        for panel in drawn[0].axes:
+            assert all(float(tick).is_integer() for tick in panel.get_xticks())
 
     @pytest.mark.parametrize(
         ("more", "what"),
