@@ -265,7 +265,7 @@ def _studied(out: str, found: dict[str, Any]) -> Iterator[str]:
     compute = found["compute"]
     yield from fields(
         [
-            ("error", f"{errors}, in units of a pixel's noise"),
+            ("error", f"{errors}, in units of a pixel's noise, of the first frame"),
             ("network", f"{number(compute['frame']['macs'] / 1e9)} GMAC a frame"),
             *(
                 (

@@ -340,6 +340,8 @@ class TestStudy:
         text = page(found)
         assert text.startswith("<!doctype html>")
         assert not re.search(r"<(script|link|img|iframe)|src=|url\(|@import", text)
+        # Errors are not measured on all frames, as bytes are.
+        assert "of the first frame of each period" in text
         assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
         for line in found["assumptions"]:
             assert line in unescape(text)

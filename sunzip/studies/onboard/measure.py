@@ -158,11 +158,11 @@ class Measured:
     stress
         Title → bytes of frames that no Sun shows, as the model codes them.
     errors
-        Of each period: root mean square error in units of the noise of a pixel, ``read`` against what the
-        camera read, ``true`` against the frame before the camera's noise, ``read_jpeg2000`` of JPEG 2000 in
-        as many bytes.
+        Of the first frame of each period: root mean square error in units of the noise of a pixel, ``read``
+        against what the camera read, ``true`` against the frame before the camera's noise, ``read_jpeg2000``
+        of JPEG 2000 in as many bytes.
     curve
-        Of the frames decoded, at several qualities: bits per sample, ``read`` and ``true``.
+        Of the same frames, at several qualities: bits per sample, ``read`` and ``true``.
     seconds
         That coding a measured frame takes, on one core of this machine.
     """

@@ -224,9 +224,9 @@ def _errors(result: dict[str, Any]) -> str:
             log_x=True,
         )
     return (
-        "<p>Root mean square error in units of the noise of a pixel, averaged over the channels. Against "
-        "what the camera "
-        "read, 1 is what a perfect picture without noise would have. The lossless ways have 0.</p>"
+        "<p>Root mean square error of the first frame of each period, in units of the noise of a pixel, "
+        "averaged over the channels. Against what the camera read, 1 is what a perfect picture without "
+        "noise would have. The lossless ways have 0.</p>"
         f"<div class=plots><figure>{plot}</figure><div>{table(head, rows)}</div></div>"
     )
 
