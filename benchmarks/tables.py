@@ -392,7 +392,7 @@ def filling(result: dict[str, Any]) -> str:
             [found[key] for found in row["channels"].values() if found[key] is not None]
             for row in result["rows"]
         ]
-        return ", ".join(f"{sum(values) / len(values):.2f}" for values in means)
+        return ", ".join(shown(sum(values) / len(values) if values else None) for values in means)
 
     return (
         f"{_table(head, rows)}\n\nr with the images of a synthetic Sun at {result['side']}², "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -43,3 +44,14 @@ def test_commands_of_results_say_all_that_they_need(monkeypatch: pytest.MonkeyPa
             for option in module.main.params:
                 if option.required and option.param_type_name == "option":
                     assert set(option.opts) & set(words), f"{file.name}: {command}: lacks {option.opts[0]}"
+
+
+def test_cadences_at_which_nothing_was_foretold_have_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import tables
+
+    result = json.loads((ROOT / "benchmarks/results/filling.json").read_text(encoding="utf-8"))
+    for found in result["rows"][-1]["channels"].values():
+        found |= dict.fromkeys(("foretold", "before", "expected", "right"))
+    text = tables.filling(result)
+    assert re.search(r"[0-9], – was expected to be right, by `SZ_FILL`, and .*, – was:", text)
