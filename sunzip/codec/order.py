@@ -12,6 +12,9 @@ from sunzip.errors import DamagedError
 #: Frames furthest apart of which one may build on the other; a payload has four bits for the number.
 FURTHEST = 15
 
+#: Decoded frames that may wait at once for others that build on them. In the order above never more than 5 do.
+MOST_KEPT = 32
+
 #: Frames of a group, whose last is coded before the others; and how alike they must be for that.
 GROUP, _ALIKE = 8, 0.3
 
@@ -99,7 +102,7 @@ def needed(wanted: Iterable[int], builds_on: Callable[[int], Iterable[int]]) -> 
     Raises
     ------
     DamagedError
-        If frames build on each other in a circle.
+        If frames build on each other in a circle, or more than `MOST_KEPT` are to be kept at once.
     """
     done: dict[int, bool] = {}  # whether all that it builds on has been seen
     found = []
@@ -118,7 +121,19 @@ def needed(wanted: Iterable[int], builds_on: Callable[[int], Iterable[int]]) -> 
             if not done[place]:
                 done[place] = True
                 found.append(place)
+    _refuse_many(found, builds_on)
     return found
+
+
+def _refuse_many(places: Sequence[int], builds_on: Callable[[int], Iterable[int]]) -> None:
+    """Refuse frames that, decoded in this order, have too many kept: few bytes would take all memory."""
+    last = {other: place for place in places for other in builds_on(place)}
+    ends = Counter(last.values())
+    kept = 0
+    for place in places:
+        kept += (place in last) - ends[place]
+        if kept > MOST_KEPT:
+            raise DamagedError(f"more than {MOST_KEPT} frames of a block wait for others that build on them")
 
 
 class Kept(Generic[_T]):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sunzip.codec.order import _ALIKE, FURTHEST, GROUP, Kept, Step, around, needed, order
+from sunzip.codec.order import _ALIKE, FURTHEST, GROUP, MOST_KEPT, Kept, Step, around, needed, order
 from sunzip.errors import DamagedError
 
 
@@ -133,6 +133,38 @@ def test_circles_are_damage_where_they_are_reached(data: st.DataObject) -> None:
             needed(wanted, below.__getitem__)
     else:
         assert set(needed(wanted, below.__getitem__)) == reached(below, wanted)
+
+
+@given(st.integers(1, 200), st.booleans(), st.floats(0, 1), st.data())
+def test_of_our_own_blocks_few_frames_are_kept(
+    count: int, follows: bool, likeness: float, data: st.DataObject
+) -> None:
+    below = {
+        step.place: [place for place in step.builds_on if place is not None and place >= 0]
+        for step in order(count, follows, likeness)
+    }
+    wanted = sorted(data.draw(st.sets(st.integers(0, count - 1))) or range(count))
+    steps = needed(wanted, below.__getitem__)
+    kept = Kept([other for place in steps for other in below[place]])
+    for place in steps:
+        for other in below[place]:
+            assert kept.take(other) == other
+        kept.put(place, place)
+        assert len(kept._left) <= 5 < MOST_KEPT
+
+
+def test_frames_of_which_too_many_would_be_kept_are_damage() -> None:
+    def ladder(rungs: int) -> list[int]:
+        """Of two chains from the last to the first the even one builds on the other, too."""
+        last = 2 * rungs - 1
+        return needed(
+            [0],
+            lambda n: [m for m in ((n + 2, n + 1) if n % 2 == 0 else (n + 2,)) if m <= last],
+        )
+
+    assert sorted(ladder(MOST_KEPT // 2)) == list(range(MOST_KEPT))
+    with pytest.raises(DamagedError, match=f"more than {MOST_KEPT} frames of a block wait"):
+        ladder(4 * MOST_KEPT)
 
 
 def test_long_chains_are_no_trouble() -> None:
