@@ -337,6 +337,11 @@ def test_no_pixel_is_nan_but_a_missing_one(
 # --- what cannot be coded --------------------------------------------------------------------------------
 
 
+def test_masks_of_arrays_are_refused_and_not_dropped(codec: Codec, frames_of: Frames) -> None:
+    with pytest.raises(InputError, match=r"data.filled\(nan\)"):
+        codec.encode(np.ma.masked_greater(frames_of(1, 3, 32, 32), 100), THREE)
+
+
 def test_infinite_pixels_are_refused(codec: Codec, frames_of: Frames) -> None:
     x = frames_of(2, 3, 32, 32)
     x[1, 2, 0, 0] = -np.inf
