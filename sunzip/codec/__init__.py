@@ -445,7 +445,7 @@ class Codec:
 
     def _check(self, data: Float, indexes: Sequence[int]) -> None:
         if isinstance(data, np.ma.MaskedArray):
-            raise InputError("masks of arrays are not coded; give data.filled(nan) to have them kept as missing")
+            raise InputError("masks of arrays are not coded; give data.filled(nan) to keep them as missing")
         if data.ndim != 4 or data.shape[1] != len(indexes) or data.dtype != np.float32:
             raise InputError(
                 f"frames must be float32 of shape (time, {len(indexes)}, y, x), not {data.dtype} {data.shape}"

@@ -12,7 +12,7 @@ from sunzip.errors import DamagedError
 #: Frames furthest apart of which one may build on the other; a payload has four bits for the number.
 FURTHEST = 15
 
-#: Decoded frames that may wait at once for others that build on them. In the order above never more than 5 do.
+#: Decoded frames that may wait at once for others that build on them. In `order` never more than 5 do.
 MOST_KEPT = 32
 
 #: Frames of a group, whose last is coded before the others; and how alike they must be for that.
