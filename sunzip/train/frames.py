@@ -219,14 +219,21 @@ def cached(
 
 def _fill(series: Series, base: Path, rows: npt.NDArray[np.intp]) -> int:
     """Read some frames into the files, and mark them as read only once their pixels are written."""
-    shape = (len(series), len(NAMES), *series.shape)
-    pixels = np.memmap(base.with_suffix(".f16"), np.float16, "r+", shape=shape)
-    marks = np.memmap(base.with_suffix(".present"), np.uint8, "r+", shape=shape[:2])
+    marks = np.memmap(base.with_suffix(".present"), np.uint8, "r+", shape=(len(series), len(NAMES)))
     present = np.zeros((len(rows), len(NAMES)), np.uint8)
-    for i, row in enumerate(rows):
-        example = next(examples(series.read(int(row), int(row) + 1)))
-        pixels[row], present[i] = example.pixels, example.present
-    pixels.flush()
+    path = base.with_suffix(".f16")
+    try:
+        # Not through a memory map: a disk that has become full would kill the process.
+        with path.open("r+b") as file:
+            for i, row in enumerate(rows):
+                example = next(examples(series.read(int(row), int(row) + 1)))
+                file.seek(int(row) * example.pixels.nbytes)
+                file.write(example.pixels)
+                present[i] = example.present
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: frames cannot be kept there: {error.strerror or error}") from None
     marks[rows] = present
     marks.flush()
     return len(rows)

@@ -193,6 +193,18 @@ def test_frames_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         cached(small(tmp_path), tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_disk_that_becomes_full_is_told(tmp_path: Path) -> None:
+    def fill(done: int, total: int) -> None:
+        pixels = next(tmp_path.glob("*.f16"))
+        pixels.unlink()
+        pixels.symlink_to("/dev/full")
+
+    series = small(tmp_path)
+    with pytest.raises(OutputError, match=r"\.f16: frames cannot be kept there: No space left"):
+        cached(series, tmp_path, progress=fill)
+
+
 def test_frames_are_chosen_by_number_mask_and_evenly() -> None:
     pixels = np.arange(10, dtype=np.float16)[:, None, None, None] * np.ones((1, 12, 2, 2), np.float16)
     all_ = Frames(pixels, np.ones((10, 12), bool), np.datetime64("2014-01-01", "ms") + np.arange(10))
