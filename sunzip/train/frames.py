@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.cube import Cube, Scale
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError, OutputError, SunzipError
 from sunzip.files import put
 from sunzip.sources.series import Series
 from sunzip.times import parse_date
@@ -153,6 +155,8 @@ def cached(
         If an image cannot be read, or no frame is left.
     OutputError
         If the folder cannot be written or has too little room.
+    SunzipError
+        If a process that reads was killed.
     """
     count, shape = len(series), (len(series), len(NAMES), *series.shape)
     digest = hashlib.sha256(repr((series.fingerprint(), series.urls)).encode()).hexdigest()
@@ -194,15 +198,18 @@ def cached(
         pool = ProcessPoolExecutor(
             min(workers or os.cpu_count() or 1, len(stretches)),
             multiprocessing.get_context("spawn"),
-            # Ctrl-C reaches all; what it means is for this one to say.
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            initializer=_attend,
         )
         try:
             for future in as_completed([pool.submit(_fill, series, base, rows) for rows in stretches]):
                 done += future.result()
                 if progress:
                     progress(done, count)
+        except BrokenProcessPool:
+            raise SunzipError(
+                f"{folder}: a process that read frames was killed, as happens where memory is short; what is "
+                "read is kept there"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
     pixels = np.memmap(pixels_path, np.float16, "r", shape=shape)
@@ -215,6 +222,22 @@ def cached(
             raise series.none_whole()
         frames = frames.take(whole)
     return frames
+
+
+def _attend() -> None:
+    """Have a process that reads leave Ctrl-C, which reaches all, to the first one, and end when that does.
+
+    One that is killed cannot tell the others, which would wait for more work for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    first = multiprocessing.parent_process()
+    assert first is not None
+
+    def follow() -> None:
+        first.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _fill(series: Series, base: Path, rows: npt.NDArray[np.intp]) -> int:

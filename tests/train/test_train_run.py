@@ -8,6 +8,8 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,37 @@ def test_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (seen[0], seen[-1], len(seen)) == (0, 5, 4)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.pixels, b.pixels)
+
+
+_READING = """
+import multiprocessing, os, signal
+from pathlib import Path
+from sunzip.api import Alignment, open_series
+from sunzip.train import frames
+frames._STRETCH = 1
+def told(done, total):
+    if done == 1:
+        those = multiprocessing.active_children() if {workers} else [multiprocessing.current_process()]
+        for process in those:
+            os.kill(process.pid, signal.SIGKILL)
+if __name__ == "__main__":
+    series = open_series("synthetic:frames=500,size=64,seed=5,cadence=1h", align=Alignment(cadence="1h"))
+    try:
+        frames.cached(series, Path({folder!r}), workers=1, progress=told)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is killed there so")
+@pytest.mark.parametrize("workers", [False, True])
+def test_processes_that_read_end_with_the_first_and_it_tells_of_theirs(workers: bool, tmp_path: Path) -> None:
+    script = tmp_path / "reading.py"
+    script.write_text(_READING.format(workers=workers, folder=str(tmp_path / "kept")))
+    # Whoever is left holds the pipe open.
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, timeout=60, text=True)
+    assert done.returncode == (0 if workers else -signal.SIGKILL)
+    assert ("SunzipError" in done.stdout and "was killed" in done.stdout) is workers
 
 
 def test_the_synthetic_sun_goes_to_other_processes() -> None:
