@@ -111,7 +111,10 @@ class Place:
         kind = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(kind)
-            if device.type == "cuda" and not torch.cuda.is_available():
+            # Others that PyTorch knows by name fail once frames are read.
+            if device.type != "cpu" and not (
+                device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+            ):
                 raise RuntimeError
         except RuntimeError:
             raise InputError(f"device {wanted!r} is not on this machine; use cpu") from None
