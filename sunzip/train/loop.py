@@ -433,10 +433,13 @@ def check_settings(before: dict[str, Any], now: dict[str, Any], path: Path) -> N
         That names the first setting that differs.
     """
     for key in (*now, *before):
-        if before.get(key) != now.get(key):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            check_settings(old, new, path)
+        elif old != new:
             raise InputError(
-                f"{path}: was begun with {key} {before.get(key)!r}, not {now.get(key)!r}; resume with "
-                "the same settings, or begin anew with --force"
+                f"{path}: was begun with {key} {old!r}, not {new!r}; resume with the same settings, or begin "
+                "anew with --force"
             )
 
 

@@ -22,7 +22,7 @@ from sunzip.errors import DamagedError, DivergedError, InputError
 from sunzip.train import checkpoint
 from sunzip.train.families import Family
 from sunzip.train.journal import Journal
-from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
+from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, check_settings, fit
 
 CPU = Place(torch.device("cpu"))
 
@@ -168,6 +168,10 @@ def test_other_settings_are_no_resumption(tmp_path: Path) -> None:
         fit(
             Line(), Recipe(2, None, 4), CPU, tmp_path / "a", settings={"who": "me"}, half=False, resume=True
         )  # fmt: skip
+    before: dict[str, Any] = {"who": "test", "recipe": {"steps": 2, "seed": 0}}
+    check_settings(before, before, tmp_path)
+    with pytest.raises(InputError, match=r"begun with steps 2, not 3;"):
+        check_settings(before, {"who": "test", "recipe": {"steps": 3, "seed": 0}}, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x10" + 7 * b"\0" + b"{}" + 14 * b" "])
