@@ -340,7 +340,7 @@ def fit(
     averaged, trained = list(average.parameters()), list(network.parameters())
     batches = ahead(lambda n: family.batches(n, place.rank, place.world), step)
     worst: tuple[str, float] | None = None
-    last_save, stopping, clock = time.monotonic(), False, time.monotonic()
+    last_save = clock = time.monotonic()
 
     def save() -> None:
         state = {"step": step, "elapsed": elapsed, "smooth": smooth, "lowest": lowest, "settings": settings}
@@ -362,8 +362,7 @@ def fit(
                         time.monotonic() - last_save >= 60 * save_minutes,
                     ]
                 )
-                stopping = bool(stop)
-                if stopping or share >= 1:
+                if stop or share >= 1:
                     break
                 begin = time.monotonic()
                 batch = [_moved(a, place.device) for a in next(batches)]
@@ -410,9 +409,11 @@ def fit(
                 if due and smooth <= _WORRY * lowest:
                     save()
                     last_save = time.monotonic()
-        if place.leads:
-            save()
-        if stopping:
+            if place.leads:
+                save()
+            # Asked for in the meantime, it is not to be lost either.
+            (stop,) = place.agree([bool(signals)])
+        if stop:
             # Which it was; none if another process of the training was asked.
             raise KeyboardInterrupt(*signals[:1])
     finally:

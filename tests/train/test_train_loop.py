@@ -154,6 +154,24 @@ def test_a_request_to_end_leaves_a_checkpoint(tmp_path: Path, number: signal.Sig
     assert same(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_a_request_to_end_while_the_last_checkpoint_is_written_counts(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def slow(*args: Any) -> None:
+        os.kill(os.getpid(), number)
+        save(*args)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run(Line(), tmp_path, steps=2)
+    assert raised.value.args == (number,)
+    assert checkpoint.read_state(tmp_path / CHECKPOINT)["step"] == 2
+
+
 def test_finished_trainings_resume_to_nothing_more(tmp_path: Path) -> None:
     first = run(Line(), tmp_path / "a", steps=4)
     again = run(Line(), tmp_path / "a", steps=4, resume=True)
