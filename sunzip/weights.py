@@ -27,6 +27,9 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 # Beyond these the stabilising transform would leave float32.
 _TINY, _HUGE = 1e-12, 1e12
 
+#: Characters of a name, at most.
+LONGEST_NAME = 100
+
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TENSOR_BYTES = 1 << 31
 
@@ -35,6 +38,11 @@ _ROOTS = (Path(__file__).parent / "models", Path(__file__).parents[1] / "models"
 
 #: Models met inside archives, by sha256, so that codecs in Zarr pipelines find them too.
 _REGISTERED: dict[str, Model] = {}
+
+
+def is_name(text: object) -> bool:
+    """Whether something can be a model's name."""
+    return isinstance(text, str) and 0 < len(text) <= LONGEST_NAME and text.isprintable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +93,8 @@ class Model:
             name, version, family = config["name"], config["version"], config["family"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DamagedError(f"{origin}: {CONFIG} is not a sunzip model's; fetch the model again") from None
-        # Both texts are printed in messages.
-        texts = all(isinstance(t, str) and 0 < len(t) <= 100 and t.isprintable() for t in (name, family))
-        if not texts or type(version) is not int or not 1 <= version < 1 << 31:
+        # Both are printed in messages.
+        if not (is_name(name) and is_name(family)) or type(version) is not int or not 1 <= version < 1 << 31:
             raise DamagedError(f"{origin}: {CONFIG} is not a sunzip model's; fetch the model again")
         if version != CONFIG_VERSION:
             raise UnsupportedError(

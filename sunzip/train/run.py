@@ -247,6 +247,11 @@ def train(
         raise InputError("--fit-all learns from all frames, --hold-out from some; give one of them")
     out, name = Path(out), Path(out).resolve().name
     folder = out / TRAINING
+    if not weights.is_name(name):
+        raise OutputError(
+            f"{out}: a model is called as its folder is, and {name!r} is no name of up to "
+            f"{weights.LONGEST_NAME} printable characters; choose another"
+        )
     series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     _check_side(model, series.shape)
     held = held_out(series.time, hold_out) if not fit_all else np.zeros(len(series), bool)

@@ -483,6 +483,12 @@ def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> 
     assert [p.name for p in (out / "training").glob("*.f16")] == []
 
 
+@pytest.mark.parametrize("name", ["m" * 101, "m\nm", "m\udcff"])
+def test_a_folder_that_no_model_can_be_called_after_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    assert "no name of up to 100" in call(SUN, *VAE, "--steps", 1, "--out", tmp_path / name, code=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
