@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -254,9 +255,7 @@ def train(
         )
     series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     _check_side(model, series.shape)
-    held = held_out(series.time, hold_out) if not fit_all else np.zeros(len(series), bool)
-    if held.all() or not (held.any() or fit_all):
-        raise InputError(f"{len(series)} frames cannot be split by date; give more, or use --fit-all")
+    _split(series.time, hold_out, fit_all=fit_all)
     tell = progress or (lambda _: None)
     with Place.found(device) as place:
         if place.leads:
@@ -268,6 +267,8 @@ def train(
             )
         place.wait()
         frames = cached(series, Path(cache or folder))
+        # Reading may have told of fewer that are whole.
+        held = _split(frames.time, hold_out, fit_all=fit_all)
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
         stabiliser = stabiliser_of(model, [learned.spread_out(_SPREAD_FRAMES)])
         size = batch or _DEFAULTS.get(model, _DEFAULTS[""])[0]
@@ -341,12 +342,12 @@ def train(
                 "command": command,
                 "data": {
                     "sources": list(series.urls),
-                    "first": format_utc(series.time[:1])[0],
-                    "last": format_utc(series.time[-1:])[0],
+                    "first": format_utc(frames.time[:1])[0],
+                    "last": format_utc(frames.time[-1:])[0],
                     "size": list(series.shape),
                     "train_frames": len(learned),
                     "held_out_frames": int(held.sum()),
-                    "held_out": _told(fit_all, hold_out, series.time, held),
+                    "held_out": _told(fit_all, hold_out, frames.time, held),
                     "fit_all": fit_all,
                 },
                 "recipe": asdict(recipe),
@@ -516,6 +517,16 @@ def _mode(model: str, sigma: str | None, beta: float | None) -> Mode | None:
     if sigma not in (None, "scalar", "optimal", "per-channel"):
         raise InputError(f"sigma must be scalar, optimal or per-channel, not {sigma!r}")
     return sigma or "scalar"  # type: ignore[return-value]
+
+
+def _split(
+    time: npt.NDArray[np.datetime64], hold_out: Sequence[str], *, fit_all: bool
+) -> npt.NDArray[np.bool_]:
+    """Tell which frames are held out, or refuse those that leave nothing on one side."""
+    held = np.zeros(len(time), bool) if fit_all else held_out(time, hold_out)
+    if held.all() or not (held.any() or fit_all):
+        raise InputError(f"{len(time)} frames cannot be split by date; give more, or use --fit-all")
+    return held
 
 
 def _check_side(model: str, side: tuple[int, int]) -> None:

@@ -360,6 +360,25 @@ def test_held_out_frames_are_never_learned_from(
     assert re.search(r"^\| 171A \|( [-\d.e]+ \|){8} DN/s \|$", text, re.MULTILINE)
 
 
+def test_frames_that_reading_leaves_out_are_on_neither_side(tmp_path: Path) -> None:
+    source = write_sun(tmp_path / "128.h5", 6, 128, 10)
+    with h5py.File(source, "r+") as file:
+        for row in (1, 5):
+            file["cube"][row, 2] = np.nan
+    report = train(
+        source,
+        tmp_path / "m",
+        model="sigma-vae-256",
+        align=replace(DAILY, missing="drop"),
+        steps=1,
+        batch=2,
+        precision="fp32",
+    )
+    assert report is not None
+    assert (report.train_frames, report.measured["frames"]) == (3, 1)
+    assert report.notes["data"]["last"] == report.measured["last"] == "2014-02-10T00:00:00.000Z"
+
+
 def test_fit_all_learns_from_and_measures_on_everything(tmp_path: Path, cache: Path) -> None:
     report = go(tmp_path / "m", cache, fit_all=True)
     assert report.train_frames == report.measured["frames"] == 12
