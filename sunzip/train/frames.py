@@ -128,6 +128,7 @@ def cached(
     series: Series,
     folder: Path,
     *,
+    fingerprint: str | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Frames:
@@ -144,6 +145,8 @@ def cached(
         The frames to read.
     folder
         Made if need be. Takes 2 bytes a pixel: 0.39 MB a frame of 12 × 128².
+    fingerprint
+        The series', where it is known: finding it takes reading a frame.
     workers
         Processes that read; the number of cores if absent.
     progress
@@ -159,7 +162,7 @@ def cached(
         If a process that reads was killed.
     """
     count, shape = len(series), (len(series), len(NAMES), *series.shape)
-    digest = hashlib.sha256(repr((series.fingerprint(), series.urls)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((fingerprint or series.fingerprint(), series.urls)).encode()).hexdigest()
     base = folder / f"frames-{digest[:16]}"
     pixels_path, present_path = base.with_suffix(".f16"), base.with_suffix(".present")
     size = int(np.prod(shape)) * 2

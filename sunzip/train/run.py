@@ -260,13 +260,12 @@ def train(
     with Place.found(device) as place:
         if place.leads:
             _claim(out, folder, resume=resume, force=force)
-            cached(
-                series,
-                Path(cache or folder),
-                progress=lambda done, total: tell(Stage("reading frames", done, total)),
-            )
+        fingerprint = series.fingerprint()
+        kept = partial(cached, series, Path(cache or folder), fingerprint=fingerprint)
+        if place.leads:
+            kept(progress=lambda done, total: tell(Stage("reading frames", done, total)))
         place.wait()
-        frames = cached(series, Path(cache or folder))
+        frames = kept()
         # Reading may have told of fewer that are whole.
         held = _split(frames.time, hold_out, fit_all=fit_all)
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
@@ -314,7 +313,7 @@ def train(
             "mode": mode,
             "beta": beta,
             "init": init or (coder.sha256 if coder else "random"),
-            "frames": series.fingerprint()[:16],
+            "frames": fingerprint[:16],
             "train_frames": len(learned),
             "hold_out": ["all"] if fit_all else list(hold_out),
             "recipe": asdict(recipe),

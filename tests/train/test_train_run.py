@@ -486,6 +486,15 @@ def test_what_is_no_number_is_refused_before_there_is_a_folder(option: str, tmp_
     assert not out.exists()
 
 
+def test_the_frame_that_tells_of_the_source_is_read_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, rows = Series.read, []
+    monkeypatch.setattr(Series, "read", lambda s, a, b: rows.append(a) or read(s, a, b))
+    go(tmp_path / "m", tmp_path / "kept", steps=0)
+    assert rows == [0, *range(12)]
+
+
 def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "mine"
     end = ("--out", out, "--cache", cache)
