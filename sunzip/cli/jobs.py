@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time as clock
@@ -28,6 +29,18 @@ from sunzip.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from sunzip.api import Block, CompressReport, EvaluateReport
+
+
+class Finite(click.FloatRange):
+    """A number of a range; NaN is in none, though no comparison says so, and infinity is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -112,7 +125,10 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 @model_option
 @click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
 @click.option(
-    "--target-ratio", metavar="X", type=float, help="Choose the quality: X times smaller than float32."
+    "--target-ratio",
+    metavar="X",
+    type=Finite(0, min_open=True),
+    help="Choose the quality: X times smaller than float32.",
 )
 @click.option(
     "--target-bytes", metavar="SIZE", callback=_bytes, help="Choose the quality for a size, as in 500MB."

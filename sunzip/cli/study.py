@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from sunzip.cli import target
-from sunzip.cli.jobs import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
+from sunzip.cli.jobs import (
+    Finite,
+    anon_option,
+    force_option,
+    hmi_option,
+    json_option,
+    model_option,
+    quiet_option,
+)
 from sunzip.cli.output import count, duration, fields, number, result, size, steps_bar, table
 from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import BoundNotMetError
@@ -117,14 +125,12 @@ def onboard(
 )
 @click.option(
     "--loss",
-    type=click.FloatRange(1e-4, 0.5, max_open=True),
+    type=Finite(1e-4, 0.5, max_open=True),
     default=0.01,
     show_default=True,
     help="Share of packets lost.",
 )
-@click.option(
-    "--burst", type=click.FloatRange(1, 1000), default=8.0, show_default=True, help="Mean length of a burst."
-)
+@click.option("--burst", type=Finite(1, 1000), default=8.0, show_default=True, help="Mean length of a burst.")
 @click.option(
     "--packet",
     type=click.IntRange(64, 65536),

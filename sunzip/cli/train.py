@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from sunzip.cli.jobs import (
+    Finite,
     anon_option,
     cadence_option,
     channels_option,
@@ -70,7 +71,7 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     type=click.Choice(["scalar", "optimal", "per-channel"]),
     help="σ of the σ-VAE's loss; default scalar, the paper's.",
 )
-@click.option("--beta", type=click.FloatRange(0, min_open=True), help="The β-VAE's loss instead (Eq. 1).")
+@click.option("--beta", type=Finite(0, min_open=True), help="The β-VAE's loss instead (Eq. 1).")
 @click.option(
     "--init",
     type=click.Choice(["random", "pca"]),
@@ -83,17 +84,15 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     help="Wavelet model that a wavelet model begins with, as in wavelet-12; it also codes what lies before.",
 )
 @click.option("--steps", type=click.IntRange(0), help="End after so many steps; 0 to keep the beginning.")
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="End after so many passes.")
+@click.option("--epochs", type=Finite(0, min_open=True), help="End after so many passes.")
 @click.option(
     "--time-limit",
     metavar="MINUTES",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="End after so many minutes of training.",
 )
 @click.option("--batch", type=click.IntRange(2), help="Samples of a step of each process; default 32, 4, 3.")
-@click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate; default 1e-3, 3e-5 or 8e-4."
-)
+@click.option("--rate", type=Finite(0, min_open=True), help="Peak learning rate; default 1e-3, 3e-5 or 8e-4.")
 @click.option(
     "--augment/--no-augment", default=True, show_default=True, help="Vary frames as the Sun itself varies."
 )
@@ -104,7 +103,7 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
 @click.option(
     "--checkpoint",
     metavar="MINUTES",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=10.0,
     show_default=True,
     help="Time between checkpoints.",

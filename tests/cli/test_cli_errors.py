@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -221,6 +222,22 @@ def test_an_option_that_would_do_nothing_is_refused(
         result = CliRunner().invoke(program, [*command, *idle, *missing])
         assert "gone" in result.stderr
         assert result.exit_code in (1, 4)
+
+
+def numbers_of(command: click.Command) -> Iterator[click.Parameter]:
+    if isinstance(command, click.Group):
+        for other in command.commands.values():
+            yield from numbers_of(other)
+    yield from (p for p in command.params if isinstance(p.type, click.types.FloatParamType))
+
+
+def test_no_option_takes_what_is_no_finite_number():
+    found = list(numbers_of(program))
+    assert {"checkpoint", "rate", "loss", "target_ratio"} <= {p.name for p in found}
+    for option in found:
+        for value in ("nan", "inf", "-inf", "1e999"):
+            with pytest.raises(click.BadParameter):
+                option.type.convert(value, option, None)
 
 
 @pytest.mark.parametrize(("args", "words"), [([], "compress"), (["models"], "list")])

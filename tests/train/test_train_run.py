@@ -460,6 +460,15 @@ def test_a_wavelet_training_that_was_broken_off_ends_with_the_same_model(
     assert files[0] == files[1]
 
 
+def test_the_frame_that_tells_of_the_source_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, rows = Series.read, []
+    monkeypatch.setattr(Series, "read", lambda s, a, b: rows.append(a) or read(s, a, b))
+    go(tmp_path / "m", tmp_path / "kept", steps=0)
+    assert rows == [0, *range(12)]
+
+
 # --- the command line ------------------------------------------------------------------------------------
 
 
@@ -478,21 +487,11 @@ GRID = ("--cadence", "1d", "--tolerance", "2h")
 VAE = ("--model", "sigma-vae-256", "--batch", 2, "--precision", "fp32", *GRID)
 
 
-@pytest.mark.parametrize("option", ["--epochs", "--time-limit", "--rate", "--beta"])
+@pytest.mark.parametrize("option", ["epochs", "minutes", "rate", "beta"])
 def test_what_is_no_number_is_refused_before_there_is_a_folder(option: str, tmp_path: Path) -> None:
-    out = tmp_path / "m"
-    text = call(SUN, *VAE, "--steps", 1, "--out", out, option, "nan", code=1)
-    assert f"{option} must be a number above 0" in text
-    assert not out.exists()
-
-
-def test_the_frame_that_tells_of_the_source_is_read_once(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, rows = Series.read, []
-    monkeypatch.setattr(Series, "read", lambda s, a, b: rows.append(a) or read(s, a, b))
-    go(tmp_path / "m", tmp_path / "kept", steps=0)
-    assert rows == [0, *range(12)]
+    with pytest.raises(InputError, match="must be a number above 0"):
+        train(SUN, tmp_path / "m", model="sigma-vae-256", align=DAILY, steps=1, **{option: np.nan})  # type: ignore[arg-type]
+    assert not (tmp_path / "m").exists()
 
 
 def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
