@@ -58,6 +58,8 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
     data = notes["data"]
     for url in data["sources"]:
         yield f"- `{url}`"
+    if more := data["more_sources"]:
+        yield f"- and {more:,} more"
     yield ""
     yield (
         f"{data['train_frames']:,} frames from {data['first'][:16]} to {data['last'][:16]}, "

@@ -230,7 +230,8 @@ def write(model: Model, folder: Path, card: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
-    files = model.files if card is None else {**model.files, "README.md": card.encode()}
+    # Cards name files, whose names need not be UTF-8.
+    files = model.files if card is None else {**model.files, "README.md": card.encode(errors="replace")}
     put({folder / name: data for name, data in files.items()})
 
 

@@ -77,6 +77,10 @@ _WAVELET_QUALITY = 35
 #: Frames at a time from which a σ-VAE's principal components are found, and how often each is seen if varied.
 _COMPONENT_BATCH, _COMPONENT_VARIANTS = 32, 2
 
+#: Sources that a model's notes name, and characters of the command that they keep: of thousands of files the
+#: configuration would be longer than any that is read.
+_SOURCES, _COMMAND = 100, 10_000
+
 #: Samples of a step and peak learning rate of each model; of the σ-VAEs under "".
 _DEFAULTS = {"hyperprior": (4, 8e-4), "wavelet": (3, 1e-3), "": (32, 1e-3)}
 
@@ -338,9 +342,10 @@ def train(
         if place.leads:
             notes: dict[str, Any] = {
                 "model": model,
-                "command": command,
+                "command": command if len(command) <= _COMMAND else f"{command[:_COMMAND]} …",
                 "data": {
-                    "sources": list(series.urls),
+                    "sources": list(series.urls[:_SOURCES]),
+                    "more_sources": max(len(series.urls) - _SOURCES, 0),
                     "first": format_utc(frames.time[:1])[0],
                     "last": format_utc(frames.time[-1:])[0],
                     "size": list(series.shape),
@@ -560,6 +565,10 @@ def stabiliser_of(model: str, banks: Sequence[Sequence[Example]]) -> Stabiliser:
 
 def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
     """Make the target's folders, or refuse one that exists and was not meant."""
+    try:
+        os.fspath(out).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"{out}: no checkpoint can be written there, as the path is not UTF-8") from None
     if os.path.lexists(out):
         if not out.is_dir() or (any(out.iterdir()) and not folder.is_dir()):
             raise OutputError(f"{out}: exists and is no folder of an earlier training; choose another name")

@@ -379,6 +379,25 @@ def test_frames_that_reading_leaves_out_are_on_neither_side(tmp_path: Path) -> N
     assert report.notes["data"]["last"] == report.measured["last"] == "2014-02-10T00:00:00.000Z"
 
 
+def test_sources_by_the_thousand_and_names_that_are_not_utf8_leave_a_model_that_is_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = run_module.open_series
+
+    def many(*args: Any, **more: Any) -> Series:
+        series = opened(*args, **more)
+        series.urls = tuple(f"sun-{n:0200d}-\udcff.h5" for n in range(6000))
+        return series
+
+    monkeypatch.setattr(run_module, "open_series", many)
+    go(tmp_path / "m", tmp_path / "kept", steps=0, command="sunzip train " + 600_000 * "é" + "\udcff")
+    assert weights.load(tmp_path / "m").config["training"]["data"]["more_sources"] == 5900
+    text = (tmp_path / "m" / "README.md").read_text("utf-8")
+    assert "-?.h5`\n- and 5,900 more\n" in text
+    with pytest.raises(OutputError, match="not UTF-8"):
+        go(tmp_path / "\udcff" / "m", tmp_path / "kept", steps=0)
+
+
 def test_fit_all_learns_from_and_measures_on_everything(tmp_path: Path, cache: Path) -> None:
     report = go(tmp_path / "m", cache, fit_all=True)
     assert report.train_frames == report.measured["frames"] == 12
