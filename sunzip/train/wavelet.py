@@ -455,7 +455,8 @@ def add_trusts(model: Model, films: Iterable[Film], qualities: Sequence[int]) ->
     family = WaveletFamily(pack(model.config, arrays))
     found = _fitted(family, films, qualities)
     bands = found["bands"]
-    old, begin = family.tables.bands, int(bands.offsets[CENTRED[0] * SCALES])
+    # Models from before have none that count from a mean.
+    old, begin = family.tables.bands, int(bands.length[: CENTRED[0] * SCALES].sum())
     frequencies = np.concatenate([old.frequencies[:begin], bands.frequencies[begin:]])
     kept = {"bands": Tables(frequencies, old.lowest, old.length), "trusts": found["trusts"]}
     return pack(model.config, arrays | _table_arrays(kept))

@@ -8,11 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.numpy import load
 
 from sunzip.channels import NAMES
+from sunzip.codec import Codec
 from sunzip.codec.family import Float, Known
+from sunzip.codec.symbols import CENTRED
 from sunzip.codec.wavelet import WaveletFamily
+from sunzip.entropy.tables import Tables
 from sunzip.errors import DivergedError
+from sunzip.frame import Block
 from sunzip.nn.context import (
     ACTIVATION_UNIT,
     OFFSET,
@@ -39,8 +44,18 @@ from sunzip.nn.planes import (
     network_of,
 )
 from sunzip.normalize import Stabiliser
-from sunzip.train.wavelet import FINEST, Film, export_wavelet, fit_tables, integers, laplace_tables, steps
-from sunzip.weights import Model
+from sunzip.train.export import pack
+from sunzip.train.wavelet import (
+    FINEST,
+    Film,
+    add_trusts,
+    export_wavelet,
+    fit_tables,
+    integers,
+    laplace_tables,
+    steps,
+)
+from sunzip.weights import TENSORS, Model
 
 CHANNELS = [3, 0, 11]
 
@@ -311,3 +326,29 @@ def test_fitted_tables_save_bytes(wavelet_model: Model, side: int) -> None:
     assert (after.base_mean[[0, 10]] == before.base_mean[[0, 10]]).all()
     for name, array in wavelet_model.arrays("context").items():
         assert np.array_equal(array, fitted.arrays("context")[name])
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_trusts_are_added_to_a_model_whose_frames_that_build_on_none_stay(
+    wavelet_model: Model, learned: bool
+) -> None:
+    arrays = {k: v for k, v in load(wavelet_model.files[TENSORS]).items() if "trusts" not in k}
+    if not learned:
+        # As it was before symbols counted from a mean.
+        count = CENTRED[0] * SCALES
+        bands = WaveletFamily(wavelet_model).tables.bands
+        size = int(bands.length[:count].sum())
+        parts = (bands.frequencies[:size], bands.lowest[:count], bands.length[:count])
+        arrays |= {f"bands_tables.{k}": v for k, v in Tables(*parts).to_arrays().items()}
+    plain = pack(wavelet_model.config, arrays)
+    model = add_trusts(plain, films(32)[1:], [30, 60])
+    again = add_trusts(model, films(32)[1:], [30, 60])
+    for before, after in ((plain, model), (model, again)):
+        old, new = (load(m.files[TENSORS]) for m in (before, after))
+        changed = {k for k in new if k not in old or not np.array_equal(old[k], new[k])}
+        assert "trusts_tables.frequencies" in changed
+        others = {k for k in changed if "trusts" not in k}
+        assert others == ({"bands_tables.frequencies"} if learned else set())
+    x = films(32)[1][0][0][None]
+    payloads = [Block.unpack(Codec(m).encode(x, NAMES)[0]).payloads for m in (plain, model, again)]
+    assert payloads[0] == payloads[1] == payloads[2]
