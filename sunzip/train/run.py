@@ -273,6 +273,8 @@ def train(
         # Reading may have told of fewer that are whole.
         held = _split(frames.time, hold_out, fit_all=fit_all)
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
+        if not learned.present.any():
+            raise InputError(f"{series.urls[0]}: no frame to train on has an image with measurements")
         stabiliser = stabiliser_of(model, [learned.spread_out(_SPREAD_FRAMES)])
         size = batch or _DEFAULTS.get(model, _DEFAULTS[""])[0]
         torch.manual_seed(seed)

@@ -457,6 +457,15 @@ def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
     assert np.isfinite(codec.decode(codec.encode(frames, names), names, (48, 32))).all()
 
 
+def test_frames_without_any_image_are_nothing_to_learn_from(tmp_path: Path) -> None:
+    source = write_sun(tmp_path / "32.h5", 4, 32, 1)
+    with h5py.File(source, "r+") as file:
+        for row in range(3):  # all but the one that is held out
+            file["cube"][row] = np.nan
+    with pytest.raises(InputError, match="no frame to train on has an image with measurements"):
+        train(source, tmp_path / "m", model="wavelet", align=DAILY, steps=1, precision="fp32")
+
+
 def test_a_wavelet_training_that_was_broken_off_ends_with_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
