@@ -254,7 +254,7 @@ def _fill(series: Series, base: Path, rows: npt.NDArray[np.intp]) -> int:
             for i, row in enumerate(rows):
                 example = next(examples(series.read(int(row), int(row) + 1)))
                 file.seek(int(row) * example.pixels.nbytes)
-                file.write(example.pixels)
+                file.write(example.pixels.data)
                 present[i] = example.present
             file.flush()
             os.fsync(file.fileno())
