@@ -329,6 +329,11 @@ def test_only_the_vae_begins_at_components(tmp_path: Path) -> None:
         train(SUN, tmp_path / "m", model="hyperprior", steps=1, init="pca")
 
 
+def test_one_frame_has_no_components(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(InputError, match="one frame to train on has no principal components"):
+        go(tmp_path / "m", cache, init="pca", steps=0, augment=False, hold_out=["2014-01-02..2015"])
+
+
 def test_optimal_sigma_is_kept_for_later(tmp_path: Path, cache: Path) -> None:
     go(tmp_path / "m", cache, sigma="optimal")
     assert weights.load(tmp_path / "m").arrays("network")["log_sigma"] != 0
