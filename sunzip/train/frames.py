@@ -137,7 +137,7 @@ def cached(
     Frames of which an image holds no measurement are not among them if the series is to have none such.
 
     What an earlier run began is continued. The files are named after the series' fingerprint and its sources'
-    URLs, so that another series, or a source that changed, is read anew.
+    URLs, so that another series is read anew, and a source whose times or first frame changed.
 
     Parameters
     ----------
