@@ -202,10 +202,20 @@ class Fits(Source):
 
     def _found(self) -> list[str]:
         """Return the paths of all FITS files below the root."""
-        root, layouts = self._storage.root, Layouts(self._storage)
+        storage, layouts = self._storage, Layouts(self._storage)
+        if storage.local:
+            paths = [
+                storage.at(f"{folder}/{name}".lstrip("/"))
+                for folder, names in storage.tree()
+                for name, (is_dir, _) in names.items()
+                if not is_dir
+            ]
+        else:
+            # One request for very many names, where folder by folder takes one for each.
+            paths = storage.fs.find(storage.root)
         found = []
-        for path in sorted(self._storage.fs.find(root)):
-            folder, _, name = path.removeprefix(root).lstrip("/").rpartition("/")
+        for path in sorted(paths):
+            folder, _, name = path.removeprefix(storage.root).lstrip("/").rpartition("/")
             layouts.look(folder, [name])
             if layout_of(name) == "fits":
                 found.append(path)

@@ -126,19 +126,10 @@ class SdomlV1(Source):
             yield folder, [(name, storage.fs.size(storage.root))]
             return
         layouts = Layouts(storage)
-        open_folders = [""]
-        while open_folders:
-            folder = open_folders.pop()
-            files: list[tuple[str, int | None]] = []
-            below: list[str] = []
-            for name, (is_dir, size) in storage.list(folder).items():
-                if is_dir:
-                    below.append(f"{folder}/{name}".lstrip("/"))
-                else:
-                    files.append((name, size))
+        for folder, names in storage.tree():
+            files = [(name, size) for name, (is_dir, size) in names.items() if not is_dir]
             layouts.look(folder, (name for name, _ in files))
             yield folder, files
-            open_folders += reversed(below)
 
     def _path(self, channel: str, row: int) -> str:
         """Return the path of one image below the root."""

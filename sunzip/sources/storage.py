@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from sunzip.errors import InputError, how_to_install
@@ -85,11 +86,41 @@ class Storage:
             raise InputError(f"{self.name(path)}: cannot be listed: {reason(error)}") from error
         own = self.at(path).rstrip("/")
         found = {
-            e["name"].rstrip("/").rsplit("/", 1)[-1]: (e["type"] == "directory", e.get("size"))
+            e["name"].rstrip("/").rsplit("/", 1)[-1]: (self._is_folder(e), e.get("size"))
             for e in entries
             if e["name"].rstrip("/") != own
         }
         return dict(sorted(found.items()))
+
+    def _is_folder(self, entry: dict[str, Any]) -> bool:
+        # What lies on several disks is one tree by links, and fsspec lists a link to a folder as no folder.
+        return entry["type"] == "directory" or bool(
+            self.local and entry["islink"] and os.path.isdir(entry["name"])
+        )
+
+    def tree(self) -> Iterator[tuple[str, dict[str, tuple[bool, int | None]]]]:
+        """Yield each folder from the root down, sorted, with what `list` tells of it.
+
+        One that several links lead to comes once, so that links may go in circles.
+
+        Raises
+        ------
+        InputError
+            As `list`.
+        """
+        seen: set[str] = set()
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            if self.local:
+                real = os.path.realpath(self.at(folder))
+                if real in seen:
+                    continue
+                seen.add(real)
+            names = self.list(folder)
+            yield folder, names
+            below = (f"{folder}/{name}".lstrip("/") for name, (is_dir, _) in names.items() if is_dir)
+            waiting += reversed([*below])
 
     def read(self, path: str = "", *, limit: int) -> bytes | None:
         """Read one file whole; None if it does not exist.

@@ -12,9 +12,12 @@ from stores import REAL, image, write_v1
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
+from sunzip.sinks import open_sink
 from sunzip.sources import open_source
 from sunzip.sources.sdoml_v1 import SdomlV1
+from sunzip.sources.series import join
 from sunzip.sources.storage import Storage
+from sunzip.sources.synthetic import Synthetic
 from sunzip.times import parse_t_obs
 
 LAYOUTS = {
@@ -72,6 +75,24 @@ def test_dtypes(tmp_path, dtype, compressed):
 def test_fortran_order(tmp_path):
     np.savez(tmp_path / "AIA20131125_0824_0171.npz", x=np.asfortranarray(image(3)))
     np.testing.assert_array_equal(SdomlV1(str(tmp_path)).read("171A", 0), image(3))
+
+
+@pytest.mark.parametrize("layout", ["sdoml-v1", "sdoml-v2", "fits"])
+def test_links_to_folders_are_followed_and_may_go_in_circles(tmp_path, layout):
+    channels = ("171A", "Bz")
+    series = join([Synthetic(frames=2, size=16, start="2013-12-31T23:48")])
+    cube = series.read(0, 2).pick(channels)
+    with open_sink(tmp_path / "disk", layout, channels=channels, shape=(16, 16)) as sink:
+        sink.write(cube)
+    (tmp_path / "store").mkdir()
+    for entry in [tmp_path / "disk"] if layout == "fits" else (tmp_path / "disk").iterdir():
+        (tmp_path / "store" / entry.name).symlink_to(entry)
+    for name in ("round", "about"):
+        (tmp_path / "disk" / name).symlink_to(tmp_path / "store")
+        (tmp_path / "store" / name).symlink_to(tmp_path / "disk")
+    source = open_source(str(tmp_path / "store"))
+    assert source.channels == channels
+    assert [len(source.times(name)) for name in channels] == [2, 2]
 
 
 def test_single_file(tmp_path):
