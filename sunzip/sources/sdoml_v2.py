@@ -396,5 +396,6 @@ def _pack(column: Value | list[Value]) -> Value | npt.NDArray[Any] | list[Value]
     if kinds == {int} and max(map(abs, column)) < 2**63:  # type: ignore[arg-type]
         return np.array(column, np.int64)
     # Texts repeat (units, names, dates of the same hour): equal ones become one object.
+    # -0.0 equals 0.0, and is another value.
     shared: dict[tuple[type, Value], Value] = {}
-    return [shared.setdefault((type(v), v), v) for v in column]
+    return [shared.setdefault((type(v), v or str(v)), v) for v in column]

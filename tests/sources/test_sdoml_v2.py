@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numcodecs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from stores import REAL, aia_times, image, write_v2
 
@@ -113,6 +113,7 @@ def test_header_is_exactly_as_stored(store):
     | st.lists(st.floats())
     | st.lists(st.integers(-(2**63), 2**63))
 )
+@example([None, 0.0, -0.0])
 def test_packed_keywords_come_out_as_they_went_in(column):
     packed = _pack(column)
     out = [v.item() if isinstance(v, np.generic) else v for v in packed]
