@@ -9,7 +9,6 @@ where the public data have two. The root attribute ``sunzip_layout`` tells that 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +18,10 @@ import numpy.typing as npt
 from sunzip.channels import channel
 from sunzip.cube import Cube, Header, Scale
 from sunzip.sinks.base import MARK, Sink, taken_at
-from sunzip.times import t_obs_keyword
+from sunzip.times import parse_t_obs, t_obs_keyword
 
 #: Images per chunk, as in the public store.
 _CHUNK = 15
-#: How T_OBS begins in the public stores.
-_T_OBS = re.compile(r"\d{4}([-.])\d\d\1\d\d[T_ ]\d\d:\d\d:\d\d")
 
 
 class SdomlV2Sink(Sink):
@@ -71,7 +68,7 @@ class SdomlV2Sink(Sink):
                     continue
                 header = dict(cube.headers[t][c])
                 # Rows are found by T_OBS, so one that is no time would lose the image.
-                if not _T_OBS.match(str(header.get("T_OBS"))):
+                if np.isnat(parse_t_obs([header.get("T_OBS")])[0]):
                     header["T_OBS"] = t_obs_keyword(taken_at(cube, t, c), channel(name).instrument)
                 if name not in self._arrays:
                     self._arrays[name] = _Rows(self._group, name, self.shape)

@@ -223,7 +223,9 @@ def test_t_obs_in_the_convention_of_the_instrument(utc, instrument, text):
     assert t_obs_keyword(np.datetime64(utc, "ms"), instrument) == text
 
 
-@pytest.mark.parametrize("t_obs", [None, "", "nan", "not a time"])
+@pytest.mark.parametrize(
+    "t_obs", [None, "", "nan", "not a time", "2011-12-31T23:36:00+00:00", "2011-12-31T23:36:99"]
+)
 def test_v2_writes_a_time_where_the_header_has_none(tmp_path, t_obs):
     cube = make_cube()
     cube.headers[1][2] = {"T_OBS": t_obs}
