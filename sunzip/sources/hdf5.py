@@ -3,6 +3,8 @@
 A minimal file holds ``cube`` (T, C, Y, X) with ``channel`` (C names), or (T, Y, X) with an attribute
 ``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings. What is
 no date, or none of the years 1 to 9999, is no time.
+Of NetCDF's attributes ``_FillValue`` and ``missing_value`` of the cube are heeded, as pixels without
+measurement; what is packed, and times that count other units, are refused.
 Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root attribute ``scale``
 ("mean" unless it says "sum"). ``sunzip.sinks.hdf5`` describes the whole layout.
 """
@@ -31,6 +33,9 @@ _MAX_SIDE = 16384
 _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 _MAX_KEYWORDS = 2**24
+
+#: What numbers in datasets of times count, if they say so, perhaps with 00:00:00 behind it.
+_UNITS = "milliseconds since 1970-01-01"
 
 #: Times of the years 1 to 9999: those of ISO 8601.
 _FIRST, _END = np.array(["0001-01-01", "10000-01-01"], "datetime64[ms]")
@@ -90,7 +95,10 @@ class Hdf5(Source):
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise self._unreadable(error, f" image {t} of {channel}") from error
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(image, dtype=np.float32)
+            pixels: npt.NDArray[np.float32] = np.array(image, dtype=np.float32, order="C")
+        for value in self._no_value:
+            pixels[image == value] = np.nan
+        return pixels
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image; empty if the file has none."""
@@ -157,6 +165,13 @@ class Hdf5(Source):
                 f"{self.url}: cube must be numbers of shape (T, C, Y, X) or (T, Y, X), "
                 f"not {cube.dtype} {cube.shape}"
             )
+        if packing := {"scale_factor", "add_offset"}.intersection(cube.attrs):
+            raise InputError(
+                f"{self.url}: cube is packed (attribute {min(packing)}), which is not undone here; "
+                "write its values as they are"
+            )
+        told = [np.ravel(cube.attrs[k]) for k in ("_FillValue", "missing_value") if k in cube.attrs]
+        self._no_value = [v[0] for v in told if v.size == 1 and v.dtype.kind in "fiu"]
         t, *middle, y, x = (int(n) for n in cube.shape)
         c = middle[0] if middle else 1
         if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
@@ -226,6 +241,9 @@ class Hdf5(Source):
             return None
         if dataset.shape != shape:
             raise InputError(f"{self.url}: {name} must have shape {shape}, not {dataset.shape}")
+        units = _text(dataset.attrs.get("units", _UNITS))
+        if dataset.dtype.kind in "iuf" and not units.startswith(_UNITS):
+            raise InputError(f"{self.url}: {name} counts {units[:60]!r}; convert it to {_UNITS!r}, int64")
         if dataset.dtype.kind == "i" and dataset.dtype.itemsize == 8:
             found: Times = dataset[:].astype("datetime64[ms]")
             # Numbers that are no date, as 2^63 − 1 is, stand for times that are missing.

@@ -146,6 +146,35 @@ def test_a_wrong_layout_is_one_line(tmp_path, changes, part):
     one_line(save(tmp_path / "a.h5", **datasets), part)
 
 
+@pytest.mark.parametrize(
+    ("of", "attribute", "value", "part"),
+    [
+        ("time", "units", "hours since 2017-08-07", "time counts 'hours since 2017-08-07'"),
+        ("time", "units", "milliseconds since 2017-08-07", "time counts 'milliseconds since 2017-08-07'"),
+        ("cube", "scale_factor", 0.5, "packed (attribute scale_factor)"),
+    ],
+)
+def test_netcdf_that_would_be_read_as_something_else_is_one_line(tmp_path, of, attribute, value, part):
+    file = save(tmp_path / "a.h5", **GOOD)
+    with h5py.File(file, "r+") as f:
+        f[of].attrs[attribute] = value
+    one_line(file, part)
+
+
+def test_netcdf_without_packing(tmp_path):
+    data = cube(T, C, N, N)
+    data[0, 1, :2] = -9999
+    data[0, 1, 2] = np.nan
+    file = save(tmp_path / "a.h5", **(GOOD | {"cube": data}))
+    with h5py.File(file, "r+") as f:
+        f["time"].attrs["units"] = "milliseconds since 1970-01-01 00:00:00"
+        f["cube"].attrs["_FillValue"] = np.array([-9999], np.float32)
+        f["cube"].attrs["missing_value"] = np.float32(np.nan)
+    source = Hdf5(file)
+    np.testing.assert_array_equal(source.times("Bz"), MS.astype("M8[ms]"))
+    np.testing.assert_array_equal(source.read("Bz", 0), np.where(data[0, 1] == -9999, np.nan, data[0, 1]))
+
+
 def test_a_wrong_scale_is_one_line(tmp_path):
     one_line(save(tmp_path / "a.h5", {"scale": "median"}, **GOOD), "must be mean or sum, not 'median'")
 
