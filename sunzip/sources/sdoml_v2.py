@@ -52,6 +52,7 @@ class _Array:
     order: str
     separator: str
     compressor: dict[str, Any] | None
+    fill: float
 
 
 @dataclass(slots=True)
@@ -69,7 +70,8 @@ class SdomlV2(Source):
     """An SDOML v2 store.
 
     The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read
-    as NaN. For each channel the chunk read last and one year of keywords are kept in memory.
+    as NaN; of an image of several chunks, those that are absent as the fill value. For each channel the chunk
+    read last and one year of keywords are kept in memory.
 
     Parameters
     ----------
@@ -267,7 +269,8 @@ class SdomlV2(Source):
                 if tuple(tile) == array.shape[1:]:
                     return block
                 if frames is None:
-                    frames = np.full((depth, *array.shape[1:]), np.nan, array.dtype)
+                    # Zarr leaves out those parts of an image that are nothing else, as HMI's corners are.
+                    frames = np.full((depth, *array.shape[1:]), array.fill, array.dtype)
                 y, x = j * tile[0], k * tile[1]
                 part = frames[:, y : y + tile[0], x : x + tile[1]]
                 part[:] = block[:depth, : part.shape[1], : part.shape[2]]
@@ -338,7 +341,12 @@ def _open_array(storage: Storage, path: str) -> _Array:
             raise InputError(f"{name}: compressor {told!r} is not read here; only {' '.join(_COMPRESSORS)}")
     if meta.get("filters"):
         raise InputError(f"{name}: has filters, which SDOML v2 has not and which are not read here")
-    return _Array(storage, path, shape, chunks, dtype, order, separator, compressor)
+    stated = meta.get("fill_value")
+    try:
+        fill = math.nan if stated is None else float(stated)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name}: fill_value {str(stated)[:60]!r} is no number") from None
+    return _Array(storage, path, shape, chunks, dtype, order, separator, compressor, fill)
 
 
 def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any]]:

@@ -216,6 +216,18 @@ def test_absent_chunk_is_missing_and_counted_once(store):
     assert len(source.absent) == 1
 
 
+@pytest.mark.parametrize("fill", [0.0, None, "NaN"])
+def test_a_part_that_zarr_left_out_of_an_image_is_what_it_stands_for(tmp_path, fill):
+    data, keys = plain(2)
+    write_v2(tmp_path / "s", {"Bz": (data, keys)}, chunks=(1, 4, 4))
+    (tmp_path / "s/Bz/0.0.1").unlink()
+    meta = tmp_path / "s/Bz/.zarray"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "fill_value": fill}))
+    data[0, :4, 4:] = 0 if fill == 0 else np.nan
+    source = SdomlV2(str(tmp_path / "s"))
+    np.testing.assert_array_equal([source.read("Bz", row) for row in (0, 1)], data)
+
+
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
 @pytest.mark.parametrize("chunks", [(15, 8, 8), (120, 8, 8), (1, 8, 8), (4, 3, 8), (4, 8, 5)])
 def test_any_float_dtype_and_chunking(tmp_path, dtype, chunks):
@@ -295,6 +307,7 @@ def edit(store, **changes):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
+        ({"fill_value": "much"}, "fill_value 'much' is no number"),
         ({"dtype": "<i2"}, "dtype int16; SDOML v2 images are floating point"),
         ({"dtype": "|O"}, r"dtype '\|O'"),
         ({"dtype": [["a", "<f4"]]}, "dtype"),
