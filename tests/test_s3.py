@@ -325,6 +325,9 @@ def test_without_credentials_public_data_are_read(s3: Any, uploaded: list[bytes]
     with elsewhere(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, AWS_SESSION_TOKEN=None):
         with pytest.raises(InputError, match=r"Unable to locate credentials; .*--anon"):
             open_archive(URL)
+        with pytest.raises(OutputError, match="Unable to locate credentials") as refused:
+            write(URL)
+        assert "anon" not in str(refused.value)
         with pytest.raises(InputError, match="access is denied"):
             open_archive(URL, anon=True)
         s3.put_object_acl(Bucket="bucket", Key="sun.lat", ACL="public-read")

@@ -571,7 +571,7 @@ class _RemotePlace:
         except SunzipError:
             raise
         except Exception as e:  # each protocol's client raises its own kinds
-            raise OutputError(f"{self.url}: cannot be written: {reason(e)}") from e
+            raise OutputError(f"{self.url}: cannot be written: {reason(e, writing=True)}") from e
 
 
 def _temporary() -> str:

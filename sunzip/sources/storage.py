@@ -224,8 +224,17 @@ _ABSENT = "nothing is there; check the path"
 _HTTP = {"ClientConnectionError", "ClientPayloadError", "ClientResponseError", "InvalidURL"}
 
 
-def reason(error: BaseException) -> str:
-    """Say what a store's client means by an error, and what to do, in one line."""
+def reason(error: BaseException, *, writing: bool = False) -> str:
+    """Say what a store's client means by an error, and what to do, in one line.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    writing
+        Whether it was while writing, which nobody does without credentials.
+    """
+    anonymous = "" if writing else ", or ask without {} (--anon, anon=True)"
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and (isinstance(cause, TimeoutError) or _kinds(cause) & _HTTP):
         # Over HTTP fsspec calls everything absent that it cannot ask for, and keeps the truth as the cause.
@@ -245,9 +254,9 @@ def reason(error: BaseException) -> str:
                 "permission is denied; look at the owner and mode of it and of the folders above (ls -ld), "
                 "and change them (chmod) or ask the owner"
             )
-        return f"access is denied ({line}); check the credentials, or ask without them (--anon, anon=True)"
+        return f"access is denied ({line}); check the credentials{anonymous.format('them')}"
     if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
-        return f"{line}; set AWS_ACCESS_KEY_ID and the like, or ask without credentials (--anon, anon=True)"
+        return f"{line}; set AWS_ACCESS_KEY_ID and the like{anonymous.format('credentials')}"
     if kinds & {"EndpointConnectionError", "ConnectTimeoutError"}:
         return f"{line.rstrip('.')}; check the network, and AWS_ENDPOINT_URL if it is set"
     if isinstance(error, TimeoutError):
