@@ -83,6 +83,8 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
         If the file cannot be read, is of another layout, or lacks the column.
     """
     name = os.fspath(path)
+    if "://" in name:
+        raise InputError(f"{name}: a flux is read from a local file; fetch it first")
     try:
         if os.path.getsize(name) > MAX_BYTES:
             raise InputError(f"{name}: is larger than any daily series, {MAX_BYTES >> 20} MB")

@@ -103,6 +103,8 @@ def test_an_unknown_column_names_those_there_are(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv: No such file"):
         read_flux(tmp_path / "none.csv", "f30")
+    with pytest.raises(InputError, match=r"s3://bucket/f30\.csv: a flux is read from a local file"):
+        read_flux("s3://bucket/f30.csv", "f30")
     with pytest.raises(InputError, match="Is a directory"):
         read_flux(tmp_path, "f30")
     (tmp_path / "latin").write_bytes(b"\xff\xfe\xfa")
