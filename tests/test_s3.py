@@ -566,6 +566,9 @@ def test_commands_take_urls(s3: Any, stores: Path, tmp_path: Path, tiny_model: M
     precious = ("compress", "s3://bucket/v2.zarr", "s3://bucket/thesis.tex", "--force", *model)
     assert "--force replaces only what is named *.lat" in run(*precious, code=1)
     assert content(s3, "thesis.tex") == b"precious"
+    s3.put_object(Bucket="bucket", Key="latitude.lat", Body=b"precious")
+    assert "is no archive of sunzip" in run(*precious[:2], "s3://bucket/latitude.lat", *precious[3:], code=1)
+    assert content(s3, "latitude.lat") == b"precious"
     s3.put_object_acl(Bucket="bucket", Key="sun.lat", ACL="public-read")
     assert "3 of 64×64" in run("info", URL, "--anon")
     assert "is whole" in run("verify", URL)

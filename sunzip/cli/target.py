@@ -23,6 +23,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 #: What is at the beginning of every archive, from offset 30: the name of its first object.
 _FIRST = b"bytes/c/0"
+#: So many bytes show it.
+_ENOUGH = 64
 
 #: The files of each layout that is a folder, by their paths in it.
 _FITS = re.compile(r"(aia|hmi)_\w+_\d{8}T\d{6}(_\d+)?\.fits", re.ASCII)
@@ -72,15 +74,16 @@ def check(
     OutputError
         If the target cannot be written, or would cost what was not meant.
     """
+    if "://" in out and not remote:
+        raise OutputError(f"{out}: only archives are written to URLs; write here, then copy it there")
+    out = out.removeprefix("file://")
     if "://" in out:
-        if not remote:
-            raise OutputError(f"{out}: only archives are written to URLs; write here, then copy it there")
         _check_url(out, sources, force)
         return
     if out in ("", "-"):
         raise OutputError(f"{out or 'an empty name'}: results cannot be written to a pipe; name a file")
     here = os.path.realpath(out)
-    for source in sources:
+    for source in (name.removeprefix("file://") for name in sources):
         there = os.path.realpath(source)
         if here == there:
             raise OutputError(f"{out}: is the source itself; name another target")
@@ -116,9 +119,24 @@ def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
         return
     if not force:
         raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
-    # By its name alone: reading it may not be allowed where writing is.
+    # By its name, too: reading it may not be allowed where writing is.
     if not out.lower().endswith(".lat"):
         raise OutputError(f"{out}: --force replaces only what is named *.lat there; choose another name")
+    if (head := _head_of_url(out)) is not None and not _begins_as_archive(head):
+        raise OutputError(
+            f"{out}: is no archive of sunzip, so --force does not replace it; choose another name"
+        )
+
+
+def _head_of_url(url: str) -> bytes | None:
+    """Return the first bytes of what is at a URL; None if it cannot be read."""
+    from sunzip.sources.storage import Connection
+
+    fs, path = Connection(url).open()
+    try:
+        return bytes(fs.cat_file(path, start=0, end=_ENOUGH))
+    except Exception:  # each protocol's client raises its own kinds
+        return None
 
 
 def is_archive(path: str) -> bool:
@@ -126,10 +144,11 @@ def is_archive(path: str) -> bool:
 
     Or an empty file, as `mktemp` leaves it, by which nothing is lost.
     """
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return True
-    head = _head(path, 64)
-    return (head.startswith(b"PK\3\4") and head[30:].startswith(_FIRST)) or _ends_as_archive(path)
+    return os.path.isfile(path) and (_begins_as_archive(_head(path, _ENOUGH)) or _ends_as_archive(path))
+
+
+def _begins_as_archive(head: bytes) -> bool:
+    return not head or (head.startswith(b"PK\3\4") and head[30:].startswith(_FIRST))
 
 
 def is_picture(path: str) -> bool:
@@ -293,8 +312,6 @@ def _head(path: str, size: int) -> bytes:
 def _ends_as_archive(path: str) -> bool:
     from sunzip.archive._zip import COMMENT
 
-    if not os.path.isfile(path):
-        return False
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 64 - len(COMMENT)))
         return file.read(len(COMMENT)) == COMMENT.encode()

@@ -276,11 +276,13 @@ def test_force_replaces_nothing_that_sunzip_would_not_write(sunzip, model, store
     (home / "thesis.tex").write_text("years of work")
     (home / "map.fits").write_text("")
     (home / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\nyears of work")
+    (home / "a.lat").write_text("latitudes")
     (home / "a.png").write_text("no PNG")
     os.symlink(home, tmp_path / "link")
     before = digest(home)
     for args in (
         ["compress", store, home / "a.h5", "--model", model],
+        ["compress", store, f"file://{home}/a.lat", "--model", model],
         ["compress", store, home, "--model", model],
         ["compress", store, "/dev/null", "--model", model],
         ["decompress", archive, home],
