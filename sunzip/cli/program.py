@@ -74,6 +74,9 @@ class Program(click.Group):
                 # Who is told by SIGHUP that the terminal is gone cannot write to it.
                 with contextlib.suppress(OSError):
                     click.echo(f"{NAME}: {one_line(message)}", err=True)
+        # Under `python -m` Python ends by SIGINT, whatever the code, if an interrupt came out of code in a
+        # text, as it makes dataclasses during imports. With the next such code it forgets that.
+        exec("")
         sys.exit(code)
 
 

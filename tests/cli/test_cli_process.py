@@ -204,6 +204,22 @@ def test_signals_end_jobs_as_ctrl_c_does(model, tmp_path, number):
     assert err.startswith(f"sunzip: interrupted by {number.name}; what is done is in ")
 
 
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_a_signal_during_imports_gives_its_exit_code(tmp_path, number):
+    """Many of them make functions from texts, under `python -m` as well."""
+    (tmp_path / "job.py").write_text(
+        "import click, os, signal\n"
+        "from sunzip.cli.program import Program, run\n"
+        f"importing = click.Command('importing', callback=lambda: exec('os.kill(os.getpid(), {number})'))\n"
+        "run(Program(commands=[importing]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "job", "importing"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 128 + number, done.stderr
+
+
 def test_a_hang_up_that_is_ignored_stays_so(tmp_path):
     job = ["synth", tmp_path / "a.zarr", "--frames", "40", "--size", "32"]
     process = start(*job, program=["nohup", *SUNZIP], stdin=subprocess.DEVNULL)
