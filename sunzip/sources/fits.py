@@ -23,7 +23,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Fits(Source):
     ------
     InputError
         If nothing there is a usable image, or files of another layout lie there, too. In a folder, FITS files
-        that are no image are skipped and counted.
+        that are no image are skipped and counted, as are the images behind the first one of a file.
     """
 
     layout = "fits"
@@ -181,7 +181,7 @@ class Fits(Source):
         self._stored = 0
         for path in paths:
             try:
-                with self._opened(path) as hdu:
+                with self._opened(path, indexing=True) as hdu:
                     header = hdu.header
                     plan = _plan(header, self._factor(header))
                     images.append(_Image(path, plan.channel.name, _time(header), plan.shape))
@@ -193,6 +193,7 @@ class Fits(Source):
                 continue
             if not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown:
                 self.counts["no degradation correction"] += 1
+        self.counts += Counter()  # drops the zeros
         if not images:
             reasons = ", ".join(f"{n} {kind}" for kind, n in self.counts.most_common(3))
             raise InputError(
@@ -240,8 +241,11 @@ class Fits(Source):
         )
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[Any]:
-        """Give the HDU of a file's first image; whatever astropy stumbles over becomes `_Unusable`."""
+    def _opened(self, path: str, *, indexing: bool = False) -> Iterator[Any]:
+        """Give the HDU of a file's first image; whatever astropy stumbles over becomes `_Unusable`.
+
+        Where the file goes on, `indexing` counts the images that are passed over.
+        """
         from astropy.io import fits
 
         with _ASTROPY, warnings.catch_warnings():
@@ -266,6 +270,10 @@ class Fits(Source):
                         # Less than a block may be padding, which some writers leave out.
                         if end - size >= 2880:
                             raise _Unusable("truncated", "is truncated; fetch it again")
+                        if indexing and end < size:
+                            with suppress(Exception):  # what is behind the image may be damaged
+                                more = sum(map(_is_image, hdus)) - 1
+                                self.counts["further image of a FITS file"] += more
                         yield hdu
             except (_Unusable, InputError):
                 raise

@@ -298,6 +298,20 @@ def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
     np.testing.assert_array_equal(source.read("171A", 0), source.read("171A", 1))
 
 
+def test_images_behind_the_first_of_a_file_are_counted(tmp_path):
+    save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA)
+    for file, images in (("b.fits", 3), ("c.fits", 2)):
+        with fits.open(tmp_path / "a.fits") as hdus:
+            first = hdus[0]
+            hdus.append(fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[1.0])]))
+            for _ in range(images - 1):
+                hdus.append(fits.CompImageHDU(first.data, first.header))
+            hdus.writeto(tmp_path / file)
+    source = Fits(str(tmp_path))
+    assert source.counts["further image of a FITS file"] == 2 + 1
+    assert len(source.times("171A")) == 3
+
+
 def one_line(url, part):
     with pytest.raises(InputError) as found:
         Fits(str(url))
