@@ -195,7 +195,13 @@ _INHERITED: list[Any] = []
 
 
 def _connect(url: str, anon: bool) -> tuple[Any, str]:
+    from fsspec import filesystem
     from fsspec.core import split_protocol, url_to_fs
+
+    if "://" not in url:
+        # To fsspec a colon in a name can mean a protocol.
+        local = filesystem("file")
+        return local, str(local._strip_protocol(os.path.abspath(os.path.expanduser(url))))
 
     # An archive inside a store (zip::s3://…) takes its options per protocol.
     links = [split_protocol(link)[0] or link for link in url.split("::")] if "://" in url else []

@@ -103,6 +103,13 @@ def test_single_file(tmp_path):
     assert source.stored_bytes() == (tmp_path / "deep/HMI20131125_0824_by.npz").stat().st_size
 
 
+@pytest.mark.parametrize("name", ["a::b", "file:a", "a b\n", "-a"])
+def test_a_folder_of_any_name(tmp_path, monkeypatch, name):
+    tree(tmp_path / name, LAYOUTS["days"])
+    monkeypatch.chdir(tmp_path)
+    assert open_source(name).channels == SdomlV1(str(tmp_path / name)).channels == ("94A", "171A", "Bz")
+
+
 def test_memory_url_and_pickle(tmp_path):
     import fsspec
 
