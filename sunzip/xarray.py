@@ -162,17 +162,30 @@ class _First:
     identity: str | None = None
 
 
-def _open(path: str, *, mode: str, model: str | Path | None, anon: bool, first: _First) -> Sun:
+class _Shared:
+    """An open archive, which xarray may close, having too many, while other threads read it.
+
+    Only late releases wait until it is not in use.
+    """
+
+    def __init__(self, sun: Sun) -> None:
+        self.sun = sun
+
+    def close(self) -> None:
+        """Do nothing: the file is closed when nobody has it any more."""
+
+
+def _open(path: str, *, mode: str, model: str | Path | None, anon: bool, first: _First) -> _Shared:
     """Open an archive in this process; managers in other processes always state a mode."""
     from sunzip.sun import Sun
 
     sun = Sun(path, model, anon, first.identity)
     first.identity = sun.archive.identity
-    return sun
+    return _Shared(sun)
 
 
 def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) -> Dataset:
-    sun: Sun = manager.acquire()
+    sun: Sun = manager.acquire().sun
     archive = sun.archive
     names = sun.held(channels)
     pick = np.array([sun.channels.index(n) for n in names])
@@ -274,8 +287,8 @@ class _Lazy(BackendArray):
         begin = 0
         for numbers in self._pieces(frames, self._samples(rest)) if out.size else []:
             # Anew for each piece: the file may have been closed as one of too many.
-            with self._manager.acquire_context() as sun:
-                out[begin : begin + len(numbers)] = self._read(sun, numbers, rest)
+            with self._manager.acquire_context() as shared:
+                out[begin : begin + len(numbers)] = self._read(shared.sun, numbers, rest)
             begin += len(numbers)
         if len(frames) != chosen[0].size or (np.diff(place.ravel()) < 0).any():
             out = out[place.ravel()]
@@ -285,8 +298,9 @@ class _Lazy(BackendArray):
         """Split frames of which so many samples each are decoded into those that are read at a time."""
         if not samples:
             return [frames]
-        with self._manager.acquire_context() as sun:
-            return [np.array(stretch) for stretch in sun.stretches(frames.tolist(), _PIXELS // samples)]
+        with self._manager.acquire_context() as shared:
+            stretches = shared.sun.stretches(frames.tolist(), _PIXELS // samples)
+            return [np.array(stretch) for stretch in stretches]
 
     def _samples(self, rest: Sequence[npt.NDArray[np.int64]]) -> int:
         """Return how many samples of a frame are decoded for this: of a table none."""

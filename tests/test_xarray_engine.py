@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,12 @@ from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
+from sunzip.sun import Sun
 from sunzip.weights import Model
 
 xr = pytest.importorskip("xarray")
+from xarray.backends.file_manager import FILE_CACHE  # noqa: E402 (part of xarray)
+
 from sunzip.xarray import SunzipBackend  # noqa: E402 (needs xarray)
 
 ROOT = Path(__file__).parents[1]
@@ -429,6 +433,22 @@ def test_more_datasets_than_files_may_be_open(lat: Path, whole: np.ndarray) -> N
         np.testing.assert_array_equal(image, whole[1])
     for d in many:
         d.close()
+
+
+def test_a_file_that_xarray_closes_is_read_to_the_end(
+    lat: Path, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Sun.take
+
+    def once_closed(self: Sun, *args: Any) -> Any:
+        # As releases do that do not look who reads, in another thread, beyond `file_cache_maxsize`.
+        for file in FILE_CACHE.values():
+            file.close()
+        return take(self, *args)
+
+    monkeypatch.setattr(Sun, "take", once_closed)
+    with xr.open_dataset(lat) as ds:
+        np.testing.assert_array_equal(ds.cube[1].values, whole[1])
 
 
 def test_closed_files_are_closed(lat: Path) -> None:
