@@ -238,17 +238,18 @@ class Sun:
 
     def _decode(self, frames: Sequence[int], decode: Callable[..., _T]) -> _T:
         """Have some frames decoded from the blocks that hold them."""
-        if len(frames) and not 0 <= min(frames) <= max(frames) < len(self):
-            raise IndexError(f"frames {min(frames)} to {max(frames)} of {len(self)}")
+        rows = _numbers(frames)
+        if rows and not 0 <= min(rows) <= max(rows) < len(self):
+            raise IndexError(f"frames {min(rows)} to {max(rows)} of {len(self)}")
         t = self.archive.frames_per_block
-        numbers = sorted({i // t for i in frames})
+        numbers = sorted({i // t for i in rows})
         place = {number: n for n, number in enumerate(numbers)}
         blocks = self.archive.read_blocks(numbers)
-        inside = [place[i // t] * t + i % t for i in frames]
+        inside = [place[i // t] * t + i % t for i in rows]
         try:
             return decode(blocks, {"frames": inside, "frames_per_block": t})
         except (DamagedError, UnsupportedError) as error:
-            which = f"frame {frames[0]}" if len(frames) == 1 else f"frames {frames[0]} to {frames[-1]}"
+            which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {rows[0]} to {rows[-1]}"
             raise type(error)(f"{self.archive.path}: {which}: {error}") from None
 
     def stretches(self, frames: Sequence[int], most: int) -> Iterator[Sequence[int]]:
@@ -453,6 +454,16 @@ class _Latents:
         """Return the latents of frames by their numbers, in any order: (T, …) float32."""
         codec, shape = self._sun.codec, self._sun.archive.shape
         return self._sun._decode(frames, lambda blocks, where: codec.latents(blocks, shape, **where))
+
+
+def _numbers(frames: Sequence[int]) -> list[int]:
+    """Return numbers of frames, of whatever integers they are; truth values would be taken for 0 and 1."""
+    found = np.asarray(frames)
+    if found.size and (found.ndim != 1 or found.dtype.kind not in "iu"):
+        raise IndexError(
+            f"{found.dtype} of shape {found.shape} are no frame numbers; np.flatnonzero gives those of a mask"
+        )
+    return found.tolist()  # type: ignore[no-any-return]
 
 
 def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:

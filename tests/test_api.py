@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -505,6 +506,20 @@ def test_pixels_in_the_order_in_which_they_are_read_are_not_copied(
 def test_frames_to_take_are_a_sequence(sun: api.Sun, frames: object) -> None:
     with pytest.raises(IndexError, match="is no sequence of frame numbers"):
         sun.take(frames)
+
+
+@pytest.mark.parametrize(
+    "frames", [np.arange(10) < 2, [True, False], [0.0, 1.0], np.arange(4).reshape(2, 2), "12"]
+)
+def test_masks_and_the_like_are_no_frame_numbers(sun: api.Sun, frames: Any) -> None:
+    for take in (sun.take, sun.tensor, sun.latents.take):
+        with pytest.raises(IndexError, match="are no frame numbers"):
+            take(frames)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint64])
+def test_frame_numbers_are_integers_of_any_kind(sun: api.Sun, kind: type) -> None:
+    np.testing.assert_array_equal(sun.take(np.array([3, 0, 3], kind)), sun.take([3, 0, 3]))
 
 
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:
