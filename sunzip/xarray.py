@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,10 +19,6 @@ from sunzip.errors import InputError
 
 if TYPE_CHECKING:
     from sunzip.sun import Sun
-
-#: What the comment of an archive's zip looks like, the last bytes of the file.
-_COMMENT = re.compile(rb"sunzip sha256:[0-9a-f]{64}")
-_COMMENT_SIZE = 78
 
 #: Pixels decoded at a time before they are cut out, so that a light curve needs no memory for whole images.
 _PIXELS = 1 << 24
@@ -56,6 +51,8 @@ class SunzipBackend(BackendEntrypoint):
 
         Of such a name only files are left to others that are neither empty nor begin as a zip does.
         """
+        from sunzip.archive import ends_as_archive
+
         try:
             path = os.fspath(filename_or_obj)
             named = path.endswith(".lat")
@@ -65,13 +62,11 @@ class SunzipBackend(BackendEntrypoint):
                 if not stat.S_ISREG(os.stat(path).st_mode):
                     return False
                 with open(path, "rb") as file:
-                    head = file.read(4)
-                    file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT_SIZE, 0))
-                    tail = file.read(_COMMENT_SIZE)
+                    head, ours = file.read(4), ends_as_archive(file)
             except OSError:
                 # The engine says better than xarray what is wrong with it.
                 return bool(named)
-            return _COMMENT.fullmatch(tail) is not None or (named and head in (b"", b"PK\3\4"))
+            return ours or (named and head in (b"", b"PK\3\4"))
         except (TypeError, ValueError):
             return False
 

@@ -9,6 +9,7 @@ from sunzip.archive._place import absolute, exists, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
 from sunzip.archive._verify import Problem, VerifyReport, verify
 from sunzip.archive._write import ArchiveWriter
+from sunzip.archive._zip import ends_as_archive
 
 __all__ = [
     "FORMAT",
@@ -20,6 +21,7 @@ __all__ = [
     "ShardTable",
     "VerifyReport",
     "absolute",
+    "ends_as_archive",
     "exists",
     "open_archive",
     "summary",

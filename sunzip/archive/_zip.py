@@ -6,6 +6,7 @@ take these from the directory, write the directory again, and compare.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -29,6 +30,7 @@ _UNIX_0644 = 0o100644 << 16
 
 COMMENT = "sunzip sha256:"
 _COMMENT_SIZE = len(COMMENT) + 64
+_COMMENT = re.compile(COMMENT.encode() + rb"([0-9a-f]{64})")
 
 MANIFEST = "manifest.json"
 MAX_MEMBERS = 1 << 20
@@ -94,6 +96,12 @@ def directory(members: Iterable[Member], end: int, comment: str) -> Iterator[byt
     short = min(count, _MAX16)
     text = comment.encode()
     yield _END.pack(0x06054B50, 0, 0, short, short, min(length, _MAX32), min(end, _MAX32), len(text)) + text
+
+
+def ends_as_archive(file: BinaryIO) -> bool:
+    """Whether the last bytes of a file are the comment of an archive's zip."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _COMMENT_SIZE))
+    return _COMMENT.fullmatch(file.read(_COMMENT_SIZE)) is not None
 
 
 class Packer:
@@ -206,15 +214,15 @@ class Reader:
             raise DamagedError(f"{self.path}: {self.size} bytes are no archive; it is empty or truncated")
         tail = self.pread(self.size - end_size, end_size)
         signature, *_, count, length, end, comment_size = _END.unpack_from(tail)
-        comment = tail[_END.size :].decode("latin-1")
+        comment = tail[_END.size :]
         if signature != 0x06054B50 or comment_size != _COMMENT_SIZE:
             head = self.pread(0, 4)
-            if head == b"PK\3\4" or COMMENT in comment:
+            if head == b"PK\3\4" or COMMENT.encode() in comment:
                 raise DamagedError(
                     f"{self.path}: truncated, damaged or not of sunzip: the zip directory is missing"
                 )
             raise InputError(f"{self.path}: not a sunzip archive")
-        if re.fullmatch(f"{COMMENT}[0-9a-f]{{64}}", comment) is None:
+        if (signed := _COMMENT.fullmatch(comment)) is None:
             raise DamagedError(
                 f"{self.path}: the zip comment, which holds the manifest's checksum, is damaged"
             )
@@ -231,12 +239,12 @@ class Reader:
         self._file.hold(max(0, end - _LAST - 8 * count))
         raw = self.pread(end, self.size - end)
         members = self._entries(raw, count, length)
-        if members is None or b"".join(directory(members.values(), end, comment)) != raw:
+        if members is None or b"".join(directory(members.values(), end, comment.decode())) != raw:
             raise wrong
         last = next(reversed(members.values()), None)
         if last is None or last.start + last.size != end:
             raise wrong
-        return members, comment[len(COMMENT) :]
+        return members, signed[1].decode()
 
     @staticmethod
     def _entries(raw: bytes, count: int, length: int) -> dict[str, Member] | None:

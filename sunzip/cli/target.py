@@ -310,8 +310,7 @@ def _head(path: str, size: int) -> bytes:
 
 
 def _ends_as_archive(path: str) -> bool:
-    from sunzip.archive._zip import COMMENT
+    from sunzip.archive import ends_as_archive
 
     with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 64 - len(COMMENT)))
-        return file.read(len(COMMENT)) == COMMENT.encode()
+        return ends_as_archive(file)
