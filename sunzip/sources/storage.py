@@ -42,6 +42,8 @@ class Storage:
             except Exception as error:
                 raise InputError(f"{url}: {reason(error)}") from error
             raise InputError(f"{url}: {_ABSENT}")
+        if self._is_special(self.root):
+            raise InputError(f"{url}: is a pipe or a device, which cannot be read at random; save it first")
 
     @property
     def fs(self) -> Any:
@@ -88,7 +90,7 @@ class Storage:
         found = {
             e["name"].rstrip("/").rsplit("/", 1)[-1]: (self._is_folder(e), e.get("size"))
             for e in entries
-            if e["name"].rstrip("/") != own
+            if e["name"].rstrip("/") != own and not self._is_special(e["name"])
         }
         return dict(sorted(found.items()))
 
@@ -97,6 +99,10 @@ class Storage:
         return entry["type"] == "directory" or bool(
             self.local and entry["islink"] and os.path.isdir(entry["name"])
         )
+
+    def _is_special(self, path: str) -> bool:
+        # Opening a pipe may wait for ever.
+        return self.local and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
     def tree(self) -> Iterator[tuple[str, dict[str, tuple[bool, int | None]]]]:
         """Yield each folder from the root down, sorted, with what `list` tells of it.
@@ -204,7 +210,7 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
         return local, str(local._strip_protocol(os.path.abspath(os.path.expanduser(url))))
 
     # An archive inside a store (zip::s3://…) takes its options per protocol.
-    links = [split_protocol(link)[0] or link for link in url.split("::")] if "://" in url else []
+    links = [split_protocol(link)[0] or link for link in url.split("::")]
     secrets: dict[str, dict[str, Any]] = {
         p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
         for p in links

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 
@@ -93,6 +94,16 @@ def test_links_to_folders_are_followed_and_may_go_in_circles(tmp_path, layout):
     source = open_source(str(tmp_path / "store"))
     assert source.channels == channels
     assert [len(source.times(name)) for name in channels] == [2, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="only where there are named pipes")
+def test_pipes_are_never_waited_for(tmp_path):
+    for name in ("AIA20131125_0824_0171.npz", "a.h5", "a.fits"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            open_source(str(tmp_path / name))
+    with pytest.raises(InputError, match="the folder is empty"):
+        open_source(str(tmp_path))
 
 
 def test_single_file(tmp_path):

@@ -174,7 +174,6 @@ def test_zipped_store_through_a_chained_url(store):
         ("s3://bucket/x", False, {}),
         ("zip::s3://bucket/x.zip", True, {"s3": {"anon": True}}),
         ("gs://bucket/x", True, {"token": "anon"}),
-        ("/local/x", True, {}),
     ],
 )
 def test_anonymous_access_is_asked_for_where_it_has_a_meaning(monkeypatch, url, anon, options):
