@@ -23,7 +23,7 @@ from sunzip.errors import InputError
 from sunzip.sinks import open_sink
 from sunzip.studies.onboard import compute, measure, recorder, ways
 from sunzip.studies.onboard.camera import Camera
-from sunzip.studies.onboard.mission import Mission, Pass, in_contact, parse, preset, presets
+from sunzip.studies.onboard.mission import Mission, Pass, parse, preset, presets
 from sunzip.studies.onboard.report import page
 from sunzip.studies.onboard.study import study
 from sunzip.weights import Model
@@ -82,6 +82,7 @@ class TestMission:
                 "every: 1s, lasts: 1s",
                 "every: '1s' should be a minute or more",
             ),
+            ("every: 1d", "every: 367d", "every: '367d' should be 366d or less"),
             ("name: A", '"a\\nb": 1\nname: A', "no such entry"),
             ("size: 64", 'size: !!int ""', "no YAML"),
             ("size: 64", "size: !!bool x", "no YAML"),
@@ -145,10 +146,18 @@ class TestMission:
     )
     def test_contact_is_counted_once(self, passes: list[Pass], begin: int, length: int) -> None:
         seconds = np.arange(begin, begin + length) + 0.5
-        there = np.zeros(length, bool)
         for p in passes:
-            there |= (seconds % p.every >= p.begins) & (seconds % p.every < p.begins + p.lasts)
-        assert in_contact(passes, begin, begin + length) == pytest.approx(there.mean())
+            there = (seconds % p.every >= p.begins) & (seconds % p.every < p.begins + p.lasts)
+            edges = np.arange(begin, begin + length + 1.0)
+            np.testing.assert_allclose(p.shares(edges), there, atol=1e-9)
+            assert p.shares(edges[[0, -1]])[0] == pytest.approx(there.mean())
+
+    @pytest.mark.parametrize(
+        ("usable", "begins", "share"), [(1.0, 0, 1 / 3), (0.5, 0, 0.25), (1.0, 4, 0.5), (0.5, 8, 1 / 3)]
+    )
+    def test_passes_that_overlap_are_one(self, usable: float, begins: int, share: float) -> None:
+        passes = Pass(86400, 28800, 0), Pass(86400, 28800, begins * 3600)
+        assert mission(passes=passes, usable=usable).contact == pytest.approx(share, abs=1e-4)
 
 
 class TestCamera:
@@ -233,6 +242,14 @@ class TestRecorder:
         # Mean over the day: 23 h of mean wait 11.5 h, and an hour of none.
         assert found.latency["mean"] == pytest.approx(23 * 11.5 * 3600 / 24, rel=0.01)
         assert max(found.fill["worst"]) == pytest.approx(23 * 60 * 1000 * 1776 / 1738, rel=0.01)
+
+    @pytest.mark.parametrize(("cadence", "days"), [(1.0, 1), (12.0, 7), (60.0, 30)])
+    def test_sees_rare_passes_at_any_cadence(self, cadence: float, days: int) -> None:
+        day = 86400.0
+        passes = (Pass(days * day, 3600, days * day - 3600),)
+        found = self.one(mission(cadence=cadence, passes=passes, usable=1.0, rate=1e9, storage=1e12), 1000.0)
+        assert found.latency is not None
+        assert found.latency["worst"] == pytest.approx(days * day - 3600, rel=0.01)
 
     def test_without_passes_nothing_comes_down(self) -> None:
         found = self.one(mission(usable=0.0, storage=1e6), 100.0)

@@ -6,14 +6,19 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sunzip.channels import NAMES, channel
 from sunzip.errors import InputError, needing
 from sunzip.times import parse_duration
+
+Floats = npt.NDArray[np.float64]
 
 #: What a mission sends today.
 PRESENT = ("raw", "ccsds121", "jpeg2000")
@@ -25,8 +30,11 @@ _MAX_SIDE = 16384
 # of seconds between frames, weeks of which are simulated, and between passes; of passes that come about.
 _LEAST, _MOST = 1e-6, 1e18
 _MAX_CADENCE = 7 * 86400.0
-_MIN_EVERY = 60.0
+_MIN_EVERY, _MAX_EVERY = 60.0, 366 * 86400.0
 _MIN_USABLE = 0.01
+
+#: Parts of a turn of the rarest pass, in each of which passes may overlap.
+_PARTS = 1 << 16
 
 _BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _BITS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
@@ -60,6 +68,13 @@ class Pass:
     every: float
     lasts: float
     begins: float
+
+    def shares(self, edges: Floats) -> Floats:
+        """Return the share of contact in each of the spans between (N + 1,) times: (N,)."""
+        turns, into = np.divmod(edges - self.begins, self.every)
+        spent = turns * self.lasts + np.minimum(into, self.lasts)
+        found: Floats = np.clip(np.diff(spent) / np.diff(edges), 0, 1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +146,15 @@ class Mission:
 
     @property
     def contact(self) -> float:
-        """Share of the time in which there is contact, passes that fail left out."""
-        return self.usable * min(1.0, sum(p.lasts / p.every for p in self.passes))
+        """Share of the time in which there is contact, passes that fail left out; overlaps count once."""
+        edges = np.linspace(0, max(p.every for p in self.passes), _PARTS + 1)
+        alone, none = np.zeros(_PARTS), np.ones(_PARTS)
+        for p in self.passes:
+            share = self.usable * p.shares(edges)
+            alone += share
+            none *= 1 - share
+        once = float((1 - none).sum() / alone.sum()) if alone.any() else 1.0
+        return once * self.usable * sum(p.lasts / p.every for p in self.passes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
@@ -336,6 +358,8 @@ class _Reader:
             )
             if one.every < _MIN_EVERY:
                 raise self.fail(f"{at}.every", "a minute or more", row["every"])
+            if one.every > _MAX_EVERY:
+                raise self.fail(f"{at}.every", "366d or less", row["every"])
             if one.begins + one.lasts > one.every:
                 raise self.fail(at, "over before the next one is due (begins + lasts up to every)", dict(row))
             found.append(one)
@@ -379,19 +403,3 @@ class _Reader:
             sources=self.texts(given.get("sources", []), "sources"),
             assumptions=self.texts(given.get("assumptions", []), "assumptions"),
         )
-
-
-def in_contact(passes: Sequence[Pass], begin: float, end: float) -> float:
-    """Return the share of a span of time, in seconds, that lies within passes; overlaps count once."""
-    spans = []
-    for p in passes:
-        first = math.floor((begin - p.begins - p.lasts) / p.every)
-        for n in range(first, math.floor((end - p.begins) / p.every) + 1):
-            start, stop = n * p.every + p.begins, n * p.every + p.begins + p.lasts
-            if start < end and stop > begin:
-                spans.append((max(start, begin), min(stop, end)))
-    total, reached = 0.0, begin
-    for start, stop in sorted(spans):
-        total += max(0.0, stop - max(start, reached))
-        reached = max(reached, stop)
-    return total / (end - begin)

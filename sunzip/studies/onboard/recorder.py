@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from sunzip.studies.onboard.mission import Mission, in_contact
+from sunzip.studies.onboard.mission import Floats, Mission
 
-Floats = npt.NDArray[np.float64]
-
-#: Longest step in seconds, how many steps are simulated, and how often with other luck.
+#: Seconds of a step, how many steps are simulated, and how often with other luck.
 STEP, STEPS, RUNS = 60.0, 28 * 1440, 32
+
+#: Times that the rarest pass is due in what is simulated, at least: else it might never be.
+TURNS = 4
 
 #: Hours for which a frame's bytes stay what they are: as long as the Sun's face hardly changes.
 PERSISTENCE = 6.0
@@ -67,11 +67,10 @@ def simulate(
 ) -> dict[str, Recorder]:
     """Run a recorder for each way of sending: `STEPS` steps, `RUNS` times, the same luck for all.
 
-    A step is a frame's interval or `STEP`, whichever is shorter. Every run has one of the periods, with the
-    probability of its share; every `PERSISTENCE` hours one of its measured frames is drawn, whose bytes all
-    frames of these hours have. A pass fails as a whole, with the probability that the mission states. Frames
-    go down in the order in which they came. The instrument's own double buffer holds two frames beside the
-    recorder.
+    A step is that of `step_of`. Every run has one of the periods, with the probability of its share; every
+    `PERSISTENCE` hours one of its measured frames is drawn, whose bytes all frames of these hours have. A
+    pass fails as a whole, with the probability that the mission states. Frames go down in the order in which
+    they came. The instrument's own double buffer holds two frames beside the recorder.
 
     Parameters
     ----------
@@ -94,7 +93,7 @@ def simulate(
     regime = rng.choice(len(names), RUNS, p=weights / weights.sum())
     stretches = math.ceil(days * 24 / PERSISTENCE)
     luck = rng.random((RUNS, stretches))
-    carried = _carried(mission, step, rng)
+    carried = _carried(mission, edges, rng)
     per_frame: Floats = np.empty((len(ways), RUNS, stretches))
     for w, sizes in enumerate(ways.values()):
         for run in range(RUNS):
@@ -134,20 +133,23 @@ def simulate(
 
 
 def step_of(mission: Mission) -> float:
-    """Return the seconds of a step of the simulation, to which latencies are rounded up."""
-    return min(STEP, mission.cadence)
+    """Return the seconds of a step of the simulation, to which latencies are rounded up.
+
+    It is a frame's interval or `STEP`, whichever is shorter, but long enough for `TURNS` of the rarest pass.
+    """
+    turns = TURNS * max(p.every for p in mission.passes)
+    return max(min(STEP, mission.cadence), turns / STEPS)
 
 
-def _carried(mission: Mission, step: float, rng: np.random.Generator) -> Floats:
+def _carried(mission: Mission, edges: Floats, rng: np.random.Generator) -> Floats:
     """Return (STEPS, RUNS) bytes that the downlink can carry in each step."""
     out = np.zeros((STEPS, RUNS))
-    begins = np.arange(STEPS) * step
+    middle, step = (edges[:-1] + edges[1:]) / 2, np.diff(edges)[:, None]
     for one in mission.passes:
-        share = np.array([in_contact([one], begin, begin + step) for begin in begins.tolist()])
-        which = np.floor((begins + step / 2 - one.begins) / one.every).astype(int)
+        which = np.floor((middle - one.begins) / one.every).astype(int)
         which -= which.min()
         happens = rng.random((int(which.max()) + 1, RUNS)) < mission.usable
-        out += share[:, None] * happens[which]
+        out += one.shares(edges)[:, None] * happens[which]
     return np.minimum(out, 1) * step * mission.rate / 8
 
 
