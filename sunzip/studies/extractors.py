@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,7 +139,8 @@ def picture_features(sun: Sun, days: Days, network: ResNet18 | None, counted: Co
     means = np.empty(shape, np.float32)
     fields = np.empty((shape[0], shape[1] * side**2), np.float32)
     deep = None if network is None else np.empty((shape[0], 512), np.float32)
-    for i, images in enumerate(_images(sun, days)):
+    for i, frame in enumerate(decoded(sun, days.frames.tolist(), sun.channels)):
+        images = np.nan_to_num(frame)
         values = np.where(magnetic[:, None, None], np.abs(images), images)
         means[i] = values.mean((1, 2), dtype=np.float64)
         fields[i] = pooled(stabiliser.forward(images)[None], side).ravel()
@@ -149,16 +150,14 @@ def picture_features(sun: Sun, days: Days, network: ResNet18 | None, counted: Co
     return Pictures(means, fields, deep)
 
 
-def _images(sun: Sun, days: Days) -> Iterator[Float]:
-    """Yield the images of each day: (C, Y, X) in DN/s (2×2 means) and G."""
-    step = max(1, _STRETCH // int(np.prod(sun.shape[1:])))
+def decoded(sun: Sun, frames: Sequence[int], channels: Sequence[str]) -> Iterator[Float]:
+    """Yield some frames of an archive, by rising numbers: (C, Y, X) in DN/s (2×2 means) and G."""
+    step = max(1, _STRETCH // int(np.prod((len(channels), *sun.archive.shape))))
     # Sums of 2×2 pixels are four times their means; fields are means.
-    unit = np.array(
-        [4 if channel(n).instrument == "AIA" and sun.scale is Scale.SUM else 1 for n in sun.channels]
-    )
-    for begin in range(0, len(days.frames), step):
-        for frame in sun.take(days.frames[begin : begin + step].tolist()):
-            yield np.nan_to_num(frame / unit[:, None, None].astype(np.float32))
+    unit = np.array([4 if channel(n).instrument == "AIA" and sun.scale is Scale.SUM else 1 for n in channels])
+    for some in sun.stretches(frames, step):
+        for frame in sun.take(some, channels):
+            yield frame / unit[:, None, None].astype(np.float32)
 
 
 def _seen_by(network: ResNet18) -> Callable[[Float], Float]:

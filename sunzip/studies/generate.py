@@ -24,6 +24,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.sinks.base import Target
 from sunzip.sinks.sdoml_v2 import SdomlV2Sink
 from sunzip.studies.density import MIN_FRAMES, Mixture
+from sunzip.studies.extractors import decoded
 from sunzip.studies.realism import Looks, distance, nearest
 from sunzip.sun import Sun
 from sunzip.sun import open as open_sun
@@ -234,7 +235,7 @@ class _Space:
     shape: tuple[int, int]
 
     @property
-    def _of_pictures(self) -> bool:
+    def of_pictures(self) -> bool:
         return self.codec.model.family == "wavelet"
 
     @property
@@ -242,16 +243,17 @@ class _Space:
         return self.codec.family.stabiliser.subset([NAMES.index(n) for n in self.channels])
 
     def frames(self, sun: Sun, numbers: Sequence[int]) -> Float:
-        """Return (N, …) float32 of some frames of an archive with the same channels."""
-        if not self._of_pictures:
+        """Return (N, …) float32 of some frames, by rising numbers, of an archive with the same channels."""
+        if not self.of_pictures:
             return sun.latents.take(numbers)
-        pictures = (sun.cube(i, i + 1, self.channels).to_scale(Scale.MEAN).data for i in numbers)
-        nothing = np.empty((0, len(self.channels), *self.shape), np.float32)
-        return np.concatenate([nothing, *(self._stabiliser.forward(np.nan_to_num(p)) for p in pictures)])
+        out = np.empty((len(numbers), len(self.channels), *self.shape), np.float32)
+        for i, images in enumerate(decoded(sun, numbers, self.channels)):
+            out[i] = self.frame(images)
+        return out
 
     def frame(self, frame: Float) -> Float:
         """Return the same of a (C, Y, X) frame in DN/s (2×2 means) and G."""
-        if self._of_pictures:
+        if self.of_pictures:
             return self._stabiliser.forward(np.nan_to_num(frame))
         found: Float = self.codec.latents(self.codec.encode(frame[None], self.channels), self.shape)[0]
         return found
@@ -259,7 +261,7 @@ class _Space:
     def decode(self, z: Float) -> Float:
         """Turn one point into a frame: (C, Y, X) in DN/s (2×2 means) and G."""
         images = z
-        if not self._of_pictures:
+        if not self.of_pictures:
             indexes = [NAMES.index(n) for n in self.channels]
             present = np.zeros((1, len(NAMES)), np.float32)
             present[:, indexes] = 1
@@ -273,7 +275,7 @@ class _Space:
         Frames that are stored as pixels have no latents and are left out.
         """
         whole = np.flatnonzero(sun.archive.valid.all(1))
-        size = np.prod((len(self.channels), *self.shape) if self._of_pictures else sun.latents.shape[1:])
+        size = np.prod((len(self.channels), *self.shape) if self.of_pictures else sun.latents.shape[1:])
         found = self.frames(sun, _thinned(whole, max(MIN_FRAMES, _MAX_NUMBERS // int(size))).tolist())
         return found[np.isfinite(found).all(axis=tuple(range(1, found.ndim)))]
 
@@ -358,10 +360,17 @@ class _Plan:
                 f"{sun.archive.path}: {times[0]} and {times[1]} are nearest to the same frame, "
                 f"{sun.time[first]}; name two dates of the archive"
             )
+        # A store goes forward in time, whichever way the line does.
+        first, last = sorted((first, last))
+        for i in first, last:
+            absent = [n for n, there in zip(sun.channels, sun.archive.valid[i], strict=True) if not there]
+            if absent:
+                raise InputError(
+                    f"{sun.archive.path}: the frame of {sun.time[i]} has no image of {absent[0]} to "
+                    "interpolate from; name another date"
+                )
         space = _Space(sun.codec, sun.channels, sun.archive.shape)
         ends = space.frames(sun, [first, last])
-        if not sun.archive.valid[[first, last]].any(axis=1).all():
-            raise InputError(f"{sun.archive.path}: a frame to interpolate from is empty; name another date")
         if not np.isfinite(ends).all():
             raise InputError(
                 f"{sun.archive.path}: a frame to interpolate from is stored as pixels and has no latents; "
@@ -372,9 +381,7 @@ class _Plan:
         span = (sun.time[last] - sun.time[first]).astype("m8[ms]").astype(np.int64)
         time = sun.time[first] + np.rint(along * span).astype(np.int64).astype("m8[ms]")
         z = ends[0] * (1 - way) + ends[1] * way
-        # A store goes forward in time, whichever way the line does.
-        order = np.argsort(time, kind="stable")
-        return cls(space, "between", None, None, z[order], time[order], space.known(sun))
+        return cls(space, "between", None, None, z, time, space.known(sun))
 
     def frames(self) -> Iterator[Float]:
         """Yield the frames: (C, Y, X) in DN/s (2×2 means) and G, the same on any number of cores."""
@@ -558,11 +565,15 @@ class Comparison:
                 if lacking:
                     raise InputError(f"{self._path}: has no {lacking[0]}, which is generated")
                 # What was coded by the same model need not be coded again.
-                same = sun.archive.model["sha256"] == space.codec.model.sha256 and sun.channels == names
+                same = (
+                    not space.of_pictures
+                    and sun.archive.model["sha256"] == space.codec.model.sha256
+                    and sun.channels == names
+                )
                 columns = [sun.channels.index(n) for n in names]
                 whole = np.flatnonzero(sun.archive.valid[:, columns].all(1))
-                for i in map(int, _thinned(whole, _MAX_COMPARED)):
-                    frame = sun.cube(i, i + 1, names).to_scale(Scale.MEAN).data[0]
+                numbers = _thinned(whole, _MAX_COMPARED).tolist()
+                for i, frame in zip(numbers, decoded(sun, numbers, names), strict=True):
                     yield frame, space.frames(sun, [i])[0] if same else space.frame(frame)
             return
         size = shape[0] if shape[0] == shape[1] else None

@@ -24,6 +24,7 @@ from sunzip.sources.synthetic import Synthetic
 from sunzip.studies.density import MIN_FRAMES, Mixture
 from sunzip.studies.generate import generate
 from sunzip.studies.realism import Looks, distance
+from sunzip.sun import Sun
 from sunzip.sun import open as open_sun
 from sunzip.weights import Model
 
@@ -203,6 +204,46 @@ class TestBetween:
         with pytest.raises(InputError, match="stored as pixels and has no latents; name another date"):
             generate(tmp_path / "a.zarr", latents=with_pixels, between=dates, count=4)
         assert not os.listdir(tmp_path)
+
+    def test_a_frame_that_lacks_an_image_is_no_end(self, tiny_model: Model, tmp_path: Path) -> None:
+        series = join([Synthetic(frames=3, size=32, start="2012-03-01", cadence="1h")])
+        cube = series.read(0, 3)
+        cube.valid[2, NAMES.index("171A")] = False
+        store = tmp_path / "s.zarr"
+        with open_sink(store, "sdoml-v2", channels=NAMES, shape=(32, 32), scale=series.scale) as sink:
+            sink.write(cube)
+        api.compress(store, tmp_path / "s.lat", align=HOURLY, model=tiny_model)
+        with pytest.raises(InputError, match=r"2012-03-01T02:00:00.000 has no image of 171A to interpolate"):
+            generate(
+                tmp_path / "a.zarr",
+                latents=tmp_path / "s.lat",
+                between=("2012-03-01T02:00", "2012-03-01"),
+                count=3,
+            )
+
+    def test_frames_of_a_block_are_decoded_together(
+        self, wavelet_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = "synthetic:frames=6,size=32,cadence=1h"
+        api.compress(url, tmp_path / "f.lat", align=HOURLY, model=wavelet_model)
+        with open_sun(tmp_path / "f.lat") as sun:
+            assert sun.archive.frames_per_block == 6
+        asked: list[Any] = []
+        take = Sun.take
+
+        def counted(sun: Sun, frames: Any, channels: Any = None) -> Any:
+            asked.append(list(frames))
+            return take(sun, frames, channels)
+
+        monkeypatch.setattr(Sun, "take", counted)
+        generate(
+            tmp_path / "a.zarr",
+            latents=tmp_path / "f.lat",
+            between=("2012-03-01", "2012-03-01T05:00"),
+            count=2,
+            compare=tmp_path / "f.lat",
+        )
+        assert asked == [[0, 5], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
 
     def test_one_frame_is_no_way(self, archive: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="nearest to the same frame"):
