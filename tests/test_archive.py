@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -1116,6 +1117,21 @@ def test_zarr_gets_only_metadata_that_fits(lat: Path) -> None:
         pytest.raises(DamagedError, match=r"cube/zarr\.json is not the metadata"),
     ):
         archive.store()
+
+
+def test_tables_may_be_forgotten_while_they_are_looked_up(lat: Path) -> None:
+    class Forgetful(dict[Any, Any]):
+        """As if another thread made room whenever something was found."""
+
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+    with open_archive(lat) as archive:
+        valid = archive.valid
+        archive._chunks = Forgetful(archive._chunks)
+        np.testing.assert_array_equal(archive.valid, valid)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -535,7 +535,8 @@ class Archive:
     ) -> dict[tuple[str, int], npt.NDArray[Any]]:
         """Return chunks of tables by name and shard; those that are not at hand are read together."""
         wanted = [(name, shard) for name in names for shard in shards]
-        out = {w: self._chunks[w] for w in wanted if w in self._chunks}
+        # Looked up once: another thread may make room meanwhile.
+        out = {w: chunk for w in wanted if (chunk := self._chunks.get(w)) is not None}
         new = [w for w in wanted if w not in out]
         keys = [f"{name}/c/{shard}/0" for name, shard in new]
         shape = (self._grid.frames_per_shard, len(self.channels))
