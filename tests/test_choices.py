@@ -250,6 +250,44 @@ def test_frames_of_other_channels_are_in_the_sample(
     assert estimate.errors[CHANNELS[0]]["rmse"] is not None
 
 
+class Dim(Film):
+    """A film of which some images hold no measurement."""
+
+    dark: tuple[int, ...] = ()
+
+    def read(self, channel: str, row: int) -> np.ndarray:
+        image = super().read(channel, row)
+        return np.full_like(image, np.nan) if row in self.dark else image
+
+
+def dim(frames: int, dark: tuple[int, ...]) -> Series:
+    source = Dim(frames=frames, size=64, start="2012-03-01", channels=CHANNELS)
+    source.dark = dark
+    return join([source])
+
+
+def test_a_ratio_is_to_the_images_that_hold_measurements(tiny_model: Model, tmp_path: Path) -> None:
+    series = dim(12, tuple(range(6, 12)))
+    known = api.compress(series, tmp_path / "a.lat", model=tiny_model, quality=40)
+    ratio = known.raw_bytes / known.archive_bytes
+    report = api.compress(series, tmp_path / "b.lat", model=tiny_model, target_ratio=ratio)
+    assert report.images == 12
+    assert report.target_bytes == pytest.approx(known.archive_bytes, abs=1)
+    assert report.raw_bytes / report.archive_bytes == pytest.approx(ratio, rel=0.1)
+
+
+@pytest.mark.parametrize("wish", [{"target_bytes": 50_000}, {"target_ratio": 5}, {"dry_run": True}])
+def test_nothing_is_foretold_without_a_measurement(
+    tiny_model: Model, tmp_path: Path, wish: dict[str, object]
+) -> None:
+    series = dim(12, (0, 2, 4, 6, 8, 11))
+    with pytest.raises(
+        InputError, match=r"^synthetic:.*: none of the images that were looked at holds a mea"
+    ):
+        api.compress(series, tmp_path / "a.lat", model=tiny_model, **wish)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("block", [1, 6, 24])
 @pytest.mark.parametrize("room", [0, 1, 2, 5, 9, 100])
 def test_a_sample_has_a_bound(block: int, room: int) -> None:

@@ -155,11 +155,13 @@ def compress(
         degradation=degradation,
     )
     if target_ratio is not None:
-        target_bytes = _within(series, target_ratio)
+        target_ratio = positive(target_ratio, "target_ratio (--target-ratio)")
     elif target_bytes is not None:
         target_bytes = whole(target_bytes, "target_bytes (--target-bytes)", 1)
-    if dry_run or target_bytes is not None:
+    if dry_run or target_ratio is not None or target_bytes is not None:
         sample = Sample(series, specified(codec))
+        if target_ratio is not None:
+            target_bytes = _within(sample.raw_bytes, target_ratio)
         embedded = codec.model.nbytes if embed_model else 0
         if target_bytes is not None:
             try:
@@ -212,14 +214,11 @@ def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime
     return whole(wanted, "block (--block), if not 'auto',", 1, FRAMES_PER_SHARD)
 
 
-def _within(series: Series, ratio: float) -> int:
+def _within(raw_bytes: int, ratio: float) -> int:
     """Return the bytes of an archive that is so many times smaller than its images as float32."""
-    name = "target_ratio (--target-ratio)"
-    ratio = positive(ratio, name)
-    images = int(np.count_nonzero(~np.isnat(series.t_obs)))
-    size = 4 * images * series.shape[0] * series.shape[1] / ratio
+    size = raw_bytes / ratio
     if not np.isfinite(size):
-        raise InputError(f"{name} is too small: {ratio}")
+        raise InputError(f"target_ratio (--target-ratio) is too small: {ratio}")
     return int(size)
 
 

@@ -72,6 +72,11 @@ class Sample:
         All frames.
     spec
         The archive that they would make, at any quality.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, or none of their images holds a measurement.
     """
 
     def __init__(self, series: Series, spec: ArchiveSpec) -> None:
@@ -84,6 +89,11 @@ class Sample:
         #: Of each block that is begun, the numbers of frames and what they are.
         self._begun = [(frames, _read(series, frames)) for frames in chosen]
         self._reading = clock.monotonic() - begin
+        if not any(cube.valid.any() for cube in self._cubes):
+            raise InputError(
+                f"{series.urls[0]}: none of the images that were looked at holds a measurement, so that no "
+                "size can be foretold; choose a quality, or other times"
+            )
         self._overhead: int | None = None
 
     @property
