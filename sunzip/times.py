@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Literal
@@ -97,6 +97,20 @@ def parse_t_obs(values: Iterable[object]) -> Times:
     if tai.any():
         times[tai] = tai_to_utc(times[tai])
     return times
+
+
+def time_of(header: Mapping[str, object], *keys: str) -> np.datetime64:
+    """Return the time in a FITS header that the first of some keywords gives, if it is one, UTC; else NaT.
+
+    A text that does not name its scale itself, as SDO's do, has that of TIMESYS: TAI, or else UTC.
+    """
+    tai = str(header.get("TIMESYS", "")).strip().upper() == "TAI"
+    for key in keys:
+        value = header.get(key)
+        times = parse_t_obs([f"{value}_TAI" if tai and isinstance(value, str) else None, value])
+        if len(known := times[~np.isnat(times)]):
+            return known[0]  # type: ignore[no-any-return]
+    return np.datetime64("NaT", "ms")
 
 
 def parse_v1(stamps: Sequence[str]) -> Times:

@@ -29,7 +29,7 @@ from sunzip.channels import Channel, channel
 from sunzip.cube import Cube, Header, Scale, disk_radius
 from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
-from sunzip.times import parse_t_obs
+from sunzip.times import parse_t_obs, time_of
 
 #: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
 RSUN_M = 696_000_000.0
@@ -167,11 +167,12 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
 def _begun(original: Header) -> str | None:
     """Return the original's DATE-OBS, half an exposure before T_OBS, as FITS writes UTC; None without one."""
     for key in ("DATE-OBS", "DATE_OBS"):
-        text = original.get(key)
-        if isinstance(text, str) and not np.isnat(time := parse_t_obs([text])[0]):
+        if not np.isnat(time := time_of(original, key)):
+            text = str(original[key])
             # What says its zone, or has a second 60, is for others to read once it is written anew.
             plain = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,9})?", text, re.ASCII)
-            return text if plain else str(np.datetime_as_string(time, unit="ms"))
+            utc = time == parse_t_obs([text])[0]
+            return text if plain and utc else str(np.datetime_as_string(time, unit="ms"))
     return None
 
 

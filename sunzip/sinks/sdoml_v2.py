@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sunzip.channels import channel
 from sunzip.cube import Cube, Header, Scale
 from sunzip.sinks.base import MARK, Sink, taken_at
-from sunzip.times import parse_t_obs, t_obs_keyword
+from sunzip.times import parse_t_obs, t_obs_keyword, time_of
 
 #: Images per chunk, as in the public store.
 _CHUNK = 15
@@ -67,8 +67,10 @@ class SdomlV2Sink(Sink):
                 if not cube.valid[t, c]:
                     continue
                 header = dict(cube.headers[t][c])
-                # Rows are found by T_OBS, so one that is no time would lose the image.
-                if np.isnat(parse_t_obs([header.get("T_OBS")])[0]):
+                # Rows are found by T_OBS, so one that is no time would lose the image; and one in the scale
+                # of a FITS header's TIMESYS would be read as UTC.
+                told = parse_t_obs([header.get("T_OBS")])[0]
+                if np.isnat(told) or told != time_of(header, "T_OBS"):
                     header["T_OBS"] = t_obs_keyword(taken_at(cube, t, c), channel(name).instrument)
                 if name not in self._arrays:
                     self._arrays[name] = _Rows(self._group, name, self.shape)

@@ -37,7 +37,7 @@ from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.layouts import Layouts, layout_of
 from sunzip.sources.storage import Storage
-from sunzip.times import parse_t_obs
+from sunzip.times import time_of
 
 #: SDOML guards its division by the interpolated mask so; kept, as it reproduces its pixels.
 _EPSILON = 1e-8
@@ -120,7 +120,7 @@ class Fits(Source):
         self.channels = canonical(self._images)
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
-        """(N,) datetime64[ms], UTC, from T_OBS, else DATE-OBS; NaT where neither is a time."""
+        """(N,) datetime64[ms], UTC, from T_OBS, else DATE-OBS, by TIMESYS; NaT where neither is a time."""
         return np.array([i.time for i in self._images[channel]], "datetime64[ms]")
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
@@ -332,11 +332,7 @@ def _number(header: Any, key: str) -> float:
 
 
 def _time(header: Any) -> np.datetime64:
-    for key in ("T_OBS", "DATE-OBS", "DATE_OBS"):
-        time: np.datetime64 = parse_t_obs([header.get(key)])[0]
-        if not np.isnat(time):
-            return time
-    return np.datetime64("NaT", "ms")
+    return time_of(header, "T_OBS", "DATE-OBS", "DATE_OBS")
 
 
 def _channel(header: Any) -> Channel:

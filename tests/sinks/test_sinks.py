@@ -224,11 +224,21 @@ def test_t_obs_in_the_convention_of_the_instrument(utc, instrument, text):
 
 
 @pytest.mark.parametrize(
-    "t_obs", [None, "", "nan", "not a time", "2011-12-31T23:36:00+00:00", "2011-12-31T23:36:99"]
+    "header",
+    [
+        {},
+        {"T_OBS": None},
+        {"T_OBS": ""},
+        {"T_OBS": "nan"},
+        {"T_OBS": "not a time"},
+        {"T_OBS": "2011-12-31T23:36:00+00:00"},
+        {"T_OBS": "2011-12-31T23:36:99"},
+        {"T_OBS": "2011-12-31T23:36:00", "TIMESYS": "TAI"},
+    ],
 )
-def test_v2_writes_a_time_where_the_header_has_none(tmp_path, t_obs):
+def test_v2_writes_a_time_in_utc_where_the_header_has_none(tmp_path, header):
     cube = make_cube()
-    cube.headers[1][2] = {"T_OBS": t_obs}
+    cube.headers[1][2] = header
     write(tmp_path / "out", "sdoml-v2", cube)
     assert cube.t_obs[1, 2] in read(tmp_path / "out", "sdoml-v2").times("Bz")
 
@@ -441,6 +451,8 @@ def test_fits_opens_as_a_sunpy_map(tmp_path):
         ({"DATE-OBS": "2011-12-31T23:35:59.5Z"}, "2011-12-31T23:35:59.500"),
         ({"DATE_OBS": "2011.12.31_23:36:33_TAI"}, "2011-12-31T23:35:59.000"),
         ({"DATE-OBS": "2011-12-31T23:35:60"}, "2011-12-31T23:36:00.000"),
+        ({"DATE-OBS": "2011-12-31T23:36:33", "TIMESYS": "TAI"}, "2011-12-31T23:35:59.000"),
+        ({"DATE-OBS": "2011-12-31T23:35:59.500", "TIMESYS": "UTC"}, "2011-12-31T23:35:59.500"),
         ({"DATE-OBS": "yesterday"}, None),
         ({"DATE-OBS": 10**400}, None),
         ({}, None),

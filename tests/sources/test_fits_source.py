@@ -257,6 +257,22 @@ def test_a_folder_is_one_of_fits_whatever_its_files_are_called(tmp_path, name):
     assert open_source(str(folder)).channels == ("171A",)
 
 
+@pytest.mark.parametrize(
+    ("cards", "time"),
+    [
+        ({"T_OBS": "2014-01-01T00:00:35.500"}, "2014-01-01T00:00:00.500"),
+        ({"T_OBS": "2014-01-01T00:00:35.500", "TIMESYS": "UTC"}, "2014-01-01T00:00:35.500"),
+        # What names its scale is in that one.
+        ({"T_OBS": "2014-01-01T00:00:35.500Z"}, "2014-01-01T00:00:35.500"),
+        ({"T_OBS": "2014.01.01_00:00:35_TAI"}, "2014-01-01T00:00:00.000"),
+        ({"T_OBS": "never", "DATE-OBS": "2014-01-01T00:00:35"}, "2014-01-01T00:00:00.000"),
+    ],
+)
+def test_a_time_is_in_the_scale_that_the_header_names(tmp_path, cards, time):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"TIMESYS": "TAI"} | cards)
+    assert str(Fits(file).times("171A")[0]) == time
+
+
 def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
     image = disk(1024, 400).astype(np.float32)
     save(tmp_path / "a.fits", image, AIA)
