@@ -124,7 +124,7 @@ class Series:
         shape: tuple[int, int],
         time: npt.NDArray[np.datetime64],
         t_obs: npt.NDArray[np.datetime64],
-        source: npt.NDArray[np.int16],
+        source: npt.NDArray[np.int32],
         row: npt.NDArray[np.int32],
         report: AlignmentReport,
         missing: Literal["mask", "drop"],
@@ -479,7 +479,7 @@ def join(
     if cells[0] == 0:
         raise InputError(_why_empty(sources, wanted, timed.time, missing if len(time) else None))
     row = np.full(cells, -1, np.int32)
-    source = np.full(cells, -1, np.int16)
+    source = np.full(cells, -1, np.int32)
     t_obs = np.full(cells, np.datetime64("NaT", "ms"), "datetime64[ms]")
     row[place], source[place] = used.row, used.source
     t_obs[place] = used.time.astype("datetime64[ms]")
@@ -578,7 +578,7 @@ class _Images:
 
     time: npt.NDArray[np.int64]
     channel: npt.NDArray[np.int8]
-    source: npt.NDArray[np.int16]
+    source: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -595,7 +595,7 @@ class _Images:
         return cls(
             np.concatenate([t for _, _, t in parts]),
             np.concatenate([np.full(len(t), j, np.int8) for _, j, t in parts]),
-            np.concatenate([np.full(len(t), i, np.int16) for i, _, t in parts]),
+            np.concatenate([np.full(len(t), i, np.int32) for i, _, t in parts]),
             np.concatenate([np.arange(len(t), dtype=np.int32) for _, _, t in parts]),
         )
 

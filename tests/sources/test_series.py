@@ -96,6 +96,17 @@ def test_nearest_in_each_slot_and_every_image_accounted_for():
     json.dumps(report.as_dict())
 
 
+def test_more_sources_than_an_int16_counts():
+    sources = [
+        *[Memory({"171A": [0]})] * 40_000,
+        Memory({"193A": [0]}, images={("193A", 0): np.full((4, 4), 7)}),
+    ]
+    series = join(sources)
+    assert (len(series), series.channels) == (1, ("171A", "193A"))
+    assert series.report.duplicates == 39_999
+    assert series.read(0, 1).data[0, 1].tolist() == np.full((4, 4), 7).tolist()
+
+
 def test_tolerance():
     source = Memory({"171A": minutes(1, 13.001, 24)})
     series = join([source], tolerance="1min")
