@@ -6,6 +6,7 @@ Run as ``python scripts/cli_reference.py``; a test holds the page against what t
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,12 +72,18 @@ def row(option: click.Option) -> str:
         value = "|".join(option.type.choices)
     elif isinstance(option.type, click.types.IntParamType):
         value = value or "N"
-    if isinstance(option.type, click.IntRange) and str(option.type.min) not in parts[0]:
+    elif not option.is_flag:
+        # Without one it would look like a switch.
+        value = value or ("X" if isinstance(option.type, click.types.FloatParamType) else "NAME")
+    if isinstance(option.type, click.IntRange) and not re.search(rf"\b{option.type.min}\b", parts[0]):
         low, high = option.type.min, option.type.max
         parts.append(f"at least {low}" if high is None else f"{low} to {high}")
     # A bare | would end the table's cell.
-    name = " ".join(filter(None, [", ".join(option.opts), value])).replace("|", "\\|")
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    name = " ".join(filter(None, [names, value])).replace("|", "\\|")
     default = option.default if option.show_default else ""
+    if option.secondary_opts:
+        default = f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
     return f"| `{name}` | {default} | {'; '.join(filter(None, parts))} |"
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import click
 import pytest
 
 import sunzip
@@ -186,6 +187,24 @@ def test_cli_reference_is_current() -> None:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python scripts/cli_reference.py"
+
+
+def test_cli_reference_has_every_option_and_tells_switches_from_those_with_a_value() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    waiting: list[tuple[str, click.Command]] = [("sunzip", program)]
+    while waiting:
+        path, command = waiting.pop()
+        text = page.split(f"\n## {path}\n")[1].split("\n## ")[0]
+        for option in (p for p in command.params if isinstance(p, click.Option)):
+            names = ", ".join([*option.opts, *option.secondary_opts])
+            found = re.search(rf"^\| `{re.escape(names)}( [^`]+)?` \|", text, re.MULTILINE)
+            assert found, f"{path} {names}"
+            assert bool(found[1]) is not option.is_flag, f"{path} {names}"
+            if isinstance(option.type, click.IntRange):
+                row = text[found.start() :].partition("\n")[0]
+                assert re.search(rf"\b{option.type.min}\b", row), f"{path} {names}"
+        if isinstance(command, click.Group):
+            waiting += [(f"{path} {name}", below) for name, below in command.commands.items()]
 
 
 def test_python_reference_has_every_name_and_parameter() -> None:
