@@ -36,13 +36,13 @@ class UnsupportedError(SunzipError):
 
 
 class ModelNotFoundError(SunzipError):
-    """The model that an archive or a caller names is not on this machine. Add it with `sunzip models add`."""
+    """The model that an archive or a caller names is not on this machine. Name a folder that holds it."""
 
     exit_code = 4
 
 
 class BoundNotMetError(SunzipError):
-    """A promised error bound does not hold. This is a defect of sunzip and must be reported."""
+    """Something was decoded as what it is not: a defect of sunzip, which must be reported."""
 
     exit_code = 5
 

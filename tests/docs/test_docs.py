@@ -207,6 +207,19 @@ def test_cli_reference_has_every_option_and_tells_switches_from_those_with_a_val
             waiting += [(f"{path} {name}", below) for name, below in command.commands.items()]
 
 
+def test_every_command_that_is_named_exists() -> None:
+    wrong = []
+    for path in [*PAGES, *ROOT.glob("sunzip/**/*.py")]:
+        for words in re.findall(r"`sunzip ([a-z]+(?: [a-z]+)?)\b", path.read_text(encoding="utf-8")):
+            command: click.Command | None = program
+            for word in words.split():
+                if isinstance(command, click.Group):
+                    command = command.commands.get(word)
+            if command is None:
+                wrong.append(f"{name_of(path)}: sunzip {words}")
+    assert not wrong
+
+
 def test_python_reference_has_every_name_and_parameter() -> None:
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     stated = dict(re.findall(r"^    sunzip\.(\w+)\((.*?)\)(?: -> [^\n]*)?$", page, re.MULTILINE | re.DOTALL))
