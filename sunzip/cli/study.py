@@ -72,7 +72,7 @@ def onboard(
     The report is one HTML file that fetches nothing, and lists every assumption.
     """
     if (mission is None) == (preset is None):
-        raise click.UsageError("name a mission file or a --preset")
+        raise click.UsageError("name either a mission file or a --preset")
     if not sources:
         refuse_idle("without --source", "--hmi", "--anon")
     target.check_report(out, [p for p in (mission, *sources, hmi) if p], force)

@@ -107,7 +107,8 @@ class Months:
         months = [*self.test, *self.validation]
         if not self.test or not set(months) <= set(range(1, 13)) or len(set(months)) < len(months):
             raise InputError(
-                f"months {self.test} to test and {self.validation} to choose by: name some, each once"
+                f"months {self.test} to test and {self.validation} to choose by: "
+                "name some from 1 to 12, each once"
             )
 
     def parts(self, rows: Rows) -> Parts:

@@ -458,7 +458,8 @@ class TestCommand:
         ("more", "what"),
         [
             (["--column", "f107"], "has no column 'f107'; it has adjusted_f30"),
-            (["--test", "1,3"], "name some, each once"),
+            (["--test", "1,3"], "name some from 1 to 12, each once"),
+            (["--test", "13"], "name some from 1 to 12, each once"),
             (["--test", "6"], None),
             (["--pca", 500], "there can be no more than of either"),
             (["--pool", 3], "cannot be pooled to 3×3 fields"),

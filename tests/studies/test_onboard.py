@@ -434,7 +434,8 @@ class TestCommand:
         (tmp_path / "m.yaml").write_text(GOOD.replace("1min", "often"))
         assert "cadence" in run("onboard", tmp_path / "m.yaml", "--out", tmp_path / "a.html", code=1).stderr
         run("onboard", "--out", tmp_path / "a.html", code=2)
-        run("onboard", tmp_path / "m.yaml", "--preset", "sdo", "--out", tmp_path / "a.html", code=2)
+        both = run("onboard", tmp_path / "m.yaml", "--preset", "sdo", "--out", tmp_path / "a.html", code=2)
+        assert "either a mission file or a --preset" in both.stderr
         assert "*.html" in run("onboard", "--preset", "sdo", "--out", tmp_path / "a.pdf", code=1).stderr
         for name, text, says in (
             ("a.html", "mine", "a.html: is no report"),

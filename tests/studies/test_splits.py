@@ -102,7 +102,7 @@ def test_inputs_of_the_future_are_refused() -> None:
     ("test", "validation"), [((), (3,)), ((1, 1), ()), ((1,), (1,)), ((0,), (3,)), ((13,), ())]
 )
 def test_months_are_months(test: tuple[int, ...], validation: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="name some, each once"):
+    with pytest.raises(InputError, match="name some from 1 to 12, each once"):
         Months(test, validation)
 
 
