@@ -38,8 +38,9 @@ class LatDataset(Dataset[torch.Tensor]):
         Give the dequantised latents instead of pixels: no images are made, and they are the same numbers on
         every machine.
     normalised
-        Give pixels as networks like them, about 1 in size: stabilised (`sunzip.normalize`) and divided by the
-        model's spread of each channel, instead of in DN/s and G. `stabiliser` leads back.
+        Give pixels as the model has them, instead of in DN/s and G: stabilised (`sunzip.normalize`) and
+        divided by the model's spread of each channel. That is 1 in wavelet models, and pixels are in units of
+        noise, up to hundreds; in others they are about 1 in size. `stabiliser` leads back.
     fill
         What stands where there is no measurement.
     transform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, StackDataset, Subset
 
 import sunzip
-from sunzip import api
+from sunzip import api, weights
 from sunzip.codec import Codec
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError
@@ -172,6 +173,16 @@ def test_normalised_items_lead_back_to_units(lat: Path, pixels: np.ndarray) -> N
     np.testing.assert_allclose(frames.stabiliser.inverse(item), pixels[1, [1, 0]], rtol=1e-4, atol=1e-3)
     assert not np.allclose(item, pixels[1, [1, 0]], rtol=0.1)
     assert isinstance(frames.stabiliser, Stabiliser)
+
+
+def test_only_families_that_divide_by_a_spread_give_items_of_about_unit_size() -> None:
+    # docs/how-to/torch.md says so of the models that are shipped.
+    spread = {
+        name: np.array(json.loads(weights.load(name).files["config.json"])["stabiliser"]["spread"])
+        for name in ("wavelet-12", "hyperprior-12")
+    }
+    assert (spread["wavelet-12"] == 1).all()
+    assert spread["hyperprior-12"].max() > 100
 
 
 def test_normalised_items_do_not_depend_on_the_scale(tiny_model: Model, frames_of) -> None:

@@ -557,8 +557,8 @@ class Codec:
         device
             Where the network runs and the tensor will be.
         normalised
-            Leave the pixels as the network gives them: stabilised (`sunzip.normalize`) and divided by the
-            model's spread of each channel, about 1 in size; `scale` does not matter then.
+            Leave the pixels as the model has them: stabilised (`sunzip.normalize`) and divided by its spread
+            of each channel, which is 1 in wavelet models; `scale` does not matter then.
 
         Returns
         -------
