@@ -318,7 +318,7 @@ def test_resuming_with_other_settings_is_refused(
     with pytest.raises(InputError):
         api.compress(series_of(source), tmp_path / "a.lat", model=tiny_model)
     for other in ({"quality": 3}, {"block": 2}):
-        with pytest.raises(OutputError, match="begin again with --force"):
+        with pytest.raises(OutputError, match="begin again with --force in place of --resume"):
             api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, resume=True, **other)
     # Nor is a source that looks alike continued with, of other times of the Sun or calibrated anew.
     alike = patchy()

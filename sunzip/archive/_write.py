@@ -265,7 +265,8 @@ class ArchiveWriter:
         same = ("fingerprint", "codec", "model", "scale")
         if grid != self._grid or any(attributes[k] != mine[k] for k in same) or not self._same_time():
             raise OutputError(
-                f"{where}: was begun from other input or with other settings; begin again with --force"
+                f"{where}: was begun from other input or with other settings; begin again with --force in "
+                "place of --resume"
             )
         self.spec = replace(self.spec, source=attributes["source"], coding=attributes["coding"])
         return True
