@@ -90,7 +90,7 @@ class Storage:
         found = {
             e["name"].rstrip("/").rsplit("/", 1)[-1]: (self._is_folder(e), e.get("size"))
             for e in entries
-            if e["name"].rstrip("/") != own and not self._is_special(e["name"])
+            if e["name"].rstrip("/") != own and not (e["type"] == "other" and self._is_special(e["name"]))
         }
         return dict(sorted(found.items()))
 
