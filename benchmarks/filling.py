@@ -15,7 +15,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import keep
+from benchmarks.common import command, keep
 from sunzip import api, weights
 from sunzip.channels import NAMES
 from sunzip.cube import Cube
@@ -103,7 +103,7 @@ def main(frames: int) -> None:
         click.echo(f"{row['cadence']}: {row['filled']} of {row['images']} images")
     model = weights.load()
     content = {
-        "command": f"python -m benchmarks.filling --frames {frames}",
+        "command": command("filling"),
         "model": {"name": model.name, "sha256": model.sha256},
         "frames": frames,
         "side": SIDE,

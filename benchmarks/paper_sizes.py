@@ -15,7 +15,7 @@ import click
 import torch
 
 import sunzip
-from benchmarks.common import PAPER, keep
+from benchmarks.common import PAPER, command, keep
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -106,8 +106,8 @@ def main(models: tuple[str, ...]) -> None:
             click.echo(json.dumps(rows[-1]))
         default = measured(weights.load(), frames, Path(folder))
         click.echo(json.dumps(default))
-    command = " ".join(["python -m benchmarks.paper_sizes", *(f"--models {m}" for m in models)])
-    click.echo(keep("paper_sizes", {"command": command, "frames": frames, "rows": rows, "default": default}))
+    content = {"command": command("paper_sizes"), "frames": frames, "rows": rows, "default": default}
+    click.echo(keep("paper_sizes", content))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.sources.storage import Connection, reason
+from sunzip.sources.storage import SPECIAL, Connection, reason
 
 Range = tuple[int, int]  # offset and size
 
@@ -94,9 +94,7 @@ class _LocalFile:
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError(
-                    f"{path}: is a pipe or a device, which cannot be read at random; save it first"
-                )
+                raise InputError(f"{path}: {SPECIAL}")
             self.size = status.st_size
         except BaseException:
             self.close()

@@ -193,7 +193,6 @@ class Fits(Source):
                 continue
             if not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown:
                 self.counts["no degradation correction"] += 1
-        self.counts += Counter()  # drops the zeros
         if not images:
             reasons = ", ".join(f"{n} {kind}" for kind, n in self.counts.most_common(3))
             raise InputError(
@@ -272,8 +271,8 @@ class Fits(Source):
                             raise _Unusable("truncated", "is truncated; fetch it again")
                         if indexing and end < size:
                             with suppress(Exception):  # what is behind the image may be damaged
-                                more = sum(map(_is_image, hdus)) - 1
-                                self.counts["further image of a FITS file"] += more
+                                if more := sum(map(_is_image, hdus)) - 1:
+                                    self.counts["further image of a FITS file"] += more
                         yield hdu
             except (_Unusable, InputError):
                 raise

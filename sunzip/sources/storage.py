@@ -43,7 +43,7 @@ class Storage:
                 raise InputError(f"{url}: {reason(error)}") from error
             raise InputError(f"{url}: {_ABSENT}")
         if self._is_special(self.root):
-            raise InputError(f"{url}: is a pipe or a device, which cannot be read at random; save it first")
+            raise InputError(f"{url}: {SPECIAL}")
 
     @property
     def fs(self) -> Any:
@@ -231,6 +231,8 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
 
 #: Said of what a store does not have.
 _ABSENT = "nothing is there; check the path"
+#: Said of what is neither a file nor a folder.
+SPECIAL = "is a pipe or a device, which cannot be read at random; save it first"
 
 #: Errors of aiohttp, fsspec's client for HTTP. All clients' errors are known by name: none need be installed.
 _HTTP = {"ClientConnectionError", "ClientPayloadError", "ClientResponseError", "InvalidURL"}

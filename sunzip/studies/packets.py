@@ -221,9 +221,12 @@ def collect(
     known: dict[int, bytes] = {}
     parities: list[bytes] = []
     reached = 0
-    parsed = parsed or {}
+
+    def read(packet: bytes) -> Packet | None:
+        return (parsed and parsed.get(packet)) or parse(packet)
+
     for packet in received:
-        found = parsed.get(packet) or parse(packet)
+        found = read(packet)
         if found is None:
             continue
         if found.apid == _APID_PARITY:
@@ -239,7 +242,7 @@ def collect(
     pieces: list[bytes] = []
     after = -1
     for number in sorted(known):
-        found = parsed.get(known[number]) or parse(known[number])
+        found = read(known[number])
         assert found is not None
         if found.first:
             pieces = [found.data]

@@ -20,11 +20,10 @@ from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sources.synthetic import render
 from sunzip.studies.onboard.camera import Camera, Raw
-from sunzip.studies.onboard.mission import Mission
+from sunzip.studies.onboard.mission import Floats, Mission
 from sunzip.studies.onboard.ways import lossy_jpeg2000, peers
 
 Float = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
 
 #: The synthetic Sun's quiet and active periods: the minimum before cycle 24 and the maximum of cycle 23, each
 #: a year, so that frames see every phase of its rotation; the instrument is as it was at launch.
