@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,7 +124,7 @@ def export_features(
     *,
     pool: int | None = None,
     pca: int | None = None,
-    fit_until: str | datetime | np.datetime64 | None = None,
+    fit_until: str | date | np.datetime64 | None = None,
     start: str | None = None,
     stop: str | None = None,
     model: str | Path | Model | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -294,7 +294,7 @@ class Sun:
             self.scale,
         )
 
-    def map(self, when: int | str | np.datetime64 | datetime | slice, which: str) -> GenericMap | MapSequence:
+    def map(self, when: int | str | np.datetime64 | date | slice, which: str) -> GenericMap | MapSequence:
         """Decode an image as a sunpy Map, or a slice of frames as a MapSequence of the images there are.
 
         The header is that of ``sunzip decompress --layout fits``: pixels are 2×2 means per second or in
@@ -400,7 +400,7 @@ class Sun:
             data = data[..., order, :, :]
         return data
 
-    def frames(self, when: int | str | np.datetime64 | datetime | slice) -> int | slice:
+    def frames(self, when: int | str | np.datetime64 | date | slice) -> int | slice:
         """Translate a frame number, a time, or a slice of either into frame numbers.
 
         Raises
@@ -421,16 +421,16 @@ class Sun:
                 elif isinstance(value, int | np.integer):
                     ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
                 else:
-                    ends.append(int(np.searchsorted(self.time, _moment(value), side="left")))
+                    ends.append(int(np.searchsorted(self.time, parse_date(value), side="left")))
             return slice(ends[0], ends[1], int(step))
         if isinstance(when, int | np.integer):
             number = int(when) + (len(self) if when < 0 else 0)
             if not 0 <= number < len(self):
                 raise IndexError(f"frame {when} of {len(self)}")
             return number
-        if not isinstance(when, str | np.datetime64 | datetime):
+        if not isinstance(when, str | np.datetime64 | date):
             raise IndexError(f"{type(when).__name__} is neither a frame number, a time nor a slice of them")
-        return int(np.argmin(np.abs(self.time - _moment(when))))
+        return int(np.argmin(np.abs(self.time - parse_date(when))))
 
 
 class _Latents:
@@ -464,10 +464,6 @@ def _numbers(frames: Sequence[int]) -> list[int]:
             f"{found.dtype} of shape {found.shape} are no frame numbers; np.flatnonzero gives those of a mask"
         )
     return found.tolist()  # type: ignore[no-any-return]
-
-
-def _moment(value: str | np.datetime64 | datetime) -> np.datetime64:
-    return parse_date(value)
 
 
 def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = None, anon: bool = False) -> Sun:

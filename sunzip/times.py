@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Literal
 
@@ -218,7 +218,7 @@ def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "dura
     return np.timedelta64(ms, "ms")
 
 
-def parse_date(value: str | datetime | np.datetime64, *, name: str = "date") -> np.datetime64:
+def parse_date(value: str | date | np.datetime64, *, name: str = "date") -> np.datetime64:
     """Turn a user's ``2014-01-01``, ``2014-01``, ``2014-01-01T06:00`` … into a UTC time.
 
     Parameters
@@ -247,6 +247,8 @@ def parse_date(value: str | datetime | np.datetime64, *, name: str = "date") -> 
         time: np.datetime64 = parse_t_obs([text])[0]
     elif isinstance(value, datetime):
         time = parse_t_obs([value])[0]
+    elif isinstance(value, date):
+        time = np.datetime64(value, "ms")
     else:
         time = value.astype("datetime64[ms]") if isinstance(value, np.datetime64) else np.datetime64("NaT")
     if np.isnat(time):

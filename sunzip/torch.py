@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,8 @@ class LatDataset(Dataset[torch.Tensor]):
         normalised: bool = False,
         fill: float = math.nan,
         transform: Callable[[torch.Tensor], Any] | None = None,
-        start: int | str | np.datetime64 | datetime | None = None,
-        stop: int | str | np.datetime64 | datetime | None = None,
+        start: int | str | np.datetime64 | date | None = None,
+        stop: int | str | np.datetime64 | date | None = None,
         device: str | torch.device = "cpu",
         model: str | Path | Model | None = None,
         anon: bool = False,

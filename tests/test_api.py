@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -423,6 +423,7 @@ INDEXES = [
     (-1, 9),
     (np.int64(4), 4),
     (slice(2, 5), slice(2, 5)),
+    (date(2014, 1, 1), 0),
     (slice(None, None, 3), slice(None, None, 3)),
     (slice(-3, None), slice(-3, None)),
     (slice(1, -1, 4), slice(1, -1, 4)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from typing import Literal
 
 import numpy as np
@@ -35,8 +35,8 @@ class Alignment:
 
     cadence: str | timedelta | np.timedelta64 | None = "12min"
     tolerance: str | timedelta | np.timedelta64 | None = None
-    start: str | datetime | np.datetime64 | None = None
-    stop: str | datetime | np.datetime64 | None = None
+    start: str | date | np.datetime64 | None = None
+    stop: str | date | np.datetime64 | None = None
     every: str | timedelta | np.timedelta64 | None = None
     channels: str | Iterable[str] | None = None
     missing: Literal["mask", "drop"] = "mask"

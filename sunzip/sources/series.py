@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -365,8 +365,8 @@ def join(
     *,
     cadence: str | timedelta | np.timedelta64 | None = "12min",
     tolerance: str | timedelta | np.timedelta64 | None = None,
-    start: str | datetime | np.datetime64 | None = None,
-    stop: str | datetime | np.datetime64 | None = None,
+    start: str | date | np.datetime64 | None = None,
+    stop: str | date | np.datetime64 | None = None,
     every: str | timedelta | np.timedelta64 | None = None,
     channels: Iterable[str] | None = None,
     missing: Literal["mask", "drop"] = "mask",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ Doubles = npt.NDArray[np.float64]
 
 #: Larger files are no daily series: a century of days is 2 MB.
 MAX_BYTES = 1 << 26
+
+#: No day had so much at any of these wavelengths: the highest of a cycle are some hundreds of units.
+NO_FLUX = 9_999
 
 #: The name of a column that says that nothing in the file was observed; it holds the seed.
 SYNTHETIC = "synthetic"
@@ -75,7 +77,7 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
     Returns
     -------
     Flux
-        Values that are missing, or not above 0, are NaN.
+        Values that are missing, not above 0, or above what the Sun ever gave in a day are NaN.
 
     Raises
     ------
@@ -120,8 +122,8 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
                 value = float(cell)
             except ValueError:
                 raise InputError(f"{where}: {shown(cell)} in column {bare} is no number") from None
-            # LISIRD marks gaps by NaN or by numbers that no flux has.
-            values[i] = value if 0 < value < math.inf else np.nan
+            # LISIRD marks gaps by NaN, others by numbers that no flux has: -1, 0, 99999.
+            values[i] = value if 0 < value < NO_FLUX else np.nan
     if not np.isfinite(values).any():
         raise InputError(f"{name}: column {bare} holds no flux")
     return Flux(name, bare, dates, values, SYNTHETIC in head)

@@ -291,7 +291,9 @@ def train(
             bottleneck = int(model.rpartition("-")[2])
             family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca")
         per_epoch = len(learned) / (size * place.world)
-        ends = [n for n in (steps, max(1, round(epochs * per_epoch)) if epochs else None) if n is not None]
+        # More passes than anybody waits for may be more steps than a float tells.
+        passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None
+        ends = [n for n in (steps, passes) if n is not None]
         recipe = Recipe(
             steps=min(ends) if ends else None,
             minutes=minutes,

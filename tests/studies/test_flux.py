@@ -51,6 +51,7 @@ def test_a_column_is_found_by_its_bare_name(column: str, found: list[float], tmp
 
 def test_days_that_are_missing_have_no_flux(tmp_path: Path) -> None:
     rows = ROWS + "2013 10 4,,,,\n2013 10 5,NaN,1,0,nan\n2013 10 6,-99,1,0,-99.9\n2013 10 7,inf,1,0,inf\n"
+    rows += "2013 10 8,99999,1,0,99999.0\n"
     flux = read_flux(written(tmp_path, HEAD + rows), "f30")
     asked = days(
         "2013-10-03",
@@ -58,9 +59,9 @@ def test_days_that_are_missing_have_no_flux(tmp_path: Path) -> None:
         "1950-01-01",
         "2050-01-01",
         "2013-09-30",
-        *(f"2013-10-0{d}" for d in "4567"),
+        *(f"2013-10-0{d}" for d in "45678"),
     )
-    np.testing.assert_array_equal(flux.at(asked), [72.0, np.nan, np.nan, np.nan, 91.0, *[np.nan] * 4])
+    np.testing.assert_array_equal(flux.at(asked), [72.0, np.nan, np.nan, np.nan, 91.0, *[np.nan] * 5])
 
 
 @pytest.mark.parametrize(
