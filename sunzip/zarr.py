@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Self
 
-import numpy as np
 from zarr.abc.codec import (
     ArrayBytesCodec,
     ArrayBytesCodecPartialDecodeMixin,
@@ -150,7 +149,7 @@ class SunzipCodec(
     # ... and writing.
 
     def _plan(self, value: NDBuffer, selection: SelectorTuple, spec: ArraySpec) -> Write:
-        return self.plan(selection, np.asarray(value.as_numpy_array()), spec.shape, spec.fill_value)
+        return self.plan(selection, value.as_numpy_array(), spec.shape, spec.fill_value)
 
     def _merge(self, write: Write, stored: Buffer | None, spec: ArraySpec) -> Buffer | None:
         block = None if stored is None else stored.to_bytes()

@@ -144,6 +144,7 @@ def test_an_out_that_does_not_fit_is_refused(codec: Sunzip, frames_of: Frames, o
         (np.zeros((4097, 3, 1, 1), np.float32), "1 to 4096 frames, not 4097"),
         (np.zeros((1, 3, 1, 16385), np.float32), "16384"),
         (np.full((1, 3, 32, 32), np.inf, np.float32), "infinite"),
+        (np.ma.masked_less(np.zeros((1, 3, 32, 32), np.float32), 1), "masks of arrays are not coded"),
         (np.zeros((1, 3, 8, 8), np.float32), "smaller"),
         (b"pixels", "codes float32"),
     ],

@@ -201,6 +201,18 @@ def test_infinite_pixels_are_refused(codec: SunzipCodec) -> None:
         create(codec, (1, 3, 32, 32), chunks=(1, 3, 32, 32))[:] = np.inf
 
 
+@pytest.mark.parametrize("shards", [None, (4, 3, 32, 32)])
+@pytest.mark.parametrize("frames", [slice(0, 4), slice(1, 2)], ids=["all", "one"])
+def test_masked_arrays_are_refused(
+    codec: SunzipCodec, frames_of: Frames, frames: slice, shards: tuple[int, ...] | None, pipeline: str
+) -> None:
+    """What lies beneath a mask would come back as if it had been measured."""
+    x = np.ma.masked_less(frames_of(4, 3, 32, 32), 100)
+    array = create(codec, x.shape, chunks=(2, 3, 32, 32), shards=shards)
+    with pytest.raises(InputError, match="masks of arrays are not coded"):
+        array[frames] = x[frames]
+
+
 def test_an_absent_model_is_said_to_be_absent(frames_of: Frames) -> None:
     store = MemoryStore()
     array = create(SunzipCodec("0" * 64, THREE), (1, 3, 32, 32), store, chunks=(1, 3, 32, 32))

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -444,8 +444,7 @@ class Codec:
         return found
 
     def _check(self, data: Float, indexes: Sequence[int]) -> None:
-        if isinstance(data, np.ma.MaskedArray):
-            raise InputError("masks of arrays are not coded; give data.filled(nan) to keep them as missing")
+        check_unmasked(data)
         if data.ndim != 4 or data.shape[1] != len(indexes) or data.dtype != np.float32:
             raise InputError(
                 f"frames must be float32 of shape (time, {len(indexes)}, y, x), not {data.dtype} {data.shape}"
@@ -820,6 +819,18 @@ class Codec:
             if is_raw(entry.payload):  # what claims to be pixels must be some
                 unpack_raw(entry.payload, entry.mask.bit_count(), *shape)
         return out
+
+
+def check_unmasked(data: npt.NDArray[Any]) -> None:
+    """Refuse an array with a mask, beneath which numbers lie that nobody measured.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    if isinstance(data, np.ma.MaskedArray):
+        raise InputError("masks of arrays are not coded; give data.filled(nan) to keep them as missing")
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sunzip import weights
 from sunzip.arguments import whole
 from sunzip.channels import NAMES, canonical, listed
-from sunzip.codec import Codec, codec_for
+from sunzip.codec import Codec, check_unmasked, codec_for
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
 from sunzip.errors import InputError, UnsupportedError
@@ -197,6 +197,7 @@ class ChunkCodec:
                 "coded again they would lose a second time: write whole chunks, or use Zarr format 3 without "
                 "other filters and compressors"
             )
+        check_unmasked(pixels)
         self.check("chunk", pixels.dtype, pixels.shape)
         self.check_chunk(pixels.shape)
         return self._encode(np.ascontiguousarray(pixels).reshape(self._shape(pixels.shape)))
@@ -257,7 +258,13 @@ class ChunkCodec:
             Of the whole chunk.
         fill_value
             Of the array.
+
+        Raises
+        ------
+        InputError
+            If the value has a mask.
         """
+        check_unmasked(value)
         frames, channels, height, width = self._shape(shape)
         kept, local = _narrow(selection, shape, min(len(shape) - 2, 1))
         times = kept[0] if len(shape) > 2 else [0]
