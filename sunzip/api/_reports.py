@@ -30,8 +30,9 @@ class CompressReport:
         The archive.
     dry_run
         Whether sizes and times are estimates from a sample and nothing was written.
-    frames, images, channels, shape, first, last
-        What it holds: nominal times of the first and last frame, images summed over channels.
+    frames, images, channels, shape, scale, first, last
+        What it holds: nominal times of the first and last frame, images summed over channels; whether AIA
+        pixels, and with them errors, are 2×2 means or sums.
     model, model_sha256, quality
         What coded it.
     block
@@ -64,6 +65,7 @@ class CompressReport:
     images: int
     channels: tuple[str, ...]
     shape: tuple[int, int]
+    scale: str
     first: str
     last: str
     model: str

@@ -267,7 +267,9 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     yield ""
     yield from costs.lines()
     yield ""
-    yield "  errors to expect, mean over sampled images" if r.dry_run else "  errors, mean over images"
+    about = "  errors to expect, mean over sampled images" if r.dry_run else "  errors, mean over images"
+    # Four times those of the same images as means, which is what `evaluate` tells.
+    yield about + ("; AIA pixels are 2×2 sums" if r.scale == "sum" else "")
     yield from table(
         ["channel", "RMSE", "unit", "max", "r", "within 10 %"],
         [
