@@ -417,6 +417,43 @@ def test_what_a_killed_run_was_writing_is_swept_away(tmp_path: Path) -> None:
         assert writer.left() == [1]
 
 
+@pytest.mark.parametrize("by", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_who_cannot_remove_the_folder_says_that_the_archive_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: BaseException
+) -> None:
+    def fail(_: object) -> None:
+        raise by
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with pytest.raises((OutputError, KeyboardInterrupt)) as told:
+        write(tmp_path / "a.lat")
+    said = " ".join([str(told.value), *getattr(told.value, "__notes__", [])])
+    assert "is complete" in said
+    assert f"{tmp_path / 'a.lat'}.partial" in said
+    assert verify(tmp_path / "a.lat").ok
+
+
+@pytest.mark.parametrize("refused", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_holds_archives_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    real_open, real_fsync = os.open, os.fsync
+
+    def open_(path: str, *args: int, **more: int) -> int:
+        if os.fspath(path) == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, *args, **more)
+
+    def fsync(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), os.stat(tmp_path)):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, refused, {"open": open_, "fsync": fsync}[refused])
+    write(tmp_path / "a.lat")
+    assert os.listdir(tmp_path) == ["a.lat"]
+
+
 def test_unwritable_targets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match=r"the folder .*nowhere does not exist"):
         write(tmp_path / "nowhere" / "a.lat")

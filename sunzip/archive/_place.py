@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -589,8 +590,14 @@ def _removed_on_error(file: str) -> Iterator[None]:
 
 def _sync_folder(folder: str) -> None:
     # A rename survives losing power only once the folder itself is on the disk.
-    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # who may write there need not be allowed to list it
+        return
     try:
         os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # file systems without that for folders
+            raise
     finally:
         os.close(fd)

@@ -184,7 +184,8 @@ class ArchiveWriter:
         Raises
         ------
         OutputError
-            If shards are missing, the target has come to exist meanwhile, or it cannot be written.
+            If shards are missing, the target has come to exist meanwhile, or it cannot be written; also if
+            the folder cannot be removed, and then the message says that the archive is complete.
         """
         left = self.left()
         if left:
@@ -207,7 +208,17 @@ class ArchiveWriter:
                 )
             with self._place.packing(sum(sizes.values()) + sum(map(len, model.values()))) as file:
                 size = self._pack(file, sizes, model)
+        partial = f"{self.path}.partial"
+        try:
             self._place.clear()
+        except KeyboardInterrupt as error:
+            error.add_note(f"{self.path} is complete; remove {partial}")
+            raise
+        except (OSError, OutputError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise OutputError(
+                f"{self.path}: is complete, but {partial} cannot be removed ({why}); remove it"
+            ) from error
         return size
 
     def abort(self) -> None:

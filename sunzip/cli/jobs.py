@@ -231,7 +231,8 @@ def compress(
             )
     except (KeyboardInterrupt, InputError, OutputError) as error:
         # Errors that speak of the unfinished archive say already what to do with it.
-        if dry_run or left in str(error) or not unfinished(out):
+        told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        if dry_run or left in told or not unfinished(out):
             raise
         hint = f"what is done is in {left}, and the same command with --resume continues it"
         if isinstance(error, KeyboardInterrupt):
