@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ _MARK = "user.sunzip.aside"
 
 #: So many names are looked at for what killed runs have left.
 _LOOKED_AT = 10
+
+#: Seconds before each try to remove what is aside: zarr's threads may still be putting something there.
+_PAUSES = (0.0, 0.1, 0.5)
 
 
 def printable(text: str) -> str:
@@ -89,6 +93,20 @@ class Aside:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.setxattr(self._fd, _MARK, mark)
 
+    def remove(self) -> None:
+        """Remove it and let go of it. What cannot be removed keeps its mark, by which the next run does."""
+        for pause in _PAUSES:
+            time.sleep(pause)
+            if self.path.is_dir():
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
+            if not os.path.lexists(self.path):
+                break
+        if self._held is not None:
+            self._held()
+
     def release(self) -> None:
         """Let go of it before it is renamed: what it is now nobody takes for something left."""
         if self._held is not None and self._held.alive:
@@ -160,9 +178,7 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
             os.replace(aside.path, path)
     except BaseException as error:
         for aside in asides.values():
-            with contextlib.suppress(OSError):
-                aside.path.unlink()
-            aside.release()
+            aside.remove()
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         raise

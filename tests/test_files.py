@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,36 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, kind: str
 
 
 @pytest.mark.usefixtures("marks")
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_could_not_be_removed_is_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks: None, folder: bool
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        if not folder:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    left = Aside(tmp_path / "a", folder=folder)
+    left.remove()
+    monkeypatch.undo()
+    assert left.path.exists()
+    again = Aside(tmp_path / "a", folder=folder)
+    assert again.path == left.path
+    again.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_put_there_while_it_is_removed_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = Aside(tmp_path / "a", folder=True)
+    removes = [lambda *_, **__: None, shutil.rmtree]
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **more: removes.pop(0)(*args, **more))
+    aside.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_others_hold_or_made_stays(tmp_path: Path) -> None:
     path = tmp_path / "a"
     held = Aside(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 
 from sunzip.channels import canonical
 from sunzip.cube import Cube, Scale
-from sunzip.errors import OutputError
+from sunzip.errors import OutputError, SunzipError
 from sunzip.files import Aside
 
 #: The attribute of HDF5 files and Zarr groups that says that sunzip wrote them, and how they are laid out.
@@ -54,8 +53,8 @@ class Target(ABC):
         try:
             with self._one_line():
                 self._begin()
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            self._give_up(error)
             raise
 
     def close(self) -> None:
@@ -75,8 +74,8 @@ class Target(ABC):
                 _refuse_existing(self.path)
                 self._aside.release()
                 os.rename(self._partial, self.path)
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            self._give_up(error)
             raise
         self._open = False
 
@@ -86,11 +85,7 @@ class Target(ABC):
             return
         self._open = False
         self._discard()
-        if self._is_file:
-            self._partial.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(self._partial, ignore_errors=True)
-        self._aside.release()
+        self._aside.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +93,21 @@ class Target(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if error is None:
             self.close()
         else:
-            self.abort()
-            if error and os.path.lexists(self._partial):
-                error.add_note(f"{self._partial} could not be removed")
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Drop all that was written, and have the error tell what is left nevertheless."""
+        if not self._open:
+            return
+        self.abort()
+        if os.path.lexists(self._partial):
+            left = f"{self._partial} could not be removed"
+            if isinstance(error, SunzipError):
+                raise type(error)(f"{error}; {left}") from error
+            error.add_note(left)
 
     @abstractmethod
     def _begin(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,6 +351,20 @@ def test_a_missing_permission_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(OutputError, match=f"^{tmp_path / 'out'}: cannot be written: Permission denied$"):
         open_sink(tmp_path / "out", "hdf5", channels=CHANNELS, shape=(N, N))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_cannot_be_removed_is_named(tmp_path, monkeypatch, layout):
+    def keep(*_args, **_kwargs):
+        pass
+
+    sink = open_sink(tmp_path / "out", layout, channels=CHANNELS, shape=(N, N))
+    monkeypatch.setattr(shutil, "rmtree", keep)
+    monkeypatch.setattr(Path, "unlink", keep)
+    (tmp_path / "out").touch()
+    sink.write(make_cube())
+    with pytest.raises(OutputError, match=r"exists already.*out\.partial could not be removed"):
+        sink.close()
 
 
 def test_an_unknown_layout_names_the_known_ones(tmp_path):
