@@ -175,6 +175,8 @@ def cached(
                     f"{folder}: {count} frames take {size / 1e9:.1f} GB as float16, {free / 1e9:.1f} GB are "
                     "free; use --every, or name a folder with room by --cache"
                 )
+            # Marks without their pixels, which somebody removed, would tell of new ones that they are read.
+            present_path.unlink(missing_ok=True)
             with pixels_path.open("wb") as file:
                 file.truncate(size)
             about = {

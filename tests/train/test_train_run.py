@@ -143,6 +143,25 @@ def test_frames_are_read_once_over_all_channels(tmp_path: Path, monkeypatch: pyt
     assert rows == [0, 3]
 
 
+def test_marks_without_their_pixels_do_not_pass_for_frames_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = small(tmp_path)
+    first = cached(series, tmp_path)
+    kept = np.array(first[3].pixels)
+    del first
+    next(tmp_path.glob("*.f16")).unlink()
+
+    def full(_: object) -> None:
+        raise OutputError("no space left")
+
+    with monkeypatch.context() as m:
+        m.setattr("sunzip.train.frames.put", full)
+        with pytest.raises(OutputError):
+            cached(series, tmp_path)
+    np.testing.assert_array_equal(cached(series, tmp_path)[3].pixels, kept)
+
+
 def test_other_pixels_are_other_files(tmp_path: Path) -> None:
     for seed in (0, 1):
         cached(small(tmp_path, seed), tmp_path / "kept")
