@@ -487,10 +487,11 @@ def test_what_does_not_fit_the_specification_is_refused(tmp_path: Path) -> None:
         {"scale": "median"},
         {"model": {"name": "fake"}},
         {"codec": CODEC | {"scale": "sum"}},
-        {"source": {"urls": ["x" * (9 << 20)]}},
     ):
         with pytest.raises(ValueError, match=r"time|archive"):
             spec_of(**wrong)
+    with pytest.raises(InputError, match="names of sources, are too many; name folders"):
+        spec_of(source={"urls": ["x" * (9 << 20)]})
     writer = ArchiveWriter.create(tmp_path / "a.lat", spec)
     blocks, table = shard_of(spec, slice(0, 4))
     for bad_blocks in (blocks[:1], [*blocks, b"x"], [blocks[0], b""]):

@@ -16,7 +16,7 @@ from sunzip.archive._json import MAX_BYTES, MAX_VALUES, count_values, dump
 from sunzip.archive._zip import MANIFEST
 from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import PIXEL_OF_512, Header
-from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.frame import MAX_FRAMES, MAX_SIDE
 from sunzip.packed import pack, unpack
 
@@ -99,6 +99,11 @@ class ArchiveSpec:
         JSON: where the frames came from, and how they were coded.
     fingerprint
         Text that differs wherever the archive's content would: only a run with the same one may resume.
+
+    Raises
+    ------
+    InputError
+        If sources are so many that no reader would take their names.
     """
 
     channels: tuple[str, ...]
@@ -127,7 +132,10 @@ class ArchiveSpec:
         Grid.read(attributes, where, ValueError)
         # Half of what a reader takes, as the summary comes to it.
         if len(data := dump(attributes)) > MAX_BYTES // 2 or count_values(data) > MAX_VALUES // 2:
-            raise ValueError(f"{where}: {len(data)} bytes are too many")
+            raise InputError(
+                f"{where}: its {len(data)} bytes, mostly names of sources, are too many; name folders in "
+                "place of their files"
+            )
 
     def attributes(self) -> dict[str, Any]:
         """Return the attribute ``sunzip`` of the root group, as far as it is known before coding."""
