@@ -191,7 +191,8 @@ def test_workers_that_look_at_another_disk_are_found_out(
     client: distributed.Client, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.lat"
-    monkeypatch.setattr(ArchiveWriter, "begun", lambda _: b"what this machine sees")
+    sees = {"_root": b"what this machine sees"}
+    monkeypatch.setattr(ArchiveWriter, "__getstate__", lambda writer: writer.__dict__ | sees)
     with pytest.raises(
         OutputError, match=r"a\.lat\.partial: a Dask worker on .* does not see it; name an absolute"
     ):

@@ -415,6 +415,24 @@ def test_nothing_is_overwritten_unasked(s3: Any) -> None:
     assert verify(URL).ok
 
 
+def test_two_runs_do_not_mix_their_shards(s3: Any) -> None:
+    specs = spec_of(), spec_of(fingerprint="other")
+    first = ArchiveWriter.create(URL, specs[0])
+    first.write_shard(0, *shard_of(specs[0], first.frames_of(0)))
+    second = ArchiveWriter.create(URL, specs[1], force=True)
+    for late in (first, pickle.loads(pickle.dumps(first))):
+        with pytest.raises(OutputError, match=r"sun\.lat\.partial: another run has begun it anew"):
+            late.write_shard(1, *shard_of(specs[0], first.frames_of(1)))
+    assert second.left() == [0, 1]
+    for number in second.left():
+        second.write_shard(number, *shard_of(specs[1], second.frames_of(number)))
+    with pytest.raises(OutputError, match="another run has begun it anew"):
+        first.finish()
+    second.finish()
+    with open_archive(URL) as archive:
+        assert archive.fingerprint == "other"
+
+
 def test_an_upload_that_fails_leaves_neither_file_nor_parts(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of()
     writer = ArchiveWriter.create(URL, spec)

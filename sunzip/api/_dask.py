@@ -31,7 +31,7 @@ _MOST_TOLD = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What workers are sent once: the plan, the model and what the archive in the making looks like.
+    """What workers are sent once: the plan and the model.
 
     Attributes
     ----------
@@ -41,9 +41,6 @@ class Errand:
         Complete, as the worker's machine need not have it.
     quality
         The codec's.
-    begun
-        `ArchiveWriter.begun` where the archive was begun: a worker that finds something else there looks at
-        another disk.
     version
         Of sunzip: another one may give other bytes.
     """
@@ -51,7 +48,6 @@ class Errand:
     plan: Plan
     model: Model
     quality: int
-    begun: bytes | None
     version: str
 
 
@@ -147,7 +143,7 @@ def code_shards_on(
     """
     import dask
 
-    errand = Errand(plan, model, quality, plan.writer.begun(), __version__)
+    errand = Errand(plan, model, quality, __version__)
     job = f"sunzip-{uuid.uuid4().hex}"
     # Pickled here and unpickled by a task: where a worker dies with the only copy, the scheduler makes a new
     # one, which it cannot do for scattered data. It is large on purpose.
@@ -175,7 +171,7 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
             raise InputError(
                 f"a Dask worker has sunzip {__version__}, not {errand.version}; install the same everywhere"
             )
-        if writer.begun() != errand.begun:
+        if not writer.sees_its_own():
             import socket
 
             raise OutputError(

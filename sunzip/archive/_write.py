@@ -45,6 +45,7 @@ class ArchiveWriter:
         self._grid = Grid.read(spec.attributes(), path)
         self._place = place_of(path)
         self._force = False
+        self._root = b""
 
     @classmethod
     def create(
@@ -116,10 +117,10 @@ class ArchiveWriter:
         """Return the shards that are not written completely, in order."""
         return self._left(range(self.shards))
 
-    def begun(self) -> bytes | None:
-        """Return the root's metadata in the folder, None if it is not there: two processes can compare it."""
+    def sees_its_own(self) -> bool:
+        """Whether the folder is as this writer began it: another process may look at another disk."""
         with _os_errors(self.path):
-            return self._place.get("zarr.json")
+            return self._place.get("zarr.json") == self._root
 
     def write_shard(self, shard: int, blocks: Sequence[bytes], table: ShardTable) -> None:
         """Store the blocks of one shard and what is known of their images.
@@ -137,7 +138,7 @@ class ArchiveWriter:
         Raises
         ------
         OutputError
-            If the target cannot be written.
+            If the target cannot be written, or another run has begun another archive there.
         InputError
             If a keyword cannot be stored.
         """
@@ -163,6 +164,7 @@ class ArchiveWriter:
         chunks["keywords"] = layout.zstd(layout.texts([text.decode()]))
         chunks["cube"] = b"".join(blocks) + layout.shard_index(sizes, grid.blocks_per_shard)
         *others, last = grid.shard_objects(shard)
+        self._refuse_other()
         with _os_errors(self.path):
             self._place.put({key: chunks[key.partition("/")[0]] for key in others})
             self._place.put({last: chunks["cube"]})
@@ -184,9 +186,11 @@ class ArchiveWriter:
         Raises
         ------
         OutputError
-            If shards are missing, the target has come to exist meanwhile, or it cannot be written; also if
-            the folder cannot be removed, and then the message says that the archive is complete.
+            If shards are missing, the target has come to exist meanwhile, another run has begun another
+            archive there, or it cannot be written; also if the folder cannot be removed, and then the
+            message says that the archive is complete.
         """
+        self._refuse_other()
         left = self.left()
         if left:
             raise OutputError(
@@ -230,6 +234,14 @@ class ArchiveWriter:
         if not self._force and self._place.exists():
             raise OutputError(f"{self.path}: exists; remove it or use --force")
 
+    def _refuse_other(self) -> None:
+        """Keep out of a folder that another run has made its own, which only a lock could prevent."""
+        if not self.sees_its_own():
+            raise OutputError(
+                f"{self.path}.partial: another run has begun it anew or removed it; wait for that run, or "
+                "name another target"
+            )
+
     def _begin(self) -> None:
         """Write all that the specification determines."""
         attributes = self.spec.attributes()
@@ -238,7 +250,8 @@ class ArchiveWriter:
         self._place.put({f"{name}/zarr.json": layout.to_bytes(tree) for name, tree in metadata})
         self._place.put({f"{name}/c/0": layout.zstd(chunk) for name, chunk in chunks})
         # Last: its presence says that the folder can be continued.
-        self._place.put({"zarr.json": layout.to_bytes(layout.root_metadata(attributes))})
+        self._root = layout.to_bytes(layout.root_metadata(attributes))
+        self._place.put({"zarr.json": self._root})
 
     def _discard_damaged(self) -> None:
         """Look at every shard that seems to be written: a disk that lost its power may hold anything."""
