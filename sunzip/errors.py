@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,10 +10,33 @@ from contextlib import contextmanager
 _CALLED = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
 
 
+#: What in URLs lets others in: a user's password, and values of a query that sign it or are keys.
+_SECRET = re.compile(
+    r"(?<=://)[^\s/@:]*:[^\s/@]*@"
+    r"|(?<=http://)[^\s/@]+@|(?<=https://)[^\s/@]+@"
+    r"|(?P<name>[?&][^\s=&]*(?:sig|token|key|credential|secret|passw)[^\s=&]*=)[^\s&]*?(?=[:;,)]*(?:[\s&]|$))",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return text without the passwords and signatures in its URLs: messages and archives go to others.
+
+    Examples
+    --------
+    >>> without_secrets("https://me:word@host/sun.lat?X-Amz-Signature=1f&part=2: cannot be read")
+    'https://host/sun.lat?X-Amz-Signature=…&part=2: cannot be read'
+    """
+    return _SECRET.sub(lambda found: f"{found['name']}…" if found["name"] else "", text)
+
+
 class SunzipError(Exception):
     """Base of every error that sunzip raises on purpose; its text is one line that a user can act on."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(SunzipError):

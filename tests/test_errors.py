@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sunzip.errors import InputError, needing
+from sunzip.errors import InputError, needing, without_secrets
 
 _ROOT = Path(__file__).parents[1]
 
@@ -23,6 +23,25 @@ def test_a_missing_package_is_named_with_who_needs_it_and_its_extra(
     assert str(caught.value) == (
         f"a test needs {package}, which is not installed; in a checkout of sunzip: pip install '.[plot]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:word@host:80/a.lat: is", "https://host:80/a.lat: is"),
+        ("https://token@host/a.lat", "https://host/a.lat"),
+        ("zip://a.lat::sftp://me:w%40rd@host/a@b.zip", "zip://a.lat::sftp://host/a@b.zip"),
+        (
+            "a https://h/a?X-Amz-Signature=0f%2F&v=2 + https://h/b",
+            "a https://h/a?X-Amz-Signature=…&v=2 + https://h/b",
+        ),
+        ("https://h/a.lat?sv=1&sig=a%3D: is", "https://h/a.lat?sv=1&sig=…: is"),
+        ("abfs://container@account/a.lat", "abfs://container@account/a.lat"),
+        ("https://h:8080/a@b?versionId=3", "https://h:8080/a@b?versionId=3"),
+    ],
+)
+def test_what_lets_others_in_is_not_shown(text: str, shown: str) -> None:
+    assert without_secrets(text) == str(InputError(text)) == shown
 
 
 def test_other_errors_pass_through() -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
-from sunzip.errors import InputError
+from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Source
 from sunzip.times import parse_date, parse_duration
 
@@ -135,7 +135,8 @@ class Series:
         self.time = time
         self.t_obs = t_obs
         self.missing = missing
-        self.urls = tuple(s.url for s in sources)
+        # They go into archives, reports and cards of models.
+        self.urls = tuple(without_secrets(s.url) for s in sources)
         self.layouts = tuple(s.layout for s in sources)
         self._sources = tuple(sources)
         self._source = source

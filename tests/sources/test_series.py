@@ -67,6 +67,12 @@ def offsets(times):
     return ((times - ORIGIN) / np.timedelta64(1, "m")).tolist()
 
 
+def test_what_is_kept_of_a_source_lets_nobody_in():
+    assert join([Memory({"171A": minutes(0)}, url="https://me:word@host/a.zarr")]).urls == (
+        "https://host/a.zarr",
+    )
+
+
 # --- the grid -------------------------------------------------------------------------------------------
 
 
