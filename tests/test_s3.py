@@ -321,6 +321,33 @@ def test_what_is_out_of_reach_is_called_so(s3: Any) -> None:
             write(URL)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        ("301 Moved", "PermanentRedirect", "the bucket is in another region (Moved"),
+        (
+            "400 Bad Request",
+            "ExpiredToken",
+            "the store refuses (Bad Request); check that the credentials have",
+        ),
+        ("501 Not Implemented", "NotImplemented", "the server cannot do it now (Not Implemented); try again"),
+    ],
+)
+def test_what_a_store_answers_is_told(
+    server: Server, s3: Any, monkeypatch: pytest.MonkeyPatch, status: str, code: str, words: str
+) -> None:
+    def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(status, [("Content-Type", "application/xml"), ("x-amz-bucket-region", "eu-west-1")])
+        body = f"<Error><Code>{code}</Code></Error>".encode()
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    with monkeypatch.context() as m:
+        m.setattr(server, "_app", refuse)
+        with pytest.raises(InputError) as e:
+            open_archive(URL)
+    assert str(e.value).startswith(f"{URL}: cannot be read: {words}")
+
+
 def test_without_credentials_public_data_are_read(s3: Any, uploaded: list[bytes]) -> None:
     with elsewhere(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, AWS_SESSION_TOKEN=None):
         with pytest.raises(InputError, match=r"Unable to locate credentials; .*--anon"):

@@ -269,6 +269,8 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
                 "and change them (chmod) or ask the owner"
             )
         return f"access is denied ({line}); check the credentials{anonymous.format('them')}"
+    if "ClientError" in _kinds(cause) and (told := _answer(getattr(cause, "response", {}), line)):
+        return told
     if kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         return f"{line}; set AWS_ACCESS_KEY_ID and the like{anonymous.format('credentials')}"
     if kinds & {"EndpointConnectionError", "ConnectTimeoutError"}:
@@ -284,7 +286,8 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
 
 def _status(error: Any) -> str:
     """Say what an answer of HTTP means that is none."""
-    told = f"HTTP {error.status} {error.message}".strip()
+    # Of an answer that is no HTTP the client says several lines.
+    told = " ".join([f"HTTP {error.status}", *error.message.splitlines()[:1]]).rstrip(" :")
     if error.status in (404, 410):
         return _ABSENT
     if error.status in (401, 403):
@@ -292,6 +295,24 @@ def _status(error: Any) -> str:
     if error.status == 429 or error.status >= 500:
         return f"the server cannot give it now ({told}); try again later"
     return f"the server refuses ({told}); check the URL"
+
+
+def _answer(answer: dict[str, Any], line: str) -> str | None:
+    """Say what an answer of S3 means whose text alone does not tell; None of others."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    told = line.partition("] ")[2] or line  # without the number of the system's error that s3fs likens it to
+    code = answer.get("Error", {}).get("Code")
+    if status in (301, 307) or code == "AuthorizationHeaderMalformed":
+        return f"the bucket is in another region ({told}); set AWS_DEFAULT_REGION to that"
+    if status == 400 and code == "400":
+        # Asked for a size, a store has no place to say why.
+        return (
+            f"the store refuses ({told}); check that the credentials have not expired, and that "
+            "AWS_DEFAULT_REGION is the bucket's region"
+        )
+    if status == 429 or status >= 500:
+        return f"the server cannot do it now ({told}); try again later"
+    return None
 
 
 def _kinds(error: BaseException | None) -> set[str]:

@@ -28,12 +28,15 @@ JOBS: dict[str, Callable[[str, Path], object]] = {
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Answers with the status that its path begins with; with 0 after the test is over."""
+    """Answers with the status that its path begins with; with 1 none, with 0 after the test is over."""
 
     over: threading.Event
 
     def do_GET(self) -> None:
         status = int(self.path.split("/")[1])
+        if status == 1:
+            self.wfile.write(b"PK\n" * 100)
+            return
         if not status:
             self.over.wait(60)
             return
@@ -80,6 +83,7 @@ def told(job: str, url: str, folder: Path) -> str:
         (418, "the server refuses (HTTP 418 I'm a Teapot); check the URL"),
         (429, "the server cannot give it now (HTTP 429 Too Many Requests); try again later"),
         (500, "the server cannot give it now (HTTP 500 Internal Server Error); try again later"),
+        (1, "the server refuses (HTTP 400 Bad status line); check the URL"),
     ],
 )
 def test_what_a_server_refuses_is_told_with_its_answer(
