@@ -531,6 +531,16 @@ def test_sources_are_read_from_s3(s3: Any, stores: Path, name: str) -> None:
     assert there.headers == here.headers
 
 
+@pytest.mark.parametrize("name", ["v2.zarr", "v1", "fits", "cube.h5", "fits/aia_0171_20140101T000000.fits"])
+def test_sources_are_read_from_a_zip_in_s3(s3: Any, stores: Path, tmp_path: Path, name: str) -> None:
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", stores)
+    s3.upload_file(packed, "bucket", "packed.zip")
+    roots = f"zip://{name}::s3://bucket/packed.zip", f"{stores}/{name}"
+    there, here = (join([open_source(root)]).read(0, 1) for root in roots)
+    np.testing.assert_array_equal(there.data, here.data)
+    assert there.headers == here.headers
+
+
 def test_an_open_source_may_be_forked(s3: Any, stores: Path) -> None:
     upload(s3, stores / "v2.zarr")
     source = open_source("s3://bucket/v2.zarr")

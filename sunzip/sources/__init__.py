@@ -79,7 +79,8 @@ def _detect(url: str, anon: bool) -> str:
         raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
     storage = Storage(url, anon)
     if not storage.isdir():
-        layout = layout_of(url.rstrip("/").rsplit("/", 1)[-1])
+        # The root: of a chain of URLs the last one only says where the file's archive is.
+        layout = layout_of(storage.root.rsplit("/", 1)[-1])
         if layout is None:
             raise InputError(f"{url}: is no kind of file that is known here; looked for {_LOOKED_FOR}")
         return layout
