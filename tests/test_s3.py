@@ -531,6 +531,14 @@ def test_sources_are_read_from_s3(s3: Any, stores: Path, name: str) -> None:
     assert there.headers == here.headers
 
 
+def test_an_empty_object_is_called_so(s3: Any, stores: Path) -> None:
+    upload(s3, stores / "v2.zarr")
+    source = open_source("s3://bucket/v2.zarr")
+    s3.put_object(Bucket="bucket", Key="v2.zarr/2014/171A/0.0.0", Body=b"")
+    with pytest.raises(InputError, match=r"171A/0\.0\.0: chunk cannot be decoded \(it is empty\)"):
+        source.read("171A", 0)
+
+
 @pytest.mark.parametrize("name", ["v2.zarr", "v1", "fits", "cube.h5", "fits/aia_0171_20140101T000000.fits"])
 def test_sources_are_read_from_a_zip_in_s3(s3: Any, stores: Path, tmp_path: Path, name: str) -> None:
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", stores)

@@ -153,7 +153,10 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError, KeyError):
             return None
         except Exception as error:
-            raise InputError(f"{self.name(path)}: cannot be read: {reason(error)}") from error
+            # The range begins with the first byte, so that only an empty file has none of it.
+            if _http_status(error) != 416:
+                raise InputError(f"{self.name(path)}: cannot be read: {reason(error)}") from error
+            data = b""
         if len(data) > limit:
             raise InputError(f"{self.name(path)}: is longer than the {limit} bytes that such a file may have")
         return data
@@ -295,6 +298,13 @@ def _status(error: Any) -> str:
     if error.status == 429 or error.status >= 500:
         return f"the server cannot give it now ({told}); try again later"
     return f"the server refuses ({told}); check the URL"
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of the answer that a client of HTTP or S3 made an error of."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or getattr(error, "status", None)
+    return found if isinstance(found, int) else None
 
 
 def _answer(answer: dict[str, Any], line: str) -> str | None:
