@@ -539,6 +539,24 @@ def test_an_empty_object_is_called_so(s3: Any, stores: Path) -> None:
         source.read("171A", 0)
 
 
+def test_a_file_that_the_store_does_not_give_is_not_passed_over(
+    server: Server, s3: Any, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(s3, stores / "fits")
+    app = server._app
+
+    def refuse(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "HEAD" or "T001200" not in environ["PATH_INFO"]:
+            return app(environ, start_response)
+        start_response("501 Not Implemented", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>NotImplemented</Code></Error>"]
+
+    with monkeypatch.context() as m:
+        m.setattr(server, "_app", refuse)
+        with pytest.raises(InputError, match=r"T001200\.fits: cannot be read: the server cannot do it now"):
+            open_source("s3://bucket/fits")
+
+
 @pytest.mark.parametrize("name", ["v2.zarr", "v1", "fits", "cube.h5", "fits/aia_0171_20140101T000000.fits"])
 def test_sources_are_read_from_a_zip_in_s3(s3: Any, stores: Path, tmp_path: Path, name: str) -> None:
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", stores)

@@ -36,7 +36,7 @@ from sunzip.cube import DISK_RADIUS_512, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.layouts import Layouts, layout_of
-from sunzip.sources.storage import Storage
+from sunzip.sources.storage import Storage, reason
 from sunzip.times import time_of
 
 #: SDOML guards its division by the interpolated mask so; kept, as it reproduces its pixels.
@@ -96,8 +96,9 @@ class Fits(Source):
     Raises
     ------
     InputError
-        If nothing there is a usable image, or files of another layout lie there, too. In a folder, FITS files
-        that are no image are skipped and counted, as are the images behind the first one of a file.
+        If nothing there is a usable image, files of another layout lie there, too, or a store does not give
+        one of them. In a folder, FITS files that are no image are skipped and counted, as are the images
+        behind the first one of a file.
     """
 
     layout = "fits"
@@ -249,10 +250,12 @@ class Fits(Source):
 
         with _ASTROPY, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            reached = self._storage.local
             try:
                 with self._storage.fs.open(path, "rb", **_AHEAD) as raw:
                     file, size = raw, int(self._storage.fs.size(path) or 0)
-                    if raw.read(2) == b"\x1f\x8b":
+                    start, reached = raw.read(2), True
+                    if start == b"\x1f\x8b":
                         raw.seek(0)
                         unpacked = _unpack(io.BytesIO(raw.read(min(size, _MAX_UNPACKED))))
                         file, size = io.BytesIO(unpacked), len(unpacked)
@@ -277,6 +280,9 @@ class Fits(Source):
             except (_Unusable, InputError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
+                if not reached:
+                    # What a store does not give now is no damaged file, to be passed over.
+                    raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise _Unusable("cannot be read", f"cannot be read, truncated or damaged: {text}") from error
 
