@@ -567,6 +567,17 @@ def test_sources_are_read_from_a_zip_in_s3(s3: Any, stores: Path, tmp_path: Path
     assert there.headers == here.headers
 
 
+def test_a_source_is_read_by_a_signed_url(s3: Any, stores: Path) -> None:
+    s3.upload_file(str(stores / "cube.h5"), "bucket", "cube.h5")
+    url = s3.generate_presigned_url("get_object", {"Bucket": "bucket", "Key": "cube.h5"})
+    assert "cube.h5?" in url
+    series = join([open_source(url)])
+    np.testing.assert_array_equal(
+        series.read(0, 1).data, join([open_source(str(stores / "cube.h5"))]).read(0, 1).data
+    )
+    assert "…" in series.urls[0], "a signature opens the file to whoever reads the archive made from it"
+
+
 def test_an_open_source_may_be_forked(s3: Any, stores: Path) -> None:
     upload(s3, stores / "v2.zarr")
     source = open_source("s3://bucket/v2.zarr")

@@ -179,7 +179,7 @@ class _RemoteFile:
         fs, path = self._at.open()
         starts, ends = [a for a, _ in ranges], [a + n for a, n in ranges]
         try:
-            found: list[bytes] = fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
+            found = _cat_ranges(fs, [path] * len(ranges), starts, ends)
         except Exception as e:
             self._check_size()
             raise InputError(f"{self._url}: cannot be read: {reason(e)}") from e
@@ -548,8 +548,7 @@ class _RemotePlace:
         with self._errors() as (fs, path):
             paths = [f"{path}.partial/{key}" for key in ranges]
             starts, ends = [a for a, _ in ranges.values()], [a + n for a, n in ranges.values()]
-            data: list[bytes] = fs.cat_ranges(paths, starts, ends, on_error="raise")
-            return data
+            return _cat_ranges(fs, paths, starts, ends)
 
     def _found(self) -> dict[str, int]:
         """Return all objects in the folder and their sizes."""
@@ -586,6 +585,15 @@ def _removed_on_error(file: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(file)
         raise
+
+
+def _cat_ranges(fs: Any, paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    """Read ranges at the same time; older releases of fsspec return errors whatever they are asked for."""
+    found: list[bytes] = fs.cat_ranges(paths, starts, ends, on_error="raise")
+    for data in found:
+        if isinstance(data, Exception):
+            raise data
+    return found
 
 
 def _sync_folder(folder: str) -> None:

@@ -79,8 +79,9 @@ def _detect(url: str, anon: bool) -> str:
         raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
     storage = Storage(url, anon)
     if not storage.isdir():
-        # The root: of a chain of URLs the last one only says where the file's archive is.
-        layout = layout_of(storage.root.rsplit("/", 1)[-1])
+        # Of a chain of URLs the last one only says where the archive around the file is; a query signs a URL.
+        path = storage.root.partition("?")[0] if storage.root.startswith("http") else storage.root
+        layout = layout_of(path.rsplit("/", 1)[-1])
         if layout is None:
             raise InputError(f"{url}: is no kind of file that is known here; looked for {_LOOKED_FOR}")
         return layout
