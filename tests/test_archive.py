@@ -962,6 +962,19 @@ def test_a_zip_packed_by_others_is_told_apart(lat: Path) -> None:
         open_archive(lat)
 
 
+@pytest.mark.parametrize("first", ["manifest.json", "zarr.json"])
+def test_objects_in_another_order_are_no_archive(lat: Path, first: str) -> None:
+    objects = objects_of(lat)
+    with lat.open("wb") as f:
+        packer = _zip.Packer(f)
+        for name in sorted(objects, key=lambda name: (name != first, name == "manifest.json", name)):
+            packer.add(name, objects[name])
+        packer.close(_zip.COMMENT + packer.sha256["manifest.json"])
+    for call in (open_archive, summary, verify):
+        with pytest.raises(DamagedError, match="the zip directory is damaged, or another program packed it"):
+            call(lat)
+
+
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [

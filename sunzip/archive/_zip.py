@@ -268,4 +268,5 @@ class Reader:
             member = Member(name, size, crc, header)
             members[name] = member
             header = member.start + size
-        return members
+        ordered = sorted(members, key=lambda name: (name == MANIFEST, name))
+        return members if list(members) == ordered else None
