@@ -371,6 +371,8 @@ class Block:
             gaps.append(bytes(gap))
         if any(map(is_raw, payloads)) is not bool(counts & _RAW):
             _damaged("does not say rightly whether it has raw frames")
+        if any(gap and is_raw(payload) for payload, gap in zip(payloads, gaps, strict=True)):
+            _damaged("a raw frame has a gap map")
         shape = ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
         return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps))
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from sunzip.entropy.coder import Decoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import Block, pack_gaps, unpack_gaps
+from sunzip.frame import Block, is_raw, pack_gaps, unpack_gaps
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reference" / "format-v1.md"
@@ -29,13 +29,15 @@ def blocks(draw):
         | st.builds(lambda mask, n: [mask] * n, st.integers(0, 0xFFF), st.integers(1, 6))
     )
     some = st.binary(max_size=40)
+    payloads = tuple(draw(some) if mask else b"" for mask in masks)
+    bare = [not mask or is_raw(payload) for mask, payload in zip(masks, payloads, strict=True)]
     return Block(
         draw(st.binary(min_size=4, max_size=4)),
         (draw(st.integers(1, 16384)), draw(st.integers(1, 16384))),
         draw(st.integers(0, 255)),
         tuple(masks),
-        tuple(draw(some) if mask else b"" for mask in masks),
-        tuple(draw(some | st.just(b"")) if mask else b"" for mask in masks),
+        payloads,
+        tuple(b"" if none else draw(some | st.just(b"")) for none in bare),
     )
 
 

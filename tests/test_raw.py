@@ -196,6 +196,13 @@ def test_the_bit_in_the_header_is_held_to_the_payloads() -> None:
             Block.unpack(bytes(data))
 
 
+def test_a_raw_frame_has_no_gap_map() -> None:
+    block = Block(b"abcd", (16, 16), 3, (1, 1), (b"a\0", b"a"), (b"", b"map")).pack()
+    assert Block.unpack(block).gaps == (b"", b"map")
+    with pytest.raises(DamagedError, match="a raw frame has a gap map"):
+        Block.unpack(Block(b"abcd", (16, 16), 3, (1, 1), (b"a", b"a\0"), (b"", b"map")).pack())
+
+
 @settings(deadline=None)
 @given(
     hnp.arrays(
