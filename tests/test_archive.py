@@ -901,6 +901,13 @@ def test_an_embedded_model_must_be_the_right_one(lat: Path) -> None:
     assert [p.object for p in verify(lat).problems] == ["model/"]
 
 
+def test_half_an_embedded_model_is_found(lat: Path) -> None:
+    objects = objects_of(lat)
+    del objects["model/config.json"]
+    pack(lat, objects)
+    assert [(p.object, p.what) for p in verify(lat).problems] == [("model/config.json", "is missing")]
+
+
 def test_lost_objects_are_missed(lat: Path) -> None:
     objects = objects_of(lat)
     for name in ("cube/c/1/0/0/0", "valid/c/0/0", "x/zarr.json"):

@@ -289,7 +289,10 @@ class _Verifier(ShardChecker):
         keys = [k for k in self.reader.members if k.startswith("model/")]
         self.report.model_embedded = bool(keys)
         needed = [f"model/{name}" for name in layout.MODEL_FILES]
-        if self.grid is None or self.damaged.intersection(needed) or not set(needed) <= set(keys):
+        lost = [key for key in needed if keys and key not in keys]
+        for key in lost:
+            self.problem(key, "is missing")
+        if self.grid is None or self.damaged.intersection(needed) or not keys or lost:
             return
         if model_sha256({k: self.reader.read(k) for k in needed}) != self.attributes["model"]["sha256"]:
             self.problem("model/", "the embedded model is not the one that the archive was coded with")
