@@ -168,16 +168,19 @@ def cached(
     size = int(np.prod(shape)) * 2
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (present_path.exists() and pixels_path.exists() and pixels_path.stat().st_size == size):
+        sizes = {pixels_path: size, present_path: count * len(NAMES)}
+        if not all(path.exists() and path.stat().st_size == n for path, n in sizes.items()):
             free = shutil.disk_usage(folder).free
             if free < size:
                 raise OutputError(
                     f"{folder}: {count} frames take {size / 1e9:.1f} GB as float16, {free / 1e9:.1f} GB are "
                     "free; use --every, or name a folder with room by --cache"
                 )
-            # Marks without their pixels, which somebody removed, would tell of new ones that they are read.
-            present_path.unlink(missing_ok=True)
-            with pixels_path.open("wb") as file:
+            if not pixels_path.exists() or pixels_path.stat().st_size != size:
+                # Marks whose pixels somebody removed would tell of new ones that they are read.
+                present_path.unlink(missing_ok=True)
+            # Not emptied: another training may have begun here at the same time.
+            with pixels_path.open("ab") as file:
                 file.truncate(size)
             about = {
                 "sources": series.urls,
@@ -188,37 +191,17 @@ def cached(
             # The marks last: by them a later run takes the rest for whole.
             put({base.with_suffix(".json"): json.dumps(about, indent=1).encode() + b"\n"})
             put({present_path: np.full((count, len(NAMES)), _UNREAD, np.uint8).tobytes()})
+        marks = _marks(present_path)
     except OSError as error:
         raise OutputError(f"{folder}: frames cannot be kept there: {error.strerror or error}") from None
-    marks = np.memmap(present_path, np.uint8, "r", shape=shape[:2])
-    unread = np.flatnonzero((marks == _UNREAD).any(1))
-    done = count - len(unread)
     if progress:
-        progress(done, count)
-    stretches = [unread[i : i + _STRETCH] for i in range(0, len(unread), _STRETCH)]
-    if len(stretches) == 1:
-        _fill(series, base, stretches[0])
-    elif stretches:
-        # Processes, as rendering and decoding hold the interpreter's lock; spawned, as torch has threads.
-        pool = ProcessPoolExecutor(
-            min(workers or os.cpu_count() or 1, len(stretches)),
-            multiprocessing.get_context("spawn"),
-            initializer=_attend,
-        )
-        try:
-            for future in as_completed([pool.submit(_fill, series, base, rows) for rows in stretches]):
-                done += future.result()
-                if progress:
-                    progress(done, count)
-        except BrokenProcessPool:
-            raise SunzipError(
-                f"{folder}: a process that read frames was killed, as happens where memory is short; what is "
-                "read is kept there"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        progress(int((marks != _UNREAD).all(1).sum()), count)
+    # Again if another training that began a moment later has put its own marks there.
+    while len(unread := np.flatnonzero((marks == _UNREAD).any(1))):
+        _read(series, base, unread, workers, progress)
+        marks = _marks(present_path)
     pixels = np.memmap(pixels_path, np.float16, "r", shape=shape)
-    present = np.fromfile(present_path, np.uint8).reshape(shape[:2]).astype(bool)
+    present = marks.astype(bool)
     frames = Frames(pixels, present, series.time)
     if series.missing == "drop":
         # By now all are read, which alone tells of images that hold no measurement.
@@ -227,6 +210,43 @@ def cached(
             raise series.none_whole()
         frames = frames.take(whole)
     return frames
+
+
+def _marks(path: Path) -> npt.NDArray[np.uint8]:
+    return np.fromfile(path, np.uint8).reshape(-1, len(NAMES))
+
+
+def _read(
+    series: Series,
+    base: Path,
+    unread: npt.NDArray[np.intp],
+    workers: int | None,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    """Read some frames into the files, in several processes if they are many."""
+    stretches = [unread[i : i + _STRETCH] for i in range(0, len(unread), _STRETCH)]
+    if len(stretches) == 1:
+        _fill(series, base, stretches[0])
+        return
+    done = len(series) - len(unread)
+    # Processes, as rendering and decoding hold the interpreter's lock; spawned, as torch has threads.
+    pool = ProcessPoolExecutor(
+        min(workers or os.cpu_count() or 1, len(stretches)),
+        multiprocessing.get_context("spawn"),
+        initializer=_attend,
+    )
+    try:
+        for future in as_completed([pool.submit(_fill, series, base, rows) for rows in stretches]):
+            done += future.result()
+            if progress:
+                progress(done, len(series))
+    except BrokenProcessPool:
+        raise SunzipError(
+            f"{base.parent}: a process that read frames was killed, as happens where memory is short; what "
+            "is read is kept there"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _attend() -> None:
@@ -247,10 +267,10 @@ def _attend() -> None:
 
 def _fill(series: Series, base: Path, rows: npt.NDArray[np.intp]) -> int:
     """Read some frames into the files, and mark them as read only once their pixels are written."""
-    marks = np.memmap(base.with_suffix(".present"), np.uint8, "r+", shape=(len(series), len(NAMES)))
     present = np.zeros((len(rows), len(NAMES)), np.uint8)
     path = base.with_suffix(".f16")
     try:
+        marks = np.memmap(base.with_suffix(".present"), np.uint8, "r+", shape=(len(series), len(NAMES)))
         # Not through a memory map: a disk that has become full would kill the process.
         with path.open("r+b") as file:
             for i, row in enumerate(rows):

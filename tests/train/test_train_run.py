@@ -133,9 +133,11 @@ def test_frames_are_read_once_over_all_channels(tmp_path: Path, monkeypatch: pyt
     again = cached(series, tmp_path)
     assert rows == [0]  # the frame that tells whether the source is still the same
     np.testing.assert_array_equal(again[4].pixels, first[4].pixels)
-    # What was not finished is continued.
+    # What was not finished is continued, and what lost its marks is read again.
     marks = next(tmp_path.glob("*.present"))
     part = np.fromfile(marks, np.uint8)
+    part[:30].tofile(marks)
+    np.testing.assert_array_equal(cached(series, tmp_path)[3].pixels, first[3].pixels)
     part[12 * 3 : 12 * 4] = 255
     part.tofile(marks)
     rows.clear()
@@ -184,6 +186,41 @@ def test_frames_with_an_empty_image_are_left_out_if_incomplete_ones_are(tmp_path
         assert frames.present[:, [2, 11]].all()
     with pytest.raises(InputError, match=r"no frame has measurements in all of 171A Bz"):
         cached(none, tmp_path / "kept")
+
+
+def test_trainings_that_begin_at_once_share_their_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, kept = small(tmp_path), tmp_path / "kept"
+    expected = series.read(0, 5).data[:, 0].astype(np.float16)
+    others: list[Frames] = []
+
+    def right(frames: Frames) -> None:
+        assert (frames.present == np.isin(np.arange(12), [2, 11])).all()
+        np.testing.assert_array_equal([e.pixels[2] for e in frames], expected)
+
+    # The other one reads all after this one has found nothing there, and before it makes the files.
+    usage, fill = shutil.disk_usage, frames_module._fill
+
+    def overtaken(path: Path) -> object:
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        others.append(cached(series, kept))
+        return usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", overtaken)
+    right(cached(series, kept, progress=lambda *_: right(others[0])))
+    # The other one makes its marks after this one has read.
+    marks = next(kept.glob("*.present"))
+
+    def unmarked(*args: Any) -> int:
+        monkeypatch.setattr(frames_module, "_fill", fill)
+        done = fill(*args)
+        marks.write_bytes(b"\xff" * 60)
+        return done
+
+    marks.write_bytes(b"\xff" * 60)
+    monkeypatch.setattr(frames_module, "_fill", unmarked)
+    right(cached(series, kept))
 
 
 def test_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
