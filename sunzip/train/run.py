@@ -17,7 +17,7 @@ from torch import nn
 
 from sunzip import weights
 from sunzip.api import Alignment, Sources, open_series
-from sunzip.arguments import positive
+from sunzip.arguments import positive, whole
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
@@ -248,6 +248,12 @@ def train(
     for option, number in numbers.items():
         if number is not None:
             positive(number, option)  # NaN passes for a number in comparisons
+    if steps is not None:
+        whole(steps, "--steps", 0)
+    if batch is not None:
+        # Batchnorm has no statistics of one sample.
+        whole(batch, "--batch", 2)
+    whole(seed, "--seed", 0, 2**32 - 1)
     if fit_all and hold_out:
         raise InputError("--fit-all learns from all frames, --hold-out from some; give one of them")
     out, name = Path(out), Path(out).resolve().name
@@ -287,9 +293,9 @@ def train(
             views = Views([(1.0, learned)], stabiliser, batch=size, seed=seed, augment=augment)
             family = HyperpriorFamily(views)
         else:
-            whole = WholeFrames(learned, batch=size, seed=seed, augment=augment)
+            passes = WholeFrames(learned, batch=size, seed=seed, augment=augment)
             bottleneck = int(model.rpartition("-")[2])
-            family = SigmaVaeFamily(whole, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca")
+            family = SigmaVaeFamily(passes, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca")
         per_epoch = len(learned) / (size * place.world)
         # More passes than anybody waits for may be more steps than a float tells.
         passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None

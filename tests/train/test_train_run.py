@@ -583,6 +583,18 @@ def test_what_is_no_number_is_refused_before_there_is_a_folder(option: str, tmp_
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", -1), ("steps", 2.5), ("batch", 0), ("batch", 1), ("seed", -1), ("seed", 2**32)],
+)
+def test_numbers_that_the_command_refuses_are_refused_from_python(
+    option: str, value: float, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"--{option} must be a whole number"):
+        train(SUN, tmp_path / "m", model="wavelet", align=DAILY, **{"steps": 1, option: value})  # type: ignore[arg-type]
+    assert not (tmp_path / "m").exists()
+
+
 def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "mine"
     end = ("--out", out, "--cache", cache)
