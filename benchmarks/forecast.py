@@ -42,7 +42,7 @@ def inputs(work: Path, model: str) -> tuple[Path, Path]:
         write_flux(flux, days, SEED)
     if not archive.exists():
         url = f"synthetic:frames={len(days)},size={SIZE},cadence=1d,start={FIRST},seed={SEED}"
-        compress(url, archive, model=model, align=Alignment(cadence="1d"), resume=True)
+        compress(url, archive, model=model, align=Alignment(cadence="1d"), block=1, resume=True)
     return archive, flux
 
 

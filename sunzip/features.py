@@ -150,6 +150,7 @@ def export_features(
         fewer than there are frames to fit them on.
     fit_until
         Fit the components only on frames before this time, so that nothing of later ones leaks into them.
+        Latents of frames that were coded given later ones (`Sun.together`) know of those all the same.
     start, stop
         Times, start included, stop not.
     model

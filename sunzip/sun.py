@@ -252,6 +252,11 @@ class Sun:
             which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {rows[0]} to {rows[-1]}"
             raise type(error)(f"{self.archive.path}: {which}: {error}") from None
 
+    @property
+    def together(self) -> int:
+        """Frames of a block that may be coded given one another, earlier ones given later ones, too."""
+        return self.archive.frames_per_block if self.codec.family.sequential else 1
+
     def stretches(self, frames: Sequence[int], most: int) -> Iterator[Sequence[int]]:
         """Split frames into stretches that are best decoded at a time.
 
@@ -265,7 +270,7 @@ class Sun:
         most
             Frames of a stretch, but for those whose blocks alone have more.
         """
-        block = self.archive.frames_per_block if self.codec.family.sequential else 1
+        block = self.together
         begin = 0
         while begin < len(frames):
             end = min(begin + max(1, most), len(frames))

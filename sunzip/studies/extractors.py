@@ -54,10 +54,13 @@ class Days:
         (N,) their numbers in the archive.
     time
         (N,) datetime64[ms]: when they are of.
+    known
+        (N,) datetime64[ms]: of when the last frame is that they may be coded given.
     """
 
     frames: npt.NDArray[np.intp]
     time: npt.NDArray[np.datetime64]
+    known: npt.NDArray[np.datetime64]
 
     @classmethod
     def of(cls, sun: Sun) -> Days:
@@ -75,7 +78,12 @@ class Days:
             )
         _, first = np.unique(sun.time[whole].astype("M8[D]"), return_index=True)
         frames = whole[first]
-        return cls(frames, sun.time[frames])
+        last = np.minimum((frames // sun.together + 1) * sun.together, len(sun)) - 1
+        return cls(frames, sun.time[frames], sun.time[last])
+
+    def take(self, which: npt.NDArray[np.intp]) -> Days:
+        """Return some of the days, by number."""
+        return Days(self.frames[which], self.time[which], self.known[which])
 
     @property
     def date(self) -> npt.NDArray[np.datetime64]:

@@ -242,8 +242,7 @@ def forecast(
         if network is not None:
             sun.held([extractors.RESNET_CHANNEL])
         days = Days.of(sun)
-        known = np.isfinite(series.at(days.date))
-        days = Days(days.frames[known], days.time[known])
+        days = days.take(np.flatnonzero(np.isfinite(series.at(days.date))))
         shape = sun.latents.shape[1:]
         if len(shape) == 3 and pool is None:
             pool = min(extractors.POOL, *shape[1:])
@@ -256,7 +255,7 @@ def forecast(
         coded = np.isfinite(latents).all(1)
         if not coded.all():
             # Frames that are stored as pixels have no latents.
-            days, latents = Days(days.frames[coded], days.time[coded]), latents[coded]
+            days, latents = days.take(np.flatnonzero(coded)), latents[coded]
             table, split, turns = _plan(days, series, horizons, os.fspath(path), months, folds, embargo)
         seen = months.seen(days.date)
         space = Space.fit(latents[seen], pca)
@@ -401,13 +400,17 @@ class _Table:
         Raises
         ------
         InputError
-            If a part has too few rows, or an image is not before its target.
+            If a part has too few rows, or an image, or another that it is coded given, is not before its
+            target.
         """
         which, rows = self._rows(horizon)
-        late = self._days.time[which] >= rows.targets.astype("M8[ms]")
-        if late.any():
+        time, known, begin = self._days.time[which], self._days.known[which], rows.targets.astype("M8[ms]")
+        if (time >= begin).any():
+            raise InputError(f"{self._path}: the frame of {time[time >= begin][0]} is not before its target")
+        if (late := known >= begin).any():
             raise InputError(
-                f"{self._path}: the frame of {self._days.time[which][late][0]} is not before its target"
+                f"{self._path}: the frame of {time[late][0]} is coded given others as late as "
+                f"{known[late][0]}, which its target is not after; compress the images with --block 1"
             )
         parts = months.parts(rows)
         needed = {"to learn from": parts.train, "of the months to test": parts.test}

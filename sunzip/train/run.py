@@ -293,9 +293,11 @@ def train(
             views = Views([(1.0, learned)], stabiliser, batch=size, seed=seed, augment=augment)
             family = HyperpriorFamily(views)
         else:
-            passes = WholeFrames(learned, batch=size, seed=seed, augment=augment)
+            examples = WholeFrames(learned, batch=size, seed=seed, augment=augment)
             bottleneck = int(model.rpartition("-")[2])
-            family = SigmaVaeFamily(passes, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca")
+            family = SigmaVaeFamily(
+                examples, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca"
+            )
         per_epoch = len(learned) / (size * place.world)
         # More passes than anybody waits for may be more steps than a float tells.
         passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None

@@ -163,14 +163,35 @@ class TestLeaks:
         ):
             forecast(archive, path, **QUICK)
 
+    def test_frames_that_build_on_later_ones_are_refused(self, flux: Path, tmp_path: Path) -> None:
+        for block, hours in ((24, 24), (1, 24), (24, 1)):
+            align = api.Alignment(cadence=f"{hours}h")
+            api.compress(
+                f"synthetic:frames=50,size=16,start=2011-01-01,cadence={hours}h",
+                tmp_path / "s.lat",
+                align=align,
+                block=block,
+                force=True,
+            )
+            with open_sun(tmp_path / "s.lat") as sun:
+                days = Days.of(sun)
+                assert sun.together == block
+            # Of a block of hours, too, a day's first frame is coded given others of that day alone.
+            late = days.known >= days.date + np.timedelta64(1, "D")
+            assert late.any() == ((block, hours) == (24, 24))
+            if late.any():
+                assert days.known[:2].tolist() == [sun.time[23].item()] * 2
+                with pytest.raises(InputError, match=r"2011-01-01T00.* given others as late as 2011-01-24"):
+                    forecast(tmp_path / "s.lat", flux, **QUICK)
+
     def test_frames_after_their_target_are_refused(self) -> None:
         dates = FIRST + np.arange(200)
         series = Flux("f.csv", "f30", dates, np.ones(200), True)
         for late, fails in ((23, False), (24, True), (90, True)):
             times = dates.astype("M8[ms]") + np.timedelta64(late, "h")
-            days = Days(np.arange(200), times)
+            days = Days(np.arange(200), times, times)
             # A frame is of the day of its time; one that claims another is refused.
-            claimed = type("Claimed", (), {"date": dates, "time": times, "frames": days.frames})()
+            claimed = type("Claimed", (), {"date": dates, "time": times, "known": times})()
             table = _Table(claimed, series, (1,), "a.lat")
             if fails:
                 with pytest.raises(
@@ -362,7 +383,7 @@ class TestResNet:
         assert sum(p.numel() for p in network.parameters()) == 11_689_512 - 513_000
         with open_sun(archive) as sun:
             whole = Days.of(sun)
-            days = Days(whole.frames[:6], whole.time[:6])
+            days = whole.take(np.arange(6))
             found = extractors.picture_features(sun, days, network, lambda _: None)
             assert found.resnet is not None
             assert found.resnet.shape == (6, 512)
