@@ -27,8 +27,9 @@ _PIXELS = 1 << 24
 _TIME_ENCODING = {"units": "milliseconds since 1970-01-01", "calendar": "standard", "dtype": "float64"}
 
 #: In files, texts of any size, for the reason that channels are: `str` as xarray writes it, which it need not
-#: look for in objects. With a missing value they come back as objects, to which xarray appends texts.
-_TEXT_ENCODING = {"dtype": np.dtype(object, metadata={"element_type": str}), "missing_value": ""}
+#: look for in objects. With a missing value they come back as objects, to which xarray appends texts; it is
+#: as long as the longest unit, as xarray cuts a single text of Dask's to its length.
+_TEXT_ENCODING = {"dtype": np.dtype(object, metadata={"element_type": str}), "missing_value": "none"}
 
 #: What the decoding options of xarray may say, besides nothing: archives are opened in this way only.
 _DECODED = {"mask_and_scale": True, "decode_times": True, "decode_timedelta": False, "use_cftime": False}

@@ -573,6 +573,22 @@ def test_plain_zarr_holds_the_same(lat: Path, tmp_path: Path, zarr_format: int) 
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_single_channel_of_dask_keeps_its_unit(
+    lat: Path, tmp_path: Path, zarr_format: int, name: str
+) -> None:
+    pytest.importorskip("dask")
+    with xr.open_dataset(lat, chunks={}) as ds:
+        one = ds.sel(channel=name)
+        one.to_netcdf(tmp_path / "out.nc")
+        one.to_zarr(tmp_path / "out.zarr", zarr_format=zarr_format)
+        for back in (xr.open_dataset(tmp_path / "out.nc"), xr.open_zarr(tmp_path / "out.zarr")):
+            with back:
+                assert back.unit.values == one.unit.values == ("G" if name == "Bz" else "DN/s")
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("chunks", [None, {}])
 def test_a_zarr_store_grows_in_time(lat: Path, tmp_path: Path, zarr_format: int, chunks: object) -> None:
