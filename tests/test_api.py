@@ -523,6 +523,17 @@ def test_frame_numbers_are_integers_of_any_kind(sun: api.Sun, kind: type) -> Non
     np.testing.assert_array_equal(sun.take(np.array([3, 0, 3], kind)), sun.take([3, 0, 3]))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64])
+def test_ends_are_integers_of_any_kind(sun: api.Sun, kind: type) -> None:
+    one, four = kind(1), kind(4)
+    found, expected = sun.cube(one, four), sun.cube(1, 4)
+    np.testing.assert_array_equal(found.data, expected.data)
+    np.testing.assert_array_equal(found.t_obs, expected.t_obs)
+    assert found.headers == expected.headers
+    np.testing.assert_array_equal(sun.archive.rows("valid", one, four), sun.archive.valid[1:4])
+
+
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     blocks = sun.archive.read_blocks

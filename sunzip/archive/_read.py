@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -386,6 +387,7 @@ class Archive:
         IndexError
             If the archive lacks a frame.
         """
+        start, stop = index(start), index(stop)
         if not 0 <= start <= stop <= self.frames:
             raise IndexError(f"frames {start}:{stop} of {self.frames}")
         rows = self._rows(name, start, stop)
@@ -402,6 +404,7 @@ class Archive:
 
     def headers(self, frame: int) -> list[dict[str, Any]]:
         """Return the FITS keywords of one frame, per channel; empty where there is no image."""
+        frame = index(frame)  # NumPy's integers overflow in what follows
         if not 0 <= frame < self.frames:
             raise IndexError(f"frame {frame} of {self.frames}")
         shard, row = divmod(frame, self._grid.frames_per_shard)
@@ -409,6 +412,7 @@ class Archive:
 
     def table(self, start: int, stop: int) -> ShardTable:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
+        start, stop = index(start), index(stop)
         if not 0 <= start <= stop <= self.frames:
             raise IndexError(f"frames {start}:{stop} of {self.frames}")
         n = self._grid.frames_per_shard
@@ -439,6 +443,7 @@ class Archive:
         DamagedError
             As `block`.
         """
+        numbers = [index(n) for n in numbers]
         wrong = [n for n in numbers if not 0 <= n < self.blocks]
         if wrong:
             raise IndexError(f"block {wrong[0]} of {self.blocks}")
@@ -461,6 +466,7 @@ class Archive:
         DamagedError
             As `block`.
         """
+        number = index(number)
         if not 0 <= number < self.blocks:
             raise IndexError(f"block {number} of {self.blocks}")
         shard, entry = divmod(number, self._grid.blocks_per_shard)
