@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -417,18 +417,18 @@ class Sun:
         """
         if isinstance(when, slice):
             step = 1 if when.step is None else when.step
-            if not isinstance(step, int | np.integer) or step < 1:
+            if not _is_number(step) or step < 1:
                 raise IndexError("steps of a slice of frames must be whole and positive")
             ends = []
             for value, default in ((when.start, 0), (when.stop, len(self))):
                 if value is None:
                     ends.append(default)
-                elif isinstance(value, int | np.integer):
+                elif _is_number(value):
                     ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
                 else:
                     ends.append(int(np.searchsorted(self.time, parse_date(value), side="left")))
             return slice(ends[0], ends[1], int(step))
-        if isinstance(when, int | np.integer):
+        if _is_number(when):
             number = int(when) + (len(self) if when < 0 else 0)
             if not 0 <= number < len(self):
                 raise IndexError(f"frame {when} of {len(self)}")
@@ -459,6 +459,11 @@ class _Latents:
         """Return the latents of frames by their numbers, in any order: (T, …) float32."""
         codec, shape = self._sun.codec, self._sun.archive.shape
         return self._sun._decode(frames, lambda blocks, where: codec.latents(blocks, shape, **where))
+
+
+def _is_number(value: object) -> TypeGuard[int | np.integer[Any]]:
+    """Whether it is a frame number: truth values and NumPy's spans of time are integers, too."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 
 
 def _numbers(frames: Sequence[int]) -> list[int]:

@@ -472,12 +472,26 @@ def test_channels_are_picked_in_the_order_asked_for(sun: api.Sun, which: object,
     np.testing.assert_array_equal(sun[0, which], everything[0, rows])
 
 
-STEPS = [slice(0, 5, -1), slice(0, 5, 0), slice(0, 5, "12min")]
+STEPS = [slice(0, 5, -1), slice(0, 5, 0), slice(0, 5, "12min"), slice(0, 5, np.timedelta64(1, "h"))]
 BY_NAME = [(0, slice("171A", "304A")), (0, slice(None, None, 0))]
 
 
 @pytest.mark.parametrize(
-    "index", [10, -11, (0, 1), (0, [0]), 1.5, None, [1, 2], (0, "171A", 3), *STEPS, *BY_NAME]
+    "index",
+    [
+        10,
+        -11,
+        (0, 1),
+        (0, [0]),
+        1.5,
+        True,
+        np.timedelta64(1, "h"),
+        None,
+        [1, 2],
+        (0, "171A", 3),
+        *STEPS,
+        *BY_NAME,
+    ],
 )
 def test_other_indexes_are_index_errors(sun: api.Sun, index: object) -> None:
     with pytest.raises(IndexError):
