@@ -14,6 +14,7 @@ import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -452,6 +453,16 @@ def test_a_folder_that_cannot_be_synced_holds_archives_all_the_same(
     monkeypatch.setattr(os, refused, {"open": open_, "fsync": fsync}[refused])
     write(tmp_path / "a.lat")
     assert os.listdir(tmp_path) == ["a.lat"]
+
+
+def test_archives_are_read_where_files_have_only_a_position(
+    lat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_archive(lat) as archive:
+        expected = [archive.block(b) for b in range(archive.blocks)]
+    monkeypatch.delattr(os, "pread")  # as on Windows
+    with open_archive(lat) as archive, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(archive.block, [*range(archive.blocks)] * 50)) == expected * 50
 
 
 def test_unwritable_targets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import uuid
 import weakref
 from bisect import bisect_right
@@ -84,8 +85,9 @@ class _LocalFile:
         try:
             if os.path.isdir(file):
                 raise InputError(f"{path}: is a directory, not a finished archive")
-            # Else a named pipe would be waited for.
-            self._fd = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            # Else a named pipe would be waited for, and Windows would take a byte 26 for the end.
+            flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            self._fd = os.open(file, os.O_RDONLY | flags)
             # Who has many archives open need not close each: a process may have but so many files.
             self._closed = weakref.finalize(self, os.close, self._fd)
         except FileNotFoundError:
@@ -117,7 +119,7 @@ class _LocalFile:
         parts = []
         try:
             while size:
-                part = os.pread(self._fd, min(size, 1 << 30), start)
+                part = _read_at(self._fd, min(size, 1 << 30), start)
                 if not part:
                     raise DamagedError(f"{self._path}: ends at byte {start}, sooner than when it was opened")
                 parts.append(part)
@@ -126,6 +128,18 @@ class _LocalFile:
         except OSError as e:
             raise InputError(f"{self._path}: cannot be read: {e.strerror}") from e
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+#: Held while the position of a file is used.
+_seeking = threading.Lock()
+
+
+def _read_at(fd: int, size: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, size, start)
+    with _seeking:  # Windows
+        os.lseek(fd, start, os.SEEK_SET)
+        return os.read(fd, size)
 
 
 class _RemoteFile:
