@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -280,6 +281,22 @@ def test_costs_of_the_codec_page_are_those_of_the_network() -> None:
     rows = re.findall(r"^\| ([\w-]+) \|.*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     stated = {name: (int(per_pixel), int(per_sample)) for name, per_pixel, per_sample in rows}
     assert stated == {k: (round(n / side**2), round(n / side**2 / 12)) for k, n in found.items()}
+
+
+def test_cards_tell_how_long_models_were_trained() -> None:
+    config = json.loads((ROOT / "models" / "wavelet-12" / "config.json").read_text(encoding="utf-8"))
+    card = (ROOT / "models" / "wavelet-12" / "README.md").read_text(encoding="utf-8")
+    assert f" {config['training']['steps']:,} more, at commit" in card
+    limits = [
+        set(
+            re.findall(
+                r"--precision bf16 --time-limit (\d+)", (ROOT / "docs" / page).read_text(encoding="utf-8")
+            )
+        )
+        for page in ("explanation/sigma-vae-256.md", "how-to/train.md", "how-to/reproduce-the-paper.md")
+    ]
+    assert limits[0]
+    assert limits[0] == limits[1] == limits[2]
 
 
 def test_readme_has_the_places_that_benchmarks_fill() -> None:
