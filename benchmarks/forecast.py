@@ -21,6 +21,7 @@ from sunzip.studies.figures import forecast_figure
 from sunzip.studies.flux import read_flux, write_flux
 from sunzip.studies.forecast import ForecastReport, forecast
 from sunzip.studies.forecasters import GRID
+from sunzip.weights import Model
 
 PLOT = Path(__file__).parents[1] / "docs/images/forecast.png"
 
@@ -34,9 +35,10 @@ SEED = 777001
 FIRST, LAST = np.datetime64("2010-05-24"), np.datetime64("2018-12-31")
 
 
-def inputs(work: Path, model: str) -> tuple[Path, Path]:
+def inputs(work: Path, model: Model) -> tuple[Path, Path]:
     """Return the archive and the flux, made if they are not there."""
-    archive, flux = work / f"sun-{Path(model).name}.lat", work / "flux.csv"
+    # By its digest: a folder of training keeps its name when it is trained anew.
+    archive, flux = work / f"sun-{model.name}-{model.sha256[:8]}.lat", work / "flux.csv"
     days = np.arange(FIRST, LAST + 1)
     if not flux.exists():
         write_flux(flux, days, SEED)
@@ -82,8 +84,9 @@ def summary(report: ForecastReport) -> dict[str, Any]:
 def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> None:
     """Make what is needed, forecast, keep the numbers and the plot."""
     work.mkdir(exist_ok=True)
-    weights.register(weights.load(model))  # which may be a folder
-    archive, flux = inputs(work, model)
+    coder = weights.load(model)
+    weights.register(coder)  # which may be of a folder
+    archive, flux = inputs(work, coder)
     grid = tuple(map(int, trees.split(",")))
     report = forecast(archive, flux, decode=True, folds=True, grid=grid, pca=pca, step=_tell)
     forecast_figure(report, PLOT)

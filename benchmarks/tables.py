@@ -830,8 +830,9 @@ def forecast(result: dict[str, Any]) -> str:
         f"{_by_horizon(r['methods'], lambda s: _of(s, 'rmse', 'low', 'high', 1))}\n\n**Synthetic Sun, "
         f"synthetic flux.** RMSE of {r['column']} in solar flux units with 95 % intervals, bold where surely "
         f"less than persistence's; {rows['train']:,} days to learn from, {rows['validation']} to choose by, "
-        f"{rows['test']} to test; trees chosen from {grid}; latents {shape} of {r['model']} at "
-        f"{result['size']}², {_seen(r)}. {_source(result, 'sklearn')}"
+        f"{rows['test']} to test; trees chosen from {grid}; latents {shape} of "
+        f"`{r['model']}` ({r['model_sha256'][:8]}…) at {result['size']}², {_seen(r)}. "
+        f"{_source(result, 'sklearn')}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -187,3 +188,22 @@ def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["untrained-2012-03-25T0000.png"]
     assert tables.paper_metrics(found).count("\n| 171A |") == 4
     assert "**not 94A" in tables.paper_latents(found)
+
+
+def test_a_model_trained_anew_has_its_forecasts_of_its_own_archive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sigma_model: Model
+) -> None:
+    from benchmarks import forecast
+
+    written: list[str] = []
+
+    def compress(url: str, archive: Path, *, model: Model, **_: Any) -> None:
+        written.append(model.sha256)
+        archive.touch()
+
+    monkeypatch.setattr(forecast, "compress", compress)
+    monkeypatch.setattr(forecast, "write_flux", lambda path, *_: path.touch())
+    anew = replace(sigma_model, sha256="0" * 64)
+    found = [forecast.inputs(tmp_path, model)[0] for model in (sigma_model, sigma_model, anew)]
+    assert written == [sigma_model.sha256, anew.sha256]
+    assert found[0] == found[1] != found[2]
