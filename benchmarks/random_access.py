@@ -237,12 +237,20 @@ def upload(client: Any, folder: Path, frames: list[int]) -> None:
 
 @click.command()
 @click.option("--distinct", default=60, show_default=True, help="Frames coded; a multiple of 15 up to 120.")
-@click.option("--disk", default=100, show_default=True, help="Frames read from disk.")
-@click.option("--remote", default=30, show_default=True, help="Frames read through the server.")
+@click.option("--disk", default=100, show_default=True, type=click.IntRange(2), help="Frames read from disk.")
+@click.option(
+    "--remote",
+    default=30,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Of them, read through the server.",
+)
 def main(distinct: int, disk: int, remote: int) -> None:
     """Measure all stores."""
     import boto3
 
+    if distinct % FRAMES_PER_CHUNK or not 0 < distinct <= FRAMES_PER_SHARD:
+        raise click.UsageError(f"--distinct {distinct}: is no multiple of 15 up to 120")
     model = weights.load()
     codec = Codec(model)
     series = join([Synthetic(frames=distinct, size=SIDE, start="2014-01-01", seed=777002)])

@@ -86,7 +86,7 @@ def training_rate(bottleneck: int, place: Place, half: bool, batch: int, steps: 
 
 
 @click.command()
-@click.option("--steps", default=9, help="Steps of each training.")
+@click.option("--steps", default=9, type=click.IntRange(2), help="Steps of each training.")
 @click.option("--batch", default=None, type=int, help="Default 8 on a CPU, 128 on a GPU.")
 @click.option("--bottleneck", "bottlenecks", multiple=True, type=int, default=BOTTLENECKS[:1])
 def main(steps: int, batch: int | None, bottlenecks: tuple[int, ...]) -> None:

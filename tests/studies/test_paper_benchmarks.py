@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -207,3 +208,18 @@ def test_a_model_trained_anew_has_its_forecasts_of_its_own_archive(
     found = [forecast.inputs(tmp_path, model)[0] for model in (sigma_model, sigma_model, anew)]
     assert written == [sigma_model.sha256, anew.sha256]
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "why"),
+    [
+        ("training_speed", ("--steps", "1"), "not in the range"),
+        ("random_access", ("--distinct", "7"), "no multiple of 15"),
+        ("random_access", ("--disk", "1"), "not in the range"),
+    ],
+)
+def test_too_little_to_measure_is_said_at_once(module: str, words: tuple[str, ...], why: str) -> None:
+    pytest.importorskip("moto", reason="random access needs a server")
+    done = CliRunner().invoke(import_module(f"benchmarks.{module}").main, words)
+    assert done.exit_code == 2
+    assert why in done.output
