@@ -28,7 +28,7 @@ from sunzip.errors import InputError
 COMMAND = "python -m benchmarks.rate_distortion --real ../shared/data/real"
 
 #: Peers that are also measured behind a transform across channels.
-MIXED = ("jpeg2000", "sperr")
+MIXED = ("jpeg2000", "sperr", "av1-still")
 SUNZIP = "sunzip"
 IMAGE = Path(__file__).parents[2] / "docs/images/rate-distortion.png"
 KEYS = (SUNZIP, *(peer.key for peer in peers()), *(f"klt-{key}" for key in MIXED))

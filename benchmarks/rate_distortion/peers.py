@@ -366,17 +366,21 @@ def _av1(factor: float, threads: int, moving: bool) -> dict[str, str]:
     return {"crf": f"{factor:g}", "preset": "4", "svtav1-params": f"lp={threads}:tune=1{still}"}
 
 
-# At full contrast the coarsest settings are finer than the lowest rates need.
+# At full contrast the coarsest settings are finer than the lowest rates need. The finest take a bit per
+# sample, where a sweep stops: where a good codec had no setting, a worse one would stand for it.
 _HEVC = (
     *((1 / 8, f) for f in (50, 45)),
-    *((1.0, f) for f in (51, 48, 45, 42, 39, 36, 33, 30, 27, 23, 19, 15)),
+    *((1.0, f) for f in (51, 48, 45, 42, 39, 36, 33, 30, 27, 23, 19, 15, 11, 7, 3)),
 )
 _AV1 = (
     (1 / 16, 50),
     *((1 / 8, f) for f in (60, 52)),
-    *((1.0, f) for f in (63, 60, 57, 53, 49, 45, 40, 35, 30, 24, 18, 12)),
+    *((1.0, f) for f in (63, 60, 57, 53, 49, 45, 40, 35, 30, 24, 18, 12, 8, 4, 1)),
 )
-_JXL = (*((1 / 8, d) for d in (20, 13, 8, 5)), *((1 / 2, d) for d in (20, 13, 8, 5, 3, 2, 1.2, 0.7)))
+_JXL = (
+    *((1 / 8, d) for d in (20, 13, 8, 5)),
+    *((1 / 2, d) for d in (20, 13, 8, 5, 3, 2, 1.2, 0.7, 0.4, 0.2, 0.1, 0.05)),
+)
 
 
 def stills() -> list[Stills]:

@@ -78,6 +78,14 @@ def test_a_peer_gives_back_what_it_was_given(key: str, frame: np.ndarray) -> Non
     assert errors[1] < 0.1 * images.std()
 
 
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "blosc" and not key.endswith("-film")])
+def test_settings_of_a_lossy_peer_go_on_until_a_bit_per_sample(key: str, frame: np.ndarray) -> None:
+    # Films have the settings of stills.
+    peer = peer_of(key)
+    field = Stabiliser.for_channels(["Bz"]).forward(frame[None, 11:])[:, 0]
+    assert 8 * sum(map(len, peer.encode(field, peer.levels(field)[-1]))) >= field.size
+
+
 @pytest.mark.parametrize("key", ["hevc-still", "hevc-film"])
 def test_threads_change_no_image(key: str, frame: np.ndarray) -> None:
     peer = peer_of(key)

@@ -55,3 +55,11 @@ def test_cadences_at_which_nothing_was_foretold_have_a_dash(monkeypatch: pytest.
         found |= dict.fromkeys(("foretold", "before", "expected", "right"))
     text = tables.filling(result)
     assert re.search(r"[0-9], – was expected to be right, by `SZ_FILL`, and .*, – was:", text)
+
+
+def test_the_best_codec_of_single_images_is_also_measured_behind_the_transform() -> None:
+    result = json.loads((ROOT / "benchmarks/results/rate_distortion.json").read_text(encoding="utf-8"))
+    overall = result["comparison"][result["default"]]["overall"]["real"]
+    ratios = {peer: spans["0.01 to 0.1"]["ratio"] or 0 for peer, spans in overall.items()}
+    best = max(result["names"].keys() & ratios.keys(), key=ratios.__getitem__)
+    assert f"KLT + {best}" in ratios
