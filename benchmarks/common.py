@@ -15,6 +15,7 @@ from typing import Any
 import sunzip
 from benchmarks.real_inputs import main as wrap_real
 from sunzip.api import Alignment
+from sunzip.files import put
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -128,5 +129,5 @@ def keep(name: str, content: dict[str, Any]) -> Path:
     text = json.dumps({"machine": machine(), **content}, indent=1)
     # Curves are long lists of numbers, which belong on one line.
     text = _NUMBERS.sub(lambda m: re.sub(r"\s+", " ", m[0]).replace("[ ", "[").replace(" ]", "]"), text)
-    target.write_text(text + "\n")
+    put({target: f"{text}\n".encode()})
     return target

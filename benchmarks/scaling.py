@@ -61,14 +61,13 @@ class Assumptions:
 
 
 def make_store(path: Path) -> None:
-    """Write an SDOML v2 store of 12 channels of 512², four Suns over and over: rendering is not measured."""
+    """Write an SDOML v2 store of 12 channels of 512²: rendering is not measured."""
     from sunzip.channels import NAMES
     from sunzip.cube import Cube, Scale
     from sunzip.sinks import open_sink
     from sunzip.sources.synthetic import Synthetic
 
     sun = Synthetic(frames=FRAMES, size=512, seed=777003)
-    suns = [sun.frame(row) for row in range(4)]
     observed = np.stack([sun.times(name) for name in NAMES], axis=1)
     with open_sink(path, "sdoml-v2", channels=NAMES, shape=sun.shape) as sink:
         for row in range(FRAMES):
@@ -76,7 +75,7 @@ def make_store(path: Path) -> None:
             headers = [[sun.header(name, row) for name in NAMES]]
             valid = np.ones((1, len(NAMES)), bool)
             sink.write(
-                Cube(suns[row % 4][None], NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN)
+                Cube(sun.frame(row)[None], NAMES, sun.time[one], observed[one], valid, headers, Scale.MEAN)
             )
 
 
