@@ -281,6 +281,8 @@ def train(
         learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
         if not learned.present.any():
             raise InputError(f"{series.urls[0]}: no frame to train on has an image with measurements")
+        if not measured_on.present.any():
+            raise InputError(f"{series.urls[0]}: no frame held out has an image with measurements")
         if init == "pca" and len(learned) < 2:
             raise InputError("one frame to train on has no principal components; give more, or leave --init")
         stabiliser = stabiliser_of(model, [learned.spread_out(_SPREAD_FRAMES)])

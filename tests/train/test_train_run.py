@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -518,12 +519,15 @@ def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
     assert np.isfinite(codec.decode(codec.encode(frames, names), names, (48, 32))).all()
 
 
-def test_frames_without_any_image_are_nothing_to_learn_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "what"), [(range(3), "to train on"), ([3], "held out")])
+def test_frames_without_any_image_are_nothing_to_learn_from(
+    tmp_path: Path, rows: Sequence[int], what: str
+) -> None:
     source = write_sun(tmp_path / "32.h5", 4, 32, 1)
     with h5py.File(source, "r+") as file:
-        for row in range(3):  # all but the one that is held out
+        for row in rows:  # the last one is held out
             file["cube"][row] = np.nan
-    with pytest.raises(InputError, match="no frame to train on has an image with measurements"):
+    with pytest.raises(InputError, match=f"no frame {what} has an image with measurements"):
         train(source, tmp_path / "m", model="wavelet", align=DAILY, steps=1, precision="fp32")
 
 
