@@ -50,6 +50,9 @@ _MAX_UNPACKED = 2**29
 #: How a remote file is fetched: the header by itself, then the pixels.
 _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
 
+#: The matrix of a turned image, and what it is by default.
+_MATRIX = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}
+
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
     r"SIMPLE|BITPIX|NAXIS|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|"
@@ -159,6 +162,7 @@ class Fits(Source):
             return found
         if plan.ready:
             return plain
+        plain = {key: value for key, value in plain.items() if key not in _MATRIX}
         n = self.shape[0]
         plate_scale = plan.rsun / DISK_RADIUS_512
         plain |= {"NAXIS1": n, "NAXIS2": n, "CDELT1": plate_scale, "CDELT2": plate_scale}
@@ -387,18 +391,18 @@ def _plan(header: Any, factor: float | None) -> _Plan:
             "wrong size", f"has an image of {n}×{rows} pixels; it must be 512, 1024, 2048 or 4096 squared"
         )
     bins = max(n // 1024, 1)
-    rsun, scale = _number(header, "RSUN_OBS"), _number(header, "CDELT1") * bins
+    lie = _lie(header)
+    rsun, scale = _number(header, "RSUN_OBS"), lie.scale * bins
     if not (800 < rsun < 1100 and 0.1 < scale < 20):
         raise _Unusable("no geometry", "lacks RSUN_OBS or CDELT1, or they are implausible")
-    rotation = math.radians(_number(header, "CROTA2") if "CROTA2" in header else 0.0)
-    if "CROTA2" not in header and "PC1_1" in header and "PC2_1" in header:
-        rotation = math.atan2(_number(header, "PC2_1"), _number(header, "PC1_1"))
-    # CRPIX counts from 1 at a pixel's middle; averaging keeps pixel edges where they are.
-    centre = tuple((_number(header, key) - 0.5) / bins - 0.5 for key in ("CRPIX2", "CRPIX1"))
-    if not all(math.isfinite(v) for v in (rotation, *centre)):
-        raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CROTA2 is no number")
+    if "CDELT2" in header and not math.isclose(_number(header, "CDELT2"), lie.scale, rel_tol=1e-3):
+        raise _Unusable("no geometry", "has no square pixels: CDELT2 is not CDELT1")
+    # Averaging keeps pixel edges where they are.
+    centre = tuple((v - 0.5) / bins - 0.5 for v in lie.centre)
+    if not all(math.isfinite(v) for v in (lie.rotation, *centre)):
+        raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CROTA2 or PCi_j are no rotation")
     if not all(0 <= v < n / bins for v in centre):
-        raise _Unusable("no geometry", "has the disk's centre, CRPIX1 and CRPIX2, outside of the image")
+        raise _Unusable("no geometry", "has the disk's centre, by CRPIX and CRVAL, outside of the image")
 
     exposure, degradation, unknown = 1.0, 1.0, False
     # What is in DN/s already was corrected by whoever made it so.
@@ -417,11 +421,40 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         zoom=disk_radius(min(n, 1024)) * scale / rsun,
         bins=bins,
         centre=(centre[0], centre[1]),
-        rotation=rotation,
+        rotation=lie.rotation,
         exposure=max(exposure, _MIN_EXPOSURE),
         degradation=degradation,
         degradation_unknown=unknown,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Lie:
+    """How the Sun lies in an image, as its header says; NaN where it does not."""
+
+    #: Arcsec a pixel along a row.
+    scale: float
+    #: Sun's centre as (row, column), counted as CRPIX is: from 1 at a pixel's middle.
+    centre: tuple[float, float]
+    #: As `_Plan.rotation`.
+    rotation: float
+
+
+def _lie(header: Any) -> _Lie:
+    scale = _number(header, "CDELT1") or math.nan
+    rotation = math.radians(_number(header, "CROTA2") if "CROTA2" in header else 0.0)
+    # Where there is a matrix, CROTA2 has no meaning.
+    if any(key in header for key in _MATRIX):
+        a, b, c, d = (_number(header, k) if k in header else v for k, v in _MATRIX.items())
+        turns = np.allclose((a, b, math.hypot(a, c)), (d, -c, 1), rtol=0, atol=1e-3)
+        rotation = math.atan2(c, a) if turns else math.nan
+    rotation = rotation if math.isfinite(rotation) else math.nan
+    east, north = (_number(header, key) if key in header else 0.0 for key in ("CRVAL1", "CRVAL2"))
+    cos, sin = math.cos(rotation), math.sin(rotation)
+    # CRPIX is the place of CRVAL, which need not be the Sun's centre.
+    row = _number(header, "CRPIX2") - (cos * north - sin * east) / scale
+    column = _number(header, "CRPIX1") - (cos * east + sin * north) / scale
+    return _Lie(scale, (row, column), rotation)
 
 
 def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.float32]:

@@ -222,6 +222,32 @@ def test_an_image_in_the_geometry_is_given_as_it_is(tmp_path, cards, name, value
     assert source.header(name, 0)["EXPTIME"] == 2.0 * value
 
 
+def test_the_suns_centre_is_where_crval_says(tmp_path):
+    """CRPIX is the place of CRVAL, which is not the Sun's centre in Maps that were cut or reprojected."""
+    turn = np.radians(30)
+    # From the Sun's centre to CRVAL in arcsec, and so many pixels along the turned axes of the image.
+    east, north = 120.0, -60.0
+    x = (np.cos(turn) * east + np.sin(turn) * north) / 2.4
+    y = (np.cos(turn) * north - np.sin(turn) * east) / 2.4
+    cards = {"CRVAL1": east, "CRVAL2": north, "CROTA2": 30.0, "CRPIX1": 512.5 + x, "CRPIX2": 512.5 + y}
+    image = Fits(save(tmp_path / "a.fits", disk(1024, 959.65 / 2.4), AIA | cards)).read("171A", 0)
+    assert measured_disk(image)[:2] == pytest.approx((255.5, 255.5), abs=0.02)
+
+
+def test_a_matrix_of_which_one_half_is_not_written(tmp_path):
+    """PC1_1 is 1 where it is missing; and where there is a matrix CROTA2 has no meaning."""
+    spot = disk(1024, 12, (711.5, 511.5))
+    for name, cards in (
+        ("quarter", {"PC1_1": 0.0, "PC1_2": -1.0, "PC2_1": 1.0, "PC2_2": 0.0}),
+        ("half", {"PC1_1": -1.0, "PC2_2": -1.0}),
+    ):
+        source = Fits(save(tmp_path / f"{name}.fits", spot, AIA | cards))
+        image, header = source.read("171A", 0), source.header("171A", 0)
+        row, column = (255.5, 153.5) if name == "quarter" else (153.5, 255.5)
+        assert measured_disk(image)[:2] == pytest.approx((row, column), abs=2)
+        assert not [key for key in header if key.startswith("PC")]
+
+
 def test_per_second_in_another_geometry_is_only_scaled(tmp_path):
     file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": "DN / s"})
     source = Fits(file)
@@ -349,7 +375,10 @@ def one_line(url, part):
         ({}, (4, 32, 32), "no two-dimensional image"),
         ({"EXPTIME": 0.0}, (1024, 1024), "EXPTIME"),
         ({"EXPTIME": "2.0"}, (1024, 1024), "no EXPTIME that is a number"),
-        ({"CRPIX1": 1e9}, (1024, 1024), "centre, CRPIX1 and CRPIX2, outside of the image"),
+        ({"CRPIX1": 1e9}, (1024, 1024), "centre, by CRPIX and CRVAL, outside of the image"),
+        ({"CDELT2": 2.5}, (1024, 1024), "no square pixels"),
+        ({"PC2_1": 0.3, "PC1_2": -0.3}, (1024, 1024), "no rotation"),
+        ({"PC2_2": -1.0}, (1024, 1024), "no rotation"),
         ({"RSUN_OBS": 0.0}, (1024, 1024), "RSUN_OBS"),
         ({"CDELT1": "two"}, (1024, 1024), "CDELT1"),
         ({"CRPIX1": "?"}, (1024, 1024), "CRPIX1"),
