@@ -6,7 +6,8 @@ radius at 2.4″ a pixel, with pixels that are zero or negative (AIA) or missing
 then 2×2 means, and for AIA division by EXPTIME and by the degradation of the instrument.
 
 An image that is in that geometry already is given exactly as it is: one with sunzip's SZ_CHAN, or with
-R_SUN = 203.33·NAXIS1/512 and the unit DN/s or gauss.
+R_SUN = 203.33·NAXIS1/512 and the unit DN/s or gauss, unless sunzip wrote it and its header says that it was
+turned, shifted or cut since.
 
 Headers come with COMMENT and HISTORY joined by line breaks and without the keywords that only describe how
 the pixels were stored (SIMPLE, BITPIX, BSCALE, ZIMAGE …).
@@ -52,6 +53,9 @@ _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
 
 #: The matrix of a turned image, and what it is by default.
 _MATRIX = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}
+
+#: Pixels by which an image that sunzip wrote may be off SDOML's geometry and counts as not moved.
+_STILL = 0.5
 
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
@@ -159,7 +163,7 @@ class Fits(Source):
                 found = None
             if not isinstance(found, dict) or any(isinstance(v, list | dict) for v in found.values()):
                 raise InputError(f"{self._name(path)}: its original header (SZ_HDR) is damaged")
-            return found
+            plain = found
         if plan.ready:
             return plain
         plain = {key: value for key, value in plain.items() if key not in _MATRIX}
@@ -383,7 +387,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     per_second = unit in ("DN/S", "DNS-1")
     physical = per_second or unit in ("G", "GAUSS")
     at_size = math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
-    if "SZ_CHAN" in header or (physical and at_size):
+    if ("SZ_CHAN" in header or (physical and at_size)) and not _moved(header, n, rows):
         return _Plan(known, (rows, n), ready=True)
 
     if n != rows or (n != 512 and n % 1024):
@@ -455,6 +459,22 @@ def _lie(header: Any) -> _Lie:
     row = _number(header, "CRPIX2") - (cos * north - sin * east) / scale
     column = _number(header, "CRPIX1") - (cos * east + sin * north) / scale
     return _Lie(scale, (row, column), rotation)
+
+
+def _moved(header: Any, n: int, rows: int) -> bool:
+    """Tell whether an image that sunzip wrote was turned, shifted or cut since, as Maps can be."""
+    if "SZ_HDR" not in header:
+        return False
+    lie = _lie(header)
+    size = _number(header, "RSUN_OBS") / lie.scale / disk_radius(n)
+    off = (
+        lie.centre[0] - (rows + 1) / 2,
+        lie.centre[1] - (n + 1) / 2,
+        lie.rotation * n / 2,
+        (size - 1) * n / 2,
+    )
+    # What is not said, NaN, is as it was.
+    return any(abs(pixels) > _STILL for pixels in off)
 
 
 def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.float32]:

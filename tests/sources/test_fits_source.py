@@ -222,6 +222,33 @@ def test_an_image_in_the_geometry_is_given_as_it_is(tmp_path, cards, name, value
     assert source.header(name, 0)["EXPTIME"] == 2.0 * value
 
 
+@pytest.mark.parametrize(
+    ("cards", "size"),
+    [
+        ({"CROTA2": 30.0}, 512),
+        ({"PC1_1": 0.8, "PC1_2": -0.6, "PC2_1": 0.6, "PC2_2": 0.8}, 512),
+        ({"CRVAL1": 240.0}, 512),
+        ({"CRPIX1": 156.5}, 512),
+        ({"CRPIX1": 56.5, "CRPIX2": 56.5}, 312),
+        ({"CRPIX1": 156.5, "CRPIX2": 156.5}, 312),
+    ],
+)
+def test_a_file_of_ours_that_was_moved_since_is_not_taken_as_it_is(tmp_path, cards, size):
+    """As sunpy's rotate, shift_reference_coord and submap leave them."""
+    image = disk(512, RADIUS).astype(np.float32)
+    plain = AIA | {"BUNIT": "DN/s", "CRPIX1": 256.5, "CRPIX2": 256.5, "CDELT1": 959.65 / RADIUS}
+    ours = plain | {"CDELT2": 959.65 / RADIUS, "SZ_CHAN": "171A", "SZ_HDR": '{"FSN": 7}'}
+    assert Fits(save(tmp_path / "a.fits", image, ours)).read("171A", 0).tobytes() == image.tobytes()
+    file = save(tmp_path / "b.fits", image[-size:, -size:], ours | cards)
+    if size != 512:
+        one_line(file, "312×312 pixels")
+        return
+    source = Fits(file)
+    assert (source.read("171A", 0) != image).any()
+    assert source.header("171A", 0)["FSN"] == 7
+    assert source.header("171A", 0)["CROTA2"] == 0
+
+
 def test_the_suns_centre_is_where_crval_says(tmp_path):
     """CRPIX is the place of CRVAL, which is not the Sun's centre in Maps that were cut or reprojected."""
     turn = np.radians(30)
@@ -432,9 +459,14 @@ def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
 
 
 def test_a_damaged_original_header_is_told(tmp_path):
-    file = save(
-        tmp_path / "a.fits", np.zeros((64, 64), np.float32), AIA | {"SZ_CHAN": "171A", "SZ_HDR": '{"a":'}
-    )
+    cards = {
+        "SZ_CHAN": "171A",
+        "SZ_HDR": '{"a":',
+        "CRPIX1": 32.5,
+        "CRPIX2": 32.5,
+        "CDELT1": 8 * 959.65 / RADIUS,
+    }
+    file = save(tmp_path / "a.fits", np.zeros((64, 64), np.float32), AIA | cards)
     source = Fits(file)
     with pytest.raises(InputError, match="SZ_HDR"):
         source.header("171A", 0)
