@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -161,6 +162,9 @@ def test_the_header_says_what_is_assumed() -> None:
     partly = header_of(channel("171A"), time, SIZE, {"DSUN_OBS": 1.5e11, "CRLT_OBS": 2.5})
     assert partly["SZ_ASSUM"] == "RSUN_OBS HGLN_OBS"
     assert (partly["HGLT_OBS"], partly["DSUN_OBS"]) == (2.5, 1.5e11)
+    # A disk of 976″ is not seen from the Earth in June: sunpy draws the limb by the distance.
+    near = header_of(channel("171A"), time, SIZE, {"RSUN_OBS": 976.0})
+    assert math.degrees(near["RSUN_REF"] / near["DSUN_OBS"]) * 3600 == pytest.approx(976)
 
 
 def test_archives_give_maps(lat: Path) -> None:

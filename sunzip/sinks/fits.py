@@ -226,10 +226,13 @@ def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], 
     }
     if found["HGLT_OBS"] is None:
         found["HGLT_OBS"] = given("CRLT_OBS", -10, 10)
-    dsun = found["DSUN_OBS"] or distance
+    rsun = found["RSUN_OBS"]
+    # So far away that the disk is as large as it is: else limbs would be drawn beside it.
+    far = float(distance) if rsun is None else RSUN_M / math.radians(rsun / 3600)
+    dsun = found["DSUN_OBS"] or far
     earth = {
         "RSUN_OBS": math.degrees(RSUN_M / dsun) * 3600,
-        "DSUN_OBS": distance,
+        "DSUN_OBS": far,
         "HGLN_OBS": 0.0,
         "HGLT_OBS": math.degrees(latitude),
     }
