@@ -89,6 +89,8 @@ class TestMission:
             ("size: 64", "size: !!timestamp x", "no YAML"),
             ("size: 64", f"size: 0x{'f' * 9000}", "size: a number without end should be"),
             ("downlink: {", "downlink: [", "no YAML in line 8"),
+            ("size: 64", "size: 64\nsize: 32", "no YAML in line .: size is there twice"),
+            ("usable: 0.9", "usable: 0.9, usable: 0.5", "no YAML in line .: usable is there twice"),
             ("name: A", r'name: "\ud800"', "name: .* should be a line of text"),
             ("name: A", "name: !!python/object/apply:os.system [ls]", "no YAML"),
             ("name: A", "present: zip\nname: A", "one of raw"),

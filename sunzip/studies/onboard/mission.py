@@ -222,8 +222,22 @@ def parse(text: str, where: str) -> Mission:
     """
     with needing("onboard", "mission files need"):
         import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses what YAML forbids and PyYAML takes: an entry twice, of which the last would count."""
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            names = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in names:
+                    problem = f"{_shown(key.value).strip(_QUOTES)} is there twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                names.add(key.value)
+            return node
+
     try:
-        found = yaml.safe_load(text)
+        found = yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # All but the first are what PyYAML makes of an empty !!int, of !!bool no such thing, of deep nesting.
         mark = getattr(error, "problem_mark", None)
