@@ -267,6 +267,14 @@ class TestRecorder:
         assert rare.latency is not None
         assert rare.latency["worst"] > sure.latency["worst"]
 
+    @pytest.mark.parametrize("active", [0.25, 0.5, 0.75])
+    def test_runs_have_the_periods_in_proportion(self, active: float) -> None:
+        sizes = {"quiet": np.array([1000.0]), "active": np.array([3000.0])}
+        shares = {"quiet": 1 - active, "active": active}
+        found = recorder.simulate(mission(cadence=60.0), {"it": sizes}, shares)["it"]
+        mean = (1000 + 2000 * active) * 1440 * recorder.PACKET / (recorder.PACKET - recorder.HEADER)
+        assert found.bytes_per_day == pytest.approx(mean)
+
     def test_periods_have_their_share(self) -> None:
         sizes = {"a": np.array([1000.0]), "b": np.array([3000.0])}
         found = recorder.simulate(mission(), {"it": sizes}, {"a": 1.0, "b": 0.0})["it"]
