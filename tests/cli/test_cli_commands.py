@@ -322,6 +322,10 @@ def test_models_list_tells_which_is_the_default_and_which_is_damaged(sunzip, mod
     assert tiny["bytes"] == sum(f.stat().st_size for f in model.iterdir())
     assert broken["name"] == "broken"
     assert "fetch the model again" in broken["problem"]
+    whole = (model / weights.TENSORS).read_bytes()
+    (root / "broken" / weights.CONFIG).write_bytes((model / weights.CONFIG).read_bytes())
+    (root / "broken" / weights.TENSORS).write_bytes(whole[:-100])
+    assert "fetch the model again" in as_json(sunzip("models", "list", "--json"))["models"][0]["problem"]
     text = sunzip("models", "list").stdout
     assert re.search(rf"tiny +hyperprior .* {tiny['sha256'][:12]} +default\n", text)
 
