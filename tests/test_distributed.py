@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -248,6 +249,21 @@ def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     done = CliRunner().invoke(cli.program, args)
     assert done.exit_code == 1
     assert "pip install '.[dask]'" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a worker of multiprocessing.Pool is.
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--workers", "1"]
+    done = CliRunner().invoke(cli.program, args)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "sunzip: error: workers (--workers): 1 cannot be started here (daemonic processes are not allowed to "
+        "have children); ask for fewer, or for none\n"
+    )
     assert os.listdir(tmp_path) == []
 
 

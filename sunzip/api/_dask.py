@@ -53,20 +53,33 @@ class Errand:
 
 @contextmanager
 def local_client(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine, each with one lane, and stop them at the end."""
+    """Start worker processes on this machine, each with one lane, and stop them at the end.
+
+    Raises
+    ------
+    InputError
+        If they cannot be started.
+    """
     distributed = need()
-    # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited. What
-    # Dask would print of workers that end is either in order or said by the job's own error.
-    with (
-        distributed.LocalCluster(
+    try:
+        # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited.
+        # What Dask would print of workers that end is either in order or said by the job's own error.
+        local = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
             silence_logs=logging.CRITICAL + 1,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as made,
-    ):
+        )
+    except (OSError, RuntimeError) as error:
+        # Dask says that they did not start; why is said by what came first.
+        first: BaseException = error
+        while before := first.__cause__ or first.__context__:
+            first = before
+        raise InputError(
+            f"workers (--workers): {workers} cannot be started here ({first}); ask for fewer, or for none"
+        ) from error
+    with local as cluster, distributed.Client(cluster, set_as_default=False) as made:
         # Ctrl-C reaches all processes of a terminal, but only this one has to say something of it.
         made.run(_ignore_ctrl_c)
         yield made
