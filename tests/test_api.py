@@ -221,7 +221,7 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     small_shards(monkeypatch)
     whole, broken = patchy(), patchy()
     settings = {"model": tiny_model, "block": block, "embed_model": True}
-    api.compress(series_of(whole), tmp_path / "whole.lat", **settings)
+    told = api.compress(series_of(whole), tmp_path / "whole.lat", **settings)
     broken.broken_row = 9  # in the last of three shards
     with pytest.raises(InputError, match="chunk 9 cannot be read"):
         api.compress(series_of(broken), tmp_path / "a.lat", **settings)
@@ -230,7 +230,9 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
         api.compress(series_of(patchy()), tmp_path / "a.lat", **settings)
     again = patchy()
     seen: list[api.Progress] = []
-    api.compress(series_of(again), tmp_path / "a.lat", resume=True, progress=seen.append, **settings)
+    report = api.compress(series_of(again), tmp_path / "a.lat", resume=True, progress=seen.append, **settings)
+    assert told.alignment["odd"]["image without a measurement"] > 0
+    assert report.alignment == told.alignment
     assert again.reads == (1 + 2) * len(CHANNELS)  # the first frame, to know it again, and the last shard
     assert [p.done for p in seen] == [8, 10]
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()

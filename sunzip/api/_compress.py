@@ -330,6 +330,8 @@ def _report(
     done: Archive, series: Series, codec: Codec, size: int, seconds: float, target: int | None
 ) -> CompressReport:
     valid = done.valid
+    # A run that was continued has not read all images itself.
+    series.note_valid(valid)
     return CompressReport(
         path=done.path,
         dry_run=False,

@@ -191,6 +191,11 @@ class Series:
             for source, found in zip(self._sources, notes.absent, strict=True):
                 source.absent |= found
 
+    def note_valid(self, valid: npt.NDArray[np.bool_]) -> None:
+        """Take over which (T, C) images were found to hold a measurement, by a run that was broken off."""
+        with self._lock:
+            self._seen[(self._source >= 0) & ~valid] |= _EMPTY
+
     @property
     def stored_bytes(self) -> int | None:
         """Bytes that the images in use occupy in their stores, by each store's average; None if unknown."""
