@@ -103,6 +103,20 @@ def test_it_matters_neither_how_frames_are_cut_nor_what_else_is_wanted(sun: Sun)
     np.testing.assert_array_equal(found, at_once.data[:, AIA_193])
 
 
+def test_a_part_is_filled_as_in_the_whole(lat: Path, tmp_path: Path) -> None:
+    """Also where the earlier images of a channel are before the part."""
+    api.decompress(lat, tmp_path / "whole.h5", fill_missing=True)
+    with h5py.File(tmp_path / "whole.h5") as file:
+        data, words = file["cube"][:, AIA_193], file["keywords"].asstr()[:, AIA_193]
+    for begin, start in ((3, "2014-01-01T12:00"), (6, "2014-01-02T04:00")):
+        path = tmp_path / f"{begin}.h5"
+        api.decompress(lat, path, start=start, channels=["193A"], fill_missing=True)
+        with h5py.File(path) as file:
+            np.testing.assert_array_equal(file["cube"][:, 0], data[begin:])
+            assert file["keywords"].asstr()[:, 0].tolist() == words[begin:].tolist()
+            assert FILLED in words[begin]
+
+
 def test_channels_alone_are_filled_from_all(lat: Path, tmp_path: Path) -> None:
     report = api.decompress(lat, tmp_path / "a.zarr", channels=["193A"], fill_missing=True)
     assert (report.channels, report.images, report.filled) == (("193A",), 9, 2)

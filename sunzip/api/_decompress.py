@@ -81,7 +81,7 @@ def decompress(
                 "SDOML v1 has no place to say that an image is foretold: write another layout (--layout), or "
                 "leave out fill_missing (--fill-missing)"
             )
-        filler = Filler(sun, names) if fill_missing else None
+        filler = Filler(sun, names, frames.start) if fill_missing else None
         raw = filled = 0
         images = np.zeros(len(names), np.int64)
         sizes, t = sun.archive.block_bytes, sun.archive.frames_per_block

@@ -64,9 +64,12 @@ class Filler:
         The archive.
     channels
         The channels that are wanted.
+    start
+        The number of the first frame that will be given. What is foretold does not depend on it, as the last
+        images before are looked up.
     """
 
-    def __init__(self, sun: Sun, channels: Sequence[str]) -> None:
+    def __init__(self, sun: Sun, channels: Sequence[str], start: int = 0) -> None:
         self._sun = sun
         self._wanted = np.isin(sun.channels, channels)
         self._instruments = np.array([channel(name).instrument for name in sun.channels])
@@ -76,6 +79,10 @@ class Filler:
         self._last: dict[int, _Frame] = {}
         #: By channel, those there are and what could be learned from what, how well that does.
         self._trials: dict[tuple[int, bytes, bytes], _Trial] = {}
+        held = sun.archive.valid[:start]
+        for t in sorted({int(np.flatnonzero(shown)[-1]) for shown in held.T if shown.any()}):
+            cube = sun.cube(t, t + 1).to_scale(Scale.MEAN)
+            self._keep(_Frame(cube.time[0], cube.data[0], cube.valid[0]))
 
     def fill(self, cube: Cube) -> tuple[Cube, npt.NDArray[np.bool_]]:
         """Fill in images that are missing where at least half of their variance can be foretold.
@@ -103,11 +110,14 @@ class Filler:
                 cube.data[t, c], share = found
                 cube.valid[t, c] = True
                 cube.headers[t][c] = {FILLED: round(share, 3)}
-            self._last |= dict.fromkeys(np.flatnonzero(shown).tolist(), now)
+            self._keep(now)
         # Frames that are kept must not keep the cube.
         kept = {id(frame): frame.apart() for frame in self._last.values()}
         self._last = {c: kept[id(frame)] for c, frame in self._last.items()}
         return cube.to_scale(scale), cube.valid & ~known
+
+    def _keep(self, frame: _Frame) -> None:
+        self._last |= dict.fromkeys(np.flatnonzero(frame.shown).tolist(), frame)
 
     @cached_property
     def _together(self) -> _Together:
