@@ -185,6 +185,33 @@ def test_a_lane_works_alone_and_leaves_pytorch_as_it_was() -> None:
     assert (threads(), fresh()) == before
 
 
+def test_lanes_that_cannot_begin_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container may have no more threads."""
+    import torch
+
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if getattr(thread, "_target", None) is torch.set_num_threads:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            lanes.count()
+        except RuntimeError as error:
+            found.append(str(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30)
+    assert found == ["can't start new thread"]
+
+
 def test_what_failed_or_was_left_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_pool", None)
     begun: list[int] = []

@@ -130,6 +130,8 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
             return f"error: {_MEMORY}", 1
         case RuntimeError() if "allocate memory" in str(error):
             return f"error: {_MEMORY}", 1
+        case RuntimeError() if "start new thread" in str(error):
+            return f"error: {_THREADS}", 1
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"error: {where}{error.strerror or error}", 1
@@ -141,6 +143,10 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
 _MEMORY = (
     "the memory of this machine is not enough; take smaller images (--size), fewer channels (--channels) or "
     "fewer frames in a block (--block)"
+)
+_THREADS = (
+    "no more threads can be started here; allow more of them (ulimit -u, a container's pids), or more "
+    "address space (ulimit -v) with smaller stacks (ulimit -s), or take fewer (OMP_NUM_THREADS=1)"
 )
 
 

@@ -178,33 +178,39 @@ def _lanes() -> ThreadPoolExecutor:
 
             _keep_memory()
             lanes = torch.get_num_threads()
-            begun, all_begun = threading.Semaphore(0), threading.Event()
+            begun: SimpleQueue[RuntimeError | None] = SimpleQueue()
+            all_begun = threading.Event()
             pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(), begun))
             # All at once, as each beginning touches what is the whole process's.
             try:
                 for _ in range(lanes):
                     pool.submit(all_begun.wait)
                 for _ in range(lanes):
-                    begun.acquire()
+                    if failed := begun.get():
+                        raise failed
             finally:
                 all_begun.set()
             _pool = pool
         return _pool
 
 
-def _begin_lane(one_at_a_time: threading.Lock, begun: threading.Semaphore) -> None:
+def _begin_lane(one_at_a_time: threading.Lock, begun: SimpleQueue[RuntimeError | None]) -> None:
     import torch
 
     _here.is_lane = _here.is_thread_of_pool = True
+    failed = None
     with one_at_a_time:
         others = torch.get_num_threads()
         torch.set_num_threads(1)
         # That also set what threads to come will use. A thread that only sets it back leaves the rest of the
         # process, which may train a network meanwhile, as it was.
         back = threading.Thread(target=torch.set_num_threads, args=(others,))
-        back.start()
-        back.join()
-    begun.release()
+        try:
+            back.start()
+            back.join()
+        except RuntimeError as error:  # no more threads; who waits for the lane has to know
+            failed = error
+    begun.put(failed)
 
 
 def _forget() -> None:
