@@ -353,7 +353,7 @@ def _report(
         source_bytes=done.source["stored_bytes"],
         archive_bytes=size,
         coded_bytes=int(done.block_bytes.sum()),
-        latent_bytes=_latent_bytes(codec, done.shape, int(valid.any(1).sum())),
+        latent_bytes=_latent_bytes(codec, done.shape, done.frames),
         model_bytes=codec.model.nbytes,
         errors=_errors(done.channels, done.stats),
         alignment=series.report.as_dict(),

@@ -50,7 +50,8 @@ class CompressReport:
     coded_bytes
         The coded blocks alone.
     latent_bytes
-        The same latents as float32, the paper's way of storing them; None where they are not what is coded.
+        Latents of all frames as float32, the paper's way of storing them; None where others than they are
+        coded.
     model_bytes
         The model's files, encoder and decoder: what a receiver needs once.
     errors
