@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,18 +219,20 @@ def test_a_scheduler_that_does_not_answer_is_one_line(
 ) -> None:
     from sunzip.api import _dask
 
-    monkeypatch.setattr(_dask, "_PATIENCE", "1s")
+    monkeypatch.setattr(_dask, "_PATIENCE", 1)
+    # A client that cannot be made would go on complaining.
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: pytest.fail("made a client"))
     args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--dask"]
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        done = CliRunner().invoke(cli.program, [*args, address])
-        assert done.exit_code == 1, done.output
-        assert done.stderr.startswith(f"sunzip: error: {address}: no Dask scheduler answers there")
-        assert done.stderr.count("\n") == 1
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        listening = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        for address in ("tcp://127.0.0.1:9", "nonsense", "tcp://127.0.0.1", "tls://127.0.0.1:9", listening):
+            done = CliRunner().invoke(cli.program, [*args, address])
+            assert done.exit_code == 1, done.output
+            assert done.stderr.startswith(f"sunzip: error: {address}: no Dask scheduler answers there")
+            assert done.stderr.count("\n") == 1
     empty, other = tmp_path / "empty.json", tmp_path / "other.json"
     empty.write_text("{}")
     other.write_text('{"address": "foo bar"}')
-    # A client that cannot be made would go on complaining.
-    monkeypatch.setattr(distributed, "Client", None)
     for address in (str(empty), str(other), "foo bar", "http://127.0.0.1:1/"):
         done = CliRunner().invoke(cli.program, [*args, address])
         assert done.exit_code == 1, done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -23,8 +24,8 @@ from sunzip.weights import Model
 if TYPE_CHECKING:
     from distributed import Client
 
-#: How long a scheduler may take to answer.
-_PATIENCE = "15s"
+#: Seconds that a scheduler may take to answer.
+_PATIENCE = 15
 #: Bytes of a scheduler file that are read.
 _MOST_TOLD = 1 << 20
 
@@ -107,6 +108,7 @@ def connected(address: str) -> Iterator[Client]:
             f"{address}: is neither the address of a Dask scheduler, as tcp://host:8786 is, nor its file"
         )
     try:
+        _reach(asked)
         made = distributed.Client(asked, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -115,6 +117,28 @@ def connected(address: str) -> Iterator[Client]:
         ) from error
     with made:
         yield made
+
+
+def _reach(address: str) -> None:
+    """Connect once. A client that cannot waits for half a minute when it is forgotten, and complains."""
+    distributed = need()
+    security = distributed.Security().get_connection_args("client")
+
+    async def connect() -> None:
+        try:
+            # What answers and is no scheduler is not given up by itself.
+            found = await asyncio.wait_for(distributed.comm.connect(address, **security), _PATIENCE)
+        except TimeoutError:
+            raise OSError(f"nothing within {_PATIENCE} s") from None
+        found.abort()
+
+    # A notebook's own loop runs already; this one is the client's.
+    runner = distributed.utils.LoopRunner()
+    runner.start()
+    try:
+        runner.run_sync(connect)
+    finally:
+        runner.stop()
 
 
 def _scheduler_of(path: str) -> str:
