@@ -55,7 +55,7 @@ class SunzipBackend(BackendEntrypoint):
         from sunzip.archive import ends_as_archive
 
         try:
-            path = os.fspath(filename_or_obj)
+            path = os.path.expanduser(os.fspath(filename_or_obj))
             named = path.endswith(".lat")
             if "://" in path or "::" in path:
                 return bool(named)
@@ -135,8 +135,9 @@ class SunzipBackend(BackendEntrypoint):
                 )
         from sunzip.archive import absolute
 
-        # Where it is opened again, in another process perhaps, the folder may be another one.
-        path = absolute(os.fspath(filename_or_obj))
+        # Where it is opened again, in another process perhaps, the folder may be another one. A home is found
+        # as xarray does it for its own engines, and for the names that `open_mfdataset` is given.
+        path = absolute(os.path.expanduser(os.fspath(filename_or_obj)))
         manager = CachingFileManager(
             _open, path, mode="r", kwargs={"model": model, "anon": anon, "first": _First()}
         )

@@ -326,6 +326,13 @@ def test_guessing_takes_our_files_and_leaves_others(lat: Path, tmp_path: Path) -
     assert not guess(tmp_path / "folder.lat")
 
 
+def test_a_home_is_found(lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "sun.bin", lat.read_bytes())
+    with xr.open_dataset("~/sun.bin") as ds, xr.open_dataset(lat) as same:
+        assert ds.equals(same)
+
+
 @pytest.mark.parametrize(
     "thing",
     [b"out.lat", io.BytesIO(b"PK\3\4"), None, 3, "", "\0.lat", object(), "s3://b/out.zarr", "http://"],
