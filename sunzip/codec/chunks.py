@@ -348,7 +348,7 @@ class ChunkCodec:
             return self._encode(data)
         else:
             coded = Block.unpack(
-                self._encode(write.data, self._before(codec, write, entries, others, stored))
+                self._encode(write.data, self._before(codec, write, entries, others, stored, fill_value))
             )
         for t, entry in zip(write.frames, coded.entries, strict=True):
             entries[t] = entry
@@ -361,6 +361,7 @@ class ChunkCodec:
         entries: Sequence[Entry],
         others: Sequence[int],
         stored: bytes | None,
+        fill_value: float,
     ) -> Block | None:
         """Return the frames that are kept, on which those written build.
 
@@ -372,11 +373,15 @@ class ChunkCodec:
         kept = [t for t in others if entries[t][0]]
         if stored is None or not kept:
             return None
+        # Those of a number may lie beyond the array's end, where nobody can write them.
+        instead = (
+            "" if np.isnan(fill_value) else "; fill_value=nan leaves frames that were never written empty"
+        )
         for t, frame in zip(write.frames, write.data, strict=True):
             if t < kept[-1] and (entries[t][0] or not np.isnan(frame).all()):
                 raise InputError(
                     f"codec {NAME}: frame {kept[-1]} of this chunk, which is not written, builds on those "
-                    "before it: write the chunk up to its last frame, or make chunks of one frame"
+                    "before it: write the chunk up to its last frame, or make chunks of one frame" + instead
                 )
         rows = [t for t, (mask, _, _) in enumerate(entries) if mask]
         for n, t in enumerate(rows):
@@ -384,7 +389,7 @@ class ChunkCodec:
             if t in kept and ahead and n + ahead < len(rows) and rows[n + ahead] not in kept:
                 raise InputError(
                     f"codec {NAME}: frame {t} of this chunk, which is not written, builds on frame "
-                    f"{rows[n + ahead]}: write the whole chunk, or make chunks of one frame"
+                    f"{rows[n + ahead]}: write the whole chunk, or make chunks of one frame" + instead
                 )
         return Block.unpack(stored).with_entries(entries[: kept[-1] + 1])
 

@@ -204,6 +204,27 @@ def test_other_fill_values_are_coded_in_their_place(codec: ChunkCodec, pixels: F
     assert chunk == codec.encode_chunk(whole)
 
 
+def test_what_a_number_left_beyond_the_end_is_refused_with_a_way_out(
+    wavelet_model: Model, pixels: Float, zarr_codec: str
+) -> None:
+    for fill in (0, np.nan):
+        array = zarr.create_array(
+            {},
+            shape=(3, *SHAPE[1:]),
+            chunks=SHAPE,
+            dtype="float32",
+            fill_value=fill,
+            serializer=SunzipCodec(model=wavelet_model.sha256, channels=("171A", "304A"), quality=90),
+            compressors=None,
+        )
+        array[:] = pixels[:3]
+        if np.isnan(fill):
+            array[:] = pixels[:3]
+        else:
+            with pytest.raises(InputError, match=r"is not written, builds on .*; fill_value=nan leaves"):
+                array[:] = pixels[:3]
+
+
 def test_zarr_appends_and_refuses_alike(
     wavelet_model: Model, pixels: Float, tmp_path: Path, zarr_codec: str
 ) -> None:
