@@ -208,7 +208,9 @@ def test_masked_arrays_are_refused(
 ) -> None:
     """What lies beneath a mask would come back as if it had been measured."""
     if pipeline == "FusedCodecPipeline" and shards and frames == slice(1, 2):
-        pytest.skip("inside sharding this pipeline of zarr puts parts into new inner chunks, without their mask")
+        pytest.skip(
+            "inside sharding this pipeline of zarr puts parts into new inner chunks, without their mask"
+        )
     x = np.ma.masked_less(frames_of(4, 3, 32, 32), 100)
     array = create(codec, x.shape, chunks=(2, 3, 32, 32), shards=shards)
     with pytest.raises(InputError, match="masks of arrays are not coded"):
