@@ -163,7 +163,14 @@ def _read_npz(raw: bytes) -> npt.NDArray[np.float32]:
         if "x.npy" not in archive.namelist():
             held = " ".join(n.removesuffix(".npy") for n in archive.namelist()[:5])
             raise InputError(f"holds no array 'x', as SDOML v1 files do, but: {held[:100]}")
-        with archive.open("x.npy") as file:
+        member = archive.getinfo("x.npy")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Of the others zipfile unpacks all that it has read, however few bytes are asked for.
+            raise InputError("its array 'x' is packed in another way than NumPy packs")
+        if member.file_size > _MAX_FILE:
+            # The header may claim as much, which NumPy reads before it looks.
+            raise InputError(f"its array 'x' has {member.file_size} bytes, which no image has")
+        with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,

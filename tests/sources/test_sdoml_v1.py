@@ -249,6 +249,29 @@ def test_bomb_is_not_unpacked(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packed_otherwise_is_not_unpacked(tmp_path, method):
+    # Of these zipfile unpacks as much as it has read.
+    path = tmp_path / "AIA20131125_0824_0171.npz"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("x.npy", npy((8, 8), payload=bytes(8 * 8 * 4)))
+    with pytest.raises(InputError, match="packed in another way than NumPy packs"):
+        open_source(str(path))
+
+
+def test_header_that_claims_much_is_not_unpacked(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "AIA20131125_0824_0171.npz"
+    claims = b"\x93NUMPY\x02\x00" + (1 << 28).to_bytes(4, "little")
+    path.write_bytes(npz(claims + bytes(1 << 28)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="has 268435468 bytes, which no image has"):
+        open_source(str(path))
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
 def test_file_that_vanishes(tmp_path):
     tree(tmp_path, LAYOUTS["flat"])
     source = SdomlV1(str(tmp_path))
