@@ -367,7 +367,9 @@ def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any
                 raise ValueError("it is truncated, or does not state its size")
             if claimed != size:
                 raise ValueError(f"{claimed} bytes instead of {size}")
-            data = get_codec(array.compressor).decode(raw)
+            # Into room of that size: behind the first zstd frame there may be others, which claim more.
+            data = bytearray(size)
+            get_codec(array.compressor).decode(raw, data)
         flat = np.frombuffer(data, np.uint8)
         if flat.size != size:
             raise ValueError(f"{flat.size} bytes instead of {size}")

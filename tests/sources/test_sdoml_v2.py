@@ -369,6 +369,15 @@ def test_chunk_of_another_length_is_refused_before_it_is_unpacked(tmp_path, code
         SdomlV2(str(tmp_path / "s")).read("171A", 0)
 
 
+def test_zstd_frames_behind_the_first_are_not_unpacked(tmp_path):
+    codec = numcodecs.Zstd(3)
+    write_v2(tmp_path / "s", {"171A": plain(15)}, compressor=codec)
+    chunk = tmp_path / "s/171A/0.0.0"
+    chunk.write_bytes(chunk.read_bytes() + codec.encode(bytes(1 << 28)))
+    with pytest.raises(InputError, match=r"171A/0\.0\.0: chunk cannot be decoded \(.*buffer too small"):
+        SdomlV2(str(tmp_path / "s")).read("171A", 0)
+
+
 def test_store_without_channels(tmp_path):
     write_v2(tmp_path / "s", {"2014/temperature": plain(2)})
     with pytest.raises(InputError, match="no SDOML v2 array found"):
