@@ -141,8 +141,10 @@ class Storage:
         Raises
         ------
         InputError
-            If it is longer than `limit` or cannot be read.
+            If it is longer than `limit`, neither a file nor a folder, or cannot be read.
         """
+        if self._is_special(self.at(path)):
+            raise InputError(f"{self.name(path)}: {SPECIAL}")
         try:
             if self.local:
                 with open(self.at(path), "rb") as file:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -375,6 +377,16 @@ def test_zstd_frames_behind_the_first_are_not_unpacked(tmp_path):
     chunk = tmp_path / "s/171A/0.0.0"
     chunk.write_bytes(chunk.read_bytes() + codec.encode(bytes(1 << 28)))
     with pytest.raises(InputError, match=r"171A/0\.0\.0: chunk cannot be decoded \(.*buffer too small"):
+        SdomlV2(str(tmp_path / "s")).read("171A", 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("file", [".zattrs", "0.0.0"])
+def test_a_pipe_in_a_store_is_not_waited_for(tmp_path, file):
+    write_v2(tmp_path / "s", {"171A": plain(2)})
+    (tmp_path / "s/171A" / file).unlink()
+    os.mkfifo(tmp_path / "s/171A" / file)
+    with pytest.raises(InputError, match=rf"171A/{re.escape(file)}: is a pipe or a device"):
         SdomlV2(str(tmp_path / "s")).read("171A", 0)
 
 
