@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any, Literal, NamedTuple
@@ -563,14 +564,15 @@ def resized_header(header: Header, factor: int) -> Header:
     for key, value in header.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if key in ("CDELT1", "CDELT2"):
-            new[key] = value * factor
-        elif key in ("CRPIX1", "CRPIX2"):
-            new[key] = (value - 0.5) / factor + 0.5
-        elif key == "R_SUN":
-            new[key] = value / factor
-        elif key in ("NAXIS1", "NAXIS2"):
-            new[key] = value // factor
+        with suppress(OverflowError):  # an integer beyond all floats is of no pixel
+            if key in ("CDELT1", "CDELT2"):
+                new[key] = value * factor
+            elif key in ("CRPIX1", "CRPIX2"):
+                new[key] = (value - 0.5) / factor + 0.5
+            elif key == "R_SUN":
+                new[key] = value / factor
+            elif key in ("NAXIS1", "NAXIS2"):
+                new[key] = value // factor
     return new
 
 

@@ -546,6 +546,11 @@ def test_reduced_header_keeps_the_place_on_the_sky():
     }  # fmt: skip
 
 
+def test_numbers_beyond_all_floats_are_of_no_pixel():
+    header = {"CRPIX1": 10**400, "R_SUN": -(10**400), "CDELT1": 10**400}
+    assert resized_header(header, 2) == header | {"CDELT1": 2 * 10**400}
+
+
 def test_wrong_size_of_one_image():
     source = Memory({"171A": minutes(0)}, images={("171A", 0): np.zeros((2, 2))}, url="odd.h5")
     with pytest.raises(InputError, match=r"odd\.h5: image 0 of 171A is 2×2, the others are 4×4"):
