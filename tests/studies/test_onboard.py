@@ -88,6 +88,7 @@ class TestMission:
             ("size: 64", "size: !!bool x", "no YAML"),
             ("size: 64", "size: !!timestamp x", "no YAML"),
             ("size: 64", f"size: 0x{'f' * 9000}", "size: a number without end should be"),
+            ("size: 64", f"size: {'1:' * 200}1.0", "no YAML"),
             ("downlink: {", "downlink: [", "no YAML in line 8"),
             ("size: 64", "size: 64\nsize: 32", "no YAML in line .: size is there twice"),
             ("usable: 0.9", "usable: 0.9, usable: 0.5", "no YAML in line .: usable is there twice"),

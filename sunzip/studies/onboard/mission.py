@@ -238,8 +238,9 @@ def parse(text: str, where: str) -> Mission:
 
     try:
         found = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        # All but the first are what PyYAML makes of an empty !!int, of !!bool no such thing, of deep nesting.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        # All but the first are what PyYAML makes of an empty !!int, of !!bool no such thing, of deep nesting,
+        # of 1:1:…:1.0, which is a number to the base of 60.
         mark = getattr(error, "problem_mark", None)
         at = f" in line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or f"an entry is not what its form says ({error})"
