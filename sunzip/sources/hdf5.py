@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import canonical, channel
+from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
@@ -174,6 +174,9 @@ class Hdf5(Source):
         self._no_value = [v[0] for v in told if v.size == 1 and v.dtype.kind in "fiu"]
         t, *middle, y, x = (int(n) for n in cube.shape)
         c = middle[0] if middle else 1
+        if c > len(NAMES):
+            # Their names would be read first, and a file of few bytes may have millions.
+            raise InputError(f"{self.url}: cube has {c} channels; known are {len(NAMES)}")
         if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
             raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
         self.shape = (y, x)

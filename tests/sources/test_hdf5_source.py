@@ -136,6 +136,7 @@ GOOD = {"cube": cube(T, C, N, N), "time": MS, "channel": ["171A", "Bz"]}
         ({"channel": ["171A", "0171"]}, "twice"),
         ({"channel": ["171A", "Halpha"]}, "unknown channel 'Halpha'"),
         ({"channel": [[1, 2]]}, "must name 2"),
+        ({"cube": np.zeros((T, 13, 1, 1)), "channel": [""] * 13}, "13 channels; known are 12"),
         ({"valid": np.ones((T, 3), bool)}, "valid must be bool"),
         ({"t_obs": np.zeros((T,), np.int64)}, "t_obs must have shape"),
         ({"keywords": np.zeros((T, C))}, "keywords must be strings"),
