@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -564,7 +565,8 @@ def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64
             continue
         try:
             rows = [line.replace('"', "").split(",") for line in file.read_text().split()]
-            table = sorted((np.datetime64(date[:10], "D"), float(factor)) for date, factor in rows)
+            # NumPy would also take no date at all, and "today".
+            table = sorted((np.datetime64(date.fromisoformat(day[:10]), "D"), float(f)) for day, f in rows)
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: is no table of dates and factors: {error}") from error
         if not table or not all(0 < factor < 100 for _, factor in table):

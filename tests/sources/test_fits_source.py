@@ -193,7 +193,7 @@ def test_degradation_from_the_header_or_else_a_table(tmp_path):
     assert other.counts == {"no degradation correction": 1}
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n", '"2010-05-01",-1\n', "2010-05-01\n"])
+@pytest.mark.parametrize("text", ["", "a,b\n", '"2010-05-01",-1\n', "2010-05-01\n", ",0.5\n", "today,0.5\n"])
 def test_a_table_that_is_none(tmp_path, text):
     (tmp_path / "degrad_171.csv").write_text(text)
     file = save(tmp_path / "a.fits", disk(1024, 400), AIA)
