@@ -376,7 +376,7 @@ def test_zstd_frames_behind_the_first_are_not_unpacked(tmp_path):
     write_v2(tmp_path / "s", {"171A": plain(15)}, compressor=codec)
     chunk = tmp_path / "s/171A/0.0.0"
     chunk.write_bytes(chunk.read_bytes() + codec.encode(bytes(1 << 28)))
-    with pytest.raises(InputError, match=r"171A/0\.0\.0: chunk cannot be decoded \(.*buffer too small"):
+    with pytest.raises(InputError, match=r"171A/0\.0\.0: chunk cannot be decoded \(.*buffer (is )?too small"):
         SdomlV2(str(tmp_path / "s")).read("171A", 0)
 
 
