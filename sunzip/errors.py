@@ -9,12 +9,12 @@ from contextlib import contextmanager
 #: Packages that are not called as they are imported.
 _CALLED = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
 
-
 #: What in URLs lets others in: a user's password, and values of a query that sign it or are keys.
 _SECRET = re.compile(
-    r"(?<=://)[^\s/@:]*:[^\s/@]*@"
-    r"|(?<=http://)[^\s/@]+@|(?<=https://)[^\s/@]+@"
-    r"|(?P<name>[?&][^\s=&]*(?:sig|token|key|credential|secret|passw)[^\s=&]*=)[^\s&]*?(?=[:;,)]*(?:[\s&]|$))",
+    r"(?<!github://)(?<=://)[^\s/?#@:]*:[^\s/?#]*@"
+    r"|(?<=http://)[^\s/?#]+@|(?<=https://)[^\s/?#]+@"
+    # No part may go beyond where another match can begin: texts of strangers can be long.
+    r"|(?P<name>[?&](?=[^\s=&?]*(?:sig|token|key|credential|secret|passw))[^\s=&?]*=)[^\s&]*[^\s&:;,)]",
     re.IGNORECASE,
 )
 

@@ -25,7 +25,7 @@ from sunzip.cli.output import (
     table,
 )
 from sunzip.cli.program import Interrupted
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError, OutputError, without_secrets
 
 if TYPE_CHECKING:
     from sunzip.api import Block, CompressReport, EvaluateReport
@@ -204,7 +204,7 @@ def compress(
     from sunzip import api, weights
     from sunzip.archive import unfinished
 
-    left = f"{out}.partial"
+    left = without_secrets(f"{out}.partial")
     align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     try:
         looking = ", reading all images for --missing drop" if missing == "drop" else ""
@@ -231,7 +231,7 @@ def compress(
             )
     except (KeyboardInterrupt, InputError, OutputError) as error:
         # Errors that speak of the unfinished archive say already what to do with it.
-        told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        told = without_secrets("; ".join([str(error), *getattr(error, "__notes__", [])]))
         if dry_run or left in told or not unfinished(out):
             raise
         hint = f"what is done is in {left}, and the same command with --resume continues it"

@@ -674,6 +674,7 @@ def test_show_names_what_it_has_not(sunzip, archive, store, tmp_path):
         ),
         (RuntimeError("can't start new thread"), 1, "error: no more threads can be started here; allow"),
         (OSError(28, "No space left on device", "x.tmp"), 1, "error: x.tmp: No space left on device\n"),
+        (ValueError("https://me:word@host/a?b"), 1, "error: internal: ValueError: https://host/a?b; run"),
         (errors.BoundNotMetError("193A: 6 %"), 5, "error: 193A: 6 %\n"),
         (errors.UnsupportedError("a.lat: newer"), 3, "error: a.lat: newer\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
