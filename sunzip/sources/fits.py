@@ -259,12 +259,13 @@ class Fits(Source):
 
         with _ASTROPY, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reached = self._storage.local
+            raw: _Raw | None = None
             try:
-                with self._storage.fs.open(path, "rb", **_AHEAD) as raw:
-                    file, size = raw, int(self._storage.fs.size(path) or 0)
-                    start, reached = raw.read(2), True
-                    if start == b"\x1f\x8b":
+                with self._storage.fs.open(path, "rb", **_AHEAD) as opened:
+                    size = int(self._storage.fs.size(path) or 0)
+                    raw = _Raw(opened)
+                    file: Any = raw
+                    if raw.read(2) == b"\x1f\x8b":
                         raw.seek(0)
                         unpacked = _unpack(io.BytesIO(raw.read(min(size, _MAX_UNPACKED))))
                         file, size = io.BytesIO(unpacked), len(unpacked)
@@ -289,11 +290,29 @@ class Fits(Source):
             except (_Unusable, InputError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
-                if not reached:
+                if not self._storage.local and (raw is None or raw.failed):
                     # What a store does not give now is no damaged file, to be passed over.
                     raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise _Unusable("cannot be read", f"cannot be read, truncated or damaged: {text}") from error
+
+
+class _Raw:
+    """A file that remembers whether reading it has failed: what astropy raises does not tell."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.failed = False
+
+    def read(self, size: int = -1) -> Any:
+        try:
+            return self._file.read(size)
+        except Exception:
+            self.failed = True
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @dataclass(frozen=True, slots=True)

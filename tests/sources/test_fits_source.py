@@ -519,3 +519,25 @@ def test_a_folder_behind_fsspec(tmp_path):
         np.testing.assert_array_equal(source.read("171A", 0), Fits(file).read("171A", 0))
     finally:
         memory.rm("/sun", recursive=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_which_a_store_gives_but_the_beginning_is_not_passed_over(tmp_path, monkeypatch, packed):
+    def refuse(file, size=-1):
+        if file.path == "/sun/b.fits" and file.tell() + (size if size >= 0 else file.size) > 9:
+            raise OSError(16, "Please reduce your request rate")
+        return read(file, size)
+
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile
+
+    memory, read = fsspec.filesystem("memory"), MemoryFile.read
+    try:
+        for name in "ab":
+            whole = Path(save(tmp_path / f"{name}.fits", disk(1024, 399.9), AIA)).read_bytes()
+            memory.pipe(f"/sun/{name}.fits", gzip.compress(whole, 1) if packed else whole)
+        monkeypatch.setattr(MemoryFile, "read", refuse)
+        with pytest.raises(InputError, match=r"b\.fits: cannot be read: .* reduce your request rate"):
+            Fits("memory://sun")
+    finally:
+        memory.rm("/sun", recursive=True)
