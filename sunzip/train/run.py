@@ -245,15 +245,17 @@ def train(
     if steps is None and epochs is None and minutes is None:
         raise InputError("nothing says when training ends; give --steps, --epochs or --time-limit")
     numbers = {"--epochs": epochs, "--time-limit": minutes, "--rate": rate, "--beta": beta}
-    for option, number in numbers.items():
-        if number is not None:
-            positive(number, option)  # NaN passes for a number in comparisons
+    epochs, minutes, rate, beta = (
+        # NaN passes for a number in comparisons.
+        None if number is None else positive(number, option)
+        for option, number in numbers.items()
+    )
     if steps is not None:
-        whole(steps, "--steps", 0)
+        steps = whole(steps, "--steps", 0)
     if batch is not None:
         # Batchnorm has no statistics of one sample.
-        whole(batch, "--batch", 2)
-    whole(seed, "--seed", 0, 2**32 - 1)
+        batch = whole(batch, "--batch", 2)
+    seed = whole(seed, "--seed", 0, 2**32 - 1)
     if fit_all and hold_out:
         raise InputError("--fit-all learns from all frames, --hold-out from some; give one of them")
     out, name = Path(out), Path(out).resolve().name

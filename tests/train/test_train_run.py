@@ -599,6 +599,24 @@ def test_numbers_that_the_command_refuses_are_refused_from_python(
     assert not (tmp_path / "m").exists()
 
 
+def test_numbers_may_be_numpys(tmp_path: Path, cache: Path) -> None:
+    """A training's notes are JSON, which knows none of them."""
+    report = train(
+        SUN,
+        tmp_path / "m",
+        model="wavelet",
+        align=DAILY,
+        steps=np.int64(1),
+        batch=np.int16(2),
+        seed=np.uint8(3),
+        rate=np.float32(1e-3),
+        precision="fp32",
+        cache=cache,
+    )
+    assert report is not None
+    assert report.steps == 1
+
+
 def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "mine"
     end = ("--out", out, "--cache", cache)
