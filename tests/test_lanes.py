@@ -165,19 +165,21 @@ def test_nothing_waits_for_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_ready(lambda n: n, []) == []
 
 
+def fresh() -> int:
+    """Return how many threads PyTorch takes in a thread that is new."""
+    import torch
+
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 def test_a_lane_works_alone_and_leaves_pytorch_as_it_was() -> None:
     import torch
 
-    def threads() -> int:
-        return torch.get_num_threads()
-
-    def fresh() -> int:
-        found: list[int] = []
-        thread = threading.Thread(target=lambda: found.append(threads()))
-        thread.start()
-        thread.join()
-        return found[0]
-
+    threads = torch.get_num_threads
     before = threads(), fresh()
     assert list(side_by_side(lambda _: threads(), range(5))) == [1] * 5
     # Within a lane no other one is waited for: with one lane that would be for ever.
@@ -199,6 +201,7 @@ def test_lanes_that_cannot_begin_are_not_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(lanes, "_pool", None)
     monkeypatch.setattr(threading.Thread, "start", refused)
     found: list[str] = []
+    before = fresh()
 
     def ask() -> None:
         try:
@@ -210,6 +213,7 @@ def test_lanes_that_cannot_begin_are_not_waited_for(monkeypatch: pytest.MonkeyPa
     asking.start()
     asking.join(30)
     assert found == ["can't start new thread"]
+    assert fresh() == before
 
 
 def test_what_failed_or_was_left_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

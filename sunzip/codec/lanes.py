@@ -210,6 +210,7 @@ def _begin_lane(one_at_a_time: threading.Lock, begun: SimpleQueue[RuntimeError |
             back.join()
         except RuntimeError as error:  # no more threads; who waits for the lane has to know
             failed = error
+            torch.set_num_threads(others)
     begun.put(failed)
 
 
