@@ -14,7 +14,7 @@ _SECRET = re.compile(
     r"(?<!github://)(?<=://)[^\s/?#@:]*:[^\s/?#]*@"
     r"|(?<=http://)[^\s/?#]+@|(?<=https://)[^\s/?#]+@"
     # No part may go beyond where another match can begin: texts of strangers can be long.
-    r"|(?P<name>[?&](?=[^\s=&?]*(?:sig|token|key|credential|secret|passw))[^\s=&?]*=)[^\s&]*[^\s&:;,)]",
+    r"|(?P<name>[?&](?=[^\s=&?]*(?:sig|token|key|credential|secret|passw))[^\s=&?]*=)[^\s&]*[^\s&:;,)'\"]",
     re.IGNORECASE,
 )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sunzip.errors import OutputError
+from sunzip.errors import OutputError, without_secrets
 from sunzip.files import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def result(as_json: bool, data: Any, lines: Iterable[str]) -> None:
     OutputError
         If stdout cannot be written, for another reason than that nobody reads it any more.
     """
-    text = json.dumps(data, indent=1, allow_nan=False) if as_json else "\n".join(map(printable, lines))
+    text = json.dumps(data, indent=1, allow_nan=False) if as_json else "\n".join(map(_shown, lines))
     try:
         click.echo(text)
     except BrokenPipeError:
@@ -47,7 +47,12 @@ def result(as_json: bool, data: Any, lines: Iterable[str]) -> None:
 
 def one_line(text: str) -> str:
     """Return text on one line, safe to print."""
-    return printable(" ".join(text.split()))
+    return _shown(" ".join(text.split()))
+
+
+def _shown(text: str) -> str:
+    # What is shown is copied into logs and reports of defects.
+    return printable(without_secrets(text))
 
 
 def count(n: int, noun: str = "") -> str:

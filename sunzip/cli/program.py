@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from sunzip.cli.output import one_line
-from sunzip.errors import SunzipError, without_secrets
+from sunzip.errors import SunzipError
 
 NAME = "sunzip"
 
@@ -73,7 +73,7 @@ class Program(click.Group):
                 message, code = _explain(error, debug)
                 # Who is told by SIGHUP that the terminal is gone cannot write to it.
                 with contextlib.suppress(OSError):
-                    click.echo(f"{NAME}: {one_line(without_secrets(message))}", err=True)
+                    click.echo(f"{NAME}: {one_line(message)}", err=True)
         # Under `python -m` Python ends by SIGINT, whatever the code, if an interrupt came out of code in a
         # text, as it makes dataclasses during imports. With the next such code it forgets that.
         exec("")

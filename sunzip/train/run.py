@@ -21,7 +21,7 @@ from sunzip.arguments import positive, whole
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import InputError, OutputError, without_secrets
 from sunzip.nn.context import Context
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -358,6 +358,7 @@ def train(
         )
         report = None
         if place.leads:
+            command = without_secrets(command)
             notes: dict[str, Any] = {
                 "model": model,
                 "command": command if len(command) <= _COMMAND else f"{command[:_COMMAND]} …",

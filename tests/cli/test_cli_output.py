@@ -56,6 +56,12 @@ def test_tables_are_aligned():
     assert lines == ["name           n", "a              1", "long name  1,000"]
 
 
+def test_what_lets_others_in_is_not_shown(capsys):
+    output.result(False, {}, ["https://me:word@host/a.lat holds"])
+    assert capsys.readouterr().out == "https://host/a.lat holds\n"
+    assert output.one_line("opening https://me:word@host/a.lat") == "opening https://host/a.lat"
+
+
 def test_names_from_strangers_cannot_steer_the_terminal(capsys):
     output.result(False, {}, ["model \x1b]0;owned\x07 \u202e"])
     assert capsys.readouterr().out == "model �]0;owned� �\n"

@@ -460,6 +460,13 @@ def test_sources_by_the_thousand_and_names_that_are_not_utf8_leave_a_model_that_
         go(tmp_path / "\udcff" / "m", tmp_path / "kept", steps=0)
 
 
+def test_a_card_lets_nobody_into_the_source(tmp_path: Path, cache: Path) -> None:
+    go(tmp_path / "m", cache, steps=0, command="sunzip train 'https://h/a.h5?sig=0f' --steps 0")
+    text = (tmp_path / "m" / "README.md").read_text("utf-8")
+    assert "sunzip train 'https://h/a.h5?sig=…' --steps 0" in text
+    assert weights.load(tmp_path / "m").config["training"]["command"].endswith("sig=…' --steps 0")
+
+
 def test_fit_all_learns_from_and_measures_on_everything(tmp_path: Path, cache: Path) -> None:
     report = go(tmp_path / "m", cache, fit_all=True)
     assert report.train_frames == report.measured["frames"] == 12
