@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sunzip.api import OnProgress, Progress, replacing
 from sunzip.arguments import whole
-from sunzip.errors import InputError, needing
+from sunzip.errors import InputError, needing, without_secrets
 from sunzip.files import printable
 from sunzip.sinks.base import MARK, Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
@@ -206,7 +206,8 @@ def export_features(
         quality = sun.archive.coding.get("quality")
         about = {
             MARK: "features-1",
-            "archive": printable(os.fspath(path)),  # no format takes a name that is no text
+            # No format takes a name that is no text.
+            "archive": printable(without_secrets(os.fspath(path))),
             "model": sun.codec.model.name,
             "model_sha256": sun.codec.model.sha256,
             # What an archive says of its making is a stranger's, and not every value can be an attribute.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -152,6 +153,17 @@ def test_xarray_opens_zarr_without_a_warning(lat: Path, tmp_path: Path, recwarn)
     assert found.valid.dims == ("time", "channel")
     assert found.channel.values.tolist() == ["171A", "Bz"]
     assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning | RuntimeWarning)] == []
+
+
+def test_where_they_come_from_lets_nobody_in(lat: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/me:word@host/a.lat", lat.read_bytes())
+    try:
+        export_features("memory://me:word@host/a.lat", tmp_path / "f.h5")
+    finally:
+        memory.rm("/me:word@host", recursive=True)
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert file.attrs["archive"] == "memory://host/a.lat"
 
 
 def test_parquet_says_where_it_comes_from(lat: Path, tiny_model: Model, tmp_path: Path) -> None:
