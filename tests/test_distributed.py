@@ -265,7 +265,8 @@ def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
     assert done.exit_code == 1
     assert done.stderr == (
         "sunzip: error: workers (--workers): 1 cannot be started here (daemonic processes are not allowed to "
-        "have children); ask for fewer, or for none\n"
+        "have children); ask for fewer, or for none; in a script they need its work below "
+        '`if __name__ == "__main__":`\n'
     )
     assert os.listdir(tmp_path) == []
 

@@ -78,7 +78,8 @@ def local_client(workers: int) -> Iterator[Client]:
         while before := first.__cause__ or first.__context__:
             first = before
         raise InputError(
-            f"workers (--workers): {workers} cannot be started here ({first}); ask for fewer, or for none"
+            f"workers (--workers): {workers} cannot be started here ({first}); ask for fewer, or for none; "
+            'in a script they need its work below `if __name__ == "__main__":`'
         ) from error
     with local as cluster, distributed.Client(cluster, set_as_default=False) as made:
         # Ctrl-C reaches all processes of a terminal, but only this one has to say something of it.
