@@ -52,6 +52,12 @@ _MAX_UNPACKED = 2**29
 #: How a remote file is fetched: the header by itself, then the pixels.
 _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
 
+#: Units of AIA's pixels that are per second, as programs spell them: sunpy leaves ``1 / s`` of an image
+#: without a unit that was divided by its exposure. Blanks, dots, brackets, ``^`` and ``*`` are left out.
+_PER_SECOND = re.compile(
+    r"(1|DN|CTS?|COUNTS?)?((/PIX(EL)?|PIX(EL)?-1)?(/S(EC(OND)?S?)?|S-1)|/PIX(EL)?S|/S/?PIX(EL)?|S-1PIX(EL)?-1)"
+)
+
 #: The matrix of a turned image, and what it is by default.
 _MATRIX = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}
 
@@ -403,8 +409,8 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     n, rows = _integer(header.get("NAXIS1")), _integer(header.get("NAXIS2"))
     if not (0 < n <= _MAX_SIDE and 0 < rows <= _MAX_SIDE):
         raise _Unusable("wrong size", f"has an image of {n}×{rows} pixels, which is implausible")
-    unit = re.sub(r"[ .]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
-    per_second = unit in ("DN/S", "DNS-1")
+    unit = re.sub(r"[ .()^*]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
+    per_second = _PER_SECOND.fullmatch(unit) is not None
     physical = per_second or unit in ("G", "GAUSS")
     at_size = math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
     if ("SZ_CHAN" in header or (physical and at_size)) and not _moved(header, n, rows):

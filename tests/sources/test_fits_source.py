@@ -275,8 +275,12 @@ def test_a_matrix_of_which_one_half_is_not_written(tmp_path):
         assert not [key for key in header if key.startswith("PC")]
 
 
-def test_per_second_in_another_geometry_is_only_scaled(tmp_path):
-    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": "DN / s"})
+@pytest.mark.parametrize(
+    "unit",
+    ["DN / s", "DN s-1", "DN s^-1", "DN s**-1", "ct / s", "1 / s", "count/sec", "DN/pixel/s", "DN / (pix s)"],
+)
+def test_per_second_in_another_geometry_is_only_scaled(tmp_path, unit):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": unit})
     source = Fits(file)
     assert source.read("171A", 0)[256, 256] == pytest.approx(100, rel=1e-6)
     assert not source.counts
