@@ -180,7 +180,9 @@ class Fits(Source):
         plain |= {"CRPIX1": (n + 1) / 2, "CRPIX2": (n + 1) / 2, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0}
         plain |= {"R_SUN": DISK_RADIUS_512, "RSUN_OBS": plan.rsun}
         if plan.channel.instrument == "AIA":
-            plain |= {"DEG_COR": plan.degradation, "PIXLUNIT": "DN/s"}
+            plain["PIXLUNIT"] = "DN/s"
+            if not plan.per_second:
+                plain["DEG_COR"] = plan.degradation
         else:
             plain["PIXLUNIT"] = "Gauss"
         return plain
@@ -337,6 +339,8 @@ class _Plan:
     centre: tuple[float, float] = (math.nan, math.nan)
     #: Counter-clockwise angle from the image's to the Sun's axes, in radians.
     rotation: float = 0.0
+    #: Whether AIA's pixels are in DN/s already, corrected by whoever made them so.
+    per_second: bool = False
     exposure: float = 1.0
     degradation: float = 1.0
     degradation_unknown: bool = False
@@ -435,7 +439,6 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         raise _Unusable("no geometry", "has the disk's centre, by CRPIX and CRVAL, outside of the image")
 
     exposure, degradation, unknown = 1.0, 1.0, False
-    # What is in DN/s already was corrected by whoever made it so.
     if known.instrument == "AIA" and not per_second:
         exposure = _number(header, "EXPTIME")
         if not exposure > 0:
@@ -452,6 +455,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         bins=bins,
         centre=(centre[0], centre[1]),
         rotation=lie.rotation,
+        per_second=per_second,
         exposure=max(exposure, _MIN_EXPOSURE),
         degradation=degradation,
         degradation_unknown=unknown,

@@ -237,7 +237,7 @@ def test_a_file_of_ours_that_was_moved_since_is_not_taken_as_it_is(tmp_path, car
     """As sunpy's rotate, shift_reference_coord and submap leave them."""
     image = disk(512, RADIUS).astype(np.float32)
     plain = AIA | {"BUNIT": "DN/s", "CRPIX1": 256.5, "CRPIX2": 256.5, "CDELT1": 959.65 / RADIUS}
-    ours = plain | {"CDELT2": 959.65 / RADIUS, "SZ_CHAN": "171A", "SZ_HDR": '{"FSN": 7}'}
+    ours = plain | {"CDELT2": 959.65 / RADIUS, "SZ_CHAN": "171A", "SZ_HDR": '{"FSN": 7, "DEG_COR": 0.8}'}
     assert Fits(save(tmp_path / "a.fits", image, ours)).read("171A", 0).tobytes() == image.tobytes()
     file = save(tmp_path / "b.fits", image[-size:, -size:], ours | cards)
     if size != 512:
@@ -246,6 +246,7 @@ def test_a_file_of_ours_that_was_moved_since_is_not_taken_as_it_is(tmp_path, car
     source = Fits(file)
     assert (source.read("171A", 0) != image).any()
     assert source.header("171A", 0)["FSN"] == 7
+    assert source.header("171A", 0)["DEG_COR"] == 0.8  # by which the pixels are divided already
     assert source.header("171A", 0)["CROTA2"] == 0
 
 
