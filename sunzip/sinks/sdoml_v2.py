@@ -1,9 +1,10 @@
 """SDOML version 2, written: a Zarr format 2 store as the public one is, so that its readers take it.
 
-Group ``YYYY`` for the nominal year, in it one array per channel (N, Y, X) ``<f4``, chunks of 15 images, Blosc
-zstd-5 with bitshuffle; every keyword an array attribute with a list of length N, null where a row lacks it.
-Only images that exist are rows, so N differs per channel. AIA pixels are means. AIA and HMI share one store,
-where the public data have two. The root attribute ``sunzip_layout`` tells that sunzip wrote it.
+Group ``YYYY`` for the nominal year, in it one array per channel (N, Y, X) ``<f4``, chunks of 15 images, or
+of fewer beyond 1024², Blosc zstd-5 with bitshuffle; every keyword an array attribute with a list of length N,
+null where a row lacks it. Only images that exist are rows, so N differs per channel. AIA pixels are means.
+AIA and HMI share one store, where the public data have two. The root attribute ``sunzip_layout`` tells that
+sunzip wrote it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from sunzip.cube import Cube, Header, Scale
 from sunzip.sinks.base import MARK, Sink, taken_at
 from sunzip.times import parse_t_obs, t_obs_keyword, time_of
 
-#: Images per chunk, as in the public store.
-_CHUNK = 15
+#: Images per chunk, as in the public store, and pixels at most: who writes or reads holds one per channel.
+_CHUNK, _CHUNK_PIXELS = 15, 2**24
 
 
 class SdomlV2Sink(Sink):
@@ -91,10 +92,11 @@ class _Rows:
     def __init__(self, group: Any, name: str, shape: tuple[int, int]) -> None:
         from numcodecs import Blosc
 
+        self._depth = max(1, min(_CHUNK, _CHUNK_PIXELS // (shape[0] * shape[1])))
         self._array = group.create_array(
             name,
             shape=(0, *shape),
-            chunks=(_CHUNK, *shape),
+            chunks=(self._depth, *shape),
             dtype="<f4",
             fill_value=0.0,
             compressors=Blosc(cname="zstd", clevel=5, shuffle=Blosc.BITSHUFFLE),
@@ -116,7 +118,7 @@ class _Rows:
         for values in self._keywords.values():
             if len(values) == row:
                 values.append(None)
-        if len(self._held) == _CHUNK:
+        if len(self._held) == self._depth:
             self._flush()
 
     def finish(self) -> None:

@@ -209,6 +209,16 @@ def test_v2_store_is_as_in_the_wild(tmp_path):
     assert lengths == {"94A": 2, "171A": 2, "Bz": 2}
 
 
+@pytest.mark.parametrize(("n", "depth"), [(1024, 15), (2048, 4)])
+def test_v2_chunks_of_large_images_are_no_gigabytes(tmp_path, n, depth):
+    time = np.array(["2011-01-01"], "M8[ms]")
+    image = np.zeros((1, 1, n, n), np.float32)
+    cube = Cube(image, ("94A",), time, time[:, None], np.ones((1, 1), bool), [[{}]], Scale.MEAN)
+    write(tmp_path / "out", "sdoml-v2", cube)
+    assert json.loads((tmp_path / "out/2011/94A/.zarray").read_text())["chunks"] == [depth, n, n]
+    assert read(tmp_path / "out", "sdoml-v2").read("94A", 0).tobytes() == image.tobytes()
+
+
 @pytest.mark.parametrize(
     ("utc", "instrument", "text"),
     [
