@@ -594,7 +594,7 @@ def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64
             continue
         try:
             rows = [line.replace('"', "").split(",") for line in file.read_text().split()]
-            # NumPy would also take no date at all, and "today".
+            # NumPy would take 20100501 for a year, and no date at all and "today" for dates.
             table = sorted((np.datetime64(date.fromisoformat(day[:10]), "D"), float(f)) for day, f in rows)
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: is no table of dates and factors: {error}") from error

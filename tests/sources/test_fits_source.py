@@ -191,6 +191,8 @@ def test_degradation_from_the_header_or_else_a_table(tmp_path):
     assert neither.counts == {"no degradation correction": 1}
     other = Fits(save(tmp_path / "b.fits", image, AIA | {"WAVELNTH": 193}), degradation=table)
     assert other.counts == {"no degradation correction": 1}
+    (table / "degrad_171.csv").write_text("20100501,0.9\n20241003,0.6\n")
+    assert Fits(bare, degradation=table).header("171A", 0)["DEG_COR"] == 0.6
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n", '"2010-05-01",-1\n', "2010-05-01\n", ",0.5\n", "today,0.5\n"])
