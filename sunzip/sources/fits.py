@@ -422,7 +422,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
 
     if n != rows or (n != 512 and n % 1024):
         raise _Unusable(
-            "wrong size", f"has an image of {n}×{rows} pixels; it must be 512, 1024, 2048 or 4096 squared"
+            "wrong size", f"has an image of {n}×{rows} pixels; it must be 512 or a multiple of 1024 squared"
         )
     bins = max(n // 1024, 1)
     lie = _lie(header)

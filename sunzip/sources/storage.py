@@ -297,9 +297,7 @@ def _status(error: Any) -> str:
         return _ABSENT
     if error.status in (401, 403):
         return f"access is denied ({told}); check the URL, and whether it can be read without an account"
-    if error.status == 429 or error.status >= 500:
-        return f"the server cannot give it now ({told}); try again later"
-    return f"the server refuses ({told}); check the URL"
+    return _busy(error.status, told) or f"the server refuses ({told}); check the URL"
 
 
 def _http_status(error: BaseException) -> int | None:
@@ -322,6 +320,10 @@ def _answer(answer: dict[str, Any], line: str) -> str | None:
             f"the store refuses ({told}); check that the credentials have not expired, and that "
             "AWS_DEFAULT_REGION is the bucket's region"
         )
+    return _busy(status, told)
+
+
+def _busy(status: int, told: str) -> str | None:
     if status == 429 or status >= 500:
         return f"the server cannot do it now ({told}); try again later"
     return None

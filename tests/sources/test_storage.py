@@ -81,8 +81,8 @@ def told(job: str, url: str, folder: Path) -> str:
         (401, "access is denied (HTTP 401 Unauthorized); check the URL, and whether it can be read without"),
         (403, "access is denied (HTTP 403 Forbidden); check the URL, and whether it can be read without"),
         (418, "the server refuses (HTTP 418 I'm a Teapot); check the URL"),
-        (429, "the server cannot give it now (HTTP 429 Too Many Requests); try again later"),
-        (500, "the server cannot give it now (HTTP 500 Internal Server Error); try again later"),
+        (429, "the server cannot do it now (HTTP 429 Too Many Requests); try again later"),
+        (500, "the server cannot do it now (HTTP 500 Internal Server Error); try again later"),
         (1, "the server refuses (HTTP 400 Bad status line); check the URL"),
     ],
 )
