@@ -33,6 +33,8 @@ _MAX_SIDE = 16384
 _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 _MAX_KEYWORDS = 2**24
+#: Times that are texts: 9 years of 12 channels at 12 minutes have 5 million images.
+_MAX_TEXTS = 2**23
 
 #: What numbers in datasets of times count, if they say so, perhaps with 00:00:00 behind it.
 _UNITS = "milliseconds since 1970-01-01"
@@ -252,6 +254,9 @@ class Hdf5(Source):
             # Numbers that are no date, as 2^63 − 1 is, stand for times that are missing.
             found[(found < _FIRST) | (found >= _END)] = np.datetime64("NaT", "ms")
         elif dataset.dtype.kind in "OS":
+            if dataset.size > _MAX_TEXTS:
+                # A sparse file of few bytes may have as many as it likes, and each takes its time.
+                raise InputError(f"{self.url}: {name} has {dataset.size} texts; write int64 ms since 1970")
             found = parse_t_obs(dataset[:].ravel().tolist()).reshape(shape)
         else:
             raise InputError(

@@ -162,6 +162,16 @@ def test_netcdf_that_would_be_read_as_something_else_is_one_line(tmp_path, of, a
     one_line(file, part)
 
 
+def test_texts_that_no_series_has_are_not_read(tmp_path):
+    """A sparse file of a few kB may have millions of them."""
+    n = 2**23 + 1
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("cube", (n, 1, N, N), "f4", chunks=(1, 1, N, N))
+        file.create_dataset("time", (n,), "S20", chunks=(1 << 16,))
+        file["channel"] = ["171A"]
+    one_line(str(tmp_path / "a.h5"), f"time has {n} texts; write int64 ms since 1970")
+
+
 def test_netcdf_without_packing(tmp_path):
     data = cube(T, C, N, N)
     data[0, 1, :2] = -9999
