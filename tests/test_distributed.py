@@ -258,15 +258,27 @@ def test_without_dask_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import distributed
+
+    def few(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.") from OSError(24, "Too many open files")
+
+    args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--workers", "1"]
+    with monkeypatch.context() as m:
+        m.setattr(distributed, "LocalCluster", few)
+        done = CliRunner().invoke(cli.program, args)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "sunzip: error: workers (--workers): 1 cannot be started here ([Errno 24] Too many open files); ask "
+        'for fewer, or for none; in a script they need its work below `if __name__ == "__main__":`\n'
+    )
     # As a worker of multiprocessing.Pool is.
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    args = ["compress", "synthetic:frames=1,size=16", str(tmp_path / "a.lat"), "--workers", "1"]
     done = CliRunner().invoke(cli.program, args)
     assert done.exit_code == 1
     assert done.stderr == (
-        "sunzip: error: workers (--workers): 1 cannot be started here (daemonic processes are not allowed to "
-        "have children); ask for fewer, or for none; in a script they need its work below "
-        '`if __name__ == "__main__":`\n'
+        "sunzip: error: workers (--workers): a daemonic process, as those of multiprocessing.Pool are, may "
+        "start none; leave them out\n"
     )
     assert os.listdir(tmp_path) == []
 

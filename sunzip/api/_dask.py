@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -62,6 +63,12 @@ def local_client(workers: int) -> Iterator[Client]:
         If they cannot be started.
     """
     distributed = need()
+    if multiprocessing.current_process().daemon:
+        # With Python 3.14 Dask waits for ever for workers that may not be.
+        raise InputError(
+            "workers (--workers): a daemonic process, as those of multiprocessing.Pool are, may start none; "
+            "leave them out"
+        )
     try:
         # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited.
         # What Dask would print of workers that end is either in order or said by the job's own error.
