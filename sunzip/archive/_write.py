@@ -44,6 +44,7 @@ class ArchiveWriter:
         self.spec = spec
         self._grid = Grid.read(spec.attributes(), path)
         self._place = place_of(path)
+        self._partial = f"{path}.partial"
         self._force = False
         self._root = b""
 
@@ -207,21 +208,20 @@ class ArchiveWriter:
             sizes = self._place.sizes(keys)
             if len(sizes) < len(keys):
                 raise OutputError(
-                    f"{self.path}.partial: {len(keys) - len(sizes)} objects are gone, as if another run had "
+                    f"{self._partial}: {len(keys) - len(sizes)} objects are gone, as if another run had "
                     "removed them; use --resume"
                 )
             with self._place.packing(sum(sizes.values()) + sum(map(len, model.values()))) as file:
                 size = self._pack(file, sizes, model)
-        partial = f"{self.path}.partial"
         try:
             self._place.clear()
         except KeyboardInterrupt as error:
-            error.add_note(f"{self.path} is complete; remove {partial}")
+            error.add_note(f"{self.path} is complete; remove {self._partial}")
             raise
         except (OSError, OutputError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise OutputError(
-                f"{self.path}: is complete, but {partial} cannot be removed ({why}); remove it"
+                f"{self.path}: is complete, but {self._partial} cannot be removed ({why}); remove it"
             ) from error
         return size
 
@@ -238,7 +238,7 @@ class ArchiveWriter:
         """Keep out of a folder that another run has made its own, which only a lock could prevent."""
         if not self.sees_its_own():
             raise OutputError(
-                f"{self.path}.partial: another run has begun it anew or removed it; wait for that run, or "
+                f"{self._partial}: another run has begun it anew or removed it; wait for that run, or "
                 "name another target"
             )
 
@@ -265,32 +265,34 @@ class ArchiveWriter:
 
     def _continue(self, resume: bool, force: bool) -> bool:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
-        where = f"{self.path}.partial"
         names = self._place.names()
         self._place.hold()
         if "zarr.json" not in names:
             # Nothing of worth is in a folder that was never begun, but it may not be ours.
             if not names <= set(layout.ARRAYS):
-                raise OutputError(f"{where}: is in the way and not of sunzip; remove it")
+                raise OutputError(f"{self._partial}: is in the way and not of sunzip; remove it")
             return False
-        root = f"{where}/zarr.json"
+        root = f"{self._partial}/zarr.json"
         try:
             attributes: Any = load(self._place.get("zarr.json") or b"", root)["attributes"]["sunzip"]
             grid = Grid.read(attributes, root)
         except (DamagedError, UnsupportedError, KeyError, TypeError) as e:
-            raise OutputError(f"{where}: is in the way and not one that can be continued; remove it") from e
+            raise OutputError(
+                f"{self._partial}: is in the way and not one that can be continued; remove it"
+            ) from e
         if not resume:
             if force:
                 return False
             raise OutputError(
-                f"{where}: an unfinished archive; continue it with --resume or begin again with --force"
+                f"{self._partial}: an unfinished archive; continue it with --resume or begin again with "
+                "--force"
             )
         mine = self.spec.attributes()
         same = ("fingerprint", "codec", "model", "scale")
         if grid != self._grid or any(attributes[k] != mine[k] for k in same) or not self._same_time():
             raise OutputError(
-                f"{where}: was begun from other input or with other settings; begin again with --force in "
-                "place of --resume"
+                f"{self._partial}: was begun from other input or with other settings; begin again with "
+                "--force in place of --resume"
             )
         self.spec = replace(self.spec, source=attributes["source"], coding=attributes["coding"])
         return True

@@ -169,14 +169,15 @@ def cached(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {pixels_path: size, present_path: count * len(NAMES)}
-        if not all(path.exists() and path.stat().st_size == n for path, n in sizes.items()):
+        complete = {path: path.exists() and path.stat().st_size == n for path, n in sizes.items()}
+        if not all(complete.values()):
             free = shutil.disk_usage(folder).free
             if free < size:
                 raise OutputError(
                     f"{folder}: {count} frames take {size / 1e9:.1f} GB as float16, {free / 1e9:.1f} GB are "
                     "free; use --every, or name a folder with room by --cache"
                 )
-            if not pixels_path.exists() or pixels_path.stat().st_size != size:
+            if not complete[pixels_path]:
                 # Marks whose pixels somebody removed would tell of new ones that they are read.
                 present_path.unlink(missing_ok=True)
             # Not emptied: another training may have begun here at the same time.
