@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,21 @@ MAX_SIDE = 16384
 _HEADER = struct.Struct("<BBII4sBHI")
 _START = struct.Struct("<BBI")
 _CRC = slice(6, 10)
-_GAPS, _RAW, _ALIKE = 1 << 12, 1 << 13, 1 << 14  # of the u16 with T − 1
+_GAPS, _RAW, _ALIKE, _BOUNDED = (1 << bit for bit in range(12, 16))  # of the u16 with T − 1
 _LONG = 15 << 16  # payload lengths from here on take a u32
 
-#: Mask, payload and gap map of one coded frame, and those of a frame without any channel.
-Entry = tuple[int, bytes, bytes]
-EMPTY: Entry = (0, b"", b"")
+
+class Entry(NamedTuple):
+    """One coded frame: see `Block`."""
+
+    mask: int
+    payload: bytes
+    gap: bytes
+    residual: bytes = b""
+
+
+#: A frame without any channel.
+EMPTY = Entry(0, b"", b"")
 
 
 def _damaged(what: str) -> NoReturn:
@@ -57,6 +66,38 @@ def _get_varint(data: memoryview) -> tuple[int, int]:
         if byte <= 0x7F:
             return value, i + 1
     _damaged("a length that it states does not end")
+
+
+def _taken(data: memoryview, what: str) -> tuple[memoryview, memoryview]:
+    """Return the part of a stream that says first how long it is, and what follows it."""
+    size, used = _get_varint(data)
+    if used + size > len(data):
+        _damaged(f"a {what} claims more bytes than its frame has")
+    return data[used : used + size], data[used + size :]
+
+
+def pack_residuals(images: Sequence[bytes]) -> bytes:
+    """Join the residuals of a frame's present channels, in canonical order; empty if all are."""
+    return b"".join(_put_varint(len(image)) + image for image in images) if any(images) else b""
+
+
+def unpack_residuals(data: bytes, n: int) -> list[bytes]:
+    """Invert `pack_residuals` for n channels.
+
+    Raises
+    ------
+    DamagedError
+        If they are not those of n channels.
+    """
+    if not data:
+        return [b""] * n
+    images, rest = [], memoryview(data)
+    for _ in range(n):
+        image, rest = _taken(rest, "channel's residual")
+        images.append(bytes(image))
+    if rest or not any(images):
+        raise DamagedError(f"residuals: not those of {n} channels")
+    return images
 
 
 def pack_gaps(missing: npt.NDArray[np.bool_]) -> bytes:
@@ -173,6 +214,9 @@ class Block:
         Per frame: the entropy-coded stream, or `pack_raw` of its pixels; empty if no channel is present.
     gaps
         Per frame: `pack_gaps` of the present channels, in canonical order; mostly empty.
+    residuals
+        Per frame: `pack_residuals` of the present channels; empty if no pixel is to be moved. None at all
+        stands for empty ones.
 
     Raises
     ------
@@ -195,27 +239,33 @@ class Block:
     masks: tuple[int, ...]
     payloads: tuple[bytes, ...] = field(repr=False)
     gaps: tuple[bytes, ...] = field(repr=False)
+    residuals: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         frames = len(self.masks)
+        if not self.residuals:
+            object.__setattr__(self, "residuals", (b"",) * frames)
         if not 1 <= frames <= MAX_FRAMES:
             raise InputError(f"a block holds 1 to {MAX_FRAMES} frames, not {frames}")
         if not all(1 <= side <= MAX_SIDE for side in self.shape):
             raise InputError(f"frames of {self.shape} pixels; the format goes up to {MAX_SIDE} a side")
-        if len(self.payloads) != frames or len(self.gaps) != frames:
-            raise ValueError(f"{frames} masks, {len(self.payloads)} payloads, {len(self.gaps)} gap maps")
+        if not len(self.payloads) == len(self.gaps) == len(self.residuals) == frames:
+            raise ValueError(
+                f"{frames} masks, {len(self.payloads)} payloads, {len(self.gaps)} gap maps, "
+                f"{len(self.residuals)} residuals"
+            )
         if len(self.model) != 4 or not 0 <= self.quality <= 255:
             raise ValueError("model must be 4 bytes and quality from 0 to 255")
-        for mask, payload, gap in zip(self.masks, self.payloads, self.gaps, strict=True):
+        for mask, *parts in self.entries:
             if not 0 <= mask < 1 << len(CHANNELS):
                 raise ValueError(f"mask {mask:#x} names channels that do not exist")
-            if mask == 0 and (payload or gap):
-                raise ValueError("a frame without channels has no payload and no gap map")
+            if mask == 0 and any(parts):
+                raise ValueError("a frame without channels has no payload, gap map and residual")
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Mask, payload and gap map of each frame."""
-        return tuple(zip(self.masks, self.payloads, self.gaps, strict=True))
+        """What each frame consists of."""
+        return tuple(map(Entry, self.masks, self.payloads, self.gaps, self.residuals))
 
     def with_entries(self, entries: Sequence[Entry]) -> Block:
         """Return a block of the same model, shape and quality that holds these frames.
@@ -225,8 +275,8 @@ class Block:
         InputError, ValueError
             As the constructor; ValueError also if there is no frame.
         """
-        masks, payloads, gaps = zip(*entries, strict=True)
-        return replace(self, masks=masks, payloads=payloads, gaps=gaps)
+        masks, payloads, gaps, residuals = zip(*entries, strict=True)
+        return replace(self, masks=masks, payloads=payloads, gaps=gaps, residuals=residuals)
 
     def pack(self) -> bytes:
         """Return the block's bytes.
@@ -236,13 +286,14 @@ class Block:
         InputError
             If they would be 4 GiB or more.
         """
-        has_gaps = any(self.gaps)
+        has_gaps, has_residuals = any(self.gaps), any(self.residuals)
         streams = self.payloads
-        if has_gaps:
-            streams = tuple(
-                _put_varint(len(gap)) + gap + payload if mask else b""
-                for mask, gap, payload in zip(self.masks, self.gaps, self.payloads, strict=True)
-            )
+        for parts in (self.residuals, self.gaps):
+            if any(parts):
+                streams = tuple(
+                    _put_varint(len(part)) + part + stream if mask else b""
+                    for mask, part, stream in zip(self.masks, parts, streams, strict=True)
+                )
         table = bytearray()
         alike = len(streams) > 1 and self.masks[0] > 0 and len(set(self.masks)) == 1
         if alike:
@@ -271,7 +322,8 @@ class Block:
                 len(self.masks) - 1
                 | (_GAPS if has_gaps else 0)
                 | (_RAW if any(map(is_raw, self.payloads)) else 0)
-                | (_ALIKE if alike else 0),
+                | (_ALIKE if alike else 0)
+                | (_BOUNDED if has_residuals else 0),
                 self.shape[0] - 1 | self.shape[1] - 1 << 14,
             )
         )
@@ -319,8 +371,7 @@ class Block:
         _, _, _, crc, model, quality, counts, sides = _HEADER.unpack_from(view)
         if crc != _crc(view[: _HEADER.size], view[_HEADER.size :]):
             _damaged("its checksum does not match its bytes")
-        flags = counts & ~(0xFFF | _GAPS | _RAW | _ALIKE) | sides >> 28
-        if flags:
+        if sides >> 28:
             raise UnsupportedError("block: uses a feature that this sunzip does not know: update it")
         frames = (counts & 0xFFF) + 1
         masks, lengths, at = [], [], _HEADER.size
@@ -355,26 +406,29 @@ class Block:
         lengths.append(length - at - sum(lengths))
         if lengths[-1] < 0:
             _damaged("its frames claim more bytes than it has")
-        payloads, gaps = [], []
+        payloads: list[bytes] = []
+        gaps: list[bytes] = []
+        residuals: list[bytes] = []
         for mask, size in zip(masks, lengths, strict=True):
             stream = view[at : at + size]
             at += size
             if mask == 0 and size:
                 _damaged("a frame without channels has a payload")
-            gap = stream[:0]
-            if counts & _GAPS and mask:
-                taken, used = _get_varint(stream)
-                if used + taken > size:
-                    _damaged("a gap map claims more bytes than its frame has")
-                gap, stream = stream[used : used + taken], stream[used + taken :]
+            for flag, parts, what in ((_GAPS, gaps, "gap map"), (_BOUNDED, residuals, "residual")):
+                part = stream[:0]
+                if counts & flag and mask:
+                    part, stream = _taken(stream, what)
+                parts.append(bytes(part))
             payloads.append(bytes(stream))
-            gaps.append(bytes(gap))
         if any(map(is_raw, payloads)) is not bool(counts & _RAW):
             _damaged("does not say rightly whether it has raw frames")
-        if any(gap and is_raw(payload) for payload, gap in zip(payloads, gaps, strict=True)):
-            _damaged("a raw frame has a gap map")
+        if any(residuals) is not bool(counts & _BOUNDED):
+            _damaged("does not say rightly whether it has residuals")
+        for payload, gap, residual in zip(payloads, gaps, residuals, strict=True):
+            if (gap or residual) and is_raw(payload):
+                _damaged(f"a raw frame has a {'gap map' if gap else 'residual'}")
         shape = ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
-        return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps))
+        return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps), tuple(residuals))
 
 
 def _crc(header: bytes | bytearray | memoryview, body: bytes | memoryview) -> int:

@@ -34,6 +34,9 @@ class Sunzip(ChunkCodec, Codec):  # type: ignore[misc]  # numcodecs has no types
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality
         0 to 100; None is the model's default.
+    max_error
+        How far decoded pixels may be from the original, such as ``"2sigma"`` or ``"5%,Bz=20G"``; None is no
+        bound.
 
     Raises
     ------

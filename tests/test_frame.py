@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from sunzip.entropy.coder import Decoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import Block, is_raw, pack_gaps, unpack_gaps
+from sunzip.frame import Block, is_raw, pack_gaps, pack_residuals, unpack_gaps, unpack_residuals
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reference" / "format-v1.md"
@@ -38,6 +38,7 @@ def blocks(draw):
         tuple(masks),
         payloads,
         tuple(b"" if none else draw(some | st.just(b"")) for none in bare),
+        tuple(b"" if none else draw(some | st.just(b"")) for none in bare),
     )
 
 
@@ -51,6 +52,10 @@ def small(**changes):
         "gaps": (b"", b"", b"map"),
     }
     return Block(**(fields | changes))
+
+
+#: Of a raw frame, with a byte before it that would be its residual.
+RAW_AND_RESIDUAL = small(masks=(1,), payloads=(b"\x01r\0",), gaps=(b"",))
 
 
 def alike(payload=b"12345"):
@@ -151,7 +156,9 @@ def changed(at, value, block=None, size=1):
         (small().pack()[:-1], DamagedError, "header says"),
         (small().pack()[:-1] + b"!", DamagedError, "checksum"),
         (changed(16, 0x20), DamagedError, "raw frames"),
-        (changed(16, 0x80), UnsupportedError, "feature"),
+        (changed(16, 0xC0, alike(b"\0one")), DamagedError, "rightly whether it has residuals"),
+        (changed(16, 0xC0, alike(b"\x7f")), DamagedError, "a residual claims"),
+        (changed(16, 0xA0, RAW_AND_RESIDUAL), DamagedError, "a raw frame has a residual"),
         (changed(20, 0x10), UnsupportedError, "feature"),
         (changed(15, 0xFFF, size=2), DamagedError, "inside its table"),
         (changed(21, 0xFFFF, small(payloads=(b"", b"", b"")), 2), DamagedError, "form for"),
@@ -189,6 +196,8 @@ def test_what_is_wrong_is_named(data, error, says):
         ({"masks": (), "payloads": (), "gaps": ()}, InputError),
         ({"masks": (1,) * 4097, "payloads": (b"",) * 4097, "gaps": (b"",) * 4097}, InputError),
         ({"masks": (1, 2)}, ValueError),
+        ({"residuals": (b"", b"")}, ValueError),
+        ({"residuals": (b"", b"some", b"")}, ValueError),
         ({"masks": (0x1000, 0, 4)}, ValueError),
         ({"masks": (0, 0, 4)}, ValueError),
         ({"model": b"abc"}, ValueError),
@@ -270,3 +279,21 @@ def test_a_block_written_by_version_1_decodes_for_ever():
             for push in want["pushes"]:
                 assert decoder.pop(np.array(push["index"]), tables).tolist() == push["symbols"]
             decoder.finish()
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=12))
+def test_residuals_of_channels_come_back(images):
+    data = pack_residuals(images)
+    assert unpack_residuals(data, len(images)) == images
+    assert bool(data) is any(images)
+    if data:
+        for wrong in (data[:-1], data + b"!"):
+            with pytest.raises(DamagedError, match=r"residual|does not end"):
+                unpack_residuals(wrong, len(images))
+        with pytest.raises(DamagedError, match="does not end"):
+            unpack_residuals(data, len(images) + 1)
+
+
+def test_residuals_that_hold_nothing_are_none():
+    with pytest.raises(DamagedError, match="those of 2 channels"):
+        unpack_residuals(b"\0\0", 2)

@@ -23,6 +23,7 @@ from sunzip.api._series import Alignment, Sources, open_series
 from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, open_archive
 from sunzip.arguments import positive, whole
+from sunzip.bounds import Wish, bounds_of, told
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources.series import Series
@@ -62,6 +63,7 @@ def compress(
     quality: int | None = None,
     target_ratio: float | None = None,
     target_bytes: int | None = None,
+    max_error: Wish | None = None,
     block: Block = "auto",
     embed_model: bool = False,
     force: bool = False,
@@ -91,6 +93,11 @@ def compress(
         Instead of a quality: choose the finest whose archive is so many times smaller than its images as
         float32, or has so many bytes at most. It is found by coding a few frames from all over, so that what
         comes out is near the target, not below it for certain. An embedded model counts.
+    max_error
+        How far any decoded pixel may be from the original: ``"5%"`` of it, ``"2sigma"`` of its noise,
+        ``"10DN/s"`` or ``"20G"``; by channel as in ``"2sigma,193A=5%"`` or as texts by name. See
+        `sunzip.bounds.bounds_of`. Without a quality the one is chosen that takes the fewest bytes, by coding
+        a few frames from all over.
     block
         Frames coded together. ``"auto"`` is 24 if the model codes frames given each other and most are at
         most a day apart, else 1.
@@ -138,6 +145,10 @@ def compress(
             raise InputError("either a number of workers or a client of a cluster; give one of them")
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
         raise InputError("a quality, a target ratio and a target size exclude each other")
+    if max_error is not None:
+        if target_ratio is not None or target_bytes is not None:
+            raise InputError("bounded errors take the bytes that they take: give no target, or no max_error")
+        codec = codec.within(bounds_of(max_error, series.channels), quality)
     looking = clock.monotonic()
     if series.missing == "drop":
         # The frames of an archive are fixed before the first one is coded.
@@ -158,7 +169,8 @@ def compress(
         target_ratio = positive(target_ratio, "target_ratio (--target-ratio)")
     elif target_bytes is not None:
         target_bytes = whole(target_bytes, "target_bytes (--target-bytes)", 1)
-    if dry_run or target_ratio is not None or target_bytes is not None:
+    open_quality = bool(codec.bounds) and quality is None
+    if dry_run or target_ratio is not None or target_bytes is not None or open_quality:
         sample = Sample(series, specified(codec))
         if target_ratio is not None:
             target_bytes = _within(sample.raw_bytes, target_ratio)
@@ -171,6 +183,8 @@ def compress(
                 if target_ratio is not None:
                     wish += f" ({target_ratio:g} times smaller than float32)"
                 raise InputError(f"{path}: cannot be held to {wish}: {error}") from None
+        if open_quality:
+            codec = codec.at(sample.cheapest(codec))
         if dry_run:
             return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
@@ -255,7 +269,7 @@ def _coding(
 
             if client is None:
                 client = stack.enter_context(_dask.local_client(min(workers or 1, len(shards))))
-            coded = _dask.code_shards_on(client, plan, codec.model, codec.quality, shards)
+            coded = _dask.code_shards_on(client, plan, codec, shards)
         yield stack.enter_context(closing(coded))
 
 
@@ -277,6 +291,8 @@ def _specification(
         "align": asdict(align) if align else None,
         "degradation": degradation,
     }
+    held = {"max_error": told(codec.bounds)} if codec.bounds else {}
+    coding |= held
     identity = [frames, codec.model.sha256, json.dumps(coding, sort_keys=True)]
     return ArchiveSpec(
         channels=series.channels,
@@ -291,6 +307,7 @@ def _specification(
             "channels": list(series.channels),
             "scale": str(series.scale),
             "quality": codec.quality,
+            **held,
         },
         model={"name": codec.model.name, "sha256": codec.model.sha256, "bytes": codec.model.nbytes},
         source={
@@ -345,6 +362,7 @@ def _report(
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.quality,
+        max_error=told(codec.bounds) or None,
         block=done.frames_per_block,
         target_bytes=target,
         seconds=seconds,
@@ -383,6 +401,7 @@ def _estimated(
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.quality,
+        max_error=told(codec.bounds) or None,
         block=sample.spec.frames_per_block,
         target_bytes=target,
         seconds=looking + found.seconds,

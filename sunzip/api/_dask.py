@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from sunzip import __version__, weights
 from sunzip.api._shards import Coded, Plan, code_shards
-from sunzip.codec import codec_for
+from sunzip.bounds import Bounds
+from sunzip.codec import Codec, codec_for
 from sunzip.errors import InputError, OutputError, SunzipError, needing
 from sunzip.sources.series import Notes
 from sunzip.weights import Model
@@ -41,7 +42,7 @@ class Errand:
         What is to be coded.
     model
         Complete, as the worker's machine need not have it.
-    quality
+    quality, bounds
         The codec's.
     version
         Of sunzip: another one may give other bytes.
@@ -50,6 +51,7 @@ class Errand:
     plan: Plan
     model: Model
     quality: int
+    bounds: Bounds
     version: str
 
 
@@ -175,7 +177,7 @@ def need() -> Any:
 
 
 def code_shards_on(
-    client: Client, plan: Plan, model: Model, quality: int, shards: Sequence[int]
+    client: Client, plan: Plan, codec: Codec, shards: Sequence[int]
 ) -> Generator[Coded, None, None]:
     """Have workers code and write shards, telling after each shard. See `code_shards`.
 
@@ -188,7 +190,7 @@ def code_shards_on(
     """
     import dask
 
-    errand = Errand(plan, model, quality, __version__)
+    errand = Errand(plan, codec.model, codec.quality, codec.bounds, __version__)
     job = f"sunzip-{uuid.uuid4().hex}"
     # Pickled here and unpickled by a task: where a worker dies with the only copy, the scheduler makes a new
     # one, which it cannot do for scattered data. It is large on purpose.
@@ -224,7 +226,7 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
                 "absolute path on a file system that all workers share, or an object store (s3://…)"
             )
         weights.register(errand.model)
-        codec = codec_for(errand.model.sha256, errand.quality)
+        codec = codec_for(errand.model.sha256, errand.quality, errand.bounds)
         total = [sum(column) for column in zip(*code_shards(plan, codec, [shard]), strict=True)]
         frames = writer.frames_of(shard)
         return Coded(*total), plan.series.notes(frames.start, frames.stop)

@@ -65,6 +65,8 @@ def evaluate(
         known = int(sun.archive.valid.sum())
         elsewhere = np.delete(series.t_obs, ours, axis=0)
         offered = int(np.count_nonzero(~np.isnat(elsewhere)))
+        bounds = sun.archive.bounds
+        outside = dict.fromkeys(bounds, 0)
         if progress:
             progress(Progress(0, len(both), 0, 0))
         done = 0
@@ -73,10 +75,17 @@ def evaluate(
             here = np.flatnonzero((begin <= theirs) & (theirs < end))
             if not len(here):
                 continue
-            decoded = sun.cube(begin, end).to_scale(Scale.MEAN)
+            cube = sun.cube(begin, end)
+            decoded = cube.to_scale(Scale.MEAN)
             for a, b in zip(ours[here].tolist(), (theirs[here] - begin).tolist(), strict=True):
-                original = series.read(a, a + 1).to_scale(Scale.MEAN)
+                read = series.read(a, a + 1)
+                original = read.to_scale(Scale.MEAN)
                 same = original.valid[0] & decoded.valid[b] & (original.t_obs[0] == decoded.t_obs[b])
+                # A bound is meant in the archive's own scale.
+                for name in (name for name in bounds if same[sun.channels.index(name)]):
+                    c = sun.channels.index(name)
+                    there = read.to_scale(cube.scale).data[0, c]
+                    outside[name] += bounds[name].outside(there, cube.data[b, c], name, cube.scale)
                 gather.add(original.data, decoded.data[b : b + 1], same[None])
                 images, frames = images + int(same.sum()), frames + bool(same.any())
                 offered += int(original.valid.sum())
@@ -101,6 +110,7 @@ def evaluate(
             metrics=gather.as_dict(),
             bits_per_sample=8 * size / pixels,
             ratio=4 * pixels / size,
+            outside=outside,
         )
 
 

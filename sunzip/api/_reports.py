@@ -35,6 +35,9 @@ class CompressReport:
         pixels, and with them errors, are 2×2 means or sums.
     model, model_sha256, quality
         What coded it.
+    max_error
+        The farthest that pixels are from the original, channel by channel as `sunzip.bounds.told` says it;
+        None if that is not bounded.
     block
         Frames coded together.
     target_bytes
@@ -72,6 +75,7 @@ class CompressReport:
     model: str
     model_sha256: str
     quality: int
+    max_error: str | None
     block: int
     target_bytes: int | None
     seconds: float
@@ -140,6 +144,8 @@ class EvaluateReport:
         Bits of the archive file, without a model inside, per pixel of an image that is there.
     ratio
         Bytes of these pixels as float32 over bytes of that file.
+    outside
+        Of each channel whose errors the archive bounds, how many pixels are farther from the original.
     """
 
     source: str
@@ -150,6 +156,7 @@ class EvaluateReport:
     metrics: dict[str, Any]
     bits_per_sample: float
     ratio: float
+    outside: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sunzip import archive as lat
 from sunzip.api._shards import encode, joined
 from sunzip.archive import ArchiveSpec, ArchiveWriter, ShardTable
-from sunzip.codec import Codec
+from sunzip.codec import BOUNDED_QUALITY, Codec
 from sunzip.codec.order import GROUP
 from sunzip.cube import Cube
 from sunzip.errors import InputError
@@ -154,6 +154,31 @@ class Sample:
             )
         return low
 
+    def cheapest(self, codec: Codec) -> int:
+        """Return the quality at which frames take the fewest bytes, where residuals mend what it lacks.
+
+        Parameters
+        ----------
+        codec
+            With bounds, at any quality.
+        """
+        sizes: dict[int, int] = {}
+
+        def size(quality: int) -> int:
+            if quality not in sizes:
+                sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self._cubes])
+            return sizes[quality]
+
+        # Bytes fall as the model tells more, and rise when it tells what need not be known.
+        best, step = BOUNDED_QUALITY, 16
+        while step > 1:
+            near = [quality for quality in (best - step, best + step) if 0 <= quality <= 100]
+            if size(best) <= min(map(size, near)):
+                step //= 2
+            else:
+                best = min(near, key=size)
+        return best
+
     def _size(self, codec: Codec) -> int:
         if self._overhead is None:  # nearly the same at every quality
             self._overhead = self.code(codec).overhead
@@ -186,7 +211,7 @@ class Sample:
         coded = np.zeros(frames)
         besides = 0.0
         for data, (numbers, cube) in zip(begun, self._begun, strict=True):
-            coded[numbers] = [len(payload) + len(gap) for _, payload, gap in Block.unpack(data).entries]
+            coded[numbers] = [sum(map(len, parts)) for _, *parts in Block.unpack(data).entries]
             besides += len(data) - coded[numbers].sum() + _ENTRY * (block - len(cube))
         total = blocks * besides / len(begun)
         known = np.isin(np.arange(frames), [n for numbers, _ in self._begun for n in numbers])

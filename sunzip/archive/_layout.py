@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sunzip.archive._json import MAX_BYTES, MAX_VALUES, count_values, dump
 from sunzip.archive._zip import MANIFEST
+from sunzip.bounds import bounds_in
 from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import PIXEL_OF_512, Header
 from sunzip.errors import DamagedError, InputError, UnsupportedError
@@ -321,6 +322,10 @@ class Grid:
         quality = codec.get("quality", 0)
         if type(quality) is not int or not 0 <= quality <= 100:
             raise wrong(f"quality of the codec is {quality!r:.40}, not a number from 0 to 100")
+        try:
+            bounds_in(codec, names)
+        except InputError as reason:
+            raise wrong(f"codec: {reason}") from None
         if not isinstance(attributes.get("fingerprint"), str):
             raise wrong("fingerprint is absent")
         return grid

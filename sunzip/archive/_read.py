@@ -22,6 +22,7 @@ from sunzip.archive._keywords import Headers, decode
 from sunzip.archive._layout import Grid, ShardTable
 from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
+from sunzip.bounds import bounds_in
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
 
@@ -235,6 +236,8 @@ class Archive:
         Frames in each block; the last block's frames from `frames` on are padding without images.
     codec, model, source, coding, fingerprint
         As in `ArchiveSpec`.
+    bounds
+        How far decoded pixels may be from the original, by channel; empty if that is not bounded.
     identity
         sha256 of the manifest in hexadecimal, another one wherever any byte is another.
     """
@@ -269,6 +272,7 @@ class Archive:
         self.frames_per_block = grid.frames_per_block
         self.scale: str = attributes["scale"]
         self.codec: Mapping[str, Any] = attributes["codec"]
+        self.bounds = bounds_in(self.codec, self.channels)
         self.model: Mapping[str, Any] = attributes["model"]
         self.source: Mapping[str, Any] = attributes["source"]
         self.coding: Mapping[str, Any] = attributes["coding"]

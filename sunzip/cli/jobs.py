@@ -25,7 +25,7 @@ from sunzip.cli.output import (
     table,
 )
 from sunzip.cli.program import Interrupted
-from sunzip.errors import InputError, OutputError, without_secrets
+from sunzip.errors import BoundNotMetError, InputError, OutputError, without_secrets
 
 if TYPE_CHECKING:
     from sunzip.api import Block, CompressReport, EvaluateReport
@@ -134,6 +134,11 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
     "--target-bytes", metavar="SIZE", callback=_bytes, help="Choose the quality for a size, as in 500MB."
 )
 @click.option(
+    "--max-error",
+    metavar="BOUND",
+    help="Hold every pixel to an error: 5%, 2sigma, 10DN/s, 20G, or by channel: 2sigma,193A=5%,Bz=20G.",
+)
+@click.option(
     "--block",
     metavar="N|auto",
     default="auto",
@@ -167,6 +172,7 @@ def compress(
     quality: int | None,
     target_ratio: float | None,
     target_bytes: int | None,
+    max_error: str | None,
     block: Block,
     embed_model: bool,
     force: bool,
@@ -188,6 +194,8 @@ def compress(
     """
     wishes = {"--quality": quality, "--target-ratio": target_ratio, "--target-bytes": target_bytes}
     named = [name for name, wish in wishes.items() if wish is not None]
+    if max_error is not None and quality is None:
+        named.append("--max-error")
     if len(named) > 1:
         raise click.UsageError(f"{' and '.join(named)} exclude each other")
     if not dry_run:
@@ -220,6 +228,7 @@ def compress(
                 quality=quality,
                 target_ratio=target_ratio,
                 target_bytes=target_bytes,
+                max_error=max_error,
                 block=block,
                 embed_model=embed_model,
                 force=force,
@@ -251,16 +260,20 @@ def compress(
 
 
 def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
+    from sunzip.bounds import bounds_of, in_short
+
     what = "would hold about" if r.dry_run else "holds"
     yield (
         f"{r.path} {what} {count(r.frames, 'frame')}, {count(r.images, 'image')} of "
         f"{r.shape[0]}×{r.shape[1]}: {' '.join(r.channels)}"
     )
     speed = f"{number(r.frames / r.seconds)} frames/s" if r.seconds > 0 else ""
+    held = [("max error", in_short(bounds_of(r.max_error)))] if r.max_error else []
     yield from fields(
         [
             ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
             ("model", f"{r.model}, quality {r.quality}{_chosen(r)}"),
+            *held,
             ("blocks", f"of {count(r.block, 'frame')}"),
             ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}, {speed}"),
         ]
@@ -425,6 +438,12 @@ def evaluate(
             src, archive, hmi=hmi, anon=anon, degradation=degradation, model=model, progress=progress
         )
     result(as_json, report.as_dict(), _evaluated(report))
+    wrong = [f"{count(n, 'pixel')} of {name}" for name, n in report.outside.items() if n]
+    if wrong:
+        raise BoundNotMetError(
+            f"{archive}: {', '.join(wrong)} err by more than it promises; is SRC, as it is now, what it was "
+            "made of?"
+        )
 
 
 _MODES = {"paper": "all pixels, as the paper counts", "strict": "on the disk and not zero"}

@@ -73,9 +73,12 @@ def _natural(value: object) -> int | None:
 
 
 def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
+    from sunzip.bounds import bounds_in, in_short
+
     y, x = a["shape"]
     model = a["model"]
     quality, exact = (a["coding"].get(key) for key in ("quality", "exact"))
+    bounds = bounds_in(a["codec"], a["channels"])
     urls, layouts = a["source"].get("urls"), a["source"].get("layouts")
     yield f"{a['path']}"
     yield from fields(
@@ -87,6 +90,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
                 f"{'embedded' if model['embedded'] else 'not embedded'}",
             ),
             ("quality", NONE if quality is None else str(quality)),
+            *([("max error", in_short(bounds))] if bounds else []),
             ("pixels", _SAMENESS.get(exact if type(exact) is bool else None, NONE)),
             ("source", f"{_joined(urls)} ({_joined(layouts)})"),
             ("times", " to ".join(moment(t) for t in a["time"]) + " UTC"),

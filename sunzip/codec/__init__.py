@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.arguments import whole
+from sunzip.bounds import Bounds
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
@@ -23,7 +24,7 @@ from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
-from sunzip.errors import DamagedError, InputError, UnsupportedError
+from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError
 from sunzip.frame import (
     EMPTY,
     MAX_FRAMES,
@@ -32,9 +33,12 @@ from sunzip.frame import (
     is_raw,
     pack_gaps,
     pack_raw,
+    pack_residuals,
     unpack_gaps,
     unpack_raw,
+    unpack_residuals,
 )
+from sunzip.residual import correct, corrected
 from sunzip.weights import Model, load, register
 
 if TYPE_CHECKING:
@@ -62,6 +66,10 @@ class _Entry(NamedTuple):
     @property
     def payload(self) -> bytes:
         return self.block.payloads[self.place]
+
+    @property
+    def residual(self) -> bytes:
+        return self.block.residuals[self.place]
 
 
 class _Plan(NamedTuple):
@@ -101,7 +109,7 @@ class _Job(NamedTuple):
 
 
 #: Makes pixels of a decoded frame: see `Codec._pixels`.
-_Painter = Callable[[Sequence[int], Float, Reference | None], Float]
+_Painter = Callable[[Sequence[int], Float, Reference | None, bytes], Float]
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -114,6 +122,10 @@ _FAMILIES: dict[str, Callable[[Model], Family]] = {
 #: Pixels of a channel that `decode_tensor` sends through the network at once. On a CPU larger batches only
 #: leave the caches; an accelerator wants to be filled.
 _PIXELS_CPU, _PIXELS_ELSEWHERE = 1 << 17, 1 << 22
+
+#: The quality where errors are bounded and none is named: from there on, for bounds of about the noise, what
+#: the model takes more and what residuals take less are the same.
+BOUNDED_QUALITY = 70
 
 
 class Codec:
@@ -129,7 +141,11 @@ class Codec:
     model
         The model to use.
     quality
-        0 (smallest) to 100 (finest); None is the model's own default. Only encoding looks at it.
+        0 (smallest) to 100 (finest); None is the model's own default, or `BOUNDED_QUALITY` where there are
+        bounds. Only encoding looks at it.
+    bounds
+        How far decoded pixels may be from the original, by channel; residuals then bring those nearer that
+        are not. Only encoding looks at it.
 
     Raises
     ------
@@ -138,7 +154,8 @@ class Codec:
     UnsupportedError
         If its family is unknown.
     InputError
-        If the quality is no whole number from 0 to 100.
+        If the quality is no whole number from 0 to 100, or there are bounds and the model does not give the
+        same pixels everywhere.
 
     Examples
     --------
@@ -150,7 +167,7 @@ class Codec:
     (2, 1, 32, 32)
     """
 
-    def __init__(self, model: Model, quality: int | None = None) -> None:
+    def __init__(self, model: Model, quality: int | None = None, bounds: Bounds | None = None) -> None:
         try:
             family = _FAMILIES[model.family]
         except KeyError:
@@ -159,13 +176,14 @@ class Codec:
             ) from None
         self.model = model
         self.family = family(model)
+        self.bounds = self._bounds(bounds)
         self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
 
-    def __reduce__(self) -> tuple[Callable[[Model, int], Codec], tuple[Model, int]]:
+    def __reduce__(self) -> tuple[Callable[..., Codec], tuple[Model, int, Bounds]]:
         # Not with its network, which a process loads but once. Who changes that in memory must do all work
         # `here`, or a lane's process would do it with the network as it was.
-        return _again, (self.model, self.quality)
+        return _again, (self.model, self.quality, self.bounds)
 
     def __copy__(self) -> Codec:
         other = object.__new__(type(self))
@@ -173,10 +191,20 @@ class Codec:
         return other
 
     def _quality(self, wanted: int | None) -> int:
-        return whole(self.family.default_quality if wanted is None else wanted, "quality", 0, 100)
+        if wanted is None:
+            return BOUNDED_QUALITY if self.bounds else self.family.default_quality
+        return whole(wanted, "quality", 0, 100)
+
+    def _bounds(self, wanted: Bounds | None) -> Bounds:
+        if wanted and not self.family.exact:
+            raise InputError(
+                f"model {self.model.name}: its pixels differ from machine to machine, so that no error can "
+                "be bounded (max_error, --max-error); take a model of the wavelet family, as the default is"
+            )
+        return wanted or {}
 
     def at(self, quality: int | None) -> Codec:
-        """Return a codec of another quality that shares this one's network.
+        """Return a codec of another quality that shares this one's network and bounds.
 
         Raises
         ------
@@ -186,6 +214,23 @@ class Codec:
         other = copy(self)
         other.quality = self._quality(quality)
         return other
+
+    def within(self, bounds: Bounds | None, quality: int | None = None) -> Codec:
+        """Return a codec of other bounds that shares this one's network.
+
+        Parameters
+        ----------
+        bounds, quality
+            As for a new one.
+
+        Raises
+        ------
+        InputError
+            As for a new one.
+        """
+        other = copy(self)
+        other.bounds = other._bounds(bounds)
+        return other.at(quality)
 
     def encode(
         self,
@@ -222,6 +267,8 @@ class Codec:
         InputError
             If data or channels are not as said, the model cannot code images of this size, or pixels are
             infinite.
+        BoundNotMetError
+            If a pixel would not be within its bound: a defect of sunzip.
         """
         return self._encode(data, channels, scale, frames_per_block, after, None)[0]
 
@@ -248,7 +295,7 @@ class Codec:
 
         Raises
         ------
-        InputError
+        InputError, BoundNotMetError
             As `encode`.
         """
         return self._encode(data, channels, scale, frames_per_block, None, measure)
@@ -314,8 +361,8 @@ class Codec:
         blocks = []
         for begin in range(0, frames, frames_per_block):
             rows = entries[begin : begin + frames_per_block]
-            masks, payloads, gaps = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
-            blocks.append(Block(self._id, (height, width), self.quality, masks, payloads, gaps).pack())
+            parts = zip(*rows, *[EMPTY] * (frames_per_block - len(rows)), strict=True)
+            blocks.append(Block(self._id, (height, width), self.quality, *parts).pack())
         if measure is None:
             return blocks, []
         # An empty frame decodes to what it is.
@@ -355,29 +402,55 @@ class Codec:
         missing, shown, has = here
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
         known = known._replace(channels=has)
-        raw, written = None, Written(b"")
+        raw, written, moved, pixels = None, Written(b""), b"", None
         if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
             raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
             analysed = steady or self._analyse(data, here, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
-            raw = pack_raw(_means(data, shown, indexes, scale), len(written.payload) + len(gap))
-        entry = (mask, written.payload, gap) if raw is None else (mask, raw, b"")
+            if self.bounds:
+                moved, pixels = self._bounded(data, here, indexes, scale, written)
+            most = len(written.payload) + len(gap) + len(moved)
+            raw = pack_raw(_means(data, shown, indexes, scale), most)
+        entry = Entry(mask, written.payload, gap, moved) if raw is None else Entry(mask, raw, b"")
         decoded = written.decoded if raw is None else None
         left = self.family.reference(decoded, has, known.shape) if keep and decoded is not None else None
         if measure is None:
             return entry, left, None
         if raw is not None:
             pixels = _raw_pixels(raw, has, indexes, known.shape, scale)
-        else:
+        elif pixels is None:
             if decoded is None:
                 decoded = self.family.decode(written.payload, self.quality, known)
-            pixels = self._pixels(has, decoded, left, indexes, known.shape, scale)
+            pixels = self._pixels(has, decoded, left, b"", indexes, known.shape, scale)
         seen = np.full_like(data, np.nan)
         seen[shown] = pixels
         seen[missing] = np.nan
         return entry, left, measure(data, seen)
+
+    def _bounded(
+        self, data: Float, here: _There, indexes: Sequence[int], scale: Scale, written: Written
+    ) -> tuple[bytes, Float]:
+        """Bring a coded frame (C, Y, X) within the bounds; return its residual, and its pixels (n, Y, X)."""
+        has, shape = here.channels, (data.shape[1], data.shape[2])
+        # A family that gives the same pixels everywhere knows them when it has coded a frame.
+        assert written.decoded is not None
+        means = _means(data, here.present, indexes, scale)
+        pixels = self._pixels(has, written.decoded, None, b"", has, shape, Scale.MEAN)
+        parts = [b""] * len(has)
+        bounds = [self.bounds.get(NAMES[i]) for i in has]
+        for n, (index, bound) in enumerate(zip(has, bounds, strict=True)):
+            if bound is not None:
+                parts[n], pixels[n] = correct(means[n], pixels[n], bound, NAMES[index], scale)
+        pixels = _scaled(pixels, has, scale)
+        for image, original, index, bound in zip(pixels, data[here.present], has, bounds, strict=True):
+            if bound is not None and bound.outside(original, image, NAMES[index], scale):
+                raise BoundNotMetError(
+                    f"pixels of {NAMES[index]} cannot be held to the error that is allowed (max_error, "
+                    "--max-error); this is a defect of sunzip, please report it"
+                )
+        return pack_residuals(parts), pixels
 
     def _steadied(
         self,
@@ -466,7 +539,7 @@ class Codec:
 
         def pixels(t: int) -> list[tuple[int, Float]]:
             latents = self.family.unquantised(self._analyse(data[t], here[t], indexes, scale), self.quality)
-            return [(t, self._pixels(here[t].channels, latents, None, indexes, shape, scale))]
+            return [(t, self._pixels(here[t].channels, latents, None, b"", indexes, shape, scale))]
 
         jobs = [_Job(partial(pixels, t)) for t, there in enumerate(here) if there.channels]
         present = np.array([there.present for there in here]).reshape(data.shape[:2])
@@ -572,8 +645,14 @@ class Codec:
 
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
-        masks = _masks(entries)
         place = torch.device(device)
+        if any(entry.residual for entry in entries):
+            # Bounds hold for the pixels of `decode` alone.
+            means = self._decode(entries, indexes, shape, Scale.MEAN if normalised else scale)
+            if normalised:
+                means = self.family.stabiliser.subset(indexes).forward(means)
+            return torch.from_numpy(means).to(place)
+        masks = _masks(entries)
         count = len(entries), len(indexes)
         out = torch.full((*count, *shape), torch.nan, dtype=torch.float32, device=place)
         shown = _coded(entries, masks, indexes)
@@ -718,6 +797,7 @@ class Codec:
 
         def run(number: int) -> list[tuple[int, Float]]:
             payload, mask = block.payloads[places[number]], block.masks[places[number]]
+            moved = block.residuals[places[number]]
             if is_raw(payload):
                 return []
             back, ahead = links[number]
@@ -731,7 +811,7 @@ class Codec:
                 found = [(t, small) for t in those]
             if not coarse or kept.wanted(number):
                 show, keep = bool(those) and not coarse, kept.wanted(number)
-                args = payload, block.quality, known, show, keep, painter
+                args = payload, block.quality, known, show, keep, painter, moved
                 shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
                 if left is not None:
                     kept.put(number, left)
@@ -743,30 +823,38 @@ class Codec:
             yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
 
     def _read(
-        self, payload: bytes, quality: int, known: Known, show: bool, keep: bool, painter: _Painter | None
+        self,
+        payload: bytes,
+        quality: int,
+        known: Known,
+        show: bool,
+        keep: bool,
+        painter: _Painter | None,
+        moved: bytes,
     ) -> tuple[Float | None, Reference | None]:
         """Decode a frame to show it, to keep it for others that build on it, or both.
 
-        It is shown as its latents, or as its pixels, given a painter.
+        It is shown as its latents, or as its pixels, given a painter, `moved` by its residual.
         """
         latents = self.family.decode(payload, quality, known)
         left = self.family.reference(latents, known.channels, known.shape) if keep else None
         if not show:
             return None, left
-        return (latents if painter is None else painter(known.channels, latents, left)), left
+        return (latents if painter is None else painter(known.channels, latents, left, moved)), left
 
     def _pixels(
         self,
         has: Sequence[int],
         latents: Float,
         left: Reference | None,
+        moved: bytes,
         indexes: Sequence[int],
         shape: tuple[int, int],
         scale: Scale,
     ) -> Float:
         """Return the pixels (n, Y, X), of those channels of `indexes` that a frame has, from its latents.
 
-        Others may build on it: what they have of it are its images.
+        Others may build on it: what they have of it are its images. `moved` is its residual.
         """
         channels = [i for i in indexes if i in has]
         if left is None:
@@ -775,6 +863,11 @@ class Codec:
             images = left.pictures[channels, : shape[0], : shape[1]]
         with np.errstate(over="ignore", invalid="ignore"):
             physical = self.family.stabiliser.subset(channels).inverse(images)
+            if moved:
+                parts = dict(zip(has, unpack_residuals(moved, len(has)), strict=True))
+                np.nan_to_num(physical, copy=False)
+                for n, index in enumerate(channels):
+                    physical[n] = corrected(physical[n], parts[index])
             factor = _to_mean(channels, scale)
             if factor is not None:
                 physical /= factor
@@ -838,7 +931,7 @@ def _codec(sha256: str) -> Codec:
     return Codec(load(sha256))
 
 
-def codec_for(sha256: str, quality: int | None = None) -> Codec:
+def codec_for(sha256: str, quality: int | None = None, bounds: Bounds | None = None) -> Codec:
     """Return the process-wide codec of a model, so that its network is loaded once for all qualities.
 
     Raises
@@ -846,13 +939,13 @@ def codec_for(sha256: str, quality: int | None = None) -> Codec:
     ModelNotFoundError
         If no such model is on this machine.
     """
-    return _codec(sha256).at(quality)
+    return _codec(sha256).within(bounds, quality)
 
 
-def _again(model: Model, quality: int) -> Codec:
+def _again(model: Model, quality: int, bounds: Bounds) -> Codec:
     """Return the process-wide codec of a model that may not be installed."""
     register(model)
-    return codec_for(model.sha256, quality)
+    return codec_for(model.sha256, quality, bounds)
 
 
 def _filled(jobs: Sequence[_Job], shown: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Float:
@@ -931,12 +1024,18 @@ def _raw_pixels(
     """Return the pixels (n, Y, X), of those channels of `indexes` that a frame stored as pixels has."""
     channels = [index for index in indexes if index in has]
     pixels: Float = unpack_raw(payload, len(has), *shape)[[has.index(index) for index in channels]]
+    return _scaled(pixels, channels, scale)
+
+
+def _scaled(means: Float, channels: Sequence[int], scale: Scale) -> Float:
+    """Return means (n, Y, X) of channels as pixels of a scale, finite where they are."""
     factor = _to_mean(channels, scale)
-    if factor is not None:
-        largest = np.finfo(np.float32).max
-        with np.errstate(over="ignore"):
-            pixels = np.clip(pixels / factor, -largest, largest)
-    return pixels
+    if factor is None:
+        return means
+    largest = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        scaled: Float = np.clip(means / factor, -largest, largest)
+    return scaled
 
 
 def _means(data: Float, present: npt.NDArray[np.bool_], indexes: Sequence[int], scale: Scale) -> Float:

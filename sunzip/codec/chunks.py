@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from sunzip import weights
 from sunzip.arguments import whole
+from sunzip.bounds import bounds_in, bounds_of, told
 from sunzip.channels import NAMES, canonical, listed
-from sunzip.codec import Codec, check_unmasked, codec_for
+from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
 from sunzip.errors import InputError, UnsupportedError
@@ -25,7 +26,7 @@ from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block, Entry
 #: The codec in Zarr's and numcodecs' registries, and the version of its configuration.
 NAME, VERSION = "sunzip", 1
 
-_KEYS = {"version", "model", "channels", "scale", "quality"}
+_KEYS = {"version", "model", "channels", "scale", "quality", "max_error"}
 
 
 class Decoded(np.ndarray[Any, Any]):
@@ -74,11 +75,14 @@ class ChunkCodec:
         ``"mean"`` or ``"sum"``: how AIA pixels were binned.
     quality
         0 to 100; None is the model's default.
+    max_error
+        How far decoded pixels may be from the original, such as ``"2sigma"`` or ``"5%,Bz=20G"``, as
+        `sunzip.bounds.bounds_of` reads it; None is no bound. Kept is the text channel by channel.
 
     Raises
     ------
     InputError
-        If a value is none of these.
+        If a value is none of these, or errors are bounded and the model's pixels are not the same everywhere.
     ModelNotFoundError
         If there is no model of that name or in that folder; a sha256 is looked for when a chunk is coded.
     """
@@ -87,6 +91,7 @@ class ChunkCodec:
     channels: tuple[str, ...] = NAMES
     scale: str = "mean"
     quality: int | None = None
+    max_error: str | None = None
 
     def __post_init__(self) -> None:
         names = canonical(self.channels)
@@ -103,6 +108,11 @@ class ChunkCodec:
             # By its hash alone a folder would not be found again.
             weights.register(model)
             object.__setattr__(self, "model", model.sha256)
+        if self.max_error is not None:
+            object.__setattr__(self, "max_error", told(bounds_of(self.max_error, names)))
+            if self.quality is None:
+                # Stays so in an array, whatever later versions take.
+                object.__setattr__(self, "quality", BOUNDED_QUALITY)
 
     @classmethod
     def from_configuration(cls, configuration: object) -> Self:
@@ -132,6 +142,7 @@ class ChunkCodec:
             raise InputError(f"codec {NAME}: model must be a sha256 of 64 hexadecimal digits")
         if values.get("quality", 0) is None:
             raise InputError(f"codec {NAME}: quality is null, it must be 0 to 100 or absent")
+        bounds_in(values, canonical(values["channels"]))
         return cls(**{**values, "channels": tuple(values["channels"])})
 
     def configuration(self) -> dict[str, Any]:
@@ -144,6 +155,8 @@ class ChunkCodec:
         }
         if self.quality is not None:
             found["quality"] = self.quality
+        if self.max_error is not None:
+            found["max_error"] = self.max_error
         return found
 
     def check(self, what: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
@@ -181,7 +194,7 @@ class ChunkCodec:
 
     def _codec(self) -> Codec:
         # The network lives in a process-wide cache, never on this object, which is pickled.
-        return codec_for(self.model, self.quality)
+        return codec_for(self.model, self.quality, bounds_in(self.configuration(), self.channels))
 
     def encode_chunk(self, pixels: npt.NDArray[Any]) -> bytes:
         """Code a chunk as one block.
@@ -383,9 +396,9 @@ class ChunkCodec:
                     f"codec {NAME}: frame {kept[-1]} of this chunk, which is not written, builds on those "
                     "before it: write the chunk up to its last frame, or make chunks of one frame" + instead
                 )
-        rows = [t for t, (mask, _, _) in enumerate(entries) if mask]
+        rows = [t for t, entry in enumerate(entries) if entry.mask]
         for n, t in enumerate(rows):
-            _, ahead = codec.family.links(entries[t][1])
+            _, ahead = codec.family.links(entries[t].payload)
             if t in kept and ahead and n + ahead < len(rows) and rows[n + ahead] not in kept:
                 raise InputError(
                     f"codec {NAME}: frame {t} of this chunk, which is not written, builds on frame "

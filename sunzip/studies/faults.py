@@ -21,7 +21,7 @@ from sunzip.codec import Codec
 from sunzip.codec.lanes import here
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import Block
+from sunzip.frame import Block, Entry
 from sunzip.sources.synthetic import render
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.noise import noise_error
@@ -483,7 +483,7 @@ def _strike_payloads(
     refused = same = passed = 0
     for _ in range(wanted):
         payload = _flipped(block.payloads[0], rng)
-        struck = block.with_entries([(block.masks[0], payload, block.gaps[0])]).pack()
+        struck = block.with_entries([Entry(block.masks[0], payload, block.gaps[0])]).pack()
         try:
             # To the pixels: latents of a wavelet model are read from the payload's beginning alone.
             decoded = codec.decode([struck], channels, shape)
