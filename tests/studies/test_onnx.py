@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sunzip import weights
 from sunzip.channels import NAMES
@@ -24,7 +25,7 @@ from sunzip.codec import Codec
 from sunzip.codec.lanes import here
 from sunzip.errors import DamagedError, InputError, OutputError, UnsupportedError
 from sunzip.sources.synthetic import render
-from sunzip.studies import onnx_context
+from sunzip.studies import onnx, onnx_context
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.onnx import (
     CARD,
@@ -373,6 +374,34 @@ def test_an_int8_network_that_costs_too_much_is_told(exported: tuple[Path, Expor
     for much, told in ((1.01, False), (1.2, True)):
         other = replace(report, int8=report.int8 | {"bytes": much * report.float32["bytes"], "rmse": 0.0})
         assert ("float32 network instead" in "\n".join(_exported(other))) == told
+
+
+def test_rounding_is_not_taken_for_a_wrong_network(tmp_path: Path) -> None:
+    # As of a σ-VAE that began at principal components: linear by biases that float32 pays for in digits.
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Conv2d(12, 64, 3, 2), torch.nn.Linear(64 * 15**2, 4)
+            with torch.no_grad():
+                self.up.bias.fill_(1e3)
+                self.down.bias.copy_(-1e3 * self.down.weight.double().sum(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.down(torch.relu(self.up(images)).flatten(1))
+            return found
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Linear().eval()
+        feed = {"images": torch.randn(1, 12, 32, 32).numpy()}
+    onnx._export(SimpleNamespace(network=lambda: network, outputs=("mean",)), feed, tmp_path / "n.onnx")
+    agreement, bound = onnx._agreement(network, tmp_path / "n.onnx", [feed])
+    assert 1e-4 < agreement <= bound < 0.1
+    with torch.no_grad():
+        network.down.weight *= 1.5
+        network.down.bias *= 1.5
+    agreement, bound = onnx._agreement(network, tmp_path / "n.onnx", [feed])
+    assert agreement > bound
 
 
 @pytest.mark.slow
