@@ -302,6 +302,15 @@ class TestGrow:
         found = linear((x[:300], y[:300] + rng.normal(0, 1, 300)), x[300:])
         assert np.corrcoef(found, y[300:])[0, 1] > 0.99
 
+    def test_lines_end_where_nothing_was_learnt(self) -> None:
+        # One day of 300 had a hair's breadth of it: the day to forecast has ten thousand times as much.
+        rng = np.random.default_rng(0)
+        x = np.zeros((301, 1), np.float32)
+        x[100], x[300] = -4e-7, -4e-3
+        y = rng.normal(0, 5, 300)
+        y[100] = 20
+        assert abs(linear((x[:300], y), x[300:])[0]) < 50
+
     def test_of_what_tells_nothing_lines_take_the_mean(self) -> None:
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(400, 100)).astype(np.float32), rng.normal(5, 1, 400)
