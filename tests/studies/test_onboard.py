@@ -349,6 +349,7 @@ class TestStudy:
         assert set(found["ways"]["model"]["periods"]) == {"quiet Sun", "active Sun"}
         assert found["measured"]["tiles"] == 4
         assert any(line.startswith("Percentiles beyond what 2 frames") for line in found["assumptions"])
+        assert any("begins empty" in line for line in found["assumptions"])
         assert "CCSDS 122" in found["absent"]
         assert len(found["compute"]["processors"]) == 3
 

@@ -174,7 +174,8 @@ def _assumptions(mission: Mission, side: int, tiles: float, frames: int) -> list
         "fitted to the largest tenth; the worst is the largest that was seen",
         f"Recorder: {RUNS} runs of {STEPS * step / 86400:.3g} days in steps of {step:.3g} s, to which "
         f"latencies are "
-        "rounded up; one period a run; the bytes of a measured "
+        "rounded up; it begins empty, and what it holds in the end counts as not lost; one period a run; "
+        "the bytes of a measured "
         f"frame for {PERSISTENCE:.0f} h; first in, first out; passes fail as a whole; two frames fit into "
         f"the "
         "instrument's own buffers",
