@@ -32,6 +32,8 @@ from sunzip.times import Times, parse_t_obs
 _MAX_SIDE = 16384
 _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
+#: Chunks that are read together: for each HDF5 takes time and kilobytes, though it be not in the file.
+_MAX_CHUNKS = 2**16
 _MAX_KEYWORDS = 2**24
 #: Times that are texts: 9 years of 12 channels at 12 minutes have 5 million images.
 _MAX_TEXTS = 2**23
@@ -159,6 +161,17 @@ class Hdf5(Source):
             raise InputError(f"{self.url}: one chunk of {name!r}, {found.chunks}, exceeds 1 GiB; rechunk it")
         return found
 
+    def _refuse_crumbs(self, dataset: Any, axes: slice = slice(None)) -> None:
+        """Refuse a dataset of which too many chunks would be read at once, along axes not read one by one."""
+        if dataset.chunks is None:
+            return
+        sides = zip(dataset.shape[axes], dataset.chunks[axes], strict=True)
+        if (count := math.prod(-(-n // side) for n, side in sides)) > _MAX_CHUNKS:
+            raise InputError(
+                f"{self.url}: {dataset.name[1:]} is cut into chunks of {dataset.chunks}, of which {count} "
+                f"would be read at once; up to {_MAX_CHUNKS} are: rechunk it"
+            )
+
     def _index(self, file: Any) -> None:
         cube = self._dataset(file, "cube", required=True)
         assert cube is not None
@@ -181,6 +194,7 @@ class Hdf5(Source):
             raise InputError(f"{self.url}: cube has {c} channels; known are {len(NAMES)}")
         if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
             raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
+        self._refuse_crumbs(cube, slice(-2, None))
         self.shape = (y, x)
         self.scale = self._read_scale(file)
 
@@ -201,6 +215,8 @@ class Hdf5(Source):
             raise InputError(
                 f"{self.url}: valid must be bool of shape {(t, c)}, not {valid.dtype} {valid.shape}"
             )
+        if valid is not None:
+            self._refuse_crumbs(valid)
         exists = np.ones((t, c), np.bool_) if valid is None else valid[:].astype(np.bool_)
         self._rows = {name: np.flatnonzero(exists[:, i]) for name, i in self._column.items()}
         self._times: dict[str, Times] = {name: times[self._rows[name], i] for name, i in self._column.items()}
@@ -246,6 +262,7 @@ class Hdf5(Source):
             return None
         if dataset.shape != shape:
             raise InputError(f"{self.url}: {name} must have shape {shape}, not {dataset.shape}")
+        self._refuse_crumbs(dataset)
         units = _text(dataset.attrs.get("units", _UNITS))
         if dataset.dtype.kind in "iuf" and not units.startswith(_UNITS):
             raise InputError(f"{self.url}: {name} counts {units[:60]!r}; convert it to {_UNITS!r}, int64")

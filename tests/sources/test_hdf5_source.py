@@ -225,6 +225,29 @@ def test_hostile_chunks_allocate_nothing(tmp_path):
     one_line(tmp_path / "b.h5", "chunk")
 
 
+@pytest.mark.parametrize(
+    ("name", "count"), [("cube", 512 * 512), ("time", 2**17), ("t_obs", 2**17), ("valid", 2**17)]
+)
+def test_chunks_beyond_number_are_not_read(tmp_path, name, count):
+    chunks = {"cube": (1, 1, 512, 512)} | {name: {"cube": (1, 1, 1, 1), "time": (1,)}.get(name, (1, 1))}
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("cube", (2**17, 1, 512, 512), "<f4", chunks=chunks["cube"])
+        file.create_dataset("time", (2**17,), "<i8", chunks=chunks.get("time"))
+        file.create_dataset("t_obs", (2**17, 1), "<i8", chunks=chunks.get("t_obs"))
+        file.create_dataset("valid", (2**17, 1), "?", chunks=chunks.get("valid"))
+        file["channel"] = ["171A"]
+    one_line(tmp_path / "a.h5", f"of which {count} would be read at once")
+
+
+def test_images_of_few_chunks_each_may_be_many(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("cube", (2**17, 1, 8, 8), "<f4", chunks=(1, 1, 1, 1))
+        file.create_dataset("keywords", (2**17, 1), h5py.string_dtype(), chunks=(1, 1))
+        file["time"] = MS[0] + np.arange(2**17)
+        file["channel"] = ["171A"]
+    assert Hdf5(str(tmp_path / "a.h5")).header("171A", 2**17 - 1) == {}
+
+
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual", "group"])
 def test_a_file_may_not_open_others(tmp_path, kind):
     other = save(tmp_path / "other.h5", **GOOD)
