@@ -258,6 +258,18 @@ def test_any_usual_compressor(tmp_path, codec, n):
     np.testing.assert_array_equal(source.read("171A", n - 1), data[-1])
 
 
+@pytest.mark.parametrize("codec", [numcodecs.Zstd(3), numcodecs.LZ4(), numcodecs.Blosc()], ids=str)
+def test_compressors_of_other_releases_of_numcodecs(tmp_path, codec):
+    """Releases add parameters to their codecs, as `checksum` and `typesize`; they tell how to compress."""
+    data, keys = plain(2)
+    write_v2(tmp_path / "s", {"171A": (data, keys)}, compressor=codec)
+    meta = tmp_path / "s/171A/.zarray"
+    tree = json.loads(meta.read_text())
+    tree["compressor"] |= {"effort": 3}
+    meta.write_text(json.dumps(tree))
+    np.testing.assert_array_equal(SdomlV2(str(tmp_path / "s")).read("171A", 1), data[1])
+
+
 def test_fortran_order_slash_separator_and_no_compressor(tmp_path):
     data, keys = plain(5)
     write_v2(
@@ -309,7 +321,8 @@ def edit(store, **changes):
     ("changes", "told"),
     [
         ({"fill_value": "much"}, "fill_value 'much' is no number"),
-        ({"dtype": "<i2"}, "dtype int16; SDOML v2 images are floating point"),
+        ({"dtype": "<i2"}, "dtype '<i2'; SDOML v2 images are floating point"),
+        ({"dtype": "<f1"}, "dtype '<f1'; SDOML v2 images are floating point"),
         ({"dtype": "|O"}, r"dtype '\|O'"),
         ({"dtype": [["a", "<f4"]]}, "dtype"),
         ({"shape": [7, 8]}, r"shape \(7, 8\)"),
