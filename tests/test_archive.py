@@ -843,6 +843,17 @@ def test_impossible_objects_are_refused(lat: Path, name: str, content: bytes, me
     assert any(p.object == name and message in p.what for p in problems), problems
 
 
+@pytest.mark.parametrize("first", [0, 1 << 62], ids=["equal", "falling so far that differences overflow"])
+def test_times_that_do_not_increase_are_refused(lat: Path, first: int) -> None:
+    from sunzip.archive._layout import zstd
+
+    times = np.array([first, 0 if first == 0 else -first - 1, *range(1, 6)], "<i8")
+    pack(lat, objects_of(lat) | {"time/c/0": zstd(times.tobytes())})
+    assert [(p.object, p.what) for p in verify(lat).problems] == [("time/c/0", "times do not increase")]
+    with open_archive(lat) as archive, pytest.raises(DamagedError, match="times do not increase"):
+        _ = archive.time
+
+
 @pytest.mark.parametrize(
     "text",
     [

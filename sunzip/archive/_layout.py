@@ -121,12 +121,7 @@ class ArchiveSpec:
 
     def __post_init__(self) -> None:
         time = self.time
-        if (
-            time.ndim != 1
-            or not len(time)
-            or np.isnat(time).any()
-            or not (np.diff(time) > np.timedelta64(0, "ms")).all()
-        ):
+        if time.ndim != 1 or not len(time) or np.isnat(time).any() or not increases(time):
             raise ValueError("time must be a non-empty, strictly increasing series")
         object.__setattr__(self, "time", time.astype("datetime64[ms]"))
         attributes, where = self.attributes(), "the specification of an archive"
@@ -514,6 +509,11 @@ def read_table(name: str, raw: bytes, shape: tuple[int, int], where: str) -> npt
     return np.frombuffer(raw, TABLES[name][0]).reshape(shape)
 
 
+def increases(time: npt.NDArray[np.datetime64]) -> bool:
+    """Whether each time is later than the one before; differences of far ones would overflow."""
+    return bool((time[1:] > time[:-1]).all())
+
+
 def read_time(raw: bytes, where: str) -> npt.NDArray[np.datetime64]:
     """Read the chunk of the array ``time``, decompressed.
 
@@ -523,7 +523,7 @@ def read_time(raw: bytes, where: str) -> npt.NDArray[np.datetime64]:
         If times do not increase.
     """
     time = np.frombuffer(raw, "<i8").astype(np.int64).view("datetime64[ms]")
-    if np.isnat(time).any() or not (np.diff(time) > np.timedelta64(0, "ms")).all():
+    if np.isnat(time).any() or not increases(time):
         raise DamagedError(f"{where}: times do not increase")
     return time
 
