@@ -30,8 +30,8 @@ _TINY, _HUGE = 1e-12, 1e12
 #: Characters of a name, at most.
 LONGEST_NAME = 100
 
-_MAX_CONFIG_BYTES = 1 << 20
-_MAX_TENSOR_BYTES = 1 << 31
+#: A model's files, and the most bytes that each may have.
+FILES = {CONFIG: 1 << 20, TENSORS: 1 << 31}
 
 # In a wheel the models lie inside the package; in a checkout beside it.
 _ROOTS = (Path(__file__).parent / "models", Path(__file__).parents[1] / "models")
@@ -175,7 +175,7 @@ def read_folder(folder: Path) -> Model:
         If a file cannot be read.
     """
     files = {}
-    for name, limit in ((CONFIG, _MAX_CONFIG_BYTES), (TENSORS, _MAX_TENSOR_BYTES)):
+    for name, limit in FILES.items():
         path = folder / name
         if not os.path.isfile(path):
             raise ModelNotFoundError(f"{folder}: no model there ({name} is missing)")

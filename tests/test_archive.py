@@ -923,6 +923,17 @@ def test_an_embedded_model_must_be_the_right_one(lat: Path) -> None:
     assert [p.object for p in verify(lat).problems] == ["model/"]
 
 
+def test_model_files_larger_than_any_model_has_are_not_read(lat: Path) -> None:
+    """A small configuration may hold gigabytes of lists."""
+    pack(lat, objects_of(lat) | {"model/config.json": b" " * ((1 << 20) + 1)})
+    told = r"model/config\.json: 1048577 bytes are too many"
+    with open_archive(lat) as archive, pytest.raises(DamagedError, match=told):
+        archive.embedded_model()
+    assert [(p.object, p.what) for p in verify(lat).problems] == [
+        ("model/config.json", "1048577 bytes are too many")
+    ]
+
+
 def test_half_an_embedded_model_is_found(lat: Path) -> None:
     objects = objects_of(lat)
     del objects["model/config.json"]

@@ -24,7 +24,6 @@ from sunzip.packed import pack, unpack
 FORMAT = 1
 MISSING_TIME = np.int64(-(1 << 63))
 STATS = ("err_rmse", "err_max", "err_ppe10", "err_r")
-MODEL_FILES = ("config.json", "model.safetensors")
 
 #: Per (time, channel): name of the array, dtype, fill value, attributes.
 TABLES: dict[str, tuple[str, Any, dict[str, str]]] = {

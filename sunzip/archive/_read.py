@@ -25,6 +25,7 @@ from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.weights import FILES
 
 if TYPE_CHECKING:
     import zarr
@@ -484,11 +485,10 @@ class Archive:
         Raises
         ------
         DamagedError
-            If a file is damaged.
+            If a file is damaged, or larger than those of models are.
         """
-        keys = [k for k in self._reader.members if k.startswith("model/")]
-        files = checked_many(self._reader, keys)
-        return {k.removeprefix("model/"): f for k, f in zip(keys, files, strict=True)} or None
+        names = [name for name in FILES if f"model/{name}" in self._reader.members]
+        return {n: checked(self._reader, f"model/{n}", FILES[n]) for n in names} or None
 
     def store(self) -> Store:
         """Return the archive as a read-only Zarr store, for zarr and xarray.

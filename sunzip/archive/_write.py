@@ -20,6 +20,7 @@ from sunzip.archive._place import place_of
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
 from sunzip.errors import DamagedError, OutputError, UnsupportedError
+from sunzip.weights import FILES
 
 
 class ArchiveWriter:
@@ -409,7 +410,7 @@ def model_sha256(files: Mapping[str, bytes]) -> str | None:
     files
         By key, ``model/config.json`` and ``model/model.safetensors`` among them, or else None is returned.
     """
-    keys = [f"model/{name}" for name in layout.MODEL_FILES]
+    keys = [f"model/{name}" for name in FILES]
     if not all(k in files for k in keys):
         return None
     digest = sha256()
