@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -281,6 +282,35 @@ def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
         "start none; leave them out\n"
     )
     assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_while_workers_begin_waits_until_they_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sunzip.api import _dask
+
+    told: list[str] = []
+
+    class Begun(contextlib.AbstractContextManager[object]):
+        def __init__(self, *_: object, **__: object) -> None:
+            time.sleep(0.2)  # by then it is waited for
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            told.append("begun")
+
+        def __exit__(self, *_: object) -> None:
+            told.append("closed")
+
+        def run(self, _: object) -> None:
+            # Processes that are started from here get no Ctrl-C either.
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            told.append("runs")
+
+    monkeypatch.setattr(distributed, "LocalCluster", Begun)
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: contextlib.nullcontext(Begun.__new__(Begun)))
+    with pytest.raises(KeyboardInterrupt), _dask.local_client(1):
+        pytest.fail("was not interrupted")
+    assert told == ["begun", "runs", "closed"]
 
 
 # A shard of three frames, so that there are many of them; the workers get it with the specification.

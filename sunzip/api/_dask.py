@@ -11,14 +11,17 @@ import pickle
 import signal
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from sunzip import __version__, weights
 from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.bounds import Bounds
 from sunzip.codec import Codec, codec_for
+from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError, SunzipError, needing
 from sunzip.sources.series import Notes
 from sunzip.weights import Model
@@ -71,16 +74,34 @@ def local_client(workers: int) -> Iterator[Client]:
             "workers (--workers): a daemonic process, as those of multiprocessing.Pool are, may start none; "
             "leave them out"
         )
-    try:
+
+    def begin() -> Client:
         # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited.
         # What Dask would print of workers that end is either in order or said by the job's own error.
-        local = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL + 1,
+        cluster = begun.enter_context(
+            distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL + 1,
+            )
         )
+        made: Client = begun.enter_context(distributed.Client(cluster, set_as_default=False))
+        made.run(_ignore_ctrl_c)
+        return made
+
+    with ExitStack() as begun:
+        # Dask cannot close what has half begun, and complains at the program's end: an interrupt that comes
+        # meanwhile leaves this thread to finish before all is closed.
+        with ThreadPoolExecutor(1, initializer=_hold_back_ctrl_c) as pool:
+            made = _started(Task(pool, begin), workers)
+        yield made
+
+
+def _started(begun: Task[Client], workers: int) -> Client:
+    try:
+        return begun.result()
     except (OSError, RuntimeError) as error:
         # Dask says that they did not start; why is said by what came first.
         first: BaseException = error
@@ -90,14 +111,21 @@ def local_client(workers: int) -> Iterator[Client]:
             f"workers (--workers): {workers} cannot be started here ({first}); ask for fewer, or for none; "
             'in a script they need its work below `if __name__ == "__main__":`'
         ) from error
-    with local as cluster, distributed.Client(cluster, set_as_default=False) as made:
-        # Ctrl-C reaches all processes of a terminal, but only this one has to say something of it.
-        made.run(_ignore_ctrl_c)
-        yield made
+
+
+def _hold_back_ctrl_c() -> None:
+    """Keep Ctrl-C from what this thread starts, from its first moment on, as from what Dask starts again.
+
+    It reaches all processes of a terminal, but only the one that was called has to say something of it.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        # Whoever starts this one first no longer holds anything back.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows holds none back
 
 
 @contextmanager
