@@ -313,6 +313,25 @@ def test_an_interrupt_while_workers_begin_waits_until_they_can_be_closed(
     assert told == ["begun", "runs", "closed"]
 
 
+def test_workers_that_are_all_gone_are_not_waited_for(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sunzip.api import _dask
+
+    code = _dask.code_shards_on
+
+    def alone(client: distributed.Client, *args: object, **how: object) -> object:
+        assert how == {"ours": True}
+        client.cluster.scale(0)
+        return code(client, *args, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_dask, "code_shards_on", alone)
+    with pytest.raises(
+        OutputError, match=r"a\.lat: all workers \(--workers\) ended and could not be started"
+    ):
+        api.compress(series(seconds=0.5), tmp_path / "a.lat", model=tiny_model, workers=1)
+
+
 # A shard of three frames, so that there are many of them; the workers get it with the specification.
 COMMAND = """
 from sunzip import api

@@ -267,9 +267,10 @@ def _coding(
         else:
             from sunzip.api import _dask
 
+            ours = client is None
             if client is None:
                 client = stack.enter_context(_dask.local_client(min(workers or 1, len(shards))))
-            coded = _dask.code_shards_on(client, plan, codec, shards)
+            coded = _dask.code_shards_on(client, plan, codec, shards, ours=ours)
         yield stack.enter_context(closing(coded))
 
 

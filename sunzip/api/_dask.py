@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a scheduler may take to answer.
 _PATIENCE = 15
+#: Seconds between two looks whether there is anybody left to do the work.
+_PAUSE = 0.1
 #: Bytes of a scheduler file that are read.
 _MOST_TOLD = 1 << 20
 
@@ -205,14 +208,19 @@ def need() -> Any:
 
 
 def code_shards_on(
-    client: Client, plan: Plan, codec: Codec, shards: Sequence[int]
+    client: Client, plan: Plan, codec: Codec, shards: Sequence[int], *, ours: bool = False
 ) -> Generator[Coded, None, None]:
     """Have workers code and write shards, telling after each shard. See `code_shards`.
+
+    Parameters
+    ----------
+    ours
+        Whether the workers are those of `local_client`: once all are gone, no others come.
 
     Raises
     ------
     OutputError
-        If workers cannot see the archive in the making, or die of a shard again and again.
+        If workers cannot see the archive in the making, die of a shard again and again, or are all gone.
     InputError, DamagedError
         As `code_shards`, whichever worker it happens to; the other shards are given up.
     """
@@ -227,7 +235,7 @@ def code_shards_on(
         begun = [client.submit(_code, sent, s, key=f"{job}-{s}", pure=False, priority=-i)
                  for i, s in enumerate(shards)]  # fmt: skip
     try:
-        for future in need().as_completed(begun, loop=client.loop):
+        for future in _as_done(client, begun, plan.writer.path, ours):
             coded, notes = _result(future, plan)
             plan.series.note(notes)
             future.release()
@@ -236,6 +244,21 @@ def code_shards_on(
         # A scheduler that is gone has nothing left to cancel.
         with suppress(Exception):
             client.cancel([sent, *begun], force=True)  # type: ignore[no-untyped-call]
+
+
+def _as_done(client: Client, begun: Sequence[Any], path: str, ours: bool) -> Iterator[Any]:
+    done = need().as_completed(begun, loop=client.loop)
+    cluster = client.cluster if ours else None
+    for _ in begun:
+        while cluster is not None and not done.has_ready():
+            # Dask forgets workers that end and do not come back, and what they were to do waits for ever.
+            if not cluster.workers:
+                raise OutputError(
+                    f"{path}: all workers (--workers) ended and could not be started again; give them more "
+                    "memory, or ask for fewer, or for none"
+                )
+            time.sleep(_PAUSE)
+        yield next(done)
 
 
 def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
