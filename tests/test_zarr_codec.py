@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from sunzip.codec import Codec, codec_for
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block
+from sunzip.numcodecs import Sunzip
 from sunzip.weights import Model, load
 from sunzip.zarr import SunzipCodec
 
@@ -351,6 +354,17 @@ def test_a_model_in_a_folder_is_kept_by_its_hash(
     array = create(codec, x.shape, chunks=(1, 3, 32, 32))
     array[:] = x
     np.testing.assert_array_equal(array[:], expected(other_model, x))
+
+
+@pytest.mark.parametrize("kind", [SunzipCodec, Sunzip])
+def test_types_say_what_may_be_given_and_what_is_kept(kind: type) -> None:
+    # With the types of the fields alone, mypy and pyright refuse the lists of all examples.
+    given = get_type_hints(kind.__init__)  # type: ignore[misc]
+    assert (given["model"], given["channels"]) == (str | Path, str | Iterable[str])
+    assert get_type_hints(kind)["channels"] == tuple[str, ...]
+    codec = kind(channels=(name for name in THREE))
+    assert codec.channels == THREE
+    assert dataclasses.replace(codec, quality=20).quality == 20
 
 
 def test_an_unknown_model_is_refused_at_once() -> None:

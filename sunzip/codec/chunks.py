@@ -6,8 +6,9 @@ Configuration and its checks, chunks to blocks and back, parts of chunks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from sunzip import weights
 from sunzip.arguments import whole
-from sunzip.bounds import bounds_in, bounds_of, told
+from sunzip.bounds import Wish, bounds_in, bounds_of, told
 from sunzip.channels import NAMES, canonical, listed
 from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for
 from sunzip.codec.family import Float
@@ -59,7 +60,7 @@ class Write:
     complete: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ChunkCodec:
     """Codes chunks of shape (time, channel, y, x), float32, each as one block.
 
@@ -87,32 +88,47 @@ class ChunkCodec:
         If there is no model of that name or in that folder; a sha256 is looked for when a chunk is coded.
     """
 
-    model: str = weights.DEFAULT
-    channels: tuple[str, ...] = NAMES
-    scale: str = "mean"
-    quality: int | None = None
-    max_error: str | None = None
+    model: str
+    channels: tuple[str, ...]
+    scale: str
+    quality: int | None
+    max_error: str | None
 
-    def __post_init__(self) -> None:
-        names = canonical(self.channels)
-        if listed(self.channels) != names:
+    # By hand, as more may be given than is kept: what a dataclass makes has the types of its fields.
+    def __init__(
+        self,
+        model: str | Path = weights.DEFAULT,
+        channels: str | Iterable[str] = NAMES,
+        scale: str = "mean",
+        quality: int | None = None,
+        max_error: Wish | None = None,
+    ) -> None:
+        given = listed(channels)
+        names = canonical(given)
+        if given != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
-        object.__setattr__(self, "channels", names)
-        if not isinstance(self.scale, str) or self.scale not in tuple(Scale):
-            raise InputError(f"codec {NAME}: scale is {self.scale!r}, it must be mean or sum")
-        object.__setattr__(self, "scale", str(self.scale))
-        if self.quality is not None:
-            object.__setattr__(self, "quality", whole(self.quality, f"codec {NAME}: quality", 0, 100))
-        if not _is_sha256(self.model):
-            model = weights.load(self.model)
+        if not isinstance(scale, str) or scale not in tuple(Scale):
+            raise InputError(f"codec {NAME}: scale is {scale!r}, it must be mean or sum")
+        if quality is not None:
+            quality = whole(quality, f"codec {NAME}: quality", 0, 100)
+        if not _is_sha256(model):
+            found = weights.load(model)
             # By its hash alone a folder would not be found again.
-            weights.register(model)
-            object.__setattr__(self, "model", model.sha256)
-        if self.max_error is not None:
-            object.__setattr__(self, "max_error", told(bounds_of(self.max_error, names)))
-            if self.quality is None:
-                # Stays so in an array, whatever later versions take.
-                object.__setattr__(self, "quality", BOUNDED_QUALITY)
+            weights.register(found)
+            model = found.sha256
+        if max_error is not None:
+            max_error = told(bounds_of(max_error, names))
+            # Stays so in an array, whatever later versions take.
+            quality = BOUNDED_QUALITY if quality is None else quality
+        kept = {
+            "model": model,
+            "channels": names,
+            "scale": str(scale),
+            "quality": quality,
+            "max_error": max_error,
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_configuration(cls, configuration: object) -> Self:
