@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+#: Numbers of frames, such as `numpy.flatnonzero` gives of a mask.
+Numbers = Sequence[int] | npt.NDArray[np.integer[Any]]
+
 
 class Sun:
     """An open archive as arrays: decodes what is asked for and nothing else. Made by `open`.
@@ -168,9 +171,7 @@ class Sun:
             raise IndexError(f"frames {start} to {stop} of {len(self)}")
         return self.take(range(start, stop, step), channels)
 
-    def take(
-        self, frames: Sequence[int], channels: str | Iterable[str] | None = None
-    ) -> npt.NDArray[np.float32]:
+    def take(self, frames: Numbers, channels: str | Iterable[str] | None = None) -> npt.NDArray[np.float32]:
         """Decode frames by their numbers, in any order; blocks between them are not read.
 
         Returns
@@ -193,7 +194,7 @@ class Sun:
 
     def tensor(
         self,
-        frames: Sequence[int],
+        frames: Numbers,
         channels: str | Iterable[str] | None = None,
         *,
         device: str | torch.device = "cpu",
@@ -236,7 +237,7 @@ class Sun:
             raise InputError(f"{self.archive.path}: has no {absent[0]}; it holds {' '.join(self.channels)}")
         return names
 
-    def _decode(self, frames: Sequence[int], decode: Callable[..., _T]) -> _T:
+    def _decode(self, frames: Numbers, decode: Callable[..., _T]) -> _T:
         """Have some frames decoded from the blocks that hold them."""
         rows = _numbers(frames)
         if rows and not 0 <= min(rows) <= max(rows) < len(self):
@@ -455,7 +456,7 @@ class _Latents:
             return self.take([frames])[0]  # type: ignore[no-any-return]
         return self.take(range(frames.start, max(frames.start, frames.stop), frames.step))
 
-    def take(self, frames: Sequence[int]) -> npt.NDArray[np.float32]:
+    def take(self, frames: Numbers) -> npt.NDArray[np.float32]:
         """Return the latents of frames by their numbers, in any order: (T, …) float32."""
         codec, shape = self._sun.codec, self._sun.archive.shape
         return self._sun._decode(frames, lambda blocks, where: codec.latents(blocks, shape, **where))
@@ -466,7 +467,7 @@ def _is_number(value: object) -> TypeGuard[int | np.integer[Any]]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 
 
-def _numbers(frames: Sequence[int]) -> list[int]:
+def _numbers(frames: Numbers) -> list[int]:
     """Return numbers of frames, of whatever integers they are; truth values would be taken for 0 and 1."""
     found = np.asarray(frames)
     if found.size and (found.ndim != 1 or found.dtype.kind not in "iu"):
