@@ -253,6 +253,12 @@ class Sun:
             which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {rows[0]} to {rows[-1]}"
             raise type(error)(f"{self.archive.path}: {which}: {error}") from None
 
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode all frames, one after the other: what frames of a block have in common but once."""
+        for stretch in self.stretches(range(len(self)), 1):
+            # Copies, since who keeps one frame is not to keep those of its block.
+            yield from map(np.copy, self.take(stretch))
+
     @property
     def together(self) -> int:
         """Frames of a block that may be coded given one another, earlier ones given later ones, too."""
@@ -449,6 +455,10 @@ class _Latents:
     def shape(self) -> tuple[int, ...]:
         """(T, …) of all latents."""
         return (len(self._sun), *self._sun.codec.family.latent_shape(*self._sun.archive.shape))
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        for stretch in self._sun.stretches(range(len(self._sun)), 1):
+            yield from map(np.copy, self.take(stretch))
 
     def __getitem__(self, when: Any) -> npt.NDArray[np.float32]:
         frames = self._sun.frames(when)

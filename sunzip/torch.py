@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,18 @@ class LatDataset(Dataset[torch.Tensor]):
         """Return items decoded together, as `DataLoader` asks for a batch."""
         # `range` knows negative numbers and raises the IndexError that ends a loop.
         frames = [self._numbers[operator.index(i)] for i in indices]
+        return [self._item(frame) for frame in self._decode(frames)]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the items one after the other: what frames of a block have in common is decoded once."""
+        for frames in self._sun.stretches(self._numbers, 1):
+            # Clones, since who keeps one item is not to keep those of its block.
+            yield from (self._item(frame.clone()) for frame in self._decode(frames))
+
+    def _item(self, frame: torch.Tensor) -> Any:
+        return frame if self.transform is None else self.transform(frame)
+
+    def _decode(self, frames: Sequence[int]) -> torch.Tensor:
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise InputError(
                 f"workers of a DataLoader cannot decode on {self.device}: take num_workers=0, or device='cpu'"
@@ -140,7 +152,7 @@ class LatDataset(Dataset[torch.Tensor]):
             found = found[:, self._order]
         if not math.isnan(self.fill):
             found = torch.nan_to_num(found, nan=self.fill)
-        return [item if self.transform is None else self.transform(item) for item in found]
+        return found
 
     @property
     def valid(self) -> npt.NDArray[np.bool_]:

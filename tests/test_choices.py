@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import xarray as xr
 import sunzip
 from sunzip import api
 from sunzip.api._sample import _chosen, _kinds
+from sunzip.archive import Archive
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
@@ -19,6 +21,7 @@ from sunzip.frame import Block
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
+from sunzip.torch import LatDataset
 from sunzip.weights import Model
 
 CHANNELS = ("171A", "Bz")
@@ -134,6 +137,25 @@ def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Serie
         some = [0, BLOCK - 1, BLOCK, SHARD]
         assert list(sun.stretches(some, 3)) == [some[:3], some[3:]]
         assert list(sun.stretches(some, 1)) == [some[:2], some[2:3], some[3:]]
+
+
+@pytest.mark.parametrize("what", ["frames", "latents", "items"])
+def test_who_goes_through_all_frames_decodes_no_block_twice(
+    lat: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sunzip.open(lat) as sun:
+        expected = sun.latents[:] if what == "latents" else sun[:]
+        read: list[int] = []
+        blocks = Archive.read_blocks
+        monkeypatch.setattr(
+            Archive, "read_blocks", lambda self, numbers: read.extend(numbers) or blocks(self, numbers)
+        )
+        through: Any = {"frames": sun, "latents": sun.latents, "items": LatDataset(lat, start=3)}[what]
+        begin = 3 if what == "items" else 0
+        found = list(through)
+    assert read == sorted(set(read))
+    np.testing.assert_allclose(np.stack([np.asarray(frame) for frame in found]), expected[begin:], rtol=1e-5)
+    assert not any(np.shares_memory(found[-1], other) for other in found[:-1])
 
 
 def test_jobs_over_blocks_agree_with_the_archive(lat: Path, film: Series, tmp_path: Path) -> None:
