@@ -23,7 +23,7 @@ from sunzip.errors import (
     ModelNotFoundError,
     UnsupportedError,
 )
-from sunzip.times import parse_date
+from sunzip.times import parse_date, plain
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -422,12 +422,13 @@ class Sun:
         InputError
             If a text is no time.
         """
+        when = plain(when)
         if isinstance(when, slice):
             step = 1 if when.step is None else when.step
             if not _is_number(step) or step < 1:
                 raise IndexError("steps of a slice of frames must be whole and positive")
             ends = []
-            for value, default in ((when.start, 0), (when.stop, len(self))):
+            for value, default in ((plain(when.start), 0), (plain(when.stop), len(self))):
                 if value is None:
                     ends.append(default)
                 elif _is_number(value):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -218,13 +220,25 @@ def parse_duration(value: str | timedelta | np.timedelta64, *, name: str = "dura
     return np.timedelta64(ms, "ms")
 
 
+def plain(value: Any) -> Any:
+    """Return astropy's Time as text in UTC, and an array of no axes as what it holds; all else as it is."""
+    # Who has one has imported it; to import it here would take longer than to open an archive.
+    astropy = sys.modules.get("astropy.time")
+    if getattr(value, "ndim", None) != 0:
+        return value
+    if astropy is not None and isinstance(value, astropy.Time):
+        return value.utc.isot
+    return np.asarray(value)[()]
+
+
 def parse_date(value: str | date | np.datetime64, *, name: str = "date") -> np.datetime64:
     """Turn a user's ``2014-01-01``, ``2014-01``, ``2014-01-01T06:00`` … into a UTC time.
 
     Parameters
     ----------
     value
-        ISO 8601 with or without ``Z``, HMI's TAI notation, or a date object; naive ones are UTC.
+        ISO 8601 with or without ``Z`` or an offset, HMI's TAI notation, or a date object of Python, NumPy,
+        pandas or astropy; naive ones are UTC.
     name
         What the user calls it, for the message.
 
@@ -238,13 +252,18 @@ def parse_date(value: str | date | np.datetime64, *, name: str = "date") -> np.d
     InputError
         If it is no date.
     """
+    value = plain(value)
     if isinstance(value, str):
         text = value.strip()
         if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text, re.ASCII):
             text += "-01-01"[len(text) - 4 :] + "T00:00:00"
         elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text, re.ASCII):
             text = text.removesuffix("Z") + ":00"
-        time: np.datetime64 = parse_t_obs([text])[0]
+        moment: str | datetime = text
+        if re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*[+-]\d\d:\d\d", text, re.ASCII):
+            with suppress(ValueError):
+                moment = datetime.fromisoformat(text)
+        time: np.datetime64 = parse_t_obs([moment])[0]
     elif isinstance(value, datetime):
         time = parse_t_obs([value])[0]
     elif isinstance(value, date):

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import numpy.typing as npt
 import pytest
+from astropy.time import Time
 
 import sunzip
 from sunzip import api
@@ -448,6 +449,11 @@ INDEXES = [
     (slice(np.datetime64("2014-01-01T01:30"), None), slice(8, 10)),
     (slice("2015-01-01", None), slice(0, 0)),
     (slice(3, "2014-01-01T01:12"), slice(3, 6)),
+    (Time("2014-01-01T01:00"), 5),
+    (slice(Time("2014-01-01T00:24"), Time("2014-01-01T01:00:35", scale="tai")), slice(2, 5)),
+    (np.array("2014-01-01T01:00", "M8[ns]"), 5),
+    (np.array(4), 4),
+    (slice(np.array(1), np.array(-1)), slice(1, 9)),
 ]
 
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from astropy.time import Time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +169,29 @@ def test_no_durations(text):
 )  # fmt: skip
 def test_dates(text, expected):
     assert parse_date(text) == np.datetime64(expected, "ms")
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (Time("2014-01-31T06:00:00"), "2014-01-31T06:00"),
+        (Time("2014-01-31T06:00:35", scale="tai"), "2014-01-31T06:00"),
+        (Time(56688.25, format="mjd", precision=9), "2014-01-31T06:00"),
+        (Time("2016-12-31T23:59:60.5"), "2017-01-01T00:00:00.500"),
+        (np.array("2014-01-31T06:00", "M8[ns]"), "2014-01-31T06:00"),
+        ("2014-01-31T06:00:00+00:00", "2014-01-31T06:00"),
+        ("2014-01-31 06:00:00.250-05:30", "2014-01-31T11:30:00.250"),
+        ("2014-01-31T06:00+01:00", "2014-01-31T05:00"),
+    ],
+)
+def test_dates_of_other_libraries(moment, expected):
+    assert parse_date(moment) == np.datetime64(expected, "ms")
+
+
+@pytest.mark.parametrize("moment", [Time(["2014-01-31", "2014-02-01"]), "2014-02-30T06:00:00+00:00"])
+def test_what_only_looks_like_a_date(moment):
+    with pytest.raises(InputError, match="is not a date"):
+        parse_date(moment)
 
 
 @pytest.mark.parametrize(
