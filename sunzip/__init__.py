@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sunzip import errors as errors
+    from sunzip import features as features
+    from sunzip import numcodecs as numcodecs
+    from sunzip import torch as torch
+    from sunzip import xarray as xarray
+    from sunzip import zarr as zarr
     from sunzip.api import Alignment, compress, decompress, evaluate
     from sunzip.archive import summary as info
     from sunzip.archive import verify
@@ -27,8 +33,8 @@ _HOMES = {
     "verify": ("sunzip.archive", "verify"),
 }
 
-# What sunzip is inside other tools: `sunzip.zarr.SunzipCodec` works after `import sunzip` alone.
-_INSIDE = ("features", "numcodecs", "torch", "xarray", "zarr")
+# What sunzip raises, and is inside other tools: `sunzip.zarr.SunzipCodec` works after `import sunzip` alone.
+_INSIDE = ("errors", "features", "numcodecs", "torch", "xarray", "zarr")
 
 __all__ = [
     "Alignment",
@@ -44,13 +50,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _INSIDE:
-        return import_module(f"sunzip.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sunzip' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
-    return getattr(import_module(module), attribute)
+if not TYPE_CHECKING:  # or every name would pass for one of sunzip's, misspelt ones too
+
+    def __getattr__(name: str) -> object:
+        if name in _INSIDE:
+            return import_module(f"sunzip.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'sunzip' has no attribute {name!r}")
+        module, attribute = _HOMES[name]
+        return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,5 @@
 import re
+import subprocess
 import sys
 import time
 import tomllib
@@ -70,3 +71,25 @@ def test_every_extra_that_a_message_names_exists() -> None:
     }
     assert len(named) > 5
     assert named <= project["optional-dependencies"].keys()
+
+
+def test_errors_can_be_named_before_anything_is_loaded() -> None:
+    # A handler is looked at when something else failed, too, before any name of sunzip was used.
+    code = (
+        "import sunzip\ntry:\n    {}['']\n"
+        "except sunzip.errors.SunzipError:\n    pass\nexcept KeyError:\n    print('it')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("it\n", "")
+
+
+def test_type_checkers_know_what_names_there_are(tmp_path: Path) -> None:
+    mypy = pytest.importorskip("mypy.api")
+    program = tmp_path / "program.py"
+    program.write_text("import sunzip\n\nsunzip.open, sunzip.errors, sunzip.zarr\nsunzip.opne\n")
+    own = str(_ROOT / "sunzip" / "__init__.py")
+    options = ["--follow-imports=skip", "--strict", "--cache-dir", str(tmp_path), "--config-file", ""]
+    said, wrong, _ = mypy.run([*options, own, str(program)])
+    assert re.findall(r"program.py:(\d+): error: (.*)", said) == [
+        ("4", 'Module has no attribute "opne"  [attr-defined]')
+    ], said + wrong
