@@ -452,10 +452,17 @@ class _Latents:
     def __init__(self, sun: Sun) -> None:
         self._sun = sun
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.shape[1:]))
+        return f"<latents of {self._sun.archive.path}: {len(self)} frames of {shape}>"
+
+    def __len__(self) -> int:
+        return len(self._sun)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(T, …) of all latents."""
-        return (len(self._sun), *self._sun.codec.family.latent_shape(*self._sun.archive.shape))
+        return (len(self), *self._sun.codec.family.latent_shape(*self._sun.archive.shape))
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         for stretch in self._sun.stretches(range(len(self._sun)), 1):

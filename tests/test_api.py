@@ -465,6 +465,12 @@ def test_frames_are_picked_by_number_and_time(sun: api.Sun, index: object, frame
     np.testing.assert_array_equal(sun.latents[index], sun.latents[:][frames])
 
 
+def test_latents_are_a_sequence_that_shows_itself(sun: api.Sun, lat: Path) -> None:
+    assert len(sun.latents) == FRAMES
+    np.testing.assert_array_equal(np.asarray(sun.latents), sun.latents[:])
+    assert re.fullmatch(rf"<latents of {re.escape(str(lat))}: {FRAMES} frames of [\d×]+>", repr(sun.latents))
+
+
 @pytest.mark.parametrize(
     ("which", "rows"),
     [
