@@ -66,7 +66,7 @@ class ModelNotFoundError(SunzipError):
 
 
 class BoundNotMetError(SunzipError):
-    """Something was decoded as what it is not: a defect of sunzip, which must be reported."""
+    """Something was decoded as what it is not, or farther from it than was promised: report it."""
 
     exit_code = 5
 

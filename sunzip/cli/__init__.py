@@ -50,7 +50,7 @@ def _versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     # \b keeps click from joining the lines.
     epilog="""\b
 Exit codes: 0 done, 1 bad input or target, 2 usage, 3 damaged archive,
-4 model not found, 5 wrong pixels in `study faults`, 130 interrupted.
+4 model not found, 5 wrong pixels in `evaluate` or `study faults`, 130 interrupted.
 
 \b
 Completion of commands and options, in bash (or zsh_source, fish_source):
