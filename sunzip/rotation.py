@@ -6,15 +6,13 @@ are polynomials of single sums and products; the square root is exact by IEEE 75
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.cube import disk_radius
+from sunzip.recent import Recent
 
 #: Synodic rotation in degrees a day: A + B sin²φ + C sin⁴φ (Snodgrass and Ulrich 1990, less the Earth's
 #: motion).
@@ -31,19 +29,7 @@ _DEGREE = 0.017453292519943295
 _Sources = tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
 
 #: What was found lately: so many bytes of it, but always what two threads need for frames before and after.
-_MOST_BYTES, _FEWEST = 192 << 20, 4
-_found: OrderedDict[tuple[int, int, int], _Sources] = OrderedDict()
-_lock = Lock()
-
-
-def _forget() -> None:
-    # A fork may find the lock taken by a thread that it has not.
-    global _lock
-    _lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):  # Windows knows no fork
-    os.register_at_fork(after_in_child=_forget)
+_found: Recent[tuple[int, int, int], _Sources] = Recent(192 << 20, fewest=4)
 
 #: Pixels whose sources are sought at once: what comes between takes ten times the memory of what is found.
 _AT_ONCE = 1 << 14
@@ -52,10 +38,9 @@ _AT_ONCE = 1 << 14
 def _sources(height: int, width: int, minutes: int) -> _Sources:
     """Return the sources of (Y, X) pixels and their weights (4, Y, X)."""
     key = height, width, minutes
-    with _lock:
-        if key in _found:
-            _found.move_to_end(key)
-            return _found[key]
+    known = _found.get(key)
+    if known is not None:
+        return known
     place, weights = np.empty((height, width), np.intp), np.empty((4, height, width), np.float32)
     tall = max(1, _AT_ONCE // width)
     for begin in range(0, height, tall):
@@ -68,11 +53,7 @@ def _sources(height: int, width: int, minutes: int) -> _Sources:
         place[rows] = left
         for n, weight in enumerate(four):
             weights[n, rows] = weight
-    with _lock:
-        _found[key] = place, weights
-        held = sum(part.nbytes for each in _found.values() for part in each)
-        while held > _MOST_BYTES and len(_found) > _FEWEST:
-            held -= sum(part.nbytes for part in _found.popitem(last=False)[1])
+    _found.put(key, (place, weights), place.nbytes + weights.nbytes)
     return place, weights
 
 

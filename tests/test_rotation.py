@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import signal
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from sunzip import rotation
 from sunzip.cube import DISK_RADIUS_512
+from sunzip.recent import Recent
 from sunzip.rotation import MAX_MINUTES, foretold, turned
 
 
@@ -168,26 +168,31 @@ def test_every_machine_gets_these_bits() -> None:
 
 def test_what_was_found_is_kept_as_long_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(24, 300)
-    monkeypatch.setattr(rotation, "_found", OrderedDict())
+    monkeypatch.setattr(rotation, "_found", Recent(1 << 20))
     monkeypatch.setattr(rotation, "_AT_ONCE", 1000)  # some rows at a time, and the last ones fewer
     first = turned(image, 60)
     np.testing.assert_allclose(first[0], expected(image[0], 60), atol=1e-3)
-    held = rotation._found[24, 300, 60]
-    room = 5 * sum(part.nbytes for part in held)
-    monkeypatch.setattr(rotation, "_MOST_BYTES", room)
+    held = rotation._found.get((24, 300, 60))
+    assert held is not None
+    monkeypatch.setattr(rotation, "_found", Recent(5 * sum(part.nbytes for part in held)))
+
+    def known() -> list[int]:
+        return [key[2] for key in rotation._found._held]
+
     for minutes in (-12, 12, 24, 36, 60, 48, 72):
         turned(image, minutes)
-    assert [key[2] for key in rotation._found] == [24, 36, 60, 48, 72]
-    assert rotation._found[24, 300, 60] is held
-    monkeypatch.setattr(rotation, "_MOST_BYTES", 0)
+    assert known() == [24, 36, 60, 48, 72]
+    monkeypatch.setattr(rotation, "_found", Recent(0, fewest=4))
+    for minutes in (12, 24, 36, 60):
+        turned(image, minutes)
     assert (turned(image, 60) == first).all()
     assert (turned(image, -96)[..., ::-1] == turned(image[..., ::-1], 96)).all()
-    assert [key[2] for key in rotation._found] == [72, 60, -96, 96]
+    assert known() == [36, 60, -96, 96]
 
 
 def test_a_fork_while_another_thread_holds_what_was_found_goes_on() -> None:
     image = picture(16, 16)
-    with rotation._lock:
+    with rotation._found._lock:
         child = os.fork()
         if not child:
             signal.alarm(20)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
+from hashlib import blake2b
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -38,6 +39,7 @@ from sunzip.frame import (
     unpack_raw,
     unpack_residuals,
 )
+from sunzip.recent import Recent
 from sunzip.residual import correct, corrected
 from sunzip.weights import Model, load, register
 
@@ -50,10 +52,11 @@ _T = TypeVar("_T")
 
 
 class _Entry(NamedTuple):
-    """A frame that is wanted: its block, and where in it."""
+    """A frame that is wanted: its block, where in it, and what tells the block from others."""
 
     block: Block
     place: int
+    digest: bytes
 
     @property
     def mask(self) -> int:
@@ -110,6 +113,14 @@ class _Job(NamedTuple):
 
 #: Makes pixels of a decoded frame: see `Codec._pixels`.
 _Painter = Callable[[Sequence[int], Float, Reference | None, bytes], Float]
+
+
+#: Frames of films on which others build, decoded lately for some of these: by codec, block and number. So
+#: many bytes are those of 20 frames of 12 channels of 512², or 5 of 1024².
+_lately: Recent[tuple[object, bytes, int], Reference] = Recent(256 << 20)
+
+#: What stands for latents where what others have of a frame is enough to show it.
+_NO_LATENTS = np.zeros(0, np.float32)
 
 
 _FAMILIES: dict[str, Callable[[Model], Family]] = {
@@ -179,6 +190,7 @@ class Codec:
         self.bounds = self._bounds(bounds)
         self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
+        self._token = object()
 
     def __reduce__(self) -> tuple[Callable[..., Codec], tuple[Model, int, Bounds]]:
         # Not with its network, which a process loads but once. Who changes that in memory must do all work
@@ -490,7 +502,8 @@ class Codec:
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
-        *_, [(_, latents)] = [job.run() for job in self._jobs([_Entry(block, rows[-1])], [0])]
+        entry = _Entry(block, rows[-1], blake2b(block.pack()).digest())
+        *_, [(_, latents)] = [job.run() for job in self._jobs([entry], [0])]
         return self.family.reference(latents, _channels(block.masks[rows[-1]]), block.shape)
 
     def _analyse(
@@ -736,7 +749,8 @@ class Codec:
                 raise DamagedError(
                     f"a block holds images of {shape}, which no encoder codes with model {self.model.name}"
                 ) from None
-            entries += [_Entry(block, place) for place in range(len(block.masks))]
+            digest = blake2b(data).digest()
+            entries += [_Entry(block, place, digest) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
     def _jobs(
@@ -763,12 +777,13 @@ class Codec:
             here: dict[int, list[int]] = {}
             for t in wanted:
                 here.setdefault(numbers[entries[t].place], []).append(t)
-            jobs += self._jobs_of(block, places, here, len(jobs), painter, coarse)
+            jobs += self._jobs_of(block, entries[wanted[0]].digest, places, here, len(jobs), painter, coarse)
         return jobs
 
     def _jobs_of(
         self,
         block: Block,
+        digest: bytes,
         places: Sequence[int],
         wanted: dict[int, list[int]],
         begin: int,
@@ -779,6 +794,8 @@ class Codec:
 
         Parameters
         ----------
+        digest
+            Tells the block from others.
         places
             Of the frames that are not empty.
         wanted
@@ -791,20 +808,37 @@ class Codec:
             found = [number - back] * bool(back) + [number + ahead] * bool(ahead)
             return [other for other in found if 0 <= other < len(links)]
 
-        steps = needed(sorted(wanted), builds_on)
-        jobs = {number: begin + n for n, number in enumerate(steps)}
-        kept: Kept[Reference] = Kept([other for number in steps for other in builds_on(number)])
+        # Who goes through a film frame by frame asks again and again for what others build on.
+        held: dict[int, Reference] = {}
+        parts = len(wanted) < len(places)
+        for number in range(len(places)) if parts else ():
+            found = _lately.get((self._token, digest, number))
+            if found is not None and (number not in wanted or (painter is not None and not coarse)):
+                held[number] = found
+
+        steps = needed(sorted(wanted), lambda number: [] if number in held else builds_on(number))
+        todo = [number for number in steps if number in wanted or number not in held]
+        jobs = {number: begin + n for n, number in enumerate(todo) if number not in held}
+        kept: Kept[Reference] = Kept(
+            [other for number in steps if number not in held for other in builds_on(number)]
+        )
+        for number, reference in held.items():
+            kept.put(number, reference)
 
         def run(number: int) -> list[tuple[int, Float]]:
             payload, mask = block.payloads[places[number]], block.masks[places[number]]
             moved = block.residuals[places[number]]
             if is_raw(payload):
                 return []
+            those = wanted.get(number, [])
+            if number in held:
+                assert painter is not None
+                pixels = painter(_channels(mask), _NO_LATENTS, held[number], moved)
+                return [(t, pixels) for t in those]
             back, ahead = links[number]
             before = kept.take(number - back) if back else None
             after = kept.take(number + ahead) if ahead else None
             known = Known(_channels(mask), block.shape, before, after)
-            those = wanted.get(number, [])
             found: list[tuple[int, Float]] = []
             if coarse and those:
                 small = self.family.latents(payload, block.quality, known)
@@ -815,12 +849,16 @@ class Codec:
                 shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
                 if left is not None:
                     kept.put(number, left)
+                    if parts:
+                        size = left.pictures.nbytes + left.coarse.nbytes
+                        _lately.put((self._token, digest, number), left, size)
                 if shown is not None:
                     found = [(t, shown) for t in those]
             return found
 
-        for number in steps:
-            yield _Job(partial(run, number), [jobs[other] for other in builds_on(number)])
+        for number in todo:
+            below = () if number in held else builds_on(number)
+            yield _Job(partial(run, number), [jobs[other] for other in below if other in jobs])
 
     def _read(
         self,

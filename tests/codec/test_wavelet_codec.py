@@ -32,6 +32,7 @@ from sunzip.frame import EMPTY, Block, is_raw
 from sunzip.nn.exact import ExactContext, parts_of
 from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WIDTHS, Places, decoded_planes, level_of, references
 from sunzip.pyramid import bands_of, from_lazy, grid_of, to_picture
+from sunzip.recent import Recent
 from sunzip.rotation import MAX_MINUTES, turned
 from sunzip.train.export import pack
 from sunzip.weights import TENSORS, Model
@@ -63,6 +64,14 @@ def believing() -> Iterator[None]:
         patch.setattr(WaveletFamily, "_alike", staticmethod(lambda *pyramids: ALIKE))
         patch.setattr(WaveletFamily, "likeness", lambda *frames: ALIKE)
         yield
+
+
+@pytest.fixture(autouse=True)
+def lately(monkeypatch: pytest.MonkeyPatch) -> Recent[Any, Reference]:
+    """Frames on which others build, as if none had been decoded before."""
+    recent: Recent[Any, Reference] = Recent(1 << 28)
+    monkeypatch.setattr("sunzip.codec._lately", recent)
+    return recent
 
 
 @pytest.fixture(scope="module")
@@ -1091,6 +1100,7 @@ def test_one_frame_of_many_is_what_it_is_among_all(
     payloads = Block.unpack(block).payloads
     for t in range(14):
         decoded.clear()
+        monkeypatch.setattr("sunzip.codec._lately", Recent(0))
         assert np.array_equal(codec.decode([block], two, shape, frames=[t])[0], together[t], equal_nan=True)
         # Nothing is decoded for it but what it builds on, and that once.
         wanted, found = [rows.index(t)] if t in rows else [], set()
@@ -1389,7 +1399,7 @@ def edited(block: bytes, changes: dict[int, bytes]) -> bytes:
     found = Block.unpack(block)
     entries = list(found.entries)
     for place, payload in changes.items():
-        entries[place] = entries[place][0], payload, entries[place][2]
+        entries[place] = entries[place]._replace(payload=payload)
     return found.with_entries(entries).pack()
 
 
@@ -1703,3 +1713,72 @@ def test_scales_are_shifted_where_the_network_is_wrong(wavelet_model: Model) -> 
     assert len(written.payload) < len(without.payload)
     for each in (written, without):
         assert (family.decode(each.payload, 60, known) == each.decoded).all()
+
+
+# Frame by frame
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Payloads that a family decodes, as they come."""
+    found: list[bytes] = []
+    decode = WaveletFamily.decode
+
+    def heard(self: WaveletFamily, payload: bytes, *rest: Any) -> Float:
+        found.append(payload)
+        return decode(self, payload, *rest)
+
+    monkeypatch.setattr(WaveletFamily, "decode", heard)
+    return found
+
+
+@pytest.mark.parametrize("rows", [range(12), range(11, -1, -1), (7, 3, 3, 11, 0, 8)])
+def test_who_goes_through_a_film_frame_by_frame_decodes_each_about_once(
+    codec: Codec, decoded: list[bytes], rows: Sequence[int]
+) -> None:
+    frames = film(12, 2, 32, 32)
+    [block] = codec.encode(frames, ("171A", "193A"), frames_per_block=12)
+    whole = codec.decode([block], ("171A", "193A"), (32, 32))
+    decoded.clear()
+    for t in rows:
+        one = codec.decode([block], ("193A",), (32, 32), frames=[t], frames_per_block=12)
+        np.testing.assert_array_equal(one[0], whole[t, 1:])
+    # Kept is what was decoded for others. Who asks for a frame before those that build on it, in a group that
+    # is not whole, or again for one on which none builds, has it decoded again.
+    assert len(decoded) <= 12 + 2
+
+
+def test_frames_of_others_are_not_taken_for_those_of_a_block(codec: Codec, decoded: list[bytes]) -> None:
+    names = ("171A", "193A")
+    blocks = [codec.encode(film(9, 2, 32, 32, seed=n), names, frames_per_block=9)[0] for n in range(2)]
+    wholes = [codec.decode([block], names, (32, 32)) for block in blocks]
+    for t in range(9):
+        for block, whole in zip(blocks, wholes, strict=True):
+            one = codec.decode([block], names, (32, 32), frames=[t], frames_per_block=9)
+            np.testing.assert_array_equal(one[0], whole[t])
+    # A network that was changed in memory decodes for itself.
+    decoded.clear()
+    other = Codec(codec.model)
+    other.decode([blocks[0]], names, (32, 32), frames=[1], frames_per_block=9)
+    assert len(decoded) == 5
+
+
+def test_latents_and_tensors_are_the_same_after_frames_were_shown(codec: Codec, decoded: list[bytes]) -> None:
+    names = ("171A", "193A")
+    [block] = codec.encode(film(9, 2, 32, 32), names, frames_per_block=9)
+    latents, pixels = codec.latents([block], (32, 32)), codec.decode([block], names, (32, 32))
+    for _ in range(2):
+        for t in (1, 4, 8):
+            one = {"frames": [t], "frames_per_block": 9}
+            np.testing.assert_array_equal(codec.decode([block], names, (32, 32), **one)[0], pixels[t])
+            np.testing.assert_array_equal(codec.latents([block], (32, 32), **one)[0], latents[t])
+            tensor = codec.decode_tensor([block], names, (32, 32), **one)
+            np.testing.assert_allclose(tensor[0].numpy(), pixels[t], rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_read_as_a_whole_is_not_kept(
+    codec: Codec, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [block] = codec.encode(film(9, 2, 32, 32), ("171A", "193A"), frames_per_block=9)
+    monkeypatch.setattr(Recent, "put", lambda *given: pytest.fail("kept"))
+    codec.decode([block], ("171A", "193A"), (32, 32))
