@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from fractions import Fraction
 from hashlib import sha256
 
@@ -16,6 +18,7 @@ from sunzip.cube import Scale
 from sunzip.entropy.coder import Encoder
 from sunzip.errors import DamagedError
 from sunzip.residual import correct, corrected
+from tests.entropy.test_coder import Stack
 
 
 def image(height=40, width=37, seed=0, level=300.0, noise=20.0):
@@ -189,6 +192,209 @@ def test_bytes_decode_for_ever_to_the_same_bits(text):
     data, shown = correct(pixels, base, bound(text), "171A", Scale.MEAN)
     found = sha256(data).hexdigest()[:16] + " " + sha256(shown.astype("<f4").tobytes()).hexdigest()[:16]
     assert found == GOLDEN[text]
+
+
+# docs/reference/format-v1.md, "Residuals", word by word, without numpy
+
+
+BEGIN = (
+    1,
+    2,
+    4,
+    6,
+    9,
+    13,
+    19,
+    27,
+    38,
+    55,
+    78,
+    111,
+    157,
+    223,
+    316,
+    447,
+    632,
+    895,
+    1266,
+    1791,
+    2533,
+    3583,
+    5067,
+)
+RADIUS = (0,) * 10 + (1, 1, 2, 3, 4, 7, 9, 14, 19, 28, 39, 56, 79, 113)
+RARER = (
+    *(
+        164,
+        975,
+        2352,
+        4288,
+        6985,
+        10677,
+        15557,
+        21642,
+        28600,
+        35766,
+        42421,
+        48095,
+        52642,
+        56136,
+        58749,
+        60666,
+    ),
+    *(62058, 63059, 63776, 64287, 64651, 64909, 65092, 65222),
+)
+
+
+def logarithm(x):
+    if x == 0:
+        return -4096.0
+    f, e = math.frexp(x)
+    z = (f - 0.7071067811865476) / (f + 0.7071067811865476)
+    total = 0.0
+    for n in range(19, 0, -2):
+        total = total * (z * z) + 1 / n
+    return (z * total) * (2 / 0.6931471805599453) + (e - 0.5)
+
+
+def exponential(w):
+    w = min(max(w, -4096.0), 4096.0)
+    r, total = (w - math.floor(w)) * 0.6931471805599453, 1.0
+    for n in range(13, 0, -1):
+        total = (total * r) * (1 / n) + 1
+    try:
+        return math.ldexp(total, math.floor(w))
+    except OverflowError:
+        return math.inf
+
+
+def with_sign(value, of):
+    return math.copysign(abs(value), of)
+
+
+def place_of(kind, s, other, x):
+    if kind == 1:
+        return x
+    if kind == 2:
+        return with_sign(math.sqrt(abs(x) + other) - math.sqrt(other), x)
+    o = (logarithm(abs(x)) - logarithm(other)) + s
+    return with_sign(0.0 if o < s / 2 else o, x)
+
+
+def pixel_at(kind, s, other, p):
+    if kind == 1:
+        return p
+    if kind == 2:
+        root = abs(p) + math.sqrt(other)
+        return with_sign(root * root - other, p)
+    return with_sign(0.0 if abs(p) < s / 2 else exponential((abs(p) - s) + logarithm(other)), p)
+
+
+def pushes_of(height, width):
+    """Yield the sets of rows and columns of each push, and how its pixels' neighbours weigh."""
+    yield [(0, 0, 16, 16)], None
+    for a in (16, 8, 4, 2):
+        h = a // 2
+        yield [(h, h, a, a)], [(7, dy * h, dx * h) for dy in (-1, 1) for dx in (-1, 1)]
+        four = [(5, h, 0), (5, -h, 0), (5, 0, h), (5, 0, -h)]
+        eight = [(1, dy * h, dx * h) for dy in (-2, -1, 1, 2) for dx in (-2, -1, 1, 2) if abs(dy) != abs(dx)]
+        yield [(h, 0, a, a), (0, h, a, a)], four + eight
+
+
+def table_of(context, seen):
+    c = context // 4
+    side = [2**32]
+    for _ in range(127):
+        side.append(side[-1] * RARER[c] // 2**16)
+    everything = side[0] + 2 * sum(side[1:])
+    weights = []
+    for v in range(-127, 128):
+        near = sum(seen.get(u, 0) for u in range(max(v - RADIUS[c], -127), min(v + RADIUS[c], 127) + 1))
+        weights.append(1024 * near // (2 * RADIUS[c] + 1) + 4096 * side[abs(v)] // everything)
+    weights.append(1024 * sum(n for u, n in seen.items() if abs(u) > 127) + 1)
+    found = [weight * (2**24 - 256) // sum(weights) + 1 for weight in weights]
+    found[found.index(max(found))] += 2**24 - sum(found)
+    return found
+
+
+def popped(stack, index, tables, lowest):
+    """Take one push off a stack: the symbols of a list of tables."""
+    symbols, escaped = [None] * len(index), []
+    for k in sorted(set(index)):
+        for n in (n for n, of in enumerate(index) if of == k):
+            entry = stack.decode(tables[k])
+            symbols[n] = lowest + entry
+            if entry == len(tables[k]) - 1:
+                escaped.append(n)
+    codes, going, shift = dict.fromkeys(escaped, 0), escaped, 0
+    while going:
+        read = [stack.decode([1 << 16] * 256) for _ in going]
+        for n, byte in zip(going, read, strict=True):
+            codes[n] |= (byte & 127) << shift
+        going, shift = [n for n, byte in zip(going, read, strict=True) if byte > 127], shift + 7
+    for n, code in codes.items():
+        above = lowest + len(tables[index[n]]) - 1
+        symbols[n] = lowest - 1 - code // 2 if code % 2 else above + code // 2
+    return symbols
+
+
+def by_the_page(base, data):
+    """Apply a residual as the format page says."""
+    kind, (height, width) = data[0], base.shape
+    count = 1 if kind == 1 else 2
+    s, other = (*struct.unpack(f"<{count}f", data[1 : 1 + 4 * count]), 0.0)[:2]
+    stack, moves, seen = Stack(data[1 + 4 * count :]), {}, {}
+    for sets, near in pushes_of(height, width):
+        pixels = [
+            (i, j)
+            for top, left, down, across in sets
+            for i in range(top, height, down)
+            for j in range(left, width, across)
+        ]
+        contexts, signs = [], []
+        for i, j in pixels:
+            size, leaning = 28, 0
+            if near is not None:
+                around = [(w, min(max(moves.get((i + y, j + x), 0), -255), 255)) for w, y, x in near]
+                size, leaning = sum(w * abs(d) for w, d in around), sum(w * d for w, d in around)
+            c = sum(begin <= size for begin in BEGIN)
+            contexts.append(4 * c + sum(n * (size + 1) <= 8 * abs(leaning) for n in (1, 3, 5)))
+            signs.append(-1 if leaning < 0 else 1)
+        tables = {context: table_of(context, seen.get(context, {})) for context in set(contexts)}
+        symbols = popped(stack, contexts, tables, -127)
+        for at, context, sign, symbol in zip(pixels, contexts, signs, symbols, strict=True):
+            moves[at] = sign * symbol
+            here = seen.setdefault(context, {})
+            here[symbol] = here.get(symbol, 0) + 1
+    exact = sorted(at for at, d in moves.items() if abs(d) == 2**30)
+    follow = bytes(popped(stack, [0] * 4 * len(exact), {0: [65535] * 256 + [256]}, 0))
+    assert not stack.words
+    out = np.empty_like(base)
+    for (i, j), d in moves.items():
+        x = float(base[i, j])
+        p = place_of(kind, s, other, x)
+        if d == 0:
+            out[i, j] = 0 if kind == 3 and p == 0 else x
+        elif abs(d) == 2**30:
+            out[i, j] = struct.unpack_from("<f", follow, 4 * exact.index((i, j)))[0]
+        else:
+            largest = float(np.finfo(np.float32).max)
+            out[i, j] = min(max(pixel_at(kind, s, other, p + d * s), -largest), largest)
+    return out
+
+
+@pytest.mark.parametrize("text", ["2sigma", "0.5sigma", "5%", "40%", "4DN/s", "0.3DN/s"])
+@pytest.mark.parametrize("shape", [(23, 40), (1, 1), (5, 18)])
+def test_a_decoder_written_from_the_format_page_gives_the_same_bits(text, shape):
+    pixels, base = image(*shape, noise=8)
+    pixels[:3, :4] *= -0.01
+    pixels[:1, 2:9] = 0
+    pixels[-1:, -2:] *= 1000
+    pixels[0, -1], base[0, -1] = 1e-9, 3e38
+    data, shown = correct(pixels, base, bound(text), "171A", Scale.MEAN)
+    assert 1 <= data[0] <= 4
+    if data[0] < 4:
+        assert by_the_page(base, data).tobytes() == shown.tobytes()
 
 
 # Bytes of strangers
