@@ -126,8 +126,8 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
     Parameters
     ----------
     wish
-        Text, or texts by channel. An item that names no channel holds for all that are not named, one in
-        DN/s or G for those of that unit.
+        Text, or texts by channel. An item that names no channel holds for all, or for those of its unit if
+        it has one; of two that hold for a channel, the one that names it counts, or else the one in its unit.
     channels
         Those that there are.
 
@@ -148,6 +148,8 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
     Bz 20.0 unit
     >>> list(bounds_of("10 DN/s", ["171A", "Bz"]))
     ['171A']
+    >>> in_short(bounds_of("2sigma, 20G, Bz=5%", ["171A", "By", "Bz"]))
+    '2sigma of 171A, 20G of By, 5% of Bz'
     """
     if isinstance(wish, str):
         items = wish.split(",")
@@ -157,13 +159,14 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
         raise InputError(f"max_error (--max-error) must be text or texts by channel; {_HOW}")
     there = list(channels)
     for_all: Bounds = {}
+    for_unit: Bounds = {}
     for_one: Bounds = {}
     for item in (item.strip() for item in items):
         found = _ITEM.fullmatch(item)
         bound, unit = _read(found["size"], found["unit"]) if found else (None, None)
         if found is None or bound is None:
             raise InputError(f"max_error (--max-error): {item[:60]!r} is none; {_HOW}")
-        names, into = there, for_all
+        names, into = there, for_all if unit is None else for_unit
         if found["name"] is not None:
             one = channel(found["name"])
             names, into = [one.name], for_one
@@ -175,10 +178,10 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
         if into.keys() & set(held):
             raise InputError(f"max_error (--max-error): {item!r} bounds once more what is bounded already")
         into |= dict.fromkeys(held, bound)
-    both = for_all | for_one
-    if not both:
+    found_for = for_all | for_unit | for_one
+    if not found_for:
         raise InputError(f"max_error (--max-error): {wish!r} holds for none of {' '.join(there)}")
-    return {name: both[name] for name in NAMES if name in both}
+    return {name: found_for[name] for name in NAMES if name in found_for}
 
 
 def bounds_in(configuration: Mapping[str, Any], channels: Iterable[str]) -> Bounds:

@@ -25,6 +25,8 @@ SOME = ("171A", "193A", "Bz")
         ("10DN/s", "171A=10DN/s,193A=10DN/s"),
         ("10DN/s,20 Gauss", "171A=10DN/s,193A=10DN/s,Bz=20G"),
         ("AIA171=0.5dn , hmi bz=1e2g", "171A=0.5DN/s,Bz=100G"),
+        ("2sigma,20G,171A=5%", "171A=5%,193A=2sigma,Bz=20G"),
+        ("20G,2sigma", "171A=2sigma,193A=2sigma,Bz=20G"),
         ({"193A": "1.50%", "bz": "3sigma"}, "193A=1.5%,Bz=3sigma"),
     ],
 )
@@ -49,7 +51,7 @@ def test_what_is_wished_is_read(wish, means):
         ("171A=5G", "171A is in DN/s, not in G"),
         ("5%,2sigma", "'2sigma' bounds once more"),
         ("171A=5%,0171=6%", "once more"),
-        ("2sigma,10DN/s", "once more"),
+        ("10DN/s,20DN/s", "once more"),
         (5, "text or texts by channel"),
         ({"171A": 5}, "text or texts by channel"),
     ],
