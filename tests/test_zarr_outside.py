@@ -68,8 +68,12 @@ def test_config(codec: Sunzip, common: ModuleType) -> None:
 
 def test_repr(codec: Sunzip, common: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "Sunzip", Sunzip, raising=False)
-    common.check_repr(f"Sunzip(model='{codec.model}', channels=('171A', 'Bz'), scale='mean', quality=None)")
-    common.check_repr(f"Sunzip(model='{codec.model}', channels=('94A',), scale='sum', quality=50)")
+    both = (
+        f"Sunzip(model='{codec.model}', channels=('171A', 'Bz'), scale='mean', quality=None, max_error=None)"
+    )
+    common.check_repr(both)
+    one = f"Sunzip(model='{codec.model}', channels=('94A',), scale='sum', quality=50, max_error='94A=2sigma')"
+    common.check_repr(one)
 
 
 def test_encode_decode_array(codec: Sunzip, common: ModuleType) -> None:

@@ -103,7 +103,7 @@ BAD = [
     (missing, "nothing is there; check the path"),
     (empty_store, "no SDOML v2 array found"),
     (empty_folder, "the folder is empty"),
-    (wrong_dtype, "int32"),
+    (wrong_dtype, "'<i4'"),
     (wrong_shape, "(2, 16)"),
     (
         too_small,
