@@ -15,7 +15,9 @@ import json
 import math
 import os
 import threading
+import zlib
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,8 @@ class Hdf5(Source):
         self._storage = Storage(url, anon)
         self._handle: tuple[int, Any] | None = None
         self._lock = threading.Lock()
+        #: Datasets of which chunks have gone through filters.
+        self._packed: set[str] = set()
         if self._storage.isdir():
             raise InputError(f"{url}: is a folder, where one HDF5 file is expected")
         try:
@@ -95,7 +99,7 @@ class Hdf5(Source):
         try:
             with self._lock:
                 cube = self._file()["cube"]
-                image = cube[t] if cube.ndim == 3 else cube[t, self._column[channel]]
+                image = self._taken(cube, *(t, self._column[channel])[: cube.ndim - 2])
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise self._unreadable(error, f" image {t} of {channel}") from error
         with np.errstate(over="ignore"):
@@ -111,7 +115,7 @@ class Hdf5(Source):
         t = int(self._rows[channel][row])
         try:
             with self._lock:
-                text = self._file()["keywords"][t, self._column[channel]]
+                text = self._taken(self._file()["keywords"], t, self._column[channel])
             if len(text) > _MAX_KEYWORDS:
                 raise ValueError(f"longer than {_MAX_KEYWORDS} bytes")
             found = json.loads(text or "{}")
@@ -159,6 +163,13 @@ class Hdf5(Source):
             raise InputError(f"{self.url}: {name!r} must be a dataset inside the file itself")
         if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > _MAX_CHUNK:
             raise InputError(f"{self.url}: one chunk of {name!r}, {found.chunks}, exceeds 1 GiB; rechunk it")
+        if found.chunks and (stored := found.id.get_storage_size()):
+            if found.id.get_create_plist().get_nfilters():
+                self._packed.add(name)
+            elif stored != found.id.get_num_chunks() * _chunk_size(found):
+                raise InputError(
+                    f"{self.url}: {name!r} has chunks that are not of their size; fetch the file again"
+                )
         return found
 
     def _refuse_crumbs(self, dataset: Any, axes: slice = slice(None)) -> None:
@@ -171,6 +182,20 @@ class Hdf5(Source):
                 f"{self.url}: {dataset.name[1:]} is cut into chunks of {dataset.chunks}, of which {count} "
                 f"would be read at once; up to {_MAX_CHUNKS} are: rechunk it"
             )
+
+    def _taken(self, dataset: Any, *at: int) -> Any:
+        """Read what a dataset has at places along its first axes, or all of it.
+
+        HDF5 believes that chunks are of their size: of shorter ones it gives the memory behind them, which is
+        anything and may not be there, and longer ones it unpacks to the end.
+        """
+        if dataset.name[1:] in self._packed:
+            sides = list(zip(dataset.shape, dataset.chunks, strict=True))
+            begins = [range(n - n % side, n + 1, side) for n, (_, side) in zip(at, sides, strict=False)]
+            begins += [range(0, length, side) for length, side in sides[len(at) :]]
+            for begin in product(*begins):
+                _check_chunk(dataset, begin)
+        return dataset[at]
 
     def _index(self, file: Any) -> None:
         cube = self._dataset(file, "cube", required=True)
@@ -217,7 +242,7 @@ class Hdf5(Source):
             )
         if valid is not None:
             self._refuse_crumbs(valid)
-        exists = np.ones((t, c), np.bool_) if valid is None else valid[:].astype(np.bool_)
+        exists = np.ones((t, c), np.bool_) if valid is None else self._taken(valid).astype(np.bool_)
         self._rows = {name: np.flatnonzero(exists[:, i]) for name, i in self._column.items()}
         self._times: dict[str, Times] = {name: times[self._rows[name], i] for name, i in self._column.items()}
 
@@ -239,7 +264,7 @@ class Hdf5(Source):
         if dataset is not None:
             if dataset.shape != (c,):
                 raise InputError(f"{self.url}: channel must name {c} channels, and has shape {dataset.shape}")
-            names = [_text(v) for v in dataset[:]]
+            names = [_text(v) for v in self._taken(dataset)]
         elif cube.ndim == 3 and ("channel" in cube.attrs or "channel" in file.attrs):
             names = [_text(cube.attrs.get("channel", file.attrs.get("channel")))]
         else:
@@ -267,19 +292,56 @@ class Hdf5(Source):
         if dataset.dtype.kind in "iuf" and not units.startswith(_UNITS):
             raise InputError(f"{self.url}: {name} counts {units[:60]!r}; convert it to {_UNITS!r}, int64")
         if dataset.dtype.kind == "i" and dataset.dtype.itemsize == 8:
-            found: Times = dataset[:].astype("datetime64[ms]")
+            found: Times = self._taken(dataset).astype("datetime64[ms]")
             # Numbers that are no date, as 2^63 − 1 is, stand for times that are missing.
             found[(found < _FIRST) | (found >= _END)] = np.datetime64("NaT", "ms")
         elif dataset.dtype.kind in "OS":
             if dataset.size > _MAX_TEXTS:
                 # A sparse file of few bytes may have as many as it likes, and each takes its time.
                 raise InputError(f"{self.url}: {name} has {dataset.size} texts; write int64 ms since 1970")
-            found = parse_t_obs(dataset[:].ravel().tolist()).reshape(shape)
+            found = parse_t_obs(self._taken(dataset).ravel().tolist()).reshape(shape)
         else:
             raise InputError(
                 f"{self.url}: {name} must be int64 ms since 1970 or ISO 8601 strings, not {dataset.dtype}"
             )
         return found
+
+
+def _chunk_size(dataset: Any) -> int:
+    """Return the bytes of one chunk before its filters."""
+    itemsize = dataset.id.get_type().get_size()
+    if dataset.dtype.kind == "O":
+        # In the file a text is its length, and the address and number of where it is.
+        itemsize = 8 + dataset.file.id.get_create_plist().get_sizes()[0]
+    return int(itemsize * math.prod(dataset.chunks))
+
+
+def _check_chunk(dataset: Any, begin: tuple[int, ...]) -> None:
+    """Refuse a chunk that does not unpack to its size, as far as its filters can be undone here."""
+    from h5py import h5z
+
+    try:
+        skipped, data = dataset.id.read_direct_chunk(begin)
+    except RuntimeError:
+        return  # one that is not there is all fill value
+    size, plan = _chunk_size(dataset), dataset.id.get_create_plist()
+    for n in reversed(range(plan.get_nfilters())):
+        code = plan.get_filter(n)[0]
+        if skipped >> n & 1 or code == h5z.FILTER_SHUFFLE:
+            continue
+        if code == h5z.FILTER_FLETCHER32:
+            data = data[:-4]
+        elif code == h5z.FILTER_DEFLATE:
+            try:
+                data = zlib.decompressobj().decompress(data, size + 5)  # a checksum may follow
+            except zlib.error as error:
+                raise ValueError(f"chunk at {begin}: {error}") from None
+        else:
+            return
+    if len(data) != size:
+        raise ValueError(
+            f"chunk at {begin} does not hold the {size} bytes of its shape; fetch the file again"
+        )
 
 
 def _text(value: object) -> str:

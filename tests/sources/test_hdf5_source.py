@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zlib
 from pathlib import Path
 
 import h5py
@@ -294,6 +295,46 @@ def test_a_damaged_chunk_is_told_when_it_is_read(tmp_path):
     with pytest.raises(InputError, match=r"a\.h5: image 0 of 171A cannot be read"):
         source.read("171A", 0)
     assert source.read("171A", 1).tobytes() == GOOD["cube"][1, 0].tobytes()
+
+
+@pytest.mark.parametrize("filters", [{}, {"fletcher32": True}, {"shuffle": True}])
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_chunks_that_are_not_of_their_size_are_one_line(tmp_path, size, filters):
+    """HDF5 gives the memory behind a short one, or ends the process, and unpacks a long one to its end."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(
+            "cube", (2, 64, 64), "<f4", chunks=(1, 64, 64), compression="gzip", **filters
+        )
+        data.attrs["channel"] = "171A"
+        data[1] = 7
+        data.id.write_direct_chunk(
+            (0, 0, 0), zlib.compress(bytes(size)) + bytes(4 * ("fletcher32" in filters))
+        )
+        file["time"] = MS[:2]
+    source = Hdf5(str(path))
+    with pytest.raises(InputError, match=r"a\.h5: image 0 of 171A cannot .* hold the 16384 bytes") as found:
+        source.read("171A", 0)
+    assert "\n" not in str(found.value)
+    assert (source.read("171A", 1) == 7).all()
+
+
+@pytest.mark.parametrize("name", ["cube", "time", "keywords"])
+def test_short_chunks_without_filters_are_one_line(tmp_path, name):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for dataset, shape, dtype, value in (
+            ("cube", (T, N, N), "<f4", 1),
+            ("time", (T,), "<i8", MS),
+            ("keywords", (T, 1), h5py.string_dtype(), "{}"),
+        ):
+            made = file.create_dataset(dataset, shape, dtype, chunks=shape)
+            if dataset == name:
+                made.id.write_direct_chunk((0,) * len(shape), b"short")
+            else:
+                made[:] = value
+        file["cube"].attrs["channel"] = "171A"
+    one_line(path, f"{name}' has chunks that are not of their size")
 
 
 def test_behind_fsspec(tmp_path):
