@@ -30,6 +30,9 @@ _MAX_CHANNELS = 2**13
 _MAX_KERNEL = 9
 _MAX_SHUFFLE = 8
 
+#: Numbers that stand in the windows of pixels that are computed at once: in those of all they stand k² times.
+_UNROLLED = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class IntegerLayer:
@@ -102,19 +105,21 @@ class IntegerNet:
         for layer, matrix in zip(self.layers, self._matrices, strict=True):
             c_out, c_in, k, _ = layer.weight.shape
             _, height, width = x.shape
-            if k == 1:
-                columns = x.reshape(c_in, -1)
-            else:
-                padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
-                windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))
-                columns = windows.transpose(0, 3, 4, 1, 2).reshape(c_in * k * k, height * width)
-            total = matrix @ columns
-            total += layer.bias.astype(np.float64)[:, None]
-            # Division by a power of two is exact, and so is the floor: an arithmetic shift with rounding.
-            total = np.floor((total + 2 ** (WEIGHT_BITS - 1)) * 2.0**-WEIGHT_BITS)
-            np.clip(total, 0 if layer.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT, out=total)
+            padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))
+            windows = windows.transpose(0, 3, 4, 1, 2)
+            out = np.empty((c_out, height, width))
+            rows = max(1, _UNROLLED // (c_in * k * k * width))
+            for begin in range(0, height, rows):
+                band = windows[..., begin : begin + rows, :]
+                total = matrix @ band.reshape(c_in * k * k, -1)
+                total += layer.bias.astype(np.float64)[:, None]
+                # Division by a power of two is exact, and so is the floor: an arithmetic shift with rounding.
+                total = np.floor((total + 2 ** (WEIGHT_BITS - 1)) * 2.0**-WEIGHT_BITS)
+                np.clip(total, 0 if layer.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT, out=total)
+                out[:, begin : begin + rows] = total.reshape(c_out, -1, width)
             s = layer.shuffle
-            x = total.reshape(c_out // s**2, s, s, height, width)
+            x = out.reshape(c_out // s**2, s, s, height, width)
             x = x.transpose(0, 3, 1, 4, 2).reshape(c_out // s**2, height * s, width * s)
         whole: npt.NDArray[np.int64] = x.astype(np.int64)
         return whole

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,6 +90,22 @@ def test_sums_next_to_the_bound_are_exact() -> None:
     rng = np.random.default_rng(0)
     symbols = rng.choice(np.int32([-5000, -4096, -4095, -1, 0, 1, 4095, 4096, 5000]), (8, 6, 7))
     np.testing.assert_array_equal(IntegerNet([layer])(symbols), reference([layer], symbols))
+
+
+def test_wide_kernels_take_little_memory() -> None:
+    """All windows together would be 81 times the image: a gigabyte here."""
+    rng = np.random.default_rng(0)
+    layer = IntegerLayer(rng.integers(-9, 9, (1, 128, 9, 9), np.int32), np.zeros(1, np.int64), 1, False)
+    symbols = rng.integers(-9, 9, (128, 112, 112), np.int32)
+    net = IntegerNet([layer])
+    tracemalloc.start()
+    try:
+        found = net(symbols)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    part = slice(40, 60)
+    np.testing.assert_array_equal(found[:, 44:56], net(symbols[:, part])[:, 4:16])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
