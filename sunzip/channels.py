@@ -101,7 +101,7 @@ def channel(name: str) -> Channel:
         key = re.sub(r"^(aia|hmi)[ _-]*", "", name.strip().lower())
         found = _BY_KEY.get(key) or _BY_KEY.get(f"{key.lstrip('0')}a")
     if found is None:
-        raise InputError(f"unknown channel {name!r}; the channels are {' '.join(NAMES)}")
+        raise InputError(f"unknown channel {name!r:.60}; the channels are {' '.join(NAMES)}")
     return found
 
 
@@ -118,7 +118,7 @@ def listed(names: str | Iterable[str]) -> tuple[str, ...]:
     try:
         return tuple(names)
     except TypeError:
-        raise InputError(f"channels {names!r} are no names; the channels are {' '.join(NAMES)}") from None
+        raise InputError(f"channels {names!r:.60} are no names; the channels are {' '.join(NAMES)}") from None
 
 
 def canonical(names: str | Iterable[str]) -> tuple[str, ...]:

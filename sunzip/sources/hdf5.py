@@ -257,7 +257,7 @@ class Hdf5(Source):
         try:
             return Scale(text)
         except ValueError:
-            raise InputError(f"{self.url}: attribute scale must be mean or sum, not {text!r}") from None
+            raise InputError(f"{self.url}: attribute scale must be mean or sum, not {text!r:.60}") from None
 
     def _read_names(self, file: Any, cube: Any, c: int) -> list[str]:
         dataset = self._dataset(file, "channel")

@@ -329,7 +329,7 @@ def _open_array(storage: Storage, path: str) -> _Array:
     order, separator = meta.get("order", "C"), meta.get("dimension_separator", ".")
     if order not in ("C", "F") or separator not in (".", "/"):
         raise InputError(
-            f"{name}: order {order!r} or dimension separator {separator!r} is none of Zarr format 2"
+            f"{name}: order {order!r:.20} or dimension separator {separator!r:.20} is none of Zarr format 2"
         )
     # Its other words say how it compressed, and may be those of another release of numcodecs.
     compressor = meta.get("compressor")

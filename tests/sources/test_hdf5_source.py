@@ -191,6 +191,16 @@ def test_a_wrong_scale_is_one_line(tmp_path):
     one_line(save(tmp_path / "a.h5", {"scale": "median"}, **GOOD), "must be mean or sum, not 'median'")
 
 
+@pytest.mark.parametrize("part", ["unknown channel", "scale must be"])
+def test_messages_quote_little_of_long_texts(tmp_path, part):
+    long = "x" * 60_000
+    told = {"scale": long} if part.startswith("scale") else {"channel": long}
+    path = save(tmp_path / "a.h5", told, cube=cube(T, N, N), time=MS)
+    with pytest.raises(InputError, match=part) as found:
+        Hdf5(path)
+    assert len(str(found.value)) < len(path) + 250
+
+
 def test_files_that_are_no_hdf5(tmp_path):
     good = Path(save(tmp_path / "good.h5", **GOOD)).read_bytes()
     for name, data in (
