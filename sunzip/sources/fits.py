@@ -46,6 +46,8 @@ _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
 _MIN_EXPOSURE = 1e-2
 _MAX_SIDE = 16384
+#: The most bytes of a header: 200,000 cards, where images of SDO have 200.
+_MAX_HEADER = 2**24
 #: The most that a gzipped file may unpack to: four images of 4096² in float64.
 _MAX_UNPACKED = 2**29
 
@@ -286,7 +288,11 @@ class Fits(Source):
                         hdu = next((h for h in hdus if _is_image(h)), None)
                         if hdu is None:
                             raise _Unusable("no image", "holds no two-dimensional image")
-                        end = hdu.fileinfo()["datLoc"] + hdu.fileinfo()["datSpan"]
+                        lies = hdu.fileinfo()
+                        # So far astropy has but looked through it.
+                        if (length := lies["datLoc"] - lies["hdrLoc"]) > _MAX_HEADER:
+                            raise _Unusable("too large", f"has a header of {length} bytes; no image has")
+                        end = lies["datLoc"] + lies["datSpan"]
                         # Less than a block may be padding, which some writers leave out.
                         if end - size >= 2880:
                             raise _Unusable("truncated", "is truncated; fetch it again")
@@ -573,16 +579,18 @@ def _plain(header: Any) -> dict[str, str | int | float | bool | None]:
     from astropy.io.fits.verify import VerifyError
 
     plain: dict[str, str | int | float | bool | None] = {}
+    lines: dict[str, list[str]] = {}
     for card in header.cards:
         try:
             key, value = card.keyword, card.value
         except (VerifyError, ValueError):
             continue
         if key in ("COMMENT", "HISTORY"):
-            plain[key] = f"{plain[key]}\n{value}" if key in plain else str(value)
+            lines.setdefault(key, []).append(str(value))
+            plain[key] = None  # its place
         elif key and not _STORAGE.fullmatch(key) and isinstance(value, str | int | float | bool):
             plain.setdefault(key, value)
-    return plain
+    return plain | {key: "\n".join(parts) for key, parts in lines.items()}
 
 
 def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64], npt.NDArray[np.float64]]]:

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from astropy.io import fits
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source
-from sunzip.sources.fits import Fits
+from sunzip.sources.fits import Fits, _plain
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
 RADIUS = 976 / 4.8
@@ -450,6 +451,27 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr("sunzip.sources.fits._MAX_UNPACKED", 2**22)
     (tmp_path / "a.fits.gz").write_bytes(gzip.compress(b"SIMPLE  =" + bytes(2**24)))
     one_line(tmp_path / "a.fits.gz", "unpacks to more than 4 MiB")
+
+
+def test_lines_of_history_are_joined_at_once():
+    """One after the other, 100,000 took 8 s, and as the square of their number."""
+    header = fits.Header.fromstring(f"{'HISTORY line':80}" * 100_000)
+    start = time.process_time()
+    assert _plain(header) == {"HISTORY": "\n".join(["line"] * 100_000)}
+    assert time.process_time() - start < 3
+
+
+def test_very_many_cards_are_not_parsed(tmp_path):
+    cards = [f"{key:8}= {value!r:>20}" for key, value in AIA.items()] + ["HISTORY a"] * 210_000 + ["END"]
+    image = [
+        "SIMPLE  =                    T",
+        "BITPIX  =                    8",
+        "NAXIS   =                    2",
+    ]
+    image += ["NAXIS1  =                 1024", "NAXIS2  =                 1024"]
+    header = "".join(f"{card:80}" for card in image + cards).encode()
+    (tmp_path / "a.fits").write_bytes(header + b" " * (-len(header) % 2880) + bytes(1024**2 + 2880))
+    one_line(tmp_path / "a.fits", "has a header of 16801920 bytes")
 
 
 def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
