@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -243,6 +245,27 @@ def test_same_input_gives_same_bytes_however_it_is_written(tmp_path: Path) -> No
     write(tmp_path / "b.lat", spec, EMBED, resume=True)
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "b.lat").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "b.lat"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("key", ["zarr.json", "time/c/0"])
+def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path: Path, key: str) -> None:
+    spec = spec_of()
+    with ArchiveWriter.create(tmp_path / "a.lat", spec) as writer:
+        writer.write_shard(0, *shard_of(spec, writer.frames_of(0)))
+    file = tmp_path / "a.lat.partial" / key
+    file.unlink()
+    os.mkfifo(file)
+
+    def go_on() -> None:
+        with contextlib.suppress(OutputError):
+            write(tmp_path / "a.lat", spec, resume=True)
+
+    thread = Thread(target=go_on, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert (tmp_path / "a.lat").exists() is (key != "zarr.json")
 
 
 def test_resume_keeps_the_name_under_which_the_input_was_first_given(tmp_path: Path) -> None:

@@ -413,17 +413,19 @@ class _LocalPlace:
                 os.replace(temporary, file)
 
     def get(self, key: str) -> bytes | None:
-        try:
-            with open(self._file(key), "rb") as f:
-                return f.read()
-        except FileNotFoundError:
+        if key not in self.sizes([key]):
             return None
+        with open(self._file(key), "rb") as f:
+            return f.read()
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         found = {}
         for key in keys:
             with contextlib.suppress(OSError):
-                found[key] = os.stat(self._file(key)).st_size
+                status = os.stat(self._file(key))
+                # A named pipe would be waited for, and a device may have no end.
+                if stat.S_ISREG(status.st_mode):
+                    found[key] = status.st_size
         return found
 
     def contents(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
