@@ -605,7 +605,7 @@ def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64
             # NumPy would take 20100501 for a year, and no date at all and "today" for dates.
             table = sorted((np.datetime64(date.fromisoformat(day[:10]), "D"), float(f)) for day, f in rows)
         except (OSError, ValueError) as error:
-            raise InputError(f"{file}: is no table of dates and factors: {error}") from error
+            raise InputError(f"{file}: is no table of dates and factors: {error!s:.100}") from error
         if not table or not all(0 < factor < 100 for _, factor in table):
             raise InputError(f"{file}: is empty, or has factors that are not above zero")
         tables[int(match[1])] = (np.array([d for d, _ in table]), np.array([f for _, f in table]))
