@@ -154,7 +154,7 @@ class SdomlV1(Source):
         # What zipfile, zlib and numpy raise at hostile bytes is of many kinds.
         except Exception as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{name}: is no readable npz file ({detail}); fetch it again") from error
+            raise InputError(f"{name}: is no readable npz file ({detail:.100}); fetch it again") from error
 
 
 def _read_npz(raw: bytes) -> npt.NDArray[np.float32]:
