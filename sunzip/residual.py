@@ -239,10 +239,9 @@ def correct(pixels: Float, base: Float, bound: Bound, name: str, scale: Scale) -
     -------
     The residual, empty if all pixels are within the bound, and what `corrected` makes of `base` with it.
     """
-    allowed = bound.tolerance(pixels, name, Scale.MEAN)
-    if bound.measure is Measure.UNIT:
-        allowed /= summed(name, scale)
-    allowed *= 1 - _SPARE
+    parts = summed(name, scale)
+    allowed = bound.tolerance(pixels * np.float32(parts), name, scale)
+    allowed *= (1 - _SPARE) / parts
 
     def over(shown: Float) -> npt.NDArray[np.bool_]:
         with np.errstate(invalid="ignore"):

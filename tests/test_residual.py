@@ -91,6 +91,14 @@ def test_whatever_pixels_are_and_whatever_the_model_makes_of_them(shape, seed, t
     held(pixels, base, text, scale=scale)
 
 
+def test_sums_are_held_to_the_smallest_numbers_that_have_digits():
+    sums = np.array([[2e-38, -4e-38, 1e-40, 1.0]], np.float32)
+    base = np.array([[0, 0, 0, 0.25]], np.float32)
+    data, shown = correct(sums / 4, base, bound("5%"), "171A", Scale.SUM)
+    assert data
+    assert bound("5%").outside(sums, shown * 4, "171A", Scale.SUM) == 0
+
+
 def test_bounds_hold_exactly_not_only_as_far_as_floats_tell():
     pixels, base = image(64, 64)
     for text, share in (("5%", Fraction(5, 100)), ("0.7%", Fraction(7, 1000))):
