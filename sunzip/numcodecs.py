@@ -41,7 +41,7 @@ class Sunzip(ChunkCodec, Codec):  # type: ignore[misc]  # numcodecs has no types
     Raises
     ------
     InputError
-        If a value is none of these.
+        If a value is none of these, or errors are bounded and the model's pixels are not the same everywhere.
     ModelNotFoundError
         If there is no model of that name or in that folder; a sha256 is looked for when a chunk is coded.
 

@@ -347,6 +347,12 @@ def test_a_frame_added_to_a_chunk_leaves_residuals_of_others(chunks: SunzipCodec
     assert outside(film[:3], np.asarray(array[:3]), BOUNDS) == 0
 
 
+@pytest.mark.parametrize("kind", [SunzipCodec, Sunzip])
+def test_arrays_are_not_made_with_a_model_that_promises_nothing(kind: type, zarr_codec: str) -> None:
+    with pytest.raises(InputError, match="model hyperprior-12: its pixels differ"):
+        kind("hyperprior-12", THREE, max_error="5%")
+
+
 def test_numcodecs_promises_as_well(wavelet_model: Model, film: Float) -> None:
     codec = Sunzip(wavelet_model.sha256, THREE, quality=40, max_error=told(BOUNDS))
     assert Sunzip.from_config({k: v for k, v in codec.get_config().items() if k != "id"}) == codec

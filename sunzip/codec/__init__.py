@@ -123,7 +123,9 @@ _lately: Recent[tuple[object, bytes, int], Reference] = Recent(256 << 20)
 _NO_LATENTS = np.zeros(0, np.float32)
 
 
-_FAMILIES: dict[str, Callable[[Model], Family]] = {
+_FamilyClass = type[HyperpriorFamily] | type[SigmaVaeFamily] | type[WaveletFamily]
+
+_FAMILIES: dict[str, _FamilyClass] = {
     "hyperprior": HyperpriorFamily,
     "sigma-vae": SigmaVaeFamily,
     "wavelet": WaveletFamily,
@@ -179,15 +181,9 @@ class Codec:
     """
 
     def __init__(self, model: Model, quality: int | None = None, bounds: Bounds | None = None) -> None:
-        try:
-            family = _FAMILIES[model.family]
-        except KeyError:
-            raise UnsupportedError(
-                f"model {model.name} is of the family {model.family!r}, unknown to this sunzip; update sunzip"
-            ) from None
         self.model = model
-        self.family = family(model)
-        self.bounds = self._bounds(bounds)
+        self.bounds = promised(model, bounds)
+        self.family: Family = _family_of(model)(model)
         self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
         self._token = object()
@@ -206,14 +202,6 @@ class Codec:
         if wanted is None:
             return BOUNDED_QUALITY if self.bounds else self.family.default_quality
         return whole(wanted, "quality", 0, 100)
-
-    def _bounds(self, wanted: Bounds | None) -> Bounds:
-        if wanted and not self.family.exact:
-            raise InputError(
-                f"model {self.model.name}: its pixels differ from machine to machine, so that no error can "
-                "be bounded (max_error, --max-error); take a model of the wavelet family, as the default is"
-            )
-        return wanted or {}
 
     def at(self, quality: int | None) -> Codec:
         """Return a codec of another quality that shares this one's network and bounds.
@@ -241,7 +229,7 @@ class Codec:
             As for a new one.
         """
         other = copy(self)
-        other.bounds = other._bounds(bounds)
+        other.bounds = promised(self.model, bounds)
         return other.at(quality)
 
     def encode(
@@ -950,6 +938,33 @@ class Codec:
             if is_raw(entry.payload):  # what claims to be pixels must be some
                 unpack_raw(entry.payload, entry.mask.bit_count(), *shape)
         return out
+
+
+def _family_of(model: Model) -> _FamilyClass:
+    try:
+        return _FAMILIES[model.family]
+    except KeyError:
+        raise UnsupportedError(
+            f"model {model.name} is of the family {model.family!r}, unknown to this sunzip; update sunzip"
+        ) from None
+
+
+def promised(model: Model, bounds: Bounds | None) -> Bounds:
+    """Return the bounds that errors of a model are to have, once it is known that it can keep them.
+
+    Raises
+    ------
+    InputError
+        If there are any, and the model does not give the same pixels everywhere.
+    UnsupportedError
+        If its family is unknown.
+    """
+    if bounds and not _family_of(model).exact:
+        raise InputError(
+            f"model {model.name}: its pixels differ from machine to machine, so that no error can "
+            "be bounded (max_error, --max-error); take a model of the wavelet family, as the default is"
+        )
+    return bounds or {}
 
 
 def check_unmasked(data: npt.NDArray[Any]) -> None:

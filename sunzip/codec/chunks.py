@@ -18,7 +18,7 @@ from sunzip import weights
 from sunzip.arguments import whole
 from sunzip.bounds import Wish, bounds_in, bounds_of, told
 from sunzip.channels import NAMES, canonical, listed
-from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for
+from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for, promised
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
 from sunzip.errors import InputError, UnsupportedError
@@ -111,13 +111,15 @@ class ChunkCodec:
             raise InputError(f"codec {NAME}: scale is {scale!r}, it must be mean or sum")
         if quality is not None:
             quality = whole(quality, f"codec {NAME}: quality", 0, 100)
+        bounds = {} if max_error is None else bounds_of(max_error, names)
         if not _is_sha256(model):
             found = weights.load(model)
+            promised(found, bounds)
             # By its hash alone a folder would not be found again.
             weights.register(found)
             model = found.sha256
         if max_error is not None:
-            max_error = told(bounds_of(max_error, names))
+            max_error = told(bounds)
             # Stays so in an array, whatever later versions take.
             quality = BOUNDED_QUALITY if quality is None else quality
         kept = {
