@@ -313,10 +313,10 @@ def corrected(base: Float, data: bytes) -> Float:
         return base
     if data[0] == _PIXELS:
         try:
-            exact = np.frombuffer(unpack(data[1:], base.nbytes), "<f4").astype(np.float32)
+            pixels = np.frombuffer(unpack(data[1:], base.nbytes), "<f4").astype(np.float32)
         except DamagedError as error:
             raise DamagedError(f"residual: its pixels {error}") from error
-        return _finite(exact).reshape(base.shape)
+        return _finite(pixels).reshape(base.shape)
     along = _read_scale(data)
     decoder, counts = Decoder(data[len(along.head) :]), _Counts()
     moves = np.zeros(base.shape, np.int32)
@@ -326,12 +326,12 @@ def corrected(base: Float, data: bytes) -> Float:
         counts.count(contexts, symbols)
         if int(symbols.min()) < -_EXACT or int(symbols.max()) > _EXACT:
             raise DamagedError("residual: a pixel is moved by more steps than can be")
-        begin = 0
+        told, begin = symbols * signs, 0
         for view in views:
-            view[:] = (symbols * signs)[begin : begin + view.size].reshape(view.shape)
+            view[:] = told[begin : begin + view.size].reshape(view.shape)
             begin += view.size
-    told = np.abs(moves) >= _EXACT
-    follow = decoder.pop(np.zeros(4 * np.count_nonzero(told), np.int32), _BYTES)
+    exact = np.abs(moves) >= _EXACT
+    follow = decoder.pop(np.zeros(4 * np.count_nonzero(exact), np.int32), _BYTES)
     decoder.finish()
     out = along.still(base)
     wrong = moves != 0
@@ -339,7 +339,7 @@ def corrected(base: Float, data: bytes) -> Float:
     if follow.size:
         if not 0 <= int(follow.min()) <= int(follow.max()) <= 255:
             raise DamagedError("residual: what follows is no byte")
-        out[told] = _finite(follow.astype(np.uint8).view("<f4"))
+        out[exact] = _finite(follow.astype(np.uint8).view("<f4"))
     return out
 
 
