@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sunzip.errors import DamagedError, OutputError
+from sunzip.errors import DamagedError, InputError, OutputError
 
 _STATE = "sunzip"
 
@@ -68,13 +70,15 @@ def read_state(path: Path) -> dict[str, Any]:
     ------
     DamagedError
         If the file is no checkpoint.
+    InputError
+        If it cannot be read.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             state = json.loads((file.metadata() or {})[_STATE])
         if not isinstance(state, dict):
             raise ValueError
-    except (SafetensorError, OSError, ValueError, KeyError):
+    except (SafetensorError, ValueError, KeyError):
         raise DamagedError(f"{path}: is no checkpoint of sunzip train; begin anew with --force") from None
     return state
 
@@ -86,12 +90,14 @@ def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
     ------
     DamagedError
         If they are not those of the network.
+    InputError
+        If the file cannot be read.
     """
     targets: dict[str, Tensor] = {f"network.{k}": v for k, v in network.state_dict().items()}
     targets |= {f"{AVERAGE}{k}": v for k, v in average.state_dict().items()}
     parameters = dict(network.named_parameters())
     try:
-        with torch.no_grad(), safe_open(path, "pt") as file:
+        with torch.no_grad(), _opened(path) as file:
             stored = set(file.keys())
             if lacking := targets.keys() - stored:
                 raise ValueError(min(lacking))
@@ -105,10 +111,23 @@ def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
                     # In the parameter's own order of memory, as the optimiser would have made it.
                     value = torch.empty_like(parameter).copy_(_of_shape(value, parameter))
                 optimiser.state[parameter][key] = value
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(
             f"{path}: the checkpoint does not fit the network ({error}); begin anew with --force"
         ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a checkpoint; of one that cannot be read nobody knows yet whether it is good."""
+    try:
+        # safetensors says of every file that it may not open that there is none.
+        with path.open("rb") as file:
+            file.read(1)
+        with safe_open(path, "pt") as tensors:
+            yield tensors
+    except OSError as error:
+        raise InputError(f"{path}: the checkpoint cannot be read: {error.strerror or error}") from None
 
 
 def _of_shape(value: Tensor, like: Tensor) -> Tensor:

@@ -172,6 +172,34 @@ def test_a_request_to_end_while_the_last_checkpoint_is_written_counts(
     assert checkpoint.read_state(tmp_path / CHECKPOINT)["step"] == 2
 
 
+@pytest.mark.parametrize("what", ["permission", "memory"])
+def test_a_checkpoint_that_cannot_be_read_is_not_called_a_bad_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    run(Line(), tmp_path, steps=2)
+    opened, denied = Path.open, f"{CHECKPOINT}: the checkpoint cannot be read: "
+
+    def refused(path: Path, *args: Any, **more: Any) -> Any:
+        if path.name == CHECKPOINT:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **more)
+
+    def no_room(*_: object) -> None:
+        raise OSError("Cannot allocate memory (os error 12)")
+
+    if what == "permission":
+        monkeypatch.setattr(Path, "open", refused)
+        denied += "Permission denied$"
+    else:
+        monkeypatch.setattr(checkpoint, "safe_open", no_room)
+        denied += "Cannot allocate memory"
+    with pytest.raises(InputError, match=denied):
+        run(Line(), tmp_path, resume=True)
+    network = Line().network
+    with pytest.raises(InputError, match=denied):
+        checkpoint.restore(tmp_path / CHECKPOINT, network, network, torch.optim.Adam(network.parameters()))
+
+
 def test_finished_trainings_resume_to_nothing_more(tmp_path: Path) -> None:
     first = run(Line(), tmp_path / "a", steps=4)
     again = run(Line(), tmp_path / "a", steps=4, resume=True)
