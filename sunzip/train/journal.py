@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from sunzip.channels import NAMES
 from sunzip.errors import InputError, OutputError
 from sunzip.files import put
 
-LOG, PICTURES = "log.jsonl", "pictures"
+LOG, PICTURES, BOARD = "log.jsonl", "pictures", "tensorboard"
 
 
 class Journal:
@@ -40,7 +42,8 @@ class Journal:
         except ImportError:
             self._board: Any = None
         else:
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            with self._writing_board():
+                self._board = SummaryWriter(str(folder / BOARD), purge_step=step)
 
     def report(self, step: int, values: dict[str, Any]) -> None:
         """Add a report: numbers, or numbers by name."""
@@ -50,13 +53,14 @@ class Journal:
         except OSError as error:
             raise OutputError(f"{self._log}: {error.strerror or error}") from None
         if self._board:
-            for key, value in values.items():
-                if isinstance(value, dict):
-                    for name, number in value.items():
-                        if number is not None:
-                            self._board.add_scalar(f"{key}/{name}", number, step)
-                else:
-                    self._board.add_scalar(key, value, step)
+            with self._writing_board():
+                for key, value in values.items():
+                    if isinstance(value, dict):
+                        for name, number in value.items():
+                            if number is not None:
+                                self._board.add_scalar(f"{key}/{name}", number, step)
+                    else:
+                        self._board.add_scalar(key, value, step)
 
     def picture(
         self,
@@ -86,7 +90,17 @@ class Journal:
     def close(self) -> None:
         """Write out what is left."""
         if self._board:
-            self._board.close()
+            with self._writing_board():
+                self._board.close()
+
+    @contextmanager
+    def _writing_board(self) -> Iterator[None]:
+        """Name the folder in what TensorBoard raises: what its thread met, often many reports ago."""
+        try:
+            yield
+        except OSError as error:
+            folder = self._folder / BOARD
+            raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def _is_of(line: bytes, step: int) -> bool:

@@ -34,7 +34,7 @@ from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables,
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, held_out
-from sunzip.train.journal import LOG, PICTURES, Journal
+from sunzip.train.journal import BOARD, LOG, PICTURES, Journal
 from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
 from sunzip.train.measure import (
     active_units,
@@ -598,7 +598,7 @@ def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
         if not resume:
             for left in (CHECKPOINT, LOG):
                 (folder / left).unlink(missing_ok=True)
-            for left in (PICTURES, "tensorboard"):
+            for left in (PICTURES, BOARD):
                 shutil.rmtree(folder / left, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made: {error.strerror or error}") from None

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sunzip.errors import DamagedError, DivergedError, InputError
+from sunzip.errors import DamagedError, DivergedError, InputError, OutputError
 from sunzip.train import checkpoint
 from sunzip.train.families import Family
 from sunzip.train.journal import Journal
@@ -335,6 +335,20 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [e.step for e in board.Scalars("loss")] == [10, 20]
     assert board.Scalars("loss")[1].value == pytest.approx(lines[1]["loss"])
+
+
+@pytest.mark.parametrize("where", ["__init__", "add_scalar", "close"])
+def test_what_tensorboard_cannot_write_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensorboard.SummaryWriter, where, full)
+    with pytest.raises(OutputError, match=r"tensorboard: cannot be written: No space left on device$"):
+        run(Line(), tmp_path, steps=10)
 
 
 # --- diverging -------------------------------------------------------------------------------------------
