@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -62,7 +63,7 @@ class Program(click.Group):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         extra |= {"prog_name": NAME, "standalone_mode": False}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _threads(debug):
             if not debug:
                 warnings.simplefilter("ignore")
             try:
@@ -102,6 +103,18 @@ def refuse_idle(when: str, *options: str) -> None:
         given = parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
         if given and {*parameter.opts} & {*options}:
             raise click.UsageError(f"{parameter.opts[0]} does nothing {when}")
+
+
+@contextlib.contextmanager
+def _threads(debug: bool) -> Iterator[None]:
+    """Keep back the tracebacks of threads, as TensorBoard's on a full disk: who waits for one is told why."""
+    before = threading.excepthook
+    if not debug:
+        threading.excepthook = lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _take_debug(words: list[str]) -> bool:

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -696,6 +697,29 @@ def test_debug_adds_the_traceback(tmp_path, args):
     assert result.exit_code == 1
     assert result.stderr.startswith("Traceback (most recent call last)")
     assert result.stderr.endswith(f"sunzip: error: {tmp_path / 'gone.lat'}: no such file\n")
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_threads_that_fail_print_a_traceback_only_for_debug(
+    sunzip, model, store, tmp_path, monkeypatch, debug
+):
+    def fail(*_args: object, **_options: object) -> None:
+        def full() -> None:
+            raise OSError(28, "No space left on device")
+
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+        raise errors.OutputError("a.lat: cannot be written")
+
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    monkeypatch.setattr(api, "compress", fail)
+    args = ["compress", str(store), str(tmp_path / "a.lat"), "--model", str(model), *debug]
+    result = CliRunner().invoke(program, args)
+    assert result.stderr.endswith("sunzip: error: a.lat: cannot be written\n")
+    assert len(told) == len(debug)
+    assert threading.excepthook == told.append
 
 
 def test_a_source_that_fails_late_leaves_what_is_done(sunzip, model, store, tmp_path, monkeypatch):
