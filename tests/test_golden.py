@@ -19,7 +19,7 @@ from numcodecs.zstd import Zstd
 import sunzip
 from sunzip import weights
 from sunzip.codec.symbols import Int, Reader
-from sunzip.frame import Block
+from sunzip.frame import Block, unpack_residuals
 from sunzip.sun import Sun
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -127,6 +127,12 @@ def halved(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("halved-v1")
 
 
+@pytest.fixture
+def bounded(nothing_registered: None) -> Iterator[Sun]:
+    """Such frames, each channel of which is held to a bound."""
+    yield from golden("bounded-v1", "halved-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -160,6 +166,18 @@ def test_pixels_of_tiles_are_the_same_to_the_bit(tiles: Sun) -> None:
 
 def test_pixels_of_departing_channels_are_the_same_to_the_bit(departing: Sun) -> None:
     as_it_was(departing, "departing-v1")
+
+
+def test_pixels_that_are_held_to_a_bound_are_the_same_to_the_bit(bounded: Sun) -> None:
+    as_it_was(bounded, "bounded-v1")
+    kinds = set()
+    for k in range(bounded.archive.blocks):
+        for entry in Block.unpack(bounded.archive.block(k)).entries:
+            if entry.residual:
+                kinds |= {
+                    data[0] for data in unpack_residuals(entry.residual, entry.mask.bit_count()) if data
+                }
+    assert kinds == {1, 2, 3}
 
 
 def test_pixels_of_small_pictures_are_the_same_to_the_bit(halved: Sun) -> None:

@@ -169,9 +169,10 @@ class Sample:
                 sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self._cubes])
             return sizes[quality]
 
-        # Bytes fall as the model tells more, and rise when it tells what need not be known.
+        # Bytes fall as the model tells more, and rise when it tells what need not be known; about where they
+        # are fewest they hardly change, so that what is nearer than 4 is not worth trying.
         best, step = BOUNDED_QUALITY, 16
-        while step > 1:
+        while step >= 4:
             near = [quality for quality in (best - step, best + step) if 0 <= quality <= 100]
             if size(best) <= min(map(size, near)):
                 step //= 2
