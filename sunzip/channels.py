@@ -75,6 +75,13 @@ CHANNELS: tuple[Channel, ...] = (
 
 NAMES: tuple[str, ...] = tuple(c.name for c in CHANNELS)
 
+#: Of each channel, by index, those that tell most of it, the most telling first. Each comes after these.
+TELLING: dict[int, tuple[int, ...]] = {
+    3: (), 8: (), 11: (),
+    4: (3, 8, 11), 2: (3, 8, 11), 7: (8, 3, 11), 9: (11, 8, 3),
+    5: (2, 7, 3, 4, 8), 1: (2, 4, 3, 7), 6: (4, 3, 2, 7), 0: (4, 3, 2, 7), 10: (9, 11, 8, 7),
+}  # fmt: skip
+
 _BY_KEY = {c.name.lower(): c for c in CHANNELS} | {c.v1_id: c for c in CHANNELS}
 
 

@@ -1,24 +1,27 @@
 """The error-bound layer: what a decoded image lacks to be as near to the original as was promised.
 
 Specified in docs/reference/format-v1.md, section "Residuals". Pixels are moved by whole steps along a scale
-on which the bound is about the same everywhere; most are near enough as the model has them, and stay. All of
-it is integers and single IEEE 754 operations, the same bits on every machine.
+on which the bound is about the same everywhere; most are near enough as the model has them, and stay. What
+channels of a frame lack is alike, so that how one is moved tells of others. All of it is integers and single
+IEEE 754 operations, the same bits on every machine.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.bounds import Bound, Measure, summed
+from sunzip import moves
+from sunzip.bounds import Bound, Bounds, Measure, summed
+from sunzip.channels import NAMES, TELLING
 from sunzip.cube import Scale
 from sunzip.entropy.coder import Decoder, Encoder
-from sunzip.entropy.tables import PRECISION, Tables
+from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError
 from sunzip.normalize import NOISE
 from sunzip.packed import pack, unpack
@@ -26,7 +29,6 @@ from sunzip.packed import pack, unpack
 Float = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 #: What the first byte of an image's residual says: along which scale pixels are moved, or that they follow.
 _LINEAR, _ROOT, _LOGARITHM, _PIXELS = 1, 2, 3, 4
@@ -44,34 +46,13 @@ _FEW = 1 << 10
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-#: How far apart the pixels are that are told first; each time those in the middle of what is known follow.
-_COARSEST = 16
+#: Pixels are not moved by as many steps; they are told instead.
+_FARTHEST = 1 << 29
 
-#: A table has so many symbols on each side of 0; one of this size and more stands for a pixel that follows.
-_REACH, _EXACT = 127, 1 << 30
-_ENTRIES = 2 * _REACH + 2
-
-#: Neighbours weigh so much together, and larger moves of theirs count as this one. Half an octave of their
-#: mean and a 16th is a class. It begins at one of these sums.
-_TOGETHER, _LOUDEST = 28, 255
-_CLASSES = (
-    *(1, 2, 4, 6, 9, 13, 19, 27, 38, 55, 78, 111, 157, 223, 316, 447, 632, 895, 1266, 1791, 2533, 3583),
-    *(5067,),
-)
-_CLASS = np.searchsorted(_CLASSES, np.arange(_TOGETHER * _LOUDEST + 1), side="right").astype(np.int32)
-#: Each class is four: by how much neighbours were moved the same way.
-_LEANINGS = 4
-
-#: What a symbol weighs that was seen once, and all that is thought of a class before any is seen: that each
-#: symbol is rarer than the one nearer to 0, by so many parts of 2¹⁶.
-_SEEN, _THOUGHT = 1 << 10, 1 << 12
-_RARER = (
-    *(164, 975, 2352, 4288, 6985, 10677, 15557, 21642, 28600, 35766, 42421, 48095, 52642, 56136, 58749),
-    *(60666, 62058, 63059, 63776, 64287, 64651, 64909, 65092, 65222),
-)
-
-#: In each class a symbol that was seen tells of those as near to it as this, about 5/8 of the moves there.
-_NEAR = np.array((*(0,) * 10, 1, 1, 2, 3, 4, 7, 9, 14, 19, 28, 39, 56, 79, 113))
+#: Channels in the order in which they are told, and those that tell most of each; so many of these are asked.
+_ORDER = [NAMES[c] for c in TELLING]
+_TELLING = {NAMES[c]: [NAMES[other] for other in others] for c, others in TELLING.items()}
+_OTHERS = 2
 
 #: Of the bytes of pixels that follow.
 _BYTES = Tables(
@@ -221,24 +202,48 @@ def _along(bound: Bound, name: str, scale: Scale, moved: Float64, seen: Float) -
     return _linear(_below(2 * half)) if half > 0 else None
 
 
-def correct(pixels: Float, base: Float, bound: Bound, name: str, scale: Scale) -> tuple[bytes, Float]:
-    """Bring a decoded image within a bound of the original.
+def correct(
+    pixels: Float, base: Float, names: Sequence[str], bounds: Bounds, scale: Scale
+) -> tuple[list[bytes], Float]:
+    """Bring the decoded images of a frame within bounds of the original.
 
     Parameters
     ----------
     pixels
-        (Y, X) float32 the original as means, in DN/s or G; NaN where there is no measurement.
+        (n, Y, X) float32 the original as means, in DN/s or G; NaN where there is no measurement.
     base
-        (Y, X) float32 as decoded, finite means.
-    bound, name
-        Of the channel.
+        (n, Y, X) float32 as decoded, finite means.
+    names
+        Of the n channels, in canonical order.
+    bounds
+        Those of channels that have one.
     scale
-        Of the pixels for which a bound in DN/s is meant.
+        Of the pixels for which bounds are meant.
 
     Returns
     -------
-    The residual, empty if all pixels are within the bound, and what `corrected` makes of `base` with it.
+    For each channel its residual, empty if all pixels are within the bound, and what `corrected` makes of
+    `base` with these.
     """
+    parts, shown = [b""] * len(names), base.copy()
+    known: dict[str, Int] = {}
+    for name in (name for name in _ORDER if name in names and name in bounds):
+        n, others = names.index(name), _like(name, known)
+        parts[n], shown[n], image = _bring(pixels[n], base[n], bounds[name], name, scale, others)
+        if image is not None:
+            known[name] = image
+    return parts, shown
+
+
+def _like(name: str, known: Mapping[str, Int]) -> list[Int]:
+    """Return how those channels are moved that tell most of one."""
+    return [known[other] for other in _TELLING[name] if other in known][:_OTHERS]
+
+
+def _bring(
+    pixels: Float, base: Float, bound: Bound, name: str, scale: Scale, others: Sequence[Int]
+) -> tuple[bytes, Float, Int | None]:
+    """Return the residual of an image (Y, X), what it makes of it, and its moves if it has any."""
     parts = summed(name, scale)
     allowed = bound.tolerance(pixels * np.float32(parts), name, scale)
     allowed *= (1 - _SPARE) / parts
@@ -249,216 +254,127 @@ def correct(pixels: Float, base: Float, bound: Bound, name: str, scale: Scale) -
 
     wrong = over(base)
     if not wrong.any():
-        return b"", base
+        return b"", base, None
     along = _along(bound, name, scale, pixels[wrong].astype(np.float64), pixels[~np.isnan(pixels)])
-    data, shown = None, base
+    data = None
     if along is not None:
         shown = along.still(base)
         wrong = over(shown)
-        moves, shown[wrong] = _moves(along, pixels[wrong], base[wrong], allowed[wrong])
-        data = _written(along, wrong, moves, pixels)
+        image = np.zeros(pixels.shape, np.int32)
+        image[wrong], shown[wrong] = _moves(along, pixels[wrong], base[wrong], allowed[wrong])
+        data = _written(along, image, others, pixels)
         if len(data) < pixels.nbytes // 2:
-            return data, shown
+            return data, shown, image
     exact = np.nan_to_num(pixels)
     packed = bytes([_PIXELS]) + pack(np.ascontiguousarray(exact, "<f4").reshape(-1).data, 3, checksum=False)
-    return (packed, exact) if data is None or len(packed) < len(data) else (data, shown)
+    return (packed, exact, None) if data is None or len(packed) < len(data) else (data, shown, image)
 
 
 def _moves(along: _Scale, pixels: Float, base: Float, allowed: Float64) -> tuple[Int, Float]:
     """Return by how many steps (n,) pixels are to be moved, and what they then are."""
     wanted, places = pixels.astype(np.float64), along.place(base.astype(np.float64))
     whole = np.rint((along.place(wanted) - places) / along.step)
-    moves, found = np.full(whole.size, _EXACT, np.int32), pixels.copy()
+    found, image = pixels.copy(), np.full(whole.size, moves.TOLD, np.int32)
     # Of those that are enough the smallest, so that it is tried last.
     for further in (1, 0, -1):
         tried = whole + further * np.where(whole < 0, -1, 1)
         near = along.moved(places, tried)
-        enough = (np.abs(near - wanted) <= allowed) & (np.abs(tried) < _EXACT) & (tried != 0)
-        moves[enough], found[enough] = tried[enough], near[enough]
-    return moves, found
+        enough = (np.abs(near - wanted) <= allowed) & (np.abs(tried) < _FARTHEST) & (tried != 0)
+        image[enough], found[enough] = tried[enough], near[enough]
+    return image, found
 
 
-def _written(along: _Scale, wrong: npt.NDArray[np.bool_], moves: Int, pixels: Float) -> bytes:
+def _written(along: _Scale, image: Int, others: Sequence[Int], pixels: Float) -> bytes:
     """Return the residual that says by how many steps pixels (Y, X) are moved."""
-    image = np.zeros(wrong.shape, np.int32)
-    image[wrong] = moves
-    encoder = Encoder()
-    counts = _Counts()
-    for views, contexts, signs in _walk(image):
-        symbols = np.concatenate([view.ravel() for view in views]) * signs
-        tables, index = counts.tables(contexts)
-        encoder.push(symbols, index, tables)
-        counts.count(contexts, symbols)
-    follow = np.ascontiguousarray(pixels[np.abs(image) >= _EXACT], "<f4").view(np.uint8).astype(np.int32)
+    weights, encoder = moves.fitted(image, others), Encoder()
+    moves.push(encoder, image, others, weights)
+    follow = np.ascontiguousarray(pixels[image == moves.TOLD], "<f4").view(np.uint8).astype(np.int32)
     encoder.push(follow, np.zeros(follow.size, np.int32), _BYTES)
-    return along.head + encoder.finish()
+    return along.head + np.array(weights, np.int8).tobytes() + encoder.finish()
 
 
-def corrected(base: Float, data: bytes) -> Float:
-    """Apply a residual.
+def corrected(base: Float, wanted: Sequence[str], names: Sequence[str], parts: Sequence[bytes]) -> Float:
+    """Apply the residuals of a frame to some of its channels.
 
     Parameters
     ----------
     base
-        (Y, X) float32 as decoded by the model, finite means.
-    data
-        From `correct`; may come from strangers.
+        (k, Y, X) float32 as decoded by the model, finite means.
+    wanted
+        Names of the k channels.
+    names, parts
+        All n channels of the frame, in canonical order, and their residuals from `correct`, which may come
+        from strangers.
+
+    Returns
+    -------
+    (k, Y, X) float32.
 
     Raises
     ------
     DamagedError
-        If it is no residual of an image of this size.
+        If they are no residuals of a frame of this size.
     """
-    if not data:
-        return base
-    if data[0] == _PIXELS:
-        try:
-            pixels = np.frombuffer(unpack(data[1:], base.nbytes), "<f4").astype(np.float32)
-        except DamagedError as error:
-            raise DamagedError(f"residual: its pixels {error}") from error
-        return _finite(pixels).reshape(base.shape)
-    along = _read_scale(data)
-    decoder, counts = Decoder(data[len(along.head) :]), _Counts()
-    moves = np.zeros(base.shape, np.int32)
-    for views, contexts, signs in _walk(moves):
-        tables, index = counts.tables(contexts)
-        symbols = decoder.pop(index, tables)
-        counts.count(contexts, symbols)
-        if int(symbols.min()) < -_EXACT or int(symbols.max()) > _EXACT:
-            raise DamagedError("residual: a pixel is moved by more steps than can be")
-        told, begin = symbols * signs, 0
-        for view in views:
-            view[:] = told[begin : begin + view.size].reshape(view.shape)
-            begin += view.size
-    exact = np.abs(moves) >= _EXACT
-    follow = decoder.pop(np.zeros(4 * np.count_nonzero(exact), np.int32), _BYTES)
-    decoder.finish()
-    out = along.still(base)
-    wrong = moves != 0
-    out[wrong] = along.moved(along.place(base[wrong].astype(np.float64)), moves[wrong])
-    if follow.size:
-        if not 0 <= int(follow.min()) <= int(follow.max()) <= 255:
-            raise DamagedError("residual: what follows is no byte")
-        out[exact] = _finite(follow.astype(np.uint8).view("<f4"))
+    residuals = {name: _Residual(data) for name, data in zip(names, parts, strict=True) if data}
+    shape = base.shape[1], base.shape[2]
+    found: dict[str, Int] = {}
+
+    def read(name: str) -> None:
+        if name in found or name not in residuals or residuals[name].along is None:
+            return
+        for other in _TELLING[name]:
+            read(other)
+        found[name] = residuals[name].read(shape, _like(name, found))
+
+    out = base.copy()
+    for n, name in enumerate(wanted):
+        if name in residuals:
+            read(name)
+            out[n] = residuals[name].applied(base[n], found.get(name))
     return out
+
+
+class _Residual:
+    """The residual of a channel, as it is read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.along = None if data[0] == _PIXELS else _read_scale(data)
+        self._follow = np.zeros(0, np.int32)
+
+    def read(self, shape: tuple[int, int], others: Sequence[Int]) -> Int:
+        """Return the moves (Y, X)."""
+        assert self.along is not None
+        begin = len(self.along.head)
+        end = begin + moves.count(len(others))
+        if len(self._data) < end:
+            raise DamagedError("residual: ends where it begins")
+        weights = np.frombuffer(self._data[begin:end], np.int8).tolist()
+        decoder = Decoder(self._data[end:])
+        image = moves.pop(decoder, shape, others, weights)
+        self._follow = decoder.pop(np.zeros(4 * np.count_nonzero(image == moves.TOLD), np.int32), _BYTES)
+        decoder.finish()
+        return image
+
+    def applied(self, base: Float, image: Int | None) -> Float:
+        """Return an image (Y, X) that the model decoded with its pixels moved, or what the residual holds."""
+        if image is None or self.along is None:
+            try:
+                pixels = np.frombuffer(unpack(self._data[1:], base.nbytes), "<f4").astype(np.float32)
+            except DamagedError as error:
+                raise DamagedError(f"residual: its pixels {error}") from error
+            return _finite(pixels).reshape(base.shape)
+        out, wrong, told = self.along.still(base), image != 0, image == moves.TOLD
+        places = self.along.place(base[wrong].astype(np.float64))
+        out[wrong] = self.along.moved(places, image[wrong])
+        if self._follow.size:
+            if not 0 <= int(self._follow.min()) <= int(self._follow.max()) <= 255:
+                raise DamagedError("residual: what follows is no byte")
+            out[told] = _finite(self._follow.astype(np.uint8).view("<f4"))
+        return out
 
 
 def _finite(pixels: Float) -> Float:
     if not np.isfinite(pixels).all():
         raise DamagedError("residual: holds pixels that are not finite")
     return pixels
-
-
-def _walk(moves: Int) -> Iterator[tuple[list[Int], Int, Int]]:
-    """Go through an image (Y, X) from few pixels to all of them.
-
-    Yields
-    ------
-    Views of it, whose pixels are to be coded together or to be filled in before the next; and of all of
-    these (n,) the context and the sign that their symbol is multiplied by.
-    """
-    first = moves[::_COARSEST, ::_COARSEST]
-    yield [first], *_contexts(np.full(first.size, _TOGETHER, np.int32), np.zeros(first.size, np.int32))
-    apart = _COARSEST
-    while apart > 1:
-        half = apart // 2
-        middles = moves[half::apart, half::apart]
-        corners = _heard(moves[::apart, ::apart])
-        if middles.size:
-            h, w = middles.shape
-            four = corners[:, 1 : h + 1] + corners[:, 2 : h + 2]
-            four = four[:, :, 1 : w + 1] + four[:, :, 2 : w + 2]
-            yield [middles], *_contexts(*four.reshape(2, -1) * (_TOGETHER // 4))
-        sides = [moves[half::apart, ::apart], moves[::apart, half::apart]]
-        if any(side.size for side in sides):
-            inner = _heard(middles)
-            below = _crossed(corners, inner, sides[0].shape)
-            right = _crossed(corners.swapaxes(1, 2), inner.swapaxes(1, 2), sides[1].T.shape).swapaxes(1, 2)
-            yield sides, *_contexts(*np.concatenate([below.reshape(2, -1), right.reshape(2, -1)], 1))
-        apart = half
-
-
-def _heard(moves: Int) -> Int:
-    """Return what neighbours hear of moves (h, w): sizes and moves themselves (2, h + 2, w + 2), 0 around."""
-    out = np.zeros((2, moves.shape[0] + 2, moves.shape[1] + 2), np.int32)
-    np.clip(moves, -_LOUDEST, _LOUDEST, out=out[1, 1:-1, 1:-1])
-    np.abs(out[1], out=out[0])
-    return out
-
-
-def _crossed(corners: Int, middles: Int, shape: tuple[int, ...]) -> Int:
-    """Return the sums (2, h, w) about pixels half-way down from corners: four near ones, and eight beyond."""
-    h, w = shape
-    near = corners[:, 1 : h + 1, 1 : w + 1] + corners[:, 2 : h + 2, 1 : w + 1]
-    near += middles[:, 1 : h + 1, :w]
-    near += middles[:, 1 : h + 1, 1 : w + 1]
-    near *= 5
-    for rows in (slice(1, h + 1), slice(2, h + 2)):
-        near += corners[:, rows, :w]
-        near += corners[:, rows, 2 : w + 2]
-    for rows in (slice(h), slice(2, h + 2)):
-        near += middles[:, rows, :w]
-        near += middles[:, rows, 1 : w + 1]
-    return near
-
-
-def _contexts(size: Int, leaning: Int) -> tuple[Int, Int]:
-    """Return contexts and signs (n,) from sums over neighbours: of sizes, and of moves."""
-    eight, contexts = 8 * np.abs(leaning), _CLASS[size] * np.int32(_LEANINGS)
-    for times in (1, 3, 5):
-        contexts += eight >= times * (size + 1)
-    return contexts, np.where(leaning < 0, np.int32(-1), np.int32(1))
-
-
-def _thoughts() -> Int64:
-    """Return what is thought of each context (K, L) before any symbol is seen."""
-    out = np.ones((len(_RARER) * _LEANINGS, _ENTRIES), np.int64)
-    for n, rarer in enumerate(_RARER):
-        side = [1 << 32]
-        for _ in range(_REACH):
-            side.append(side[-1] * rarer >> 16)
-        both = side[:0:-1] + side
-        out[n * _LEANINGS : (n + 1) * _LEANINGS, :-1] = [_THOUGHT * each // sum(both) for each in both]
-    return out
-
-
-_BEFOREHAND = _thoughts()
-_PLACES = np.arange(_ENTRIES - 1)
-
-
-class _Counts:
-    """How often each symbol was seen in each context of an image, which makes the tables of those to come."""
-
-    def __init__(self) -> None:
-        self._seen = np.zeros(_BEFOREHAND.shape, np.int64)
-
-    def tables(self, contexts: Int) -> tuple[Tables, Int]:
-        """Return tables for the contexts (n,) that there are, and which of them each is coded with."""
-        used = np.flatnonzero(np.bincount(contexts))
-        index = np.zeros(len(_BEFOREHAND), np.int32)
-        index[used] = np.arange(len(used))
-        seen = self._seen[used]
-        near = _NEAR[used // _LEANINGS, None]
-        below = np.zeros_like(seen)
-        np.cumsum(seen[:, :-1], 1, out=below[:, 1:])
-        upper = np.take_along_axis(below, np.minimum(_PLACES + near + 1, _ENTRIES - 1), 1)
-        seen[:, :-1] = upper - np.take_along_axis(below, np.maximum(_PLACES - near, 0), 1)
-        seen *= _SEEN
-        seen[:, :-1] //= 2 * near + 1
-        weights = seen + _BEFOREHAND[used]
-        # Below 2⁶³ for all pixels that an image can have.
-        found = weights * ((1 << PRECISION) - _ENTRIES) // weights.sum(1, keepdims=True) + 1
-        found[np.arange(len(used)), found.argmax(1)] += (1 << PRECISION) - found.sum(1)
-        count = len(used)
-        return Tables(
-            found.ravel().astype(np.uint32),
-            np.full(count, -_REACH, np.int32),
-            np.full(count, _ENTRIES, np.int32),
-        ), index[contexts]
-
-    def count(self, contexts: Int, symbols: Int) -> None:
-        """Remember symbols (n,) and their contexts."""
-        inside = np.clip(symbols, -_REACH - 1, _REACH + 1)
-        entries = np.where(np.abs(inside) <= _REACH, inside + _REACH, _ENTRIES - 1)
-        found = np.bincount(contexts * _ENTRIES + entries, minlength=self._seen.size)
-        self._seen += found.reshape(self._seen.shape)

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunzip import residual
+from sunzip import moves, residual
 from sunzip.bounds import Bound, Measure, bounds_of
 from sunzip.cube import Scale
-from sunzip.entropy.coder import Encoder
+from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.errors import DamagedError
-from sunzip.residual import correct, corrected
 from tests.entropy.test_coder import Stack
 
 
@@ -26,6 +25,16 @@ def image(height=40, width=37, seed=0, level=300.0, noise=20.0):
     y, x = np.mgrid[:height, :width]
     smooth = level * (1 + np.sin(y / 7) * np.cos(x / 9))
     return (smooth + rng.normal(0, noise, (height, width))).astype(np.float32), smooth.astype(np.float32)
+
+
+def correct(pixels, base, one, name, scale):
+    """Correct a single image."""
+    [data], [shown] = residual.correct(pixels[None], base[None], [name], {name: one}, scale)
+    return data, shown
+
+
+def corrected(base, data, name="171A"):
+    return residual.corrected(base[None], [name], [name], [data])[0]
 
 
 def bound(text, name="171A"):
@@ -40,7 +49,7 @@ def held(pixels, base, text, name="171A", scale=Scale.MEAN):
     factor = 4 if scale is Scale.SUM else 1
     scaled = np.where(there, pixels, 0).astype(np.float32) * np.float32(factor)
     assert bound(text, name).outside(scaled[there], shown[there] * np.float32(factor), name, scale) == 0
-    again = corrected(base, data)
+    again = corrected(base, data, name)
     np.testing.assert_array_equal(again.view(np.uint32), shown.view(np.uint32))
     return data
 
@@ -117,7 +126,9 @@ def test_pixels_that_are_near_enough_stay_as_the_model_has_them():
     assert 0.5 < near.mean() < 1
     np.testing.assert_array_equal(shown[near], base[near])
     assert (shown[~near] != base[~near]).all()
-    assert correct(pixels, base, bound("1000DN/s"), "171A", Scale.MEAN) == (b"", base)
+    data, shown = correct(pixels, base, bound("1000DN/s"), "171A", Scale.MEAN)
+    assert data == b""
+    np.testing.assert_array_equal(shown, base)
 
 
 def test_missing_pixels_cost_nothing_and_hold_nothing():
@@ -176,9 +187,9 @@ def test_noise_grows_with_the_pixel_and_so_does_what_is_allowed():
 
 #: The beginning of the sha256 of a residual, and of what it makes of an image: for ever.
 GOLDEN = {
-    "2sigma": "10e61fba2220fe00 68f4bcddb27dc89f",
-    "5%": "6db82b744357f288 b01ef05537dfa589",
-    "4DN/s": "a9b8358e6d3225da 051361018f920006",
+    "2sigma": "0cfe9c34cfce13dd 68f4bcddb27dc89f",
+    "5%": "3a962935b95488b6 b01ef05537dfa589",
+    "4DN/s": "04582a1c0f22e1e2 051361018f920006",
 }
 
 
@@ -195,8 +206,10 @@ def golden_images():
 
 
 @pytest.mark.parametrize("text", GOLDEN)
-def test_bytes_decode_for_ever_to_the_same_bits(text):
+def test_bytes_decode_for_ever_to_the_same_bits(text, monkeypatch):
     pixels, base = golden_images()
+    # Found by sums of floats, these may differ from machine to machine; nothing else does.
+    monkeypatch.setattr(moves, "fitted", lambda image, others: [5, -3])
     data, shown = correct(pixels, base, bound(text), "171A", Scale.MEAN)
     found = sha256(data).hexdigest()[:16] + " " + sha256(shown.astype("<f4").tobytes()).hexdigest()[:16]
     assert found == GOLDEN[text]
@@ -206,29 +219,8 @@ def test_bytes_decode_for_ever_to_the_same_bits(text):
 
 
 BEGIN = (
-    1,
-    2,
-    4,
-    6,
-    9,
-    13,
-    19,
-    27,
-    38,
-    55,
-    78,
-    111,
-    157,
-    223,
-    316,
-    447,
-    632,
-    895,
-    1266,
-    1791,
-    2533,
-    3583,
-    5067,
+    *(6, 14, 26, 42, 66, 98, 145, 210, 303, 434, 620, 882, 1254, 1778, 2521, 3570, 5055, 7154, 10124),
+    *(14322, 20261, 28658, 40535),
 )
 RADIUS = (0,) * 10 + (1, 1, 2, 3, 4, 7, 9, 14, 19, 28, 39, 56, 79, 113)
 RARER = (
@@ -298,15 +290,15 @@ def pixel_at(kind, s, other, p):
     return with_sign(0.0 if abs(p) < s / 2 else exponential((abs(p) - s) + logarithm(other)), p)
 
 
-def pushes_of(height, width):
-    """Yield the sets of rows and columns of each push, and how its pixels' neighbours weigh."""
-    yield [(0, 0, 16, 16)], None
+def pushes_of():
+    """Yield the sets of rows and columns of each push, its half of the weights, and where neighbours are."""
+    yield [(0, 0, 16, 16)], None, [], []
     for a in (16, 8, 4, 2):
         h = a // 2
-        yield [(h, h, a, a)], [(7, dy * h, dx * h) for dy in (-1, 1) for dx in (-1, 1)]
-        four = [(5, h, 0), (5, -h, 0), (5, 0, h), (5, 0, -h)]
-        eight = [(1, dy * h, dx * h) for dy in (-2, -1, 1, 2) for dx in (-2, -1, 1, 2) if abs(dy) != abs(dx)]
-        yield [(h, 0, a, a), (0, h, a, a)], four + eight
+        yield [(h, h, a, a)], 0, [(dy * h, dx * h) for dy in (-1, 1) for dx in (-1, 1)], []
+        four = [(h, 0), (-h, 0), (0, h), (0, -h)]
+        eight = [(dy * h, dx * h) for dy in (-2, -1, 1, 2) for dx in (-2, -1, 1, 2) if abs(dy) != abs(dx)]
+        yield [(h, 0, a, a), (0, h, a, a)], 1, four, eight
 
 
 def table_of(context, seen):
@@ -346,45 +338,66 @@ def popped(stack, index, tables, lowest):
     return symbols
 
 
-def by_the_page(base, data):
-    """Apply a residual as the format page says."""
-    kind, (height, width) = data[0], base.shape
-    count = 1 if kind == 1 else 2
-    s, other = (*struct.unpack(f"<{count}f", data[1 : 1 + 4 * count]), 0.0)[:2]
-    stack, moves, seen = Stack(data[1 + 4 * count :]), {}, {}
-    for sets, near in pushes_of(height, width):
+def steps_by_the_page(data, shape, others):
+    """Return steps, by place, of a residual, and the numbers that follow them; others are their steps."""
+    (height, width), begin = shape, 5 if data[0] == 1 else 9
+    size = 2 * (1 + 2 * len(others))
+    weights, stack = struct.unpack_from(f"<{size}b", data, begin), Stack(data[begin + size :])
+    steps, off, seen = {}, {}, {}
+
+    def u(of, i, j):
+        d = of.get((i, j), 0)
+        return 0 if d == 2**30 else min(max(d, -255), 255)
+
+    for sets, half, four, eight in pushes_of():
         pixels = [
             (i, j)
             for top, left, down, across in sets
             for i in range(top, height, down)
             for j in range(left, width, across)
         ]
-        contexts, signs = [], []
+        contexts, means = [], []
         for i, j in pixels:
-            size, leaning = 28, 0
-            if near is not None:
-                around = [(w, min(max(moves.get((i + y, j + x), 0), -255), 255)) for w, y, x in near]
-                size, leaning = sum(w * abs(d) for w, d in around), sum(w * d for w, d in around)
-            c = sum(begin <= size for begin in BEGIN)
-            contexts.append(4 * c + sum(n * (size + 1) <= 8 * abs(leaning) for n in (1, 3, 5)))
-            signs.append(-1 if leaning < 0 else 1)
+            m, e = 0, 224
+            if half is not None:
+                use = list(weights[half * (1 + 2 * len(others)) :])
+                m = use.pop(0) * sum(u(steps, i + y, j + x) for y, x in four)
+                for other in others:
+                    m += use.pop(0) * u(other, i, j)
+                    m += use.pop(0) * sum(u(other, i + y, j + x) for y, x in four)
+                e = (5 if half else 7) * sum(off.get((i + y, j + x), 0) for y, x in four)
+                e += sum(off.get((i + y, j + x), 0) for y, x in eight)
+                e += 45 * abs(u(others[0], i, j)) if others else 0
+            part = m - 64 * ((m + 32) // 64)
+            c = sum(begin <= e for begin in BEGIN)
+            contexts.append(4 * c + min(abs(part) // 8, 3))
+            means.append(m)
         tables = {context: table_of(context, seen.get(context, {})) for context in set(contexts)}
         symbols = popped(stack, contexts, tables, -127)
-        for at, context, sign, symbol in zip(pixels, contexts, signs, symbols, strict=True):
-            moves[at] = sign * symbol
+        for (i, j), context, m, symbol in zip(pixels, contexts, means, symbols, strict=True):
+            whole = (m + 32) // 64
+            d = 2**30 if symbol == 2**30 else whole + (-symbol if m < 64 * whole else symbol)
+            steps[i, j] = d
+            off[i, j] = 2040 if d == 2**30 else min(abs(64 * u(steps, i, j) - m) // 8, 2040)
             here = seen.setdefault(context, {})
             here[symbol] = here.get(symbol, 0) + 1
-    exact = sorted(at for at, d in moves.items() if abs(d) == 2**30)
+    exact = sorted(at for at, d in steps.items() if d == 2**30)
     follow = bytes(popped(stack, [0] * 4 * len(exact), {0: [65535] * 256 + [256]}, 0))
     assert not stack.words
-    out = np.empty_like(base)
-    for (i, j), d in moves.items():
+    return steps, dict(zip(exact, struct.unpack(f"<{len(exact)}f", follow), strict=True))
+
+
+def by_the_page(base, data, steps, told):
+    """Apply a residual as the format page says."""
+    kind, out = data[0], np.empty_like(base)
+    s, other = (*struct.unpack_from("<f" if kind == 1 else "<ff", data, 1), 0.0)[:2]
+    for (i, j), d in steps.items():
         x = float(base[i, j])
         p = place_of(kind, s, other, x)
         if d == 0:
             out[i, j] = 0 if kind == 3 and p == 0 else x
-        elif abs(d) == 2**30:
-            out[i, j] = struct.unpack_from("<f", follow, 4 * exact.index((i, j)))[0]
+        elif d == 2**30:
+            out[i, j] = told[i, j]
         else:
             largest = float(np.finfo(np.float32).max)
             out[i, j] = min(max(pixel_at(kind, s, other, p + d * s), -largest), largest)
@@ -402,7 +415,51 @@ def test_a_decoder_written_from_the_format_page_gives_the_same_bits(text, shape)
     data, shown = correct(pixels, base, bound(text), "171A", Scale.MEAN)
     assert 1 <= data[0] <= 4
     if data[0] < 4:
-        assert by_the_page(base, data).tobytes() == shown.tobytes()
+        assert by_the_page(base, data, *steps_by_the_page(data, shape, [])).tobytes() == shown.tobytes()
+
+
+#: Those that a channel may look at, as the page has them.
+LOOK = {"94A": (6, 4, 3, 2, 7), "131A": (2, 4, 3, 7), "171A": (3, 8, 11), "193A": (), "211A": (3, 8, 11)}
+
+
+def frame_of(names, shape=(23, 40)):
+    """Return images that err alike, and what a model might make of them."""
+    pixels, base = zip(*[image(*shape, seed=n) for n in range(len(names))], strict=True)
+    alike = np.random.default_rng(9).normal(0, 30, shape).astype(np.float32)
+    return np.stack(pixels) + alike, np.stack(base)
+
+
+def test_channels_tell_of_each_other():
+    names = ["131A", "171A", "193A", "211A"]
+    pixels, base = frame_of(names)
+    bounds = bounds_of("171A=3sigma,193A=9sigma,211A=20DN/s,131A=30DN/s")
+    parts, shown = residual.correct(pixels, base, names, bounds, Scale.MEAN)
+    for c, name in enumerate(names):
+        assert bounds[name].outside(pixels[c], shown[c], name, Scale.MEAN) == 0
+    # Alone they take more.
+    alone = [correct(pixels[c], base[c], bounds[n], n, Scale.MEAN)[0] for c, n in enumerate(names)]
+    assert [len(part) < len(own) for part, own in zip(parts, alone, strict=True)] == [True, True, False, True]
+    steps, told = {}, {}
+    for name, index in (("193A", 3), ("171A", 2), ("211A", 4), ("131A", 1)):
+        others = [steps[other] for other in LOOK[name] if other in steps][:2]
+        data = parts[names.index(name)]
+        steps[index], told[index] = steps_by_the_page(data, base.shape[1:], others)
+        found = by_the_page(base[names.index(name)], data, steps[index], told[index])
+        assert found.tobytes() == shown[names.index(name)].tobytes()
+    for wanted in (["131A"], ["211A", "131A"], ["193A"], names):
+        those = [names.index(name) for name in wanted]
+        found = residual.corrected(base[those], wanted, names, parts)
+        np.testing.assert_array_equal(found, shown[those])
+
+
+def test_channels_that_are_not_moved_or_told_whole_tell_nothing():
+    names = ["171A", "193A", "211A"]
+    pixels, base = frame_of(names)
+    for bounds in ("171A=3sigma", "171A=3sigma,193A=1e6DN/s", "171A=3sigma,193A=1e-9DN/s,211A=2%"):
+        parts, shown = residual.correct(pixels, base, names, bounds_of(bounds), Scale.MEAN)
+        assert parts[0] == correct(pixels[0], base[0], bound("3sigma"), "171A", Scale.MEAN)[0]
+        np.testing.assert_array_equal(residual.corrected(base, names, names, parts), shown)
+    np.testing.assert_array_equal(shown[1], pixels[1])
 
 
 # Bytes of strangers
@@ -439,8 +496,9 @@ def test_what_is_cut_off_or_changed_gives_an_error_or_pixels(text):
         (b"\x01" + np.float32(0).tobytes(), "step"),
         (b"\x03" + np.float32([1, -1]).tobytes(), "step"),
         (b"\x04no zstd", "pixels states"),
-        (b"\x01" + np.float32(1).tobytes(), "does not end"),
-        (b"\x01" + np.float32(1).tobytes() + b"\0", "zero byte"),
+        (b"\x01" + np.float32(1).tobytes() + b"\0", "ends where it begins"),
+        (b"\x01" + np.float32(1).tobytes() + bytes(2), "does not end"),
+        (b"\x01" + np.float32(1).tobytes() + bytes(3), "zero byte"),
     ],
 )
 def test_what_is_wrong_is_named(data, says):
@@ -448,42 +506,46 @@ def test_what_is_wrong_is_named(data, says):
         corrected(np.zeros((16, 16), np.float32), data)
 
 
-def moved(moves, follow=()):
+def moved(image, follow=()):
     """Return a residual of steps of 1 that moves an image so, as it is written."""
-    encoder, counts = Encoder(), residual._Counts()
-    for views, contexts, signs in residual._walk(moves):
-        symbols = np.concatenate([view.ravel() for view in views]) * signs
-        tables, index = counts.tables(contexts)
-        encoder.push(symbols, index, tables)
-        counts.count(contexts, symbols)
+    encoder = Encoder()
+    moves.push(encoder, image, [], [0, 0])
     follow = np.array(follow, np.int32)
     encoder.push(follow, np.zeros(len(follow), np.int32), residual._BYTES)
-    return b"\x01" + np.float32(1).tobytes() + encoder.finish()
+    return b"\x01" + np.float32(1).tobytes() + bytes(2) + encoder.finish()
 
 
 def test_a_stranger_moves_pixels_as_far_as_can_be_and_no_further():
-    base, moves = np.zeros((16, 16), np.float32), np.zeros((16, 16), np.int32)
-    moves[3, 5], moves[4, 4] = (1 << 30) - 1, -((1 << 30) - 1)
-    out = corrected(base, moved(moves))
-    assert out[3, 5] == 2.0**30 == -out[4, 4]
-    moves[3, 5] = 1 << 30
-    assert corrected(base, moved(moves, [0, 0, 128, 63]))[3, 5] == 1
+    base, image_of = np.zeros((16, 16), np.float32), np.zeros((16, 16), np.int32)
+    image_of[3, 5], image_of[4, 4] = 2**30 - 2**20, -(2**30 - 2**20)
+    out = corrected(base, moved(image_of))
+    assert out[3, 5] == 2.0**30 - 2.0**20 == -out[4, 4]
+    huge = b"\x01" + np.float32(2.0**99).tobytes() + moved(image_of)[5:]
+    assert np.isfinite(corrected(np.full_like(base, 3e38), huge)).all()
+    image_of[3, 5] = moves.TOLD
+    assert corrected(base, moved(image_of, [0, 0, 128, 63]))[3, 5] == 1
     for follow, says in (([0, 0, 128, 127], "not finite"), ([0, 0, 1 << 20, 63], "no byte")):
         with pytest.raises(DamagedError, match=says):
-            corrected(base, moved(moves, follow))
-    moves[3, 5] = (1 << 30) + 1
-    with pytest.raises(DamagedError, match="more steps"):
-        corrected(base, moved(moves))
-    huge = (
-        b"\x01"
-        + np.float32(2.0**99).tobytes()
-        + moved(np.where(moves, (1 << 30) - 1, 0).astype(np.int32))[5:]
-    )
-    assert np.isfinite(corrected(np.full_like(base, 3e38), huge)).all()
+            corrected(base, moved(image_of, follow))
+    for wrong in (-moves.TOLD, moves.TOLD - 1, -(2**31), 2**31 - 1):
+        image_of[3, 5] = wrong
+        with pytest.raises(DamagedError, match="more steps"):
+            corrected(base, moved(image_of))
+
+
+@given(st.binary(min_size=10, max_size=10), st.integers(0, 2**32 - 1))
+def test_weights_of_a_stranger_foretell_what_they_will(weights, seed):
+    rng = np.random.default_rng(seed)
+    others = [rng.integers(-(2**30), 2**30, (17, 20)).astype(np.int32) for _ in range(2)]
+    image_of = rng.integers(-(2**29), 2**29, (17, 20)).astype(np.int32) * (rng.random((17, 20)) < 0.3)
+    weights, encoder = np.frombuffer(weights, np.int8).tolist(), Encoder()
+    moves.push(encoder, image_of.astype(np.int32), others, weights)
+    found = moves.pop(Decoder(encoder.finish()), (17, 20), others, weights)
+    np.testing.assert_array_equal(found, image_of)
 
 
 def test_tables_sum_up_for_as_many_pixels_as_an_image_can_have():
-    counts = residual._Counts()
+    counts = moves._Counts()
     counts._seen[:, 100] = 16384**2
     tables, _ = counts.tables(np.arange(len(counts._seen), dtype=np.int32))
     assert len(tables) == len(counts._seen)

@@ -438,16 +438,13 @@ class Codec:
         assert written.decoded is not None
         means = _means(data, here.present, indexes, scale)
         pixels = self._pixels(has, written.decoded, None, b"", has, shape, Scale.MEAN)
-        parts = [b""] * len(has)
-        bounds = [self.bounds.get(NAMES[i]) for i in has]
-        for n, (index, bound) in enumerate(zip(has, bounds, strict=True)):
-            if bound is not None:
-                parts[n], pixels[n] = correct(means[n], pixels[n], bound, NAMES[index], scale)
+        names = [NAMES[index] for index in has]
+        parts, pixels = correct(means, pixels, names, self.bounds, scale)
         pixels = _scaled(pixels, has, scale)
-        for image, original, index, bound in zip(pixels, data[here.present], has, bounds, strict=True):
-            if bound is not None and bound.outside(original, image, NAMES[index], scale):
+        for image, original, name in zip(pixels, data[here.present], names, strict=True):
+            if name in self.bounds and self.bounds[name].outside(original, image, name, scale):
                 raise BoundNotMetError(
-                    f"pixels of {NAMES[index]} cannot be held to the error that is allowed (max_error, "
+                    f"pixels of {name} cannot be held to the error that is allowed (max_error, "
                     "--max-error); this is a defect of sunzip, please report it"
                 )
         return pack_residuals(parts), pixels
@@ -890,10 +887,9 @@ class Codec:
         with np.errstate(over="ignore", invalid="ignore"):
             physical = self.family.stabiliser.subset(channels).inverse(images)
             if moved:
-                parts = dict(zip(has, unpack_residuals(moved, len(has)), strict=True))
+                wanted, names = ([NAMES[index] for index in of] for of in (channels, has))
                 np.nan_to_num(physical, copy=False)
-                for n, index in enumerate(channels):
-                    physical[n] = corrected(physical[n], parts[index])
+                physical = corrected(physical, wanted, names, unpack_residuals(moved, len(has)))
             factor = _to_mean(channels, scale)
             if factor is not None:
                 physical /= factor

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.channels import TELLING
 from sunzip.cube import disk_radius
 
 if TYPE_CHECKING:
@@ -58,13 +59,6 @@ TRUST_UNIT, TRUST_MOST, UNCERTAIN = 1 / 8, 10, 0.1
 #: Channels coded together: none sees another of its group.
 GROUPS = ((3, 8, 11), (4, 2, 7, 9), (5, 1, 6, 0, 10))
 
-#: Of each channel those whose bands it may look at, the most telling first; two of them are taken.
-REFERENCES: dict[int, tuple[int, ...]] = {
-    3: (), 8: (), 11: (),
-    4: (3, 8, 11), 2: (3, 8, 11), 7: (8, 3, 11), 9: (11, 8, 3),
-    5: (2, 7, 3, 4, 8), 1: (2, 4, 3, 7), 6: (4, 3, 2, 7), 0: (4, 3, 2, 7), 10: (9, 11, 8, 7),
-}  # fmt: skip
-
 
 def level_of(height: int, width: int) -> int:
     """Return the level of bands of that size, 1 to `LEVELS`."""
@@ -83,7 +77,7 @@ def network_of(level: int) -> int:
 
 def references(channels: list[int], lazy: npt.NDArray[np.bool_]) -> dict[int, list[int]]:
     """Return of each channel that is present the up to two whose bands it sees: of the same wavelet (12,)."""
-    return {c: [r for r in REFERENCES[c] if r in channels and lazy[r] == lazy[c]][:2] for c in channels}
+    return {c: [r for r in TELLING[c] if r in channels and lazy[r] == lazy[c]][:2] for c in channels}
 
 
 def root(x: Array, factor: float = 8.0) -> Array:
