@@ -27,6 +27,7 @@ PAGES = (
     ROOT / "models/hyperprior-12/README.md",
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/rate-distortion.md",
+    ROOT / "docs/explanation/bounded-errors.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/explanation/forecast.md",
     ROOT / "docs/explanation/onboard.md",
@@ -941,6 +942,99 @@ def encoder_int8(result: dict[str, Any]) -> str:
     return f"{_table(head, rows)}\n\nONNX Runtime {result['onnxruntime']}. {_source(result)}"
 
 
+def _bound(text: str) -> str:
+    """Return a bound as people write it."""
+    for unit, written in (("sigma", " σ"), ("DN/s", " DN/s"), ("G", " G"), ("%", " %")):
+        if text.endswith(unit):
+            return text.removesuffix(unit) + written
+    return text
+
+
+def bounded(result: dict[str, Any]) -> str:
+    """Bits of each codec by frames and bound, the fewest bold."""
+    rows = []
+    for row in result["rows"]:
+        case, ours, without = result["cases"][row["case"]], row["sunzip"], row["without"]
+        codecs = [ours, *row["peers"].values()]
+        least = min(codec["bits"] for codec in codecs)
+        cells = [f"{c['bits']:.3f}" if c["bits"] > least else f"**{c['bits']:.3f}**" for c in codecs]
+        rows.append(
+            [
+                _span({**case, "channels": row["of"]}),
+                _bound(row["bound"]),
+                *cells,
+                f"{row['ratio']:.2f} ×",
+                f"{ours['rmse_sigma']:.2f} / {row['peers'][row['best']]['rmse_sigma']:.2f}",
+                f"{ours['quality']}",
+                f"{100 * ours['residual']:.0f} %",
+                f"{without['bits']:.3f} ({without['quality']})" if without else "–",
+            ]
+        )
+    head = [
+        "frames",
+        "bound",
+        "sunzip",
+        *result["names"].values(),
+        "sunzip / best",
+        "RMSE in σ, sunzip / best",
+    ]
+    head += ["quality", "residual", "without residual (quality)"]
+    told = [c for row in result["rows"] for c in (row["sunzip"], *row["peers"].values())]
+    pixels = sum(
+        math.prod(result["cases"][row["case"]]["shape"][i] for i in (0, 2, 3))
+        * len(row["of"])
+        * (1 + len(row["peers"]))
+        for row in result["rows"]
+    )
+    return (
+        f"{_table(head, rows)}\n\nBit per sample of all channels for which the bound holds; the best is the "
+        f"peer with the fewest. Of {pixels:,} decoded pixels {sum(c['outside'] for c in told):,} are outside "
+        "of their bound. *Residual* is its share of sunzip's bytes; *without* it is sunzip at the lowest "
+        "quality at which its model alone has all pixels within the bound, where some quality has. Coded by "
+        f"{_named(result['model']['name'], result['model']['sha256'])}. {_source(result, 'numpy')}"
+    )
+
+
+def bounded_channels(result: dict[str, Any]) -> str:
+    """Each channel without the others: sunzip's bytes over those of its best peer."""
+    key, _ = result["timed"]
+    found = [row for row in result["rows"] if row["case"] == key]
+    rows = []
+    for name in result["cases"][key]["channels"]:
+        cells = []
+        for row in found:
+            if name not in row["of"]:
+                cells.append("–")
+                continue
+            theirs = {peer: told["channels"][name]["bits"] for peer, told in row["peers"].items()}
+            best = min(theirs, key=theirs.__getitem__)
+            ratio = row["sunzip"]["channels"][name]["bits"] / theirs[best]
+            cells.append(f"{ratio:.2f} × ({result['names'][best]})")
+        rows.append([name, *cells])
+    return (
+        f"{_table(['channel', *(_bound(row['bound']) for row in found)], rows)}\n\n"
+        f"{result['cases'][key]['title']}: each channel coded without the others, at the quality that is "
+        f"cheapest for all together, over the peer that is best for it. {_source(result, 'numpy')}"
+    )
+
+
+def bounded_speed(result: dict[str, Any]) -> str:
+    """Speed of each codec in both directions."""
+    key, bound = result["timed"]
+    (row,) = [row for row in result["rows"] if (row["case"], row["bound"]) == (key, bound)]
+    codecs = {"sunzip": row["sunzip"], **{result["names"][k]: told for k, told in row["peers"].items()}}
+    rows = [
+        [name, *(f"{told[f'{way}_mb_s']:,.3g}" for way in ("encode", "decode"))]
+        for name, told in codecs.items()
+    ]
+    return (
+        f"{_table(['codec', 'encode, MB/s', 'decode, MB/s'], rows)}\n\n"
+        f"{result['cases'][key]['title']}, {_bound(bound)}: float32 in DN/s to bytes and back, on one "
+        "thread, the fastest of a few rounds; for peers with the error known, for sunzip with the quality. "
+        f"The machine had other work, too. {_source(result, 'numpy')}"
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "faults": ("faults", faults),
     "encoder-int8": ("encoder_int8", encoder_int8),
@@ -963,6 +1057,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "rate-distortion-metrics": ("rate_distortion", rate_distortion_metrics),
     "rate-distortion-speed": ("rate_distortion", rate_distortion_speed),
     "rate-distortion-shares": ("rate_distortion", rate_distortion_shares),
+    "bounded": ("bounded", bounded),
+    "bounded-channels": ("bounded", bounded_channels),
+    "bounded-speed": ("bounded", bounded_speed),
     "training-speed": ("training_speed", training_speed),
     "paper-sizes": ("paper_sizes", paper_sizes),
     "forecast": ("forecast", forecast),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _case(
     return Case(key, title, names, np.ascontiguousarray(data, np.float32), series, real, times)
 
 
-def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
+def cases(real: Path, work: Path, *, quick: bool, only: Collection[str] = ()) -> list[Case]:
     """Read the frames of all cases; with `quick`, a few.
 
     Parameters
@@ -111,37 +111,42 @@ def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
         The folder with the real data.
     work
         A folder for files made of them.
+    only
+        Keys of those cases that are wanted; none for all.
     """
     wrap_real(real, work)
     v2, hourly = str(real / "sdomlv2_real.zarr"), str(work / "aia171_hourly.h5")
     january = Alignment(start="2017-01-16", stop="2018-01-01")
     october = Alignment(start="2024-01-01")
     august = Alignment(start="2017-08-12", cadence="1h")
+    found: list[Case] = []
+
+    def add(key: str, *args: Any, **kwargs: Any) -> None:
+        if not only or key in only:
+            found.append(_case(key, *args, **kwargs))
+
     if quick:
-        return [
-            _case("real-193", "193 Å, January 2017", v2, january, rows=slice(0, 1)),
-            _case("real-2024", "3 channels, October 2024", v2, october, channels=("131A", "171A", "211A")),
-            _case("series-171", "171 Å hourly", hourly, august, rows=slice(0, 8), series=True),
-        ]
-    found = [
-        _case("real-193", "193 Å, January 2017", v2, january, rows=slice(0, None, 3)),
-        _case("real-2024", "8 channels, October 2024", v2, october),
-        _case("real-bz", "Bz, January 2013", str(real / "sdoml_v1"), Alignment()),
-        _case(
-            "synthetic",
-            "synthetic Sun, 12 channels",
-            _SYNTHETIC.format(frames=2, size=512, cadence="100D"),
-            Alignment(cadence="1D"),
-        ),
-        # The only size that the paper's networks can code.
-        _case(
-            "synthetic-128",
-            "synthetic Sun at the paper's size",
-            _SYNTHETIC.format(frames=4, size=128, cadence="50D"),
-            Alignment(cadence="1D"),
-        ),
-        _case("series-171", "171 Å hourly, August 2017", hourly, august, series=True),
-    ]
+        add("real-193", "193 Å, January 2017", v2, january, rows=slice(0, 1))
+        add("real-2024", "3 channels, October 2024", v2, october, channels=("131A", "171A", "211A"))
+        add("series-171", "171 Å hourly", hourly, august, rows=slice(0, 8), series=True)
+        return found
+    add("real-193", "193 Å, January 2017", v2, january, rows=slice(0, None, 3))
+    add("real-2024", "8 channels, October 2024", v2, october)
+    add("real-bz", "Bz, January 2013", str(real / "sdoml_v1"), Alignment())
+    add(
+        "synthetic",
+        "synthetic Sun, 12 channels",
+        _SYNTHETIC.format(frames=2, size=512, cadence="100D"),
+        Alignment(cadence="1D"),
+    )
+    # The only size that the paper's networks can code.
+    add(
+        "synthetic-128",
+        "synthetic Sun at the paper's size",
+        _SYNTHETIC.format(frames=4, size=128, cadence="50D"),
+        Alignment(cadence="1D"),
+    )
+    add("series-171", "171 Å hourly, August 2017", hourly, august, series=True)
     # Whole disks, as SDOML has them: a cut-out would turn otherwise. Finer ones have more noise.
     for key, name, cadence, size in (
         ("series-12min", "12 minutes", "12min", 256),
@@ -150,6 +155,5 @@ def cases(real: Path, work: Path, *, quick: bool) -> list[Case]:
         ("series-12min-512", "12 minutes, native", "12min", 512),
     ):
         url = _SYNTHETIC.format(frames=8, size=size, cadence=cadence)
-        align = Alignment(cadence=cadence)
-        found.append(_case(key, f"synthetic Sun, every {name}", url, align, series=True))
+        add(key, f"synthetic Sun, every {name}", url, Alignment(cadence=cadence), series=True)
     return found
