@@ -439,9 +439,9 @@ class Ours:
                 nbytes, shown = self.plain(quality)
                 # Frames build on what the model shows, not on residuals: these add up.
                 sizes[quality] = nbytes + sum(
-                    len(correct(image, seen, bounds[name], name, Scale.MEAN)[0])
+                    len(part)
                     for frame, decoded in zip(self.case.data, shown, strict=True)
-                    for image, seen, name in zip(frame, decoded, self.case.channels, strict=True)
+                    for part in correct(frame, decoded, self.case.channels, bounds, Scale.MEAN)[0]
                 )
             return sizes[quality]
 

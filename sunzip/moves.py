@@ -143,8 +143,8 @@ def _features(heard: Int, others: Sequence[Int], stage: _Stage) -> list[Int]:
     return found
 
 
-def count(others: int) -> int:
-    """Return how many weights there are, given so many other channels."""
+def weights_with(others: int) -> int:
+    """Return how many weights there are with so many other channels."""
     return 2 * (1 + 2 * others)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -228,16 +228,16 @@ def correct(
     parts, shown = [b""] * len(names), base.copy()
     known: dict[str, Int] = {}
     for name in (name for name in _ORDER if name in names and name in bounds):
-        n, others = names.index(name), _like(name, known)
+        n, others = names.index(name), [known[other] for other in _like(name, known)]
         parts[n], shown[n], image = _bring(pixels[n], base[n], bounds[name], name, scale, others)
         if image is not None:
             known[name] = image
     return parts, shown
 
 
-def _like(name: str, known: Mapping[str, Int]) -> list[Int]:
-    """Return how those channels are moved that tell most of one."""
-    return [known[other] for other in _TELLING[name] if other in known][:_OTHERS]
+def _like(name: str, moved: Collection[str]) -> list[str]:
+    """Return those of the channels whose pixels are moved that tell most of one."""
+    return [other for other in _TELLING[name] if other in moved][:_OTHERS]
 
 
 def _bring(
@@ -316,21 +316,19 @@ def corrected(base: Float, wanted: Sequence[str], names: Sequence[str], parts: S
         If they are no residuals of a frame of this size.
     """
     residuals = {name: _Residual(data) for name, data in zip(names, parts, strict=True) if data}
-    shape = base.shape[1], base.shape[2]
+    moved = [name for name, residual in residuals.items() if residual.along is not None]
     found: dict[str, Int] = {}
 
-    def read(name: str) -> None:
-        if name in found or name not in residuals or residuals[name].along is None:
-            return
-        for other in _TELLING[name]:
-            read(other)
-        found[name] = residuals[name].read(shape, _like(name, found))
+    def read(name: str) -> Int:
+        if name not in found:
+            others = [read(other) for other in _like(name, moved)]
+            found[name] = residuals[name].read((base.shape[1], base.shape[2]), others)
+        return found[name]
 
     out = base.copy()
     for n, name in enumerate(wanted):
         if name in residuals:
-            read(name)
-            out[n] = residuals[name].applied(base[n], found.get(name))
+            out[n] = residuals[name].applied(base[n], read(name) if name in moved else None)
     return out
 
 
@@ -346,7 +344,7 @@ class _Residual:
         """Return the moves (Y, X)."""
         assert self.along is not None
         begin = len(self.along.head)
-        end = begin + moves.count(len(others))
+        end = begin + moves.weights_with(len(others))
         if len(self._data) < end:
             raise DamagedError("residual: ends where it begins")
         weights = np.frombuffer(self._data[begin:end], np.int8).tolist()
