@@ -384,7 +384,9 @@ def coded(peer: Peer, given: Given, form: str) -> Coded:
     error = given.way.most
     while (best := tried(error)) is None:
         error /= _SHORTER
-    while (found := tried(error * peer.finer)) is not None:
+    # Where nothing at all is within the bound, any larger error is.
+    largest = float(np.abs(given.values).max())
+    while error < largest and (found := tried(error * peer.finer)) is not None:
         error *= peer.finer
         # Not every larger error is fewer bytes.
         if found[0] is None or best[0] is None or found[0] < best[0]:

@@ -46,6 +46,9 @@ _FEW = 1 << 10
 
 _LARGEST = float(np.finfo(np.float32).max)
 
+#: So many pixels are enough to choose a scale.
+_SOME = 1 << 12
+
 #: Pixels are not moved by as many steps; they are told instead.
 _FARTHEST = 1 << 29
 
@@ -193,13 +196,30 @@ def _along(bound: Bound, name: str, scale: Scale, moved: Float64, seen: Float) -
         least = max(float(np.partition(other, few)[few]), _LEAST) if other.size else 1.0
         return _logarithm(_below(step), _below(least)) if step > 4 * _DIGIT else None
     if bound.measure is Measure.SIGMA:
-        # Noise grows from a pixel to a brighter one, so that half a step up from the faintest is the longest.
-        a, b = NOISE[name]
-        root = math.sqrt(float(size.min()) + b)
-        half = math.sqrt(root * root + bound.size * math.sqrt(a) * root) - root
-        return _root(_below(2 * half * (1 - _SPARE_STEP)), _below(b)) if half > 2 * _DIGIT * root else None
+        half, knee = _half(bound.size, name, size)
+        step = _below(2 * half * (1 - _SPARE_STEP))
+        return _root(step, _below(knee)) if half > 2 * _DIGIT * math.sqrt(float(size.max())) else None
     half = bound.size / summed(name, scale) * (1 - _SPARE_STEP) - _DIGIT * float(size.max())
     return _linear(_below(2 * half)) if half > 0 else None
+
+
+def _half(sigmas: float, name: str, size: Float64) -> tuple[float, float]:
+    """Return half the step by which pixels of these sizes (n,) are moved, and the knee of their scale.
+
+    Noise grows from a pixel to a brighter one, so that a step up is the longest. On a scale with a lower knee
+    than the noise has faint pixels shorten the steps of others less, and take more themselves: that knee is
+    taken with which steps are the longest on average, by their logarithm.
+    """
+    a, b = NOISE[name]
+    x = np.geomspace(max(float(size.min()), b / 64), max(float(size.max()), b), 256)
+    x[0] = size.min()
+    allowed = sigmas * math.sqrt(a) * np.sqrt(x + b)
+    some = size[:: max(1, size.size // _SOME)]
+    found = []
+    for knee in (b * 2.0**-n for n in range(9)):
+        half = float((np.sqrt(x + knee + allowed) - np.sqrt(x + knee)).min())
+        found.append((half * math.exp(float(np.log(some + knee).mean()) / 2), half, knee))
+    return max(found)[1:]
 
 
 def correct(

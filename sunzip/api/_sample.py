@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sunzip import archive as lat
 from sunzip.api._shards import encode, joined
 from sunzip.archive import ArchiveSpec, ArchiveWriter, ShardTable
-from sunzip.codec import BOUNDED_QUALITY, Codec
+from sunzip.codec import Codec
 from sunzip.codec.order import GROUP
 from sunzip.cube import Cube
 from sunzip.errors import InputError
@@ -169,15 +169,12 @@ class Sample:
                 sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self._cubes])
             return sizes[quality]
 
-        # Bytes fall as the model tells more, and rise when it tells what need not be known; about where they
-        # are fewest they hardly change, so that what is nearer than 4 is not worth trying.
-        best, step = BOUNDED_QUALITY, 16
-        while step >= 4:
-            near = [quality for quality in (best - step, best + step) if 0 <= quality <= 100]
-            if size(best) <= min(map(size, near)):
-                step //= 2
-            else:
-                best = min(near, key=size)
+        # Bytes fall as the model tells more, and rise when it tells what need not be known; but they may fall
+        # again where it is of no help. About where they are fewest they hardly change.
+        best = min(range(10, 100, 20), key=size)
+        for step in (10, 5):
+            near = (best, best - step, best + step)
+            best = min((quality for quality in near if 0 <= quality <= 100), key=size)
         return best
 
     def _size(self, codec: Codec) -> int:

@@ -95,6 +95,14 @@ def test_each_peer_uses_what_the_bound_lets_it(wish: str, frame: np.ndarray) -> 
         assert apart.max() > (0.2 if peer.key == "zfp" else 0.9)
 
 
+def test_images_that_need_not_be_told_end_the_search(frame: np.ndarray) -> None:
+    from benchmarks.bounded import fewest, given, peers
+
+    image, bound = frame[None, 11] / 1000, bounds_of("20G", ["Bz"])["Bz"]
+    for peer in peers():
+        assert fewest(peer, given(image, "Bz", bound), "frames").nbytes < image.size
+
+
 def test_integers_come_back_in_every_form(frame: np.ndarray) -> None:
     from benchmarks.bounded import Integers, peers
 
