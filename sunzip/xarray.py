@@ -14,6 +14,7 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
+from sunzip.bounds import told
 from sunzip.channels import channel
 from sunzip.errors import InputError
 
@@ -232,20 +233,20 @@ def _dataset(manager: Any, channels: str | Iterable[str] | None, latents: bool) 
             {"long_name": "latents as the synthesis transform takes them, of all channels", "units": "1"},
             {"preferred_chunks": {"time": archive.frames_per_block}},
         )
-    return Dataset(data_variables, coordinates, _attributes(sun))
+    return Dataset(data_variables, coordinates, _attributes(sun, names))
 
 
 def _lazily(data: npt.NDArray[Any] | _Lazy) -> Any:
     return indexing.LazilyIndexedArray(data) if isinstance(data, _Lazy) else data
 
 
-def _attributes(sun: Sun) -> dict[str, Any]:
+def _attributes(sun: Sun, names: Sequence[str]) -> dict[str, Any]:
     """Return what the dataset says of itself: attributes of CF and of how it was coded."""
     archive = sun.archive
     model, quality = archive.model["name"], archive.codec.get("quality")
     urls = archive.source.get("urls")
     made = f"compressed with loss by sunzip, model {model}"
-    attributes = {
+    attributes: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": "Images of the Sun by SDO: " + " ".join(sun.channels),
         "source": " ".join(map(str, urls)) if isinstance(urls, list) else "unknown",
@@ -254,7 +255,11 @@ def _attributes(sun: Sun) -> dict[str, Any]:
         "model_sha256": archive.model["sha256"],
         "scale": str(sun.scale),
     }
-    return attributes if quality is None else attributes | {"quality": quality}
+    if quality is not None:
+        attributes["quality"] = quality
+    # Of the channels that are here, as a codec for them takes it.
+    held = {name: bound for name, bound in archive.bounds.items() if name in names}
+    return attributes | {"max_error": told(held)} if held else attributes
 
 
 class _Lazy(BackendArray):

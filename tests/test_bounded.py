@@ -373,6 +373,16 @@ def test_an_archive_with_bounds_is_an_array_for_others(archive: Path) -> None:
         np.testing.assert_array_equal(zarr.open_group(store, mode="r")["cube"][:], sun[:])  # type: ignore[index]
 
 
+def test_a_dataset_says_what_its_channels_promise(archive: Path, film: Float) -> None:
+    xr = pytest.importorskip("xarray")
+    with xr.open_dataset(archive) as ds:
+        assert ds.attrs["max_error"] == "171A=2sigma,Bz=5G"
+    with xr.open_dataset(archive, channels="Bz") as ds:
+        names = tuple(ds.channel.values)
+        codec = SunzipCodec(ds.attrs["model_sha256"], names, max_error=ds.attrs["max_error"])
+        assert codec.max_error == "Bz=5G"
+
+
 def test_the_default_model_keeps_its_promise_on_a_sun() -> None:
     names = ("171A", "193A", "211A", "Bz")
     source = open_source("synthetic:frames=1,size=128,start=2013-05-01")
