@@ -165,7 +165,7 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
         found = _ITEM.fullmatch(item)
         bound, unit = _read(found["size"], found["unit"]) if found else (None, None)
         if found is None or bound is None:
-            raise InputError(f"max_error (--max-error): {item[:60]!r} is none; {_HOW}")
+            raise InputError(f"max_error (--max-error): {item[:60]!r} is no bound; {_HOW}")
         names, into = there, for_all if unit is None else for_unit
         if found["name"] is not None:
             one = channel(found["name"])

@@ -251,7 +251,7 @@ def test_a_run_broken_off_continues_under_the_same_promise(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"max_error": "5 apples"}, "is none; a bound is"),
+        ({"max_error": "5 apples"}, "is no bound; a bound is"),
         ({"max_error": "94A=5%"}, "no 94A among 171A Bz"),
         ({"max_error": "5%", "target_ratio": 10}, "give no target"),
         ({"max_error": "5%", "target_bytes": 10}, "give no target"),
