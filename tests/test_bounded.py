@@ -278,6 +278,25 @@ def test_an_archive_of_a_stranger_promises_in_words_that_are_known(archive: Path
 # The command line
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["--max-error", "2sigma"], "opening sun.zarr, coding some frames to choose the quality"),
+        (["--target-ratio", 10], "opening sun.zarr, coding some frames to choose the quality"),
+        (["--max-error", "2sigma", "--quality", 5], "opening sun.zarr"),
+        (["--dry-run"], "opening sun.zarr, coding some frames"),
+    ],
+)
+def test_a_wait_before_the_first_frame_is_told(
+    sunzip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, settings: list[Any], says: str
+) -> None:
+    def frames_bar(quiet: bool, opening: str) -> None:
+        raise InputError(opening)
+
+    monkeypatch.setattr("sunzip.cli.jobs.frames_bar", frames_bar)
+    assert sunzip("compress", "sun.zarr", "a.lat", *settings, code=1).stderr == f"sunzip: error: {says}\n"
+
+
 def test_commands_promise_tell_and_check(
     sunzip: Callable[..., Any], tmp_path: Path, wavelet_model: Model
 ) -> None:

@@ -216,6 +216,10 @@ def compress(
     align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     try:
         looking = ", reading all images for --missing drop" if missing == "drop" else ""
+        if quality is None and (max_error or target_ratio or target_bytes):
+            looking += ", coding some frames to choose the quality"
+        elif dry_run:
+            looking += ", coding some frames"
         with frames_bar(quiet, f"opening {src[0]}{looking}") as progress:
             report = api.compress(
                 src,
