@@ -192,6 +192,7 @@ def test_an_archive_says_what_it_promises_and_keeps_it(archive: Path, wavelet_mo
         assert bound.outside(data[:, c], decoded[:, c], name, Scale.MEAN) == 0
     told_by = api.evaluate(sun_of(), archive)
     assert told_by.outside == {"171A": 0, "Bz": 0}
+    assert told_by.max_error == report.max_error
     largest = told_by.metrics["paper"]["Bz"]["max_error"]
     assert largest == pytest.approx(np.abs(data[:, 1] - decoded[:, 1]).max(), rel=1e-5)
     assert 3 < largest <= 5
@@ -203,7 +204,8 @@ def test_an_archive_without_bounds_says_nothing_of_them(tmp_path: Path, wavelet_
     found = sunzip.info(tmp_path / "a.lat")
     assert report.max_error is None
     assert not {"max_error"} & {*found["coding"], *found["codec"]}
-    assert api.evaluate(sun_of(2), tmp_path / "a.lat").outside == {}
+    told_by = api.evaluate(sun_of(2), tmp_path / "a.lat")
+    assert (told_by.max_error, told_by.outside) == (None, {})
 
 
 def test_the_quality_is_what_takes_the_fewest_bytes(tmp_path: Path, wavelet_model: Model) -> None:
@@ -308,15 +310,18 @@ def test_commands_promise_tell_and_check(
     sunzip("compress", store, out, "--model", model, "--max-error", "2sigma,Bz=5G", "-q", "--embed-model")
     told = sunzip("info", out).stdout
     assert "max error  2sigma of 94A 131A 171A 193A 211A 304A 335A 1600A 1700A Bx By, 5G of Bz\n" in told
-    sunzip("evaluate", store, out, "-q")
+    promise = "max error 2sigma of 94A 131A 171A 193A 211A 304A 335A 1600A 1700A Bx By, 5G of Bz"
+    assert f"  {promise}: kept by every pixel\n" in sunzip("evaluate", store, out, "-q").stdout
     result = json.loads(sunzip("evaluate", store, out, "-q", "--json").stdout)
     assert set(result["outside"].values()) == {0}
     # Another Sun at the same times is not what was promised.
     other = tmp_path / "other.zarr"
     sunzip("synth", other, "--frames", 2, "--size", 32, "--seed", 1, "-q")
     failed = sunzip("evaluate", other, out, "-q", code=5)
+    assert "a.lat: farther from SRC than it promises: " in failed.stderr
     assert "pixels of 171A" in failed.stderr
-    assert "err by more than it promises; is SRC, as it is now, what it was made of?" in failed.stderr
+    assert "; is SRC, as it is now, what it was made of?" in failed.stderr
+    assert f"  {promise}: not kept\n" in failed.stdout
 
 
 @pytest.mark.parametrize("wish", [("--target-ratio", 9), ("--target-bytes", "5MB")])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
 from sunzip.api._series import Sources, source_of
+from sunzip.bounds import told
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.metrics import Accumulator
@@ -110,6 +111,7 @@ def evaluate(
             metrics=gather.as_dict(),
             bits_per_sample=8 * size / pixels,
             ratio=4 * pixels / size,
+            max_error=told(bounds) or None,
             outside=outside,
         )
 

@@ -144,6 +144,8 @@ class EvaluateReport:
         Bits of the archive file, without a model inside, per pixel of an image that is there.
     ratio
         Bytes of these pixels as float32 over bytes of that file.
+    max_error
+        As the archive promises it: see `CompressReport`.
     outside
         Of each channel whose errors the archive bounds, how many pixels are farther from the original.
     """
@@ -156,6 +158,7 @@ class EvaluateReport:
     metrics: dict[str, Any]
     bits_per_sample: float
     ratio: float
+    max_error: str | None
     outside: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:

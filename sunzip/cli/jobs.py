@@ -445,8 +445,8 @@ def evaluate(
     wrong = [f"{count(n, 'pixel')} of {name}" for name, n in report.outside.items() if n]
     if wrong:
         raise BoundNotMetError(
-            f"{archive}: {', '.join(wrong)} err by more than it promises; is SRC, as it is now, what it was "
-            "made of?"
+            f"{archive}: farther from SRC than it promises: {', '.join(wrong)}; is SRC, as it is now, what "
+            "it was made of?"
         )
 
 
@@ -454,10 +454,15 @@ _MODES = {"paper": "all pixels, as the paper counts", "strict": "on the disk and
 
 
 def _evaluated(r: EvaluateReport) -> Iterator[str]:
+    from sunzip.bounds import bounds_of, in_short
+
     yield f"{r.archive} against {r.source}: {count(r.images, 'image')} in {count(r.frames, 'frame')}"
     if r.absent:
         yield f"  {count(r.absent, 'image')} that only one of them has"
     yield f"  {number(r.bits_per_sample)} bits per sample, ratio to float32 {number(r.ratio)}, without model"
+    if r.max_error:
+        kept = "not kept" if any(r.outside.values()) else "kept by every pixel"
+        yield f"  max error {in_short(bounds_of(r.max_error))}: {kept}"
     for mode, channels in r.metrics.items():
         yield ""
         yield f"  {_MODES[mode]}"
