@@ -228,6 +228,17 @@ def test_the_quality_is_what_takes_the_fewest_bytes(tmp_path: Path, wavelet_mode
     assert estimated.max_error == "171A=1sigma,Bz=1sigma"
 
 
+def test_a_bound_of_one_channel_costs_no_other(tmp_path: Path, wavelet_model: Model) -> None:
+    default = Codec(wavelet_model).quality
+    for wish in ("Bz=50G", "50G"):
+        report = api.compress(sun_of(), tmp_path / "a.lat", model=wavelet_model, max_error=wish, dry_run=True)
+        assert report.quality >= default
+    loose = api.compress(
+        sun_of(), tmp_path / "a.lat", model=wavelet_model, max_error="1e6G,1e6DN/s", dry_run=True
+    )
+    assert loose.quality < default
+
+
 def test_a_run_broken_off_continues_under_the_same_promise(
     tmp_path: Path, wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

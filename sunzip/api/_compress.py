@@ -97,7 +97,7 @@ def compress(
         How far any decoded pixel may be from the original: ``"5%"`` of it, ``"2sigma"`` of its noise,
         ``"10DN/s"`` or ``"20G"``; by channel as in ``"2sigma,193A=5%"`` or as texts by name. See
         `sunzip.bounds.bounds_of`. Without a quality the one is chosen that takes the fewest bytes, by coding
-        a few frames from all over.
+        a few frames from all over; where a channel has no bound, of those from the model's default on.
     block
         Frames coded together. ``"auto"`` is 24 if the model codes frames given each other and most are at
         most a day apart, else 1.

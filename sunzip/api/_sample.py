@@ -157,11 +157,15 @@ class Sample:
     def cheapest(self, codec: Codec) -> int:
         """Return the quality at which frames take the fewest bytes, where residuals mend what it lacks.
 
+        It is no lower than the model's default if some channel has no bound.
+
         Parameters
         ----------
         codec
             With bounds, at any quality.
         """
+        # What a channel without a bound lost below the default, no residual would mend.
+        least = 0 if codec.bounds.keys() >= set(self.spec.channels) else codec.family.default_quality
         sizes: dict[int, int] = {}
 
         def size(quality: int) -> int:
@@ -171,10 +175,10 @@ class Sample:
 
         # Bytes fall as the model tells more, and rise when it tells what need not be known; but they may fall
         # again where it is of no help. About where they are fewest they hardly change.
-        best = min(range(10, 100, 20), key=size)
+        best = min((max(quality, least) for quality in range(10, 100, 20)), key=size)
         for step in (10, 5):
             near = (best, best - step, best + step)
-            best = min((quality for quality in near if 0 <= quality <= 100), key=size)
+            best = min((quality for quality in near if least <= quality <= 100), key=size)
         return best
 
     def _size(self, codec: Codec) -> int:

@@ -123,7 +123,11 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
     help="Keep or drop frames that lack a channel or its pixels; drop reads all images twice.",
 )
 @model_option
-@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@click.option(
+    "--quality",
+    type=click.IntRange(0, 100),
+    help="0 (smallest) to 100; default the model's, with --max-error that of fewest bytes.",
+)
 @click.option(
     "--target-ratio",
     metavar="X",
