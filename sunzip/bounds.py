@@ -110,7 +110,7 @@ class Bound(NamedTuple):
 
 def summed(name: str, scale: Scale) -> int:
     """Return how many times the mean of 2×2 pixels of SDOML a pixel is: 4 where AIA pixels are sums, or 1."""
-    return 4 if scale is Scale.SUM and channel(name).instrument == "AIA" else 1
+    return 4 if Scale.of(scale) is Scale.SUM and channel(name).instrument == "AIA" else 1
 
 
 #: The bound of each channel that has one.

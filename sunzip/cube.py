@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES
+from sunzip.errors import InputError
 
 #: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
 DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
@@ -36,6 +38,20 @@ class Scale(StrEnum):
 
     MEAN = "mean"
     SUM = "sum"
+
+    @classmethod
+    def of(cls, wish: str) -> Scale:
+        """Return a scale that may be given as text, as archives and datasets have it.
+
+        Raises
+        ------
+        InputError
+            If it is none.
+        """
+        try:
+            return cls(wish)
+        except ValueError:
+            raise InputError(f"a scale is 'mean' or 'sum', not {wish!r:.60}") from None
 
 
 @dataclass(slots=True)
@@ -70,6 +86,7 @@ class Cube:
     scale: Scale
 
     def __post_init__(self) -> None:
+        self.scale = Scale.of(self.scale)
         t, c = self.valid.shape
         if self.data.ndim != 4 or self.data.shape[:2] != (t, c) or self.data.dtype != np.float32:
             raise ValueError(
@@ -99,8 +116,15 @@ class Cube:
         data, t_obs, valid = self.data[:, at], self.t_obs[:, at], self.valid[:, at]
         return Cube(data, channels, self.time, t_obs, valid, headers, self.scale)
 
-    def to_scale(self, scale: Scale) -> Cube:
-        """Return the cube with AIA pixels as means or sums; itself if it has that scale already."""
+    def to_scale(self, scale: Scale | Literal["mean", "sum"]) -> Cube:
+        """Return the cube with AIA pixels as means or sums; itself if it has that scale already.
+
+        Raises
+        ------
+        InputError
+            If it is neither ``"mean"`` nor ``"sum"``.
+        """
+        scale = Scale.of(scale)
         if scale is self.scale:
             return self
         factor = np.float32(4.0 if scale is Scale.SUM else 0.25)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -715,6 +716,16 @@ def test_every_layout_reads_back(sun: api.Sun, lat: Path, tmp_path: Path, layout
                 assert {k: header[k] for k in expected if k in header or layout != "fits"} == {
                     k: v for k, v in expected.items() if k in header or layout != "fits"
                 }
+
+
+def test_scales_may_be_text(original: Cube) -> None:
+    means, sums = original.to_scale(Scale.MEAN), original.to_scale(Scale.SUM)
+    assert means.to_scale("mean") is means
+    np.testing.assert_array_equal(means.to_scale("sum").data, sums.data)
+    np.testing.assert_array_equal(sums.to_scale("mean").data, means.data)
+    assert replace(sums, scale="sum").to_scale(Scale.SUM).scale is Scale.SUM  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a scale is 'mean' or 'sum', not 'both'"):
+        means.to_scale("both")  # type: ignore[arg-type]
 
 
 def test_sums_stay_sums_from_end_to_end(

@@ -105,6 +105,10 @@ def test_what_is_allowed():
     np.testing.assert_allclose(allowed("2sigma"), 2 * sigma)
     # A sum is four means, and so is its noise.
     np.testing.assert_allclose(allowed("2sigma", Scale.SUM, 4 * x), 8 * sigma)
+    # As text, too, which an archive's own scale is.
+    np.testing.assert_array_equal(allowed("2sigma", "sum", 4 * x), allowed("2sigma", Scale.SUM, 4 * x))
+    with pytest.raises(InputError, match="a scale is 'mean' or 'sum', not 'both'"):
+        allowed("2sigma", "both")
     assert channel("Bz").unit == "G"
     bz = bounds_of("Bz=1sigma")["Bz"]
     np.testing.assert_array_equal(bz.tolerance(x, "Bz", Scale.SUM), bz.tolerance(x, "Bz", Scale.MEAN))

@@ -275,6 +275,9 @@ def test_sums_and_means_are_coded_alike(codec: Codec, frames_of: Frames) -> None
     assert codec.encode(x * aia, THREE, Scale.SUM) == as_means
     means = codec.decode(as_means, THREE, (32, 32))
     np.testing.assert_array_equal(codec.decode(as_means, THREE, (32, 32), Scale.SUM), means * aia)
+    # As text, too, which an archive's own scale is.
+    assert codec.encode(x * aia, THREE, "sum") == as_means  # type: ignore[arg-type]
+    assert codec.encode(x, THREE, "mean") == as_means  # type: ignore[arg-type]
 
 
 EXTREMES = [0.0, 1e-30, -1e6, 1e12, 3.4e38, -3.4e38]

@@ -1125,7 +1125,7 @@ def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     """Return the (C, 1, 1) factor from a scale to means, or None if it is 1 throughout."""
-    if scale is Scale.MEAN:
+    if Scale.of(scale) is Scale.MEAN:
         return None
     aia = [CHANNELS[i].instrument == "AIA" for i in indexes]
     return np.where(aia, np.float32(0.25), np.float32(1))[:, None, None].astype(np.float32)
