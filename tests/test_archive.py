@@ -1067,9 +1067,15 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
         open_archive(tmp_path / "pipe.lat")
 
 
-def test_a_closed_archive_says_so(lat: Path) -> None:
-    with open_archive(lat) as archive:
-        pass
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_closed_archive_says_so(lat: Path, remote: bool) -> None:
+    if remote:
+        import fsspec
+
+        fsspec.filesystem("memory").pipe("/closed/sun.lat", lat.read_bytes())
+    with open_archive("memory://closed/sun.lat" if remote else lat) as archive:
+        archive.block(0)
+    archive.close()
     with pytest.raises(InputError, match=r"sun\.lat: was closed; open it again"):
         archive.block(0)
 

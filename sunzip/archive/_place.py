@@ -115,7 +115,7 @@ class _LocalFile:
 
     def _read(self, start: int, size: int) -> bytes:
         if self._fd < 0:
-            raise InputError(f"{self._path}: was closed; open it again")
+            raise _closed(self._path)
         parts = []
         try:
             while size:
@@ -160,11 +160,11 @@ class _RemoteFile:
         if not isinstance(found.get("size"), int):
             raise InputError(f"{url}: its size is unknown, so it cannot be read at random; fetch it first")
         self.size: int = found["size"]
-        self._held = (self.size, b"")
+        self._held: tuple[int, bytes] | None = (self.size, b"")
         self.hold(max(0, self.size - _TAIL))
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        first, held = self._held
+        first, held = self._end()
         joined = _join((start, size) for start, size in ranges if start < first and size)
         begins, parts = [start for start, _ in joined], self._fetch(joined)
         out = []
@@ -179,12 +179,19 @@ class _RemoteFile:
         return out
 
     def hold(self, start: int) -> None:
-        first, held = self._held
+        first, held = self._end()
         if start < first:
             self._held = (start, self._fetch([(start, first - start)])[0] + held)
 
     def close(self) -> None:
-        self._held = (self.size, b"")
+        # Its connections are those of the file system, which others use.
+        self._held = None
+
+    def _end(self) -> tuple[int, bytes]:
+        """Return what is held of the end, and where it begins."""
+        if self._held is None:
+            raise _closed(self._url)
+        return self._held
 
     def _fetch(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges at the same time, a request for each."""
@@ -211,6 +218,10 @@ class _RemoteFile:
             size = fs.info(path)["size"]
         if size != self.size:
             raise DamagedError(f"{self._url}: was replaced since it was opened; open it again")
+
+
+def _closed(path: str) -> InputError:
+    return InputError(f"{path}: was closed; open it again")
 
 
 def _join(ranges: Iterable[Range]) -> list[Range]:
