@@ -165,11 +165,16 @@ class Sun:
         InputError
             If the archive lacks a channel.
         IndexError
-            If it lacks a frame.
+            If it lacks a frame, or one of the three is no such number.
         """
+        for value in (start, stop):
+            if not _is_number(value):
+                raise IndexError(
+                    f"{value!r} is no frame number; sun.frames(slice(start, stop)) gives those of times"
+                )
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"frames {start} to {stop} of {len(self)}")
-        return self.take(range(start, stop, step), channels)
+        return self.take(range(start, stop, _step(step)), channels)
 
     def take(self, frames: Numbers, channels: str | Iterable[str] | None = None) -> npt.NDArray[np.float32]:
         """Decode frames by their numbers, in any order; blocks between them are not read.
@@ -291,7 +296,13 @@ class Sun:
             begin = end
 
     def cube(self, start: int, stop: int, channels: str | Iterable[str] | None = None) -> Cube:
-        """Decode frames `start` to `stop` with their times and keywords."""
+        """Decode frames `start` to `stop` with their times and keywords.
+
+        Raises
+        ------
+        DamagedError, InputError, IndexError
+            As `read`.
+        """
         names = self.held(channels)
         data = self.read(start, stop, names)
         table = self.archive.table(start, stop)
@@ -424,9 +435,7 @@ class Sun:
         """
         when = plain(when)
         if isinstance(when, slice):
-            step = 1 if when.step is None else when.step
-            if not _is_number(step) or step < 1:
-                raise IndexError("steps of a slice of frames must be whole and positive")
+            step = 1 if when.step is None else _step(when.step)
             ends = []
             for value, default in ((plain(when.start), 0), (plain(when.stop), len(self))):
                 if value is None:
@@ -435,7 +444,7 @@ class Sun:
                     ends.append(min(max(int(value) + (len(self) if value < 0 else 0), 0), len(self)))
                 else:
                     ends.append(int(np.searchsorted(self.time, parse_date(value), side="left")))
-            return slice(ends[0], ends[1], int(step))
+            return slice(ends[0], ends[1], step)
         if _is_number(when):
             number = int(when) + (len(self) if when < 0 else 0)
             if not 0 <= number < len(self):
@@ -483,6 +492,13 @@ class _Latents:
 def _is_number(value: object) -> TypeGuard[int | np.integer[Any]]:
     """Whether it is a frame number: truth values and NumPy's spans of time are integers, too."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+
+
+def _step(value: object) -> int:
+    """Return how many frames one is from the next."""
+    if not _is_number(value) or value < 1:
+        raise IndexError(f"steps from frame to frame must be whole and positive, not {value!r}")
+    return int(value)
 
 
 def _numbers(frames: Numbers) -> list[int]:

@@ -586,6 +586,20 @@ def test_reading_outside_is_an_index_error(sun: api.Sun) -> None:
     assert sun.read(3, 3).shape == (0, 3, SIZE, SIZE)
 
 
+def test_what_is_no_frame_number_is_called_so(sun: api.Sun) -> None:
+    day: Any = "2014-01-01"
+    for read in (sun.read, sun.cube):
+        for ends in ((day, 3), (0, np.datetime64(day)), (0, None), (0.0, 3), (True, 3)):
+            with pytest.raises(IndexError, match=r"is no frame number; sun\.frames\(slice\("):
+                read(*ends)
+    steps: tuple[Any, ...] = (0, -1, 1.5, "2")
+    for step in steps:
+        with pytest.raises(IndexError, match=f"must be whole and positive, not {step!r}"):
+            sun.read(0, 3, step=step)
+        with pytest.raises(IndexError, match=f"must be whole and positive, not {step!r}"):
+            sun[0:3:step]
+
+
 def test_latents_of_empty_frames_are_nan(sun: api.Sun) -> None:
     latents = sun.latents[:]
     assert latents.shape == sun.latents.shape == (FRAMES, 8, 2, 2)
