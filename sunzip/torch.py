@@ -134,11 +134,12 @@ class LatDataset(Dataset[torch.Tensor]):
     def __iter__(self) -> Iterator[Any]:
         """Return the items one after the other: what frames of a block have in common is decoded once."""
         for frames in self._sun.stretches(self._numbers, 1):
-            # Clones, since who keeps one item is not to keep those of its block.
-            yield from (self._item(frame.clone()) for frame in self._decode(frames))
+            yield from map(self._item, self._decode(frames))
 
     def _item(self, frame: torch.Tensor) -> Any:
-        return frame if self.transform is None else self.transform(frame)
+        # A clone, since who keeps one item is not to keep those that were decoded with it.
+        item = frame.clone()
+        return item if self.transform is None else self.transform(item)
 
     def _decode(self, frames: Sequence[int]) -> torch.Tensor:
         if self.device.type != "cpu" and get_worker_info() is not None:

@@ -124,6 +124,12 @@ def test_large_frames_go_through_the_network_one_by_one_on_a_cpu(tiny_model: Mod
     assert runs == [1, 1, 1]
 
 
+def test_who_keeps_an_item_does_not_keep_those_decoded_with_it(lat: Path) -> None:
+    for frames in (LatDataset(lat), LatDataset(lat, latents=True)):
+        for item in (*frames.__getitems__([0, 4, 8]), *frames, frames[2]):
+            assert item.untyped_storage().nbytes() == item.nbytes
+
+
 def test_damage_is_told_with_the_frame(lat: Path, tmp_path: Path) -> None:
     with sunzip.open(lat) as sun:
         block = sun.archive.block(2)
