@@ -207,8 +207,8 @@ class Sun:
     ) -> torch.Tensor:
         """Decode frames by their numbers into a torch tensor, together and on a device.
 
-        The pixels are those of `take` to float rounding: see `sunzip.codec.Codec.decode_tensor`, which also
-        explains `normalised`.
+        The pixels are those of `take`, of some models to float rounding alone: see
+        `sunzip.codec.Codec.decode_tensor`, which also explains `normalised`.
 
         Returns
         -------

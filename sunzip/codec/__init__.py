@@ -589,14 +589,19 @@ class Codec:
         return self._decode(entries, _indexes(channels), shape, scale)
 
     def _decode(
-        self, entries: Sequence[_Entry], indexes: Sequence[int], shape: tuple[int, int], scale: Scale
+        self,
+        entries: Sequence[_Entry],
+        indexes: Sequence[int],
+        shape: tuple[int, int],
+        scale: Scale,
+        normalised: bool = False,
     ) -> Float:
-        """See `decode`."""
+        """See `decode`, and `decode_tensor` for pixels `normalised`."""
         masks = _masks(entries)
-        painter = partial(self._pixels, indexes=indexes, shape=shape, scale=scale)
+        painter = partial(self._pixels, indexes=indexes, shape=shape, scale=scale, normalised=normalised)
         jobs = self._jobs(entries, _coded(entries, masks, indexes), painter=painter)
         out = _filled(jobs, masks[:, indexes], shape)
-        for t, places, pixels in _raw_frames(entries, masks, indexes, shape, scale):
+        for t, places, pixels in self._raw_frames(entries, masks, indexes, shape, scale, normalised):
             out[t, places] = pixels
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][hole] = np.nan
@@ -616,9 +621,10 @@ class Codec:
     ) -> Tensor:
         """Decode blocks into a torch tensor on a device, several frames in one run of the network.
 
-        The pixels are those of `decode` but for the order in which libraries sum: on a CPU they agree to 1e-4
-        of the spread of a channel. An accelerator that multiplies in TF32, torch's default for convolutions,
-        has three digits. Archives are written and read with `decode`.
+        The pixels are those of `decode`, of models whose pixels are the same everywhere to the bit. Of others
+        they are so but for the order in which libraries sum: on a CPU they agree to 1e-4 of the spread of a
+        channel. An accelerator that multiplies in TF32, torch's default for convolutions, has three digits.
+        Archives are written and read with `decode`.
 
         Parameters
         ----------
@@ -644,17 +650,15 @@ class Codec:
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
         place = torch.device(device)
-        if any(entry.residual for entry in entries):
-            # Bounds hold for the pixels of `decode` alone.
-            means = self._decode(entries, indexes, shape, Scale.MEAN if normalised else scale)
-            if normalised:
-                means = self.family.stabiliser.subset(indexes).forward(means)
-            return torch.from_numpy(means).to(place)
+        on_cpu = place.type == "cpu"
+        # Bounds hold for the pixels of `decode` alone. Where these are the same everywhere no network makes
+        # them, so that on a CPU nothing is gained by several together, and what was decoded lately is lost.
+        if (self.family.exact and on_cpu) or any(entry.residual for entry in entries):
+            return torch.from_numpy(self._decode(entries, indexes, shape, scale, normalised)).to(place)
         masks = _masks(entries)
         count = len(entries), len(indexes)
         out = torch.full((*count, *shape), torch.nan, dtype=torch.float32, device=place)
         shown = _coded(entries, masks, indexes)
-        on_cpu = place.type == "cpu"
         together = max(1, (_PIXELS_CPU if on_cpu else _PIXELS_ELSEWHERE) // (shape[0] * shape[1]))
         if on_cpu:
             together = min(together, -(-len(shown) // lanes_here()) or 1)
@@ -686,10 +690,7 @@ class Codec:
                 )
 
         as_ready(show, [job.waits for job in jobs])
-        as_stored = Scale.MEAN if normalised else scale
-        for t, places, pixels in _raw_frames(entries, masks, indexes, shape, as_stored):
-            if normalised:
-                pixels = self.family.stabiliser.subset([indexes[c] for c in places]).forward(pixels)
+        for t, places, pixels in self._raw_frames(entries, masks, indexes, shape, scale, normalised):
             out[t, places] = torch.from_numpy(pixels).to(place)
         for t, c, hole in _holes(entries, masks, indexes, shape):
             out[t, c][torch.from_numpy(hole).to(place)] = torch.nan
@@ -874,6 +875,7 @@ class Codec:
         indexes: Sequence[int],
         shape: tuple[int, int],
         scale: Scale,
+        normalised: bool = False,
     ) -> Float:
         """Return the pixels (n, Y, X), of those channels of `indexes` that a frame has, from its latents.
 
@@ -884,18 +886,40 @@ class Codec:
             images = self.family.show(latents, has, channels, shape)
         else:
             images = left.pictures[channels, : shape[0], : shape[1]]
+        if normalised and not moved:
+            return np.nan_to_num(images)
+        stabiliser = self.family.stabiliser.subset(channels)
         with np.errstate(over="ignore", invalid="ignore"):
-            physical = self.family.stabiliser.subset(channels).inverse(images)
+            physical = stabiliser.inverse(images)
             if moved:
                 wanted, names = ([NAMES[index] for index in of] for of in (channels, has))
                 np.nan_to_num(physical, copy=False)
                 physical = corrected(physical, wanted, names, unpack_residuals(moved, len(has)))
-            factor = _to_mean(channels, scale)
+            factor = None if normalised else _to_mean(channels, scale)
             if factor is not None:
                 physical /= factor
         if not np.isfinite(physical).all():
             np.nan_to_num(physical, copy=False)
-        return physical
+        return stabiliser.forward(physical) if normalised else physical
+
+    def _raw_frames(
+        self,
+        entries: Sequence[_Entry],
+        masks: npt.NDArray[np.bool_],
+        indexes: Sequence[int],
+        shape: tuple[int, int],
+        scale: Scale,
+        normalised: bool,
+    ) -> Iterator[tuple[int, list[int], Float]]:
+        """Yield frame, places among the wanted channels, and their (n, Y, X), of frames stored as pixels."""
+        for t, entry in enumerate(entries):
+            if is_raw(entry.payload):
+                has = np.flatnonzero(masks[t]).tolist()
+                places = [c for c, index in enumerate(indexes) if index in has]
+                pixels = _raw_pixels(entry.payload, has, indexes, shape, Scale.MEAN if normalised else scale)
+                if normalised:
+                    pixels = self.family.stabiliser.subset([indexes[c] for c in places]).forward(pixels)
+                yield t, places, pixels
 
     def latents(
         self,
@@ -1050,21 +1074,6 @@ def _coded(entries: Sequence[_Entry], masks: npt.NDArray[np.bool_], indexes: Seq
     """Return the numbers of the frames that have some wanted channel, in latents."""
     some = np.flatnonzero(masks[:, indexes].any(1)).tolist()
     return [t for t in some if not is_raw(entries[t].payload)]
-
-
-def _raw_frames(
-    entries: Sequence[_Entry],
-    masks: npt.NDArray[np.bool_],
-    indexes: Sequence[int],
-    shape: tuple[int, int],
-    scale: Scale,
-) -> Iterator[tuple[int, list[int], Float]]:
-    """Yield frame, places among the wanted channels and their (n, Y, X) of the frames stored as pixels."""
-    for t, entry in enumerate(entries):
-        if is_raw(entry.payload):
-            has = np.flatnonzero(masks[t]).tolist()
-            places = [c for c, index in enumerate(indexes) if index in has]
-            yield t, places, _raw_pixels(entry.payload, has, indexes, shape, scale)
 
 
 def _raw_pixels(

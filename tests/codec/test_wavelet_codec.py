@@ -1143,11 +1143,18 @@ def test_some_frames_of_several_blocks(codec: Codec, series: Float) -> None:
         assert np.array_equal(found, together[frames], equal_nan=True)
 
 
-def test_pixels_are_the_same_to_the_bit_as_tensors(codec: Codec, block: bytes) -> None:
+@pytest.mark.parametrize("exact", [True, False], ids=["on a CPU", "as on an accelerator"])
+def test_pixels_are_the_same_to_the_bit_as_tensors(
+    codec: Codec, block: bytes, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stabilised = codec.decode_tensor([block], THREE, (32, 48), normalised=True).numpy()
+    monkeypatch.setattr(WaveletFamily, "exact", exact)
     for scale in Scale:
         expected = codec.decode([block], THREE, (32, 48), scale)
         found = codec.decode_tensor([block], THREE, (32, 48), scale).numpy()
         assert np.array_equal(found, expected, equal_nan=True)
+        found = codec.decode_tensor([block], THREE, (32, 48), scale, normalised=True).numpy()
+        assert np.array_equal(found, stabilised, equal_nan=True)
 
 
 def test_a_gap_carries_the_frame_before_over(family: WaveletFamily, codec: Codec, series: Float) -> None:
@@ -1732,16 +1739,18 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("rows", [range(12), range(11, -1, -1), (7, 3, 3, 11, 0, 8)])
 def test_who_goes_through_a_film_frame_by_frame_decodes_each_about_once(
-    codec: Codec, decoded: list[bytes], rows: Sequence[int]
+    codec: Codec, decoded: list[bytes], rows: Sequence[int], tensors: bool
 ) -> None:
     frames = film(12, 2, 32, 32)
     [block] = codec.encode(frames, ("171A", "193A"), frames_per_block=12)
     whole = codec.decode([block], ("171A", "193A"), (32, 32))
     decoded.clear()
     for t in rows:
-        one = codec.decode([block], ("193A",), (32, 32), frames=[t], frames_per_block=12)
+        read: Any = codec.decode_tensor if tensors else codec.decode
+        one = read([block], ("193A",), (32, 32), frames=[t], frames_per_block=12)
         np.testing.assert_array_equal(one[0], whole[t, 1:])
     # Kept is what was decoded for others. Who asks for a frame before those that build on it, in a group that
     # is not whole, or again for one on which none builds, has it decoded again.
