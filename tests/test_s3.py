@@ -301,6 +301,25 @@ def test_a_server_that_knows_no_ranges_is_called_so(
         http.shutdown()
 
 
+@pytest.mark.parametrize("cache", ["simplecache", "filecache"])
+def test_what_lies_behind_a_cache_is_asked_for_its_size(
+    local: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    class Closed(SimpleHTTPRequestHandler):
+        def list_directory(self, path: Any) -> None:
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.chdir(local[0].parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with open_archive(f"{cache}::http://127.0.0.1:{http.server_port}/large.lat") as archive:
+            assert archive.read_blocks([3, 80]) == [local[1][3], local[1][80]]
+        http.shutdown()
+
+
 def test_what_is_denied_is_called_so(s3: Any, uploaded: list[bytes]) -> None:
     archive = open_archive(URL)
     s3.put_bucket_policy(

@@ -148,9 +148,7 @@ class _RemoteFile:
         self._at = Connection(url, anon)
         fs, path = self._at.open()
         try:
-            # Whoever listed the folder a while ago may remember another size.
-            fs.invalidate_cache(path)
-            found = fs.info(path)
+            found = _info(fs, path)
         except FileNotFoundError as e:
             raise InputError(f"{url}: {reason(e)}{_hint(url)}") from e
         except Exception as e:  # each protocol's client raises its own kinds
@@ -214,10 +212,22 @@ class _RemoteFile:
         fs, path = self._at.open()
         size = self.size
         with contextlib.suppress(Exception):  # then what was wrong first is told
-            fs.invalidate_cache(path)
-            size = fs.info(path)["size"]
+            size = _info(fs, path)["size"]
         if size != self.size:
             raise DamagedError(f"{self._url}: was replaced since it was opened; open it again")
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    """Return what a store says of a file now."""
+    from fsspec.implementations.cached import CachingFileSystem
+
+    if isinstance(fs, CachingFileSystem):
+        # It would list the folder, which servers of HTTP show, if at all, without sizes.
+        fs = fs.fs
+    # Whoever listed the folder a while ago may remember another size.
+    fs.invalidate_cache(path)
+    found: dict[str, Any] = fs.info(path)
+    return found
 
 
 def _closed(path: str) -> InputError:
