@@ -500,7 +500,7 @@ def test_an_upload_that_fails_leaves_neither_file_nor_parts(s3: Any, monkeypatch
         ("s3://no-bucket/a.lat", "the bucket does not exist"),
         ("s3://bucket/", "is a folder; name an object in it"),
         ("zip://a.lat::s3://bucket/a.zip", "cannot be written into other files"),
-        ("https://127.0.0.1:9/a.lat", "cannot be written"),
+        ("https://127.0.0.1:9/a.lat", "cannot be written over HTTP; write to disk or to an object store"),
         ("foo://bucket/a.lat", "Protocol not known"),
     ],
 )

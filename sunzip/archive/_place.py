@@ -485,6 +485,10 @@ class _RemotePlace:
         self.url = url
         if "::" in url:
             raise OutputError(f"{url}: archives cannot be written into other files; write it beside them")
+        if url.startswith(("http://", "https://")):
+            raise OutputError(
+                f"{url}: archives cannot be written over HTTP; write to disk or to an object store (s3://…)"
+            )
         try:
             self._at = Connection(url)
         except InputError as e:
