@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from sunzip.files import printable
 from sunzip.sinks.base import MARK, Target, refuse
 from sunzip.sinks.hdf5 import Hdf5Target
 from sunzip.sun import Sun, open
-from sunzip.times import format_utc, parse_date
+from sunzip.times import When, format_utc, parse_date
 from sunzip.weights import Model
 
 Float = npt.NDArray[np.float32]
@@ -124,9 +123,9 @@ def export_features(
     *,
     pool: int | None = None,
     pca: int | None = None,
-    fit_until: str | date | np.datetime64 | None = None,
-    start: str | None = None,
-    stop: str | None = None,
+    fit_until: When | None = None,
+    start: When | None = None,
+    stop: When | None = None,
     model: str | Path | Model | None = None,
     anon: bool = False,
     force: bool = False,

@@ -23,7 +23,7 @@ from sunzip.errors import (
     ModelNotFoundError,
     UnsupportedError,
 )
-from sunzip.times import parse_date, plain
+from sunzip.times import When, parse_date, plain
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class Sun:
             self.scale,
         )
 
-    def map(self, when: int | str | np.datetime64 | date | slice, which: str) -> GenericMap | MapSequence:
+    def map(self, when: int | When | slice, which: str) -> GenericMap | MapSequence:
         """Decode an image as a sunpy Map, or a slice of frames as a MapSequence of the images there are.
 
         The header is that of ``sunzip decompress --layout fits``: pixels are 2×2 means per second or in
@@ -423,7 +423,7 @@ class Sun:
             data = data[..., order, :, :]
         return data
 
-    def frames(self, when: int | str | np.datetime64 | date | slice) -> int | slice:
+    def frames(self, when: int | When | slice) -> int | slice:
         """Translate a frame number, a time, or a slice of either into frame numbers.
 
         Raises

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,18 @@ import numpy.typing as npt
 from sunzip.errors import InputError
 
 Times = npt.NDArray[np.datetime64]
+
+
+class Wrapped(Protocol):
+    """A time or a number as NumPy, astropy and xarray have it: an array without axes."""
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has: none."""
+
+
+#: A time as users give it: see `parse_date`.
+When = str | date | Wrapped
 
 #: A longer text is no time; the limit keeps a hostile string from widening the whole column.
 _MAX_TEXT = 40
@@ -231,7 +243,7 @@ def plain(value: Any) -> Any:
     return np.asarray(value)[()]
 
 
-def parse_date(value: str | date | np.datetime64, *, name: str = "date") -> np.datetime64:
+def parse_date(value: When, *, name: str = "date") -> np.datetime64:
     """Turn a user's ``2014-01-01``, ``2014-01``, ``2014-01-01T06:00`` … into a UTC time.
 
     Parameters

@@ -6,7 +6,6 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sunzip.channels import NAMES, channel, listed
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
+from sunzip.times import When
 from sunzip.weights import Model
 
 
@@ -85,8 +85,8 @@ class LatDataset(Dataset[torch.Tensor]):
         normalised: bool = False,
         fill: float = math.nan,
         transform: Callable[[torch.Tensor], Any] | None = None,
-        start: int | str | np.datetime64 | date | None = None,
-        stop: int | str | np.datetime64 | date | None = None,
+        start: int | When | None = None,
+        stop: int | When | None = None,
         device: str | torch.device = "cpu",
         model: str | Path | Model | None = None,
         anon: bool = False,

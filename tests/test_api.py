@@ -34,6 +34,7 @@ from sunzip.sinks import open_sink
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
+from sunzip.times import When
 from sunzip.train.export import write
 from sunzip.weights import Model
 
@@ -566,6 +567,22 @@ def test_ends_are_integers_of_any_kind(sun: api.Sun, kind: type) -> None:
     np.testing.assert_array_equal(found.t_obs, expected.t_obs)
     assert found.headers == expected.headers
     np.testing.assert_array_equal(sun.archive.rows("valid", one, four), sun.archive.valid[1:4])
+
+
+def test_checkers_know_what_times_may_be(tmp_path: Path) -> None:
+    mypy = pytest.importorskip("mypy.api")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import datetime\nimport numpy as np\nfrom sunzip.times import When\n\n"
+        "class Time:\n    ndim = 0\n\n"  # astropy's, xarray's
+        "good: list[When] = ['2014', datetime.date(2014, 1, 1), np.datetime64('2014'), np.int64(3), Time()]\n"
+        "bad: list[When] = [2014.5]\n"
+    )
+    own = str(Path(sunzip.__file__).parent / "times.py")
+    options = ["--follow-imports=skip", "--cache-dir", str(tmp_path), "--config-file", ""]
+    said, wrong, _ = mypy.run([*options, own, str(program)])
+    assert re.findall(r"program.py:(\d+): error", said) == ["9"], said + wrong
+    assert get_type_hints(sunzip.Sun.frames)["when"] == int | When | slice
 
 
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:

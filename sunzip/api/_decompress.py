@@ -21,6 +21,7 @@ from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
 from sunzip.sinks.base import replaceable
 from sunzip.sun import open
+from sunzip.times import When
 from sunzip.weights import Model
 
 
@@ -29,8 +30,8 @@ def decompress(
     out: str | os.PathLike[str],
     *,
     layout: str | None = None,
-    start: str | None = None,
-    stop: str | None = None,
+    start: When | None = None,
+    stop: When | None = None,
     channels: str | Iterable[str] | None = None,
     fill_missing: bool = False,
     model: str | Path | Model | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
-from sunzip.times import parse_date, parse_duration
+from sunzip.times import When, parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -35,8 +35,8 @@ class Alignment:
 
     cadence: str | timedelta | np.timedelta64 | None = "12min"
     tolerance: str | timedelta | np.timedelta64 | None = None
-    start: str | date | np.datetime64 | None = None
-    stop: str | date | np.datetime64 | None = None
+    start: When | None = None
+    stop: When | None = None
     every: str | timedelta | np.timedelta64 | None = None
     channels: str | Iterable[str] | None = None
     missing: Literal["mask", "drop"] = "mask"

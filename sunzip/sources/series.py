@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Source
-from sunzip.times import parse_date, parse_duration
+from sunzip.times import When, parse_date, parse_duration
 
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
 _NATIVE_TOLERANCE = "6min"
@@ -372,8 +372,8 @@ def join(
     *,
     cadence: str | timedelta | np.timedelta64 | None = "12min",
     tolerance: str | timedelta | np.timedelta64 | None = None,
-    start: str | date | np.datetime64 | None = None,
-    stop: str | date | np.datetime64 | None = None,
+    start: When | None = None,
+    stop: When | None = None,
     every: str | timedelta | np.timedelta64 | None = None,
     channels: Iterable[str] | None = None,
     missing: Literal["mask", "drop"] = "mask",
