@@ -55,16 +55,25 @@ class Reference(NamedTuple):
     Attributes
     ----------
     pictures
-        (12, Y, X) stabilised images, 0 where it has none, continued to the size that the family codes.
+        (n, Y, X) stabilised images of the channels that it has, continued to the size that the family codes.
     coarse
-        (12, y, x) those of its latents that make small pictures, for a first look.
+        (n, y, x) those of their latents that make small pictures, for a first look.
     channels
-        Those that it has.
+        Those n.
     """
 
     pictures: Float
     coarse: Float
     channels: Sequence[int]
+
+    def picture(self, channel: int) -> Float:
+        """Return the image (1, Y, X) of a channel."""
+        n = self.channels.index(channel)
+        return self.pictures[n : n + 1]
+
+    def places(self, channels: Sequence[int]) -> list[int]:
+        """Return where among the images those of some channels are."""
+        return [self.channels.index(c) for c in channels]
 
 
 class Known(NamedTuple):

@@ -243,14 +243,15 @@ class WaveletFamily(Family):
         """See `Family.reference`."""
         grid = grid_of(*shape)
         height, width = grid.level(_within(grid, _SMALL))
-        return Reference(_pictures(latents, channels, grid), latents[:, :height, :width].copy(), channels)
+        coarse = latents[list(channels), :height, :width]
+        return Reference(_pictures(latents, channels, grid), coarse, channels)
 
     def show(
         self, latents: Float, channels: Sequence[int], wanted: Sequence[int], shape: tuple[int, int]
     ) -> Float:
         """See `Family.show`: channels that are not wanted take no time."""
         height, width = shape
-        return _pictures(latents, wanted, grid_of(*shape))[list(wanted), :height, :width]
+        return _pictures(latents, wanted, grid_of(*shape))[:, :height, :width]
 
     def unquantised(self, latents: Latents, quality: int) -> Float:
         """See `Family.unquantised`."""
@@ -479,7 +480,7 @@ class WaveletFamily(Family):
             most = np.float32(_LEANS * _leaning(likeness) * (1 - abs(apart) / GROUP))
             # One at a time: they then stay in the processor's cache.
             for c in (c for c in known.channels if c in has):
-                change = to_pyramid(turned(shown.pictures[c : c + 1], sign * minutes), grid)
+                change = to_pyramid(turned(shown.picture(c), sign * minutes), grid)
                 change -= pyramid[c]
                 weight = _nearness(change * inverse[c], grid)
                 weight *= most
@@ -538,7 +539,8 @@ class WaveletFamily(Family):
         # A small picture is enough to see where things went.
         inverse = quality.inverse[both][:, None, None]
         n = _within(grid, _SMALL)
-        now, then = (to_picture(p[both], grid, n) * inverse for p in (pyramid, other.coarse))
+        parts = pyramid[both], other.coarse[other.places(both)]
+        now, then = (to_picture(part, grid, n) * inverse for part in parts)
         spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
 
         def error(minutes: int) -> float:
@@ -566,7 +568,7 @@ class WaveletFamily(Family):
             if other is None or minutes is None:
                 continue
             for c in (c for c in known.channels if c in other.channels):
-                sources.setdefault(c, []).append((other.pictures[c : c + 1], sign * minutes))
+                sources.setdefault(c, []).append((other.picture(c), sign * minutes))
         if not turns:
             return None
         pyramid = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
@@ -639,10 +641,13 @@ def _nearness(change: Float, grid: Grid) -> Float:
 
 
 def _pictures(pyramid: Float, channels: Sequence[int], grid: Grid) -> Float:
-    """Return the pictures (12, Y, X) of some channels of a pyramid, and 0 for the others."""
-    out = np.zeros((len(NAMES), grid.height, grid.width), np.float32)
+    """Return the pictures (n, Y, X) of some channels of a pyramid (12, Y, X)."""
+    out = np.empty((len(channels), grid.height, grid.width), np.float32)
+    begin = 0
     for rows in _runs(channels):
-        to_picture(pyramid[rows], grid, grid.depth, out[rows])
+        end = begin + rows.stop - rows.start
+        to_picture(pyramid[rows], grid, grid.depth, out[begin:end])
+        begin = end
     return out
 
 

@@ -396,7 +396,9 @@ def coded(
         like = family.likeness(around, quality, Known(tuple(channels), shape))
 
     def pictures(place: int) -> Float:
-        return left[place].pictures[:, : shape[0], : shape[1]]
+        out = np.zeros((len(NAMES), *shape), np.float32)
+        out[list(left[place].channels)] = left[place].pictures[:, : shape[0], : shape[1]]
+        return out
 
     for step in order(len(images), False, like):
         before, after = (None if n is None else left[n] for n in step.builds_on)
