@@ -116,7 +116,7 @@ _Painter = Callable[[Sequence[int], Float, Reference | None, bytes], Float]
 
 
 #: Frames of films on which others build, decoded lately for some of these: by codec, block and number. So
-#: many bytes are those of 20 frames of 12 channels of 512², or 5 of 1024²; of one channel of 4096², 4.
+#: many bytes are those of 20 frames of 12 channels of 512², or 5 of 1024²; of one channel of 4096², 3.
 _lately: Recent[tuple[object, bytes, int], Reference] = Recent(256 << 20)
 
 #: What stands for latents where what others have of a frame is enough to show it.
