@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +134,41 @@ def _killed_but_in(this: int, n: int) -> int:
     if os.getpid() != this:
         os.kill(os.getpid(), signal.SIGKILL)
     return n * n
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="the system tells of no stopped process")
+@pytest.mark.parametrize("when", ["before", "at work"])
+def test_who_is_stopped_is_not_waited_for(when: str, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_LOOK", 0.05)
+    before = _pids()
+    if when == "before":
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+
+    def stopped(n: int) -> int:
+        return elsewhere(_slowly, _stopped_but_in, os.getpid(), n)
+
+    assert list(side_by_side(stopped, range(4))) == [0, 1, 4, 9]
+    assert not any(process.runs() for process in processes._processes)
+    assert _pids() == {os.getpid()}
+
+
+def _stopped_but_in(this: int, n: int) -> int:
+    if os.getpid() != this:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return n * n
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="the system tells of no stopped process")
+def test_who_is_stopped_for_a_moment_goes_on(two: None) -> None:
+    before = _pids()
+    (process, *_) = processes._processes
+    os.kill(process._process.pid, signal.SIGSTOP)
+    _until(process._is_stopped)
+    waits = threading.Timer(0.2, os.kill, (process._process.pid, signal.SIGCONT))
+    waits.start()
+    assert _pids() == before
+    waits.join()
 
 
 @pytest.mark.parametrize("two", [5], indirect=True)

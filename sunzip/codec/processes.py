@@ -44,6 +44,9 @@ _MUCH = 160 << 20
 #: Seconds without work after which a process ends.
 IDLE = 60
 
+#: Seconds between looks at whether a process that has work has been stopped.
+_LOOK = 1.0
+
 #: Bytes of arrays that are handed to a process at most, and that come back. Of larger images each operation
 #: takes so long that lanes hardly wait for each other, and memory is short.
 _MOST = 64 << 20
@@ -246,7 +249,7 @@ class _Process:
         Raises
         ------
         _GoneError
-            If the process ended.
+            If the process ended, or was stopped.
         """
         sent = _to_send(function, args, back)
         if sent is None:
@@ -256,9 +259,10 @@ class _Process:
         try:
             sizes = _put(self._there.fileno(), buffers)
             new = {sha256: model for sha256, model in models.items() if sha256 not in self._models}
+            self._refuse_stopped()
             self._line.send_bytes(pickle.dumps((new, sizes, body)))
             self._models |= new.keys()
-            done, sizes, body = pickle.loads(self._line.recv_bytes())
+            done, sizes, body = pickle.loads(self._answer())
             arrays = list(_got(self._back.fileno(), sizes))
         except (EOFError, OSError) as error:
             self.end()
@@ -274,6 +278,34 @@ class _Process:
             raise result
         found: _T = result
         return found
+
+    def _answer(self) -> bytes:
+        """Wait for what it sends."""
+        while not self._line.poll(_LOOK):
+            self._refuse_stopped()
+        return self._line.recv_bytes()
+
+    def _refuse_stopped(self) -> None:
+        """Kill it if it has been stopped, as by SIGSTOP: it may never go on, and what it was asked for waits.
+
+        Schedulers that suspend a job let its processes go on one after another: one look is not enough.
+
+        Raises
+        ------
+        EOFError
+            If so.
+        """
+        if self._is_stopped():
+            time.sleep(_LOOK)
+            if self._is_stopped():
+                self._process.kill()
+                raise EOFError
+
+    def _is_stopped(self) -> bool:
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return False
+        # What is told is told again, and that it ended is left to be told to others.
+        return os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
     def leave(self) -> None:
         """Tell it that there is nothing to do any more."""
