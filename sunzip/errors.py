@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -102,3 +103,11 @@ def needing(extra: str, who: str) -> Iterator[None]:
         package = (error.name or str(error)).partition(".")[0]
         package = _CALLED.get(package, package)
         raise InputError(f"{who} {package}, which is not installed; {how_to_install(extra)}") from None
+    except (TypeError, AttributeError) as error:
+        # Sunpy adds to its docstrings when it is imported.
+        if sys.flags.optimize < 2:
+            raise
+        raise InputError(
+            f"{who} packages that cannot be imported without docstrings ({error}); run Python without -OO or "
+            "PYTHONOPTIMIZE=2"
+        ) from None

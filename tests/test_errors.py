@@ -4,6 +4,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,18 @@ def test_what_strangers_may_have_in_messages_is_looked_through_at_once(part: str
 def test_other_errors_pass_through() -> None:
     with pytest.raises(ZeroDivisionError), needing("plot", "a test needs"):
         1 / 0
+
+
+def test_packages_that_need_their_docstrings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imports() -> None:
+        with needing("plot", "a test needs"):
+            raise TypeError("unsupported operand")
+
+    with pytest.raises(TypeError):
+        imports()
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    with pytest.raises(InputError, match=r"without docstrings .*run Python without -OO"):
+        imports()
 
 
 def test_every_extra_that_a_message_names_exists() -> None:
