@@ -39,6 +39,8 @@ _MAX_CHUNKS = 2**16
 _MAX_KEYWORDS = 2**24
 #: Times that are texts: 9 years of 12 channels at 12 minutes have 5 million images.
 _MAX_TEXTS = 2**23
+#: Bytes of texts that are read together: many may be the same long one of the file.
+_MAX_TEXT = 2**28
 
 #: What numbers in datasets of times count, if they say so, perhaps with 00:00:00 behind it.
 _UNITS = "milliseconds since 1970-01-01"
@@ -72,7 +74,7 @@ class Hdf5(Source):
         self.url = url
         self.counts: Counter[str] = Counter()
         self._storage = Storage(url, anon)
-        self._handle: tuple[int, Any] | None = None
+        self._handle: tuple[int, Any, Any] | None = None
         self._lock = threading.Lock()
         #: Datasets of which chunks have gone through filters.
         self._packed: set[str] = set()
@@ -116,8 +118,6 @@ class Hdf5(Source):
         try:
             with self._lock:
                 text = self._taken(self._file()["keywords"], t, self._column[channel])
-            if len(text) > _MAX_KEYWORDS:
-                raise ValueError(f"longer than {_MAX_KEYWORDS} bytes")
             found = json.loads(text or "{}")
         except (OSError, KeyError, RuntimeError, ValueError, TypeError, RecursionError) as error:
             raise self._unreadable(error, f" keywords of image {t} of {channel}") from error
@@ -137,10 +137,12 @@ class Hdf5(Source):
 
         if self._handle is None or self._handle[0] != os.getpid():
             if "://" in self.url:
-                file = h5py.File(self._storage.fs.open(self._storage.root, "rb", **_BLOCKS), "r")
+                raw = self._storage.fs.open(self._storage.root, "rb", **_BLOCKS)
+                file = h5py.File(raw, "r")
             else:
                 file = h5py.File(self._storage.root, "r")
-            self._handle = (os.getpid(), file)
+                raw = open(self._storage.root, "rb")  # noqa: SIM115 (open as long as the other)
+            self._handle = (os.getpid(), file, raw)
         return self._handle[1]
 
     def _unreadable(self, error: BaseException, what: str = "") -> InputError:
@@ -189,13 +191,40 @@ class Hdf5(Source):
         HDF5 believes that chunks are of their size: of shorter ones it gives the memory behind them, which is
         anything and may not be there, and longer ones it unpacks to the end.
         """
-        if dataset.name[1:] in self._packed:
+        texts = dataset.dtype.kind == "O"
+        length = 0
+        if dataset.chunks and (texts or dataset.name[1:] in self._packed):
             sides = list(zip(dataset.shape, dataset.chunks, strict=True))
             begins = [range(n - n % side, n + 1, side) for n, (_, side) in zip(at, sides, strict=False)]
             begins += [range(0, length, side) for length, side in sides[len(at) :]]
             for begin in product(*begins):
-                _check_chunk(dataset, begin)
+                data = _chunk(dataset, begin)
+                if texts:
+                    within = tuple(n - first for n, first in zip(at, begin, strict=False))
+                    length += _text_bytes(dataset, data, dataset.chunks, within)
+        elif texts:
+            length = _text_bytes(dataset, self._contiguous(dataset, at), dataset.shape[len(at) :])
+        elif dataset.dtype.kind == "S":
+            length = dataset.dtype.itemsize * math.prod(dataset.shape[len(at) :])
+        if length > (most := _MAX_KEYWORDS if at else _MAX_TEXT):
+            raise ValueError(f"texts of {length} bytes are longer than {most}")
         return dataset[at]
+
+    def _contiguous(self, dataset: Any, at: tuple[int, ...]) -> bytes | None:
+        """Return the bytes of a dataset without chunks at places along its first axes, if it has any."""
+        assert self._handle is not None
+        if not dataset.id.get_storage_size():
+            return None
+        if (begin := dataset.id.get_offset()) is None:
+            raise ValueError(
+                "texts are stored compactly, within the header of their dataset; store them contiguously"
+            )
+        count = math.prod(dataset.shape[len(at) :])
+        first = sum(n * math.prod(dataset.shape[axis + 1 :]) for axis, n in enumerate(at))
+        size, raw = _item_size(dataset), self._handle[2]
+        raw.seek(begin + first * size)
+        found: bytes = raw.read(count * size)
+        return found
 
     def _index(self, file: Any) -> None:
         cube = self._dataset(file, "cube", required=True)
@@ -307,27 +336,62 @@ class Hdf5(Source):
         return found
 
 
+def _item_size(dataset: Any) -> int:
+    """Return the bytes of one value as they are in the file."""
+    if dataset.dtype.kind == "O":
+        # Of a text these are its length, and the address and number of where it is.
+        return 8 + int(dataset.file.id.get_create_plist().get_sizes()[0])
+    return int(dataset.id.get_type().get_size())
+
+
 def _chunk_size(dataset: Any) -> int:
     """Return the bytes of one chunk before its filters."""
-    itemsize = dataset.id.get_type().get_size()
-    if dataset.dtype.kind == "O":
-        # In the file a text is its length, and the address and number of where it is.
-        itemsize = 8 + dataset.file.id.get_create_plist().get_sizes()[0]
-    return int(itemsize * math.prod(dataset.chunks))
+    return _item_size(dataset) * int(math.prod(dataset.chunks))
 
 
-def _check_chunk(dataset: Any, begin: tuple[int, ...]) -> None:
-    """Refuse a chunk that does not unpack to its size, as far as its filters can be undone here."""
+def _text_bytes(dataset: Any, data: bytes | None, shape: tuple[int, ...], at: tuple[int, ...] = ()) -> int:
+    """Return how long the texts at some places are together, as is told where they are referred to.
+
+    Parameters
+    ----------
+    data
+        The references; None where there are none, and each text is the fill value.
+    shape
+        Theirs.
+    at
+        Places along the first axes.
+    """
+    if data is None:
+        return len(dataset.fillvalue or b"") * int(math.prod(shape[len(at) :]))
+    form = np.dtype(
+        {"names": ["length"], "formats": ["<u4"], "offsets": [0], "itemsize": _item_size(dataset)}
+    )
+    return int(np.frombuffer(data, form)["length"].reshape(shape)[at].sum(dtype=np.int64))
+
+
+def _chunk(dataset: Any, begin: tuple[int, ...]) -> bytes | None:
+    """Return the bytes of a chunk, None if there is none; numbers may be packed or shuffled yet.
+
+    Raises
+    ------
+    ValueError
+        If it does not unpack to its size, as far as its filters can be undone here, or it is of texts and
+        they cannot.
+    """
     from h5py import h5z
 
     try:
-        skipped, data = dataset.id.read_direct_chunk(begin)
-    except RuntimeError:
-        return  # one that is not there is all fill value
+        packed: tuple[int, bytes] = dataset.id.read_direct_chunk(begin)
+    except (RuntimeError, MemoryError):
+        # All is fill value. For a chunk that is not there h5py takes as much memory as any number says.
+        return None
+    skipped, data = packed
+    texts = dataset.dtype.kind == "O"
     size, plan = _chunk_size(dataset), dataset.id.get_create_plist()
     for n in reversed(range(plan.get_nfilters())):
         code = plan.get_filter(n)[0]
-        if skipped >> n & 1 or code == h5z.FILTER_SHUFFLE:
+        # HDF5 leaves texts as they are where numbers are shuffled.
+        if skipped >> n & 1 or (code == h5z.FILTER_SHUFFLE and not texts):
             continue
         if code == h5z.FILTER_FLETCHER32:
             data = data[:-4]
@@ -336,12 +400,15 @@ def _check_chunk(dataset: Any, begin: tuple[int, ...]) -> None:
                 data = zlib.decompressobj().decompress(data, size + 5)  # a checksum may follow
             except zlib.error as error:
                 raise ValueError(f"chunk at {begin}: {error}") from None
+        elif texts:
+            raise ValueError("texts are packed by another filter than gzip; write them without")
         else:
-            return
+            return data
     if len(data) != size:
         raise ValueError(
             f"chunk at {begin} does not hold the {size} bytes of its shape; fetch the file again"
         )
+    return data
 
 
 def _text(value: object) -> str:

@@ -259,6 +259,56 @@ def test_images_of_few_chunks_each_may_be_many(tmp_path):
     assert Hdf5(str(tmp_path / "a.h5")).header("171A", 2**17 - 1) == {}
 
 
+@pytest.mark.parametrize("kind", ["chunks", "packed", "one chunk", "contiguous", "fill value", "bytes"])
+def test_a_long_text_that_is_there_many_times_is_not_read(tmp_path, kind):
+    path, n, long = tmp_path / "a.h5", 3000, "x" * 100_000
+    how = {"chunks": (1,)} if kind == "chunks" else {"chunks": (n,)}
+    if kind == "packed":
+        how |= {"compression": "gzip", "shuffle": True}
+    if kind in ("contiguous", "bytes"):
+        how = {}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("cube", (n, N, N), "<f4", chunks=(1, N, N)).attrs["channel"] = "171A"
+        if kind == "bytes":
+            file.create_dataset("time", (n,), "S100000")
+        elif kind == "fill value":
+            file.create_dataset("time", (n,), h5py.string_dtype(), fillvalue=long, **how)
+        else:
+            time = file.create_dataset("time", (n,), h5py.string_dtype(), **how)
+            time[0] = long
+            begin, time = time.id.get_offset() if kind == "contiguous" else 0, time.id
+            if kind == "chunks":
+                text = time.read_direct_chunk((0,))[1]
+                for i in range(1, n):
+                    time.write_direct_chunk((i,), text)
+            elif kind == "one chunk":
+                time.write_direct_chunk((0,), time.read_direct_chunk((0,))[1][:16] * n)
+            elif kind == "packed":
+                skipped, data = time.read_direct_chunk((0,))
+                time.write_direct_chunk((0,), zlib.compress(zlib.decompress(data)[:16] * n), skipped)
+    if kind == "contiguous":
+        data = bytearray(path.read_bytes())
+        data[begin : begin + 16 * n] = data[begin : begin + 16] * n
+        path.write_bytes(data)
+    one_line(path, "texts of 300000000 bytes are longer than")
+
+
+@pytest.mark.parametrize("how", [{"chunks": (2, 2)}, {"chunks": (2, 2), "compression": "gzip"}, {}])
+def test_keywords_are_not_read_if_they_are_too_long(tmp_path, how):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = cube(3, 2, N, N)
+        file["channel"] = ["171A", "193A"]
+        file["time"] = MS[:3]
+        keywords = file.create_dataset("keywords", (3, 2), h5py.string_dtype(), **how)
+        keywords[:] = '{"A": 1}'
+        keywords[2, 1] = "{}" + " " * 2**24
+    source = Hdf5(str(tmp_path / "a.h5"))
+    assert source.header("171A", 2) == source.header("193A", 1) == {"A": 1}
+    with pytest.raises(InputError, match=r"keywords of image 2 of 193A .* 16777218 bytes are longer") as told:
+        source.header("193A", 2)
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual", "group"])
 def test_a_file_may_not_open_others(tmp_path, kind):
     other = save(tmp_path / "other.h5", **GOOD)
