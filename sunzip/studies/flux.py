@@ -100,16 +100,18 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
     if not head or rows[0][0].strip() != _TIME:
         raise InputError(f"{name}: is no CSV of LISIRD: its first column must be {_TIME!r}")
     bare = column if column in head else f"adjusted_{column}"
-    if not text.endswith("\n"):
+    if not text.endswith(("\n", "\r")):
         # Its last value may have lost digits.
         raise InputError(f"{name}: ends within a line; fetch it again")
     if head.count(bare) != 1 or bare == head[0]:
         known = ", ".join(h for h in head[1:] if not h.endswith(("_c", "_p", "_f")) and h != SYNTHETIC)
         raise InputError(f"{name}: has no column {column!r}; it has {' '.join(known.split())[:400]}")
     place = head.index(bare)
-    dates, values = np.empty(len(rows) - 1, "M8[D]"), np.full(len(rows) - 1, np.nan)
-    for i, row in enumerate(rows[1:]):
-        where = f"{name}: line {i + 2}"
+    # Editors end files with empty lines, and spreadsheets with some of commas.
+    days = [(n, row) for n, row in enumerate(rows[1:], start=2) if any(map(str.strip, row))]
+    dates, values = np.empty(len(days), "M8[D]"), np.full(len(days), np.nan)
+    for i, (n, row) in enumerate(days):
+        where = f"{name}: line {n}"
         if len(row) != len(head):
             raise InputError(
                 f"{where} has {len(row)} values where the header has {len(head)}; fetch it again"

@@ -64,6 +64,17 @@ def test_days_that_are_missing_have_no_flux(tmp_path: Path) -> None:
     np.testing.assert_array_equal(flux.at(asked), [72.0, np.nan, np.nan, np.nan, 91.0, *[np.nan] * 5])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_be_empty_and_end_as_any_system_has_them(end: str, tmp_path: Path) -> None:
+    text = (HEAD + "\n" + ROWS + ",,,,\n \n\n").replace("\n", end)
+    (tmp_path / "f.csv").write_bytes(text.encode())
+    flux = read_flux(tmp_path / "f.csv", "f30")
+    np.testing.assert_array_equal(flux.date, days("2013-09-30", "2013-10-01", "2013-10-03"))
+    (tmp_path / "f.csv").write_bytes((text + f"2013 10 4,1{end}").encode())
+    with pytest.raises(InputError, match="line 9 has 2 values"):
+        read_flux(tmp_path / "f.csv", "f30")
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
