@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -608,6 +609,9 @@ def _read_degradation(folder: Path) -> dict[int, tuple[npt.NDArray[np.datetime64
             raise InputError(f"{file}: is no table of dates and factors: {error!s:.100}") from error
         if not table or not all(0 < factor < 100 for _, factor in table):
             raise InputError(f"{file}: is empty, or has factors that are not above zero")
+        for (day, one), (following, other) in pairwise(table):
+            if day == following and one != other:
+                raise InputError(f"{file}: has two factors of {day}, {one} and {other}; keep the right one")
         tables[int(match[1])] = (np.array([d for d, _ in table]), np.array([f for _, f in table]))
     if not tables:
         raise InputError(f"{folder}: holds no degradation tables (degrad_171.csv and so on)")

@@ -196,6 +196,16 @@ def test_degradation_from_the_header_or_else_a_table(tmp_path):
     assert Fits(bare, degradation=table).header("171A", 0)["DEG_COR"] == 0.6
 
 
+def test_a_day_of_a_degradation_table_has_one_factor(tmp_path):
+    file = save(tmp_path / "a.fits", disk(1024, 400), AIA)
+    rows = "2010-05-01,0.9\n2010-05-02,0.8\n2010-05-01,0.9\n"
+    (tmp_path / "degrad_171.csv").write_text(rows)
+    Fits(file, degradation=tmp_path)
+    (tmp_path / "degrad_171.csv").write_text(rows + "2010-05-02T12:00,0.7\n")
+    with pytest.raises(InputError, match=r"degrad_171\.csv: has two factors of 2010-05-02, 0\.7 and 0\.8"):
+        Fits(file, degradation=tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a,b\n", '"2010-05-01",-1\n', "2010-05-01\n", ",0.5\n", "today,0.5\n", "2010-05-01," + "9x" * 9999],
