@@ -820,15 +820,35 @@ def test_objects_larger_than_any_of_their_kind_are_not_read(
 
 
 @pytest.mark.parametrize(
-    "told", [None, {}, {"time": ["a", "b"], "images": {}, "bytes": {}}, 3, "more images than frames"]
+    "told",
+    [
+        None,
+        {},
+        {"time": ["a", "b"], "images": {}, "bytes": {}},
+        3,
+        {"images": {"171A": 8}},
+        {"bytes": {"model": 1}},
+        {"bytes": {"keywords": 0}},
+        {"bytes": {"blocks": 1}},
+    ],
 )
 def test_impossible_summaries_are_refused(lat: Path, told: object) -> None:
-    if told == "more images than frames":
+    if isinstance(told, dict) and len(told) == 1:
+        ((name, wrong),) = told.items()
         told = json.loads(objects_of(lat)["zarr.json"])["attributes"]["sunzip"]["summary"]
-        told["images"]["171A"] = 8
+        told[name] |= wrong
     pack(lat, with_attributes(objects_of(lat), summary=told))
     with pytest.raises(DamagedError, match="summary"):
         summary(lat)
+    assert [p.object for p in verify(lat).problems] == ["zarr.json"]
+
+
+def test_a_summary_of_other_times_is_found(lat: Path) -> None:
+    told = json.loads(objects_of(lat)["zarr.json"])["attributes"]["sunzip"]["summary"]
+    told["time"][1] = "2014-01-01T00:00:00.000Z"
+    pack(lat, with_attributes(objects_of(lat), summary=told))
+    (problem,) = verify(lat).problems
+    assert str(problem) == "zarr.json: its summary tells of other times than the archive has"
 
 
 def test_newer_formats_are_refused_by_number(lat: Path) -> None:

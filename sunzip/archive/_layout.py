@@ -636,15 +636,27 @@ def digest(sha256_of: Mapping[str, str]) -> str:
     return sha256("".join(lines).encode()).hexdigest()
 
 
-def parts(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Add up the sizes of objects, given by key, into what they are: keywords, tables, model."""
-    out = {"keywords": 0, "tables": 0, "model": 0}
+def parts(sizes: Mapping[str, int], blocks: int) -> dict[str, int]:
+    """Add up the sizes of objects, given by key, into what they are.
+
+    Parameters
+    ----------
+    sizes
+        Of all objects but the manifest.
+    blocks
+        Bytes of the blocks; what else is in shards are their indexes.
+    """
+    out = {"blocks": blocks, "keywords": 0, "tables": -blocks, "model": 0}
     for key, size in sizes.items():
         name = key.partition("/")[0]
-        if key.endswith("zarr.json") or name == "cube":
-            continue
-        out[name if name in out else "tables"] += size
+        if not key.endswith("zarr.json"):
+            out[name if name in ("keywords", "model") else "tables"] += size
     return out
+
+
+def first_and_last(time: npt.NDArray[np.datetime64]) -> list[str]:
+    """Return the first and the last of the times, as the summary tells them."""
+    return [f"{time[0]}Z", f"{time[-1]}Z"]
 
 
 def to_bytes(tree: Mapping[str, Any]) -> bytes:

@@ -124,6 +124,36 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
     return attributes, grid
 
 
+def read_summary(reader: Reader, attributes: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+    """Return the summary of the root's attributes, held against the sizes of the objects that there are.
+
+    Raises
+    ------
+    DamagedError
+        If there is none, or it cannot be.
+    """
+    where = f"{reader.path}: zarr.json"
+    told: Any = attributes.get("summary")
+    match told:
+        case {
+            "time": [str(), str()],
+            "images": dict(images),
+            "bytes": {"blocks": int(blocks)} as parts,
+        }:
+            pass
+        case _:
+            raise DamagedError(f"{where}: has no summary")
+    sizes = {key: member.size for key, member in reader.members.items() if key != MANIFEST}
+    if (
+        tuple(sorted(images)) != tuple(sorted(grid.channels))
+        or not all(type(n) is int and 0 <= n <= grid.frames for n in images.values())
+        or not all(type(n) is int and n >= 0 for n in parts.values())
+        or parts != layout.parts(sizes, blocks)
+    ):
+        raise DamagedError(f"{where}: its summary cannot be")
+    return dict(told)
+
+
 def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
@@ -307,29 +337,14 @@ class Archive:
 
     def summary(self) -> dict[str, Any]:
         """See the function `summary`."""
-        attributes = self._attributes
-        where = f"{self.path}: zarr.json"
-        size = self.size
-        match attributes.get("summary"):
-            case {"time": [str(first), str(last)], "images": dict(images), "bytes": dict(parts)}:
-                pass
-            case _:
-                raise DamagedError(f"{where}: has no summary")
-        numbers = [*images.values(), *parts.values()]
-        if (
-            tuple(sorted(images)) != tuple(sorted(self.channels))
-            or tuple(sorted(parts)) != ("blocks", "keywords", "model", "tables")
-            or not all(type(n) is int and n >= 0 for n in numbers)
-            or max(images.values()) > self.frames
-            or sum(parts.values()) > size
-        ):
-            raise DamagedError(f"{where}: its summary cannot be")
-        own = {k: v for k, v in attributes.items() if k != "summary"}
+        told = read_summary(self._reader, self._attributes, self._grid)
+        parts, size = told["bytes"], self.size
+        own = {k: v for k, v in self._attributes.items() if k != "summary"}
         return own | {
             "path": self.path,
             "bytes": size,
-            "time": [first, last],
-            "images": images,
+            "time": told["time"],
+            "images": told["images"],
             "parts": {**parts, "structure": size - sum(parts.values())},
             "model": {**self.model, "embedded": parts["model"] > 0},
         }

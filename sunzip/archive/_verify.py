@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._layout import Grid
-from sunzip.archive._read import Manifest, missing, read_root
+from sunzip.archive._read import Manifest, missing, read_root, read_summary
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._write import model_sha256
 from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
@@ -174,6 +174,8 @@ class _Verifier(ShardChecker):
                 self.report.blocks += self.shard(self.grid, self.attributes["model"]["sha256"], shard)
             self.digests(manifest, self.grid)
         self.model()
+        if self.report.ok and self.grid is not None:
+            self.summary(self.grid)
         return self.report
 
     def problem(self, key: str, what: object, frames: slice | None = None) -> None:
@@ -282,6 +284,12 @@ class _Verifier(ShardChecker):
             raw = self.attempt(key, partial(self.chunk, key, len(content)))
             if raw is not None and raw != content:
                 self.problem(key, "is not the coordinate that the archive must have")
+
+    def summary(self, grid: Grid) -> None:
+        """Hold the root's summary against an archive that is whole."""
+        told = self.attempt("zarr.json", partial(read_summary, self.reader, self.attributes, grid))
+        if told and self.time is not None and told["time"] != layout.first_and_last(self.time):
+            self.problem("zarr.json", "its summary tells of other times than the archive has")
 
     def json(self, key: str) -> dict[str, Any]:
         return load(self.whole(key, MAX_BYTES), key)

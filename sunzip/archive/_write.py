@@ -372,15 +372,11 @@ class ArchiveWriter:
         self, sizes: Mapping[str, int], images: npt.NDArray[np.int64], block_bytes: int
     ) -> dict[str, Any]:
         """Return the root's attributes with the summary."""
-        cubes = sum(size for key, size in sizes.items() if key.startswith("cube/c/"))
-        parts = layout.parts(sizes)
-        parts["tables"] += cubes - block_bytes
-        time = self.spec.time
         return self.spec.attributes() | {
             "summary": {
-                "time": [f"{time[0]}Z", f"{time[-1]}Z"],
+                "time": layout.first_and_last(self.spec.time),
                 "images": dict(zip(self._grid.channels, images.tolist(), strict=True)),
-                "bytes": {"blocks": block_bytes, **parts},
+                "bytes": layout.parts(sizes, block_bytes),
             }
         }
 
