@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import sys
 import time
 import weakref
@@ -152,6 +153,22 @@ def _remove_left(name: Path) -> None:
             os.close(fd)
 
 
+def keep_mode(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    """Let what is to take something's place be read and written by the same people.
+
+    Parameters
+    ----------
+    old
+        What may be there already; a link, or what is of another kind than the new one, has no say.
+    new
+        What is written aside.
+    """
+    with contextlib.suppress(OSError):
+        before = os.lstat(old).st_mode
+        if stat.S_IFMT(before) == stat.S_IFMT(os.lstat(new).st_mode):
+            os.chmod(new, stat.S_IMODE(before))
+
+
 def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
     """Write files aside and rename them once all are there, so that what cannot be finished replaces nothing.
 
@@ -175,6 +192,7 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
                 file.write(data)
         for path, aside in asides.items():
             aside.release()
+            keep_mode(path, aside.path)
             os.replace(aside.path, path)
     except BaseException as error:
         for aside in asides.values():

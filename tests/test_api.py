@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -829,6 +830,25 @@ def test_a_target_is_replaced_by_force_alone_and_only_by_success(
     api.decompress(lat, out, force=True)
     assert open_source(out).channels == CHANNELS
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_what_is_replaced_stays_closed_to_others(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    for name in ("a.lat", "a.h5", "a.zarr"):
+        path, closed = tmp_path / name, 0o750 if name == "a.zarr" else 0o640
+
+        def write(path: Path = path, force: bool = False) -> None:
+            if path.suffix == ".lat":
+                api.compress(series, path, model=tiny_model, force=force)
+            else:
+                api.decompress(lat, path, force=force)
+
+        write()
+        path.chmod(closed)
+        write(force=True)
+        assert stat.S_IMODE(path.stat().st_mode) == closed, name
 
 
 def test_what_lies_aside_from_an_earlier_run_is_not_destroyed(lat: Path, tmp_path: Path) -> None:

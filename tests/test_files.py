@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,17 @@ def test_what_is_written_aside_spares_what_is_there(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"new"
     assert {p.read_bytes() for p in tmp_path.glob("a.*")} == {b"someone's"}
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_what_is_replaced_keeps_its_mode_but_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o600)
+    (tmp_path / "b").symlink_to("a")
+    put({tmp_path / "a": b"new", tmp_path / "b": b"new", tmp_path / "c": b"new"})
+    modes = [stat.S_IMODE((tmp_path / name).lstat().st_mode) for name in "abc"]
+    assert modes[0] == 0o600
+    assert modes[1] == modes[2]
 
 
 @pytest.mark.parametrize("broken", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])

@@ -18,6 +18,7 @@ from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
 from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError
+from sunzip.files import keep_mode
 from sunzip.sinks import open_sink
 from sunzip.sinks.base import replaceable
 from sunzip.sun import open
@@ -159,6 +160,7 @@ def replacing(path: str, force: bool) -> Iterator[str]:
         if os.path.lexists(aside):
             _remove(aside)
         raise
+    keep_mode(path, aside)
     try:
         os.rename(path, old)
         try:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
+from sunzip.files import keep_mode
 from sunzip.sources.storage import SPECIAL, Connection, reason
 
 Range = tuple[int, int]  # offset and size
@@ -471,6 +472,7 @@ class _LocalPlace:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
+            keep_mode(self.path, pack)
             os.replace(pack, self.path)
         _sync_folder(os.path.dirname(os.path.abspath(self.path)))
 
