@@ -174,8 +174,8 @@ def cached(
             free = shutil.disk_usage(folder).free
             if free < size:
                 raise OutputError(
-                    f"{folder}: {count} frames take {size / 1e9:.1f} GB as float16, {free / 1e9:.1f} GB are "
-                    "free; use --every, or name a folder with room by --cache"
+                    f"{folder}: {count} frames take {size / 1e6:,.1f} MB as float16, {free / 1e6:,.1f} MB "
+                    "are free; use --every, or name a folder with room by --cache"
                 )
             if not complete[pixels_path]:
                 # Marks whose pixels somebody removed would tell of new ones that they are read.
