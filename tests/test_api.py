@@ -240,6 +240,7 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     report = api.compress(series_of(again), tmp_path / "a.lat", resume=True, progress=seen.append, **settings)
     assert told.alignment["odd"]["image without a measurement"] > 0
     assert report.alignment == told.alignment
+    assert (told.frames_coded, report.frames, report.frames_coded) == (10, 10, 2)
     assert again.reads == (1 + 2) * len(CHANNELS)  # the first frame, to know it again, and the last shard
     assert [p.done for p in seen] == [8, 10]
     assert (tmp_path / "a.lat").read_bytes() == (tmp_path / "whole.lat").read_bytes()

@@ -196,7 +196,8 @@ def compress(
     ):
         todo = writer.left()
         frames = [writer.frames_of(shard) for shard in todo]
-        done = len(series) - sum(f.stop - f.start for f in frames)
+        now = sum(f.stop - f.start for f in frames)
+        done = len(series) - now
         if progress:
             progress(Progress(done, len(series), 0, 0))
         try:
@@ -216,7 +217,7 @@ def compress(
             raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
         size = writer.finish(codec.model.files if embed_model else None)
     with open_archive(path) as archive:
-        return _report(archive, series, codec, size, clock.monotonic() - begin, target_bytes)
+        return _report(archive, series, codec, size, clock.monotonic() - begin, now, target_bytes)
 
 
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
@@ -345,7 +346,13 @@ def _errors(
 
 
 def _report(
-    done: Archive, series: Series, codec: Codec, size: int, seconds: float, target: int | None
+    done: Archive,
+    series: Series,
+    codec: Codec,
+    size: int,
+    seconds: float,
+    frames_coded: int,
+    target: int | None,
 ) -> CompressReport:
     valid = done.valid
     # A run that was continued has not read all images itself.
@@ -367,6 +374,7 @@ def _report(
         block=done.frames_per_block,
         target_bytes=target,
         seconds=seconds,
+        frames_coded=frames_coded,
         raw_bytes=int(valid.sum()) * done.shape[0] * done.shape[1] * 4,
         # As found at the beginning: listing a large remote store once more would take minutes.
         source_bytes=done.source["stored_bytes"],
@@ -406,6 +414,7 @@ def _estimated(
         block=sample.spec.frames_per_block,
         target_bytes=target,
         seconds=looking + found.seconds,
+        frames_coded=len(series),
         raw_bytes=sample.raw_bytes,
         source_bytes=series.stored_bytes,
         archive_bytes=found.coded_bytes + found.overhead + embedded,

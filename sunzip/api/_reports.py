@@ -42,8 +42,8 @@ class CompressReport:
         Frames coded together.
     target_bytes
         The size that the quality was chosen for; None if it was given.
-    seconds
-        Wall time.
+    seconds, frames_coded
+        Wall time, and how many frames were coded in it: not those that a run that is continued had coded.
     raw_bytes
         Its images as float32.
     source_bytes
@@ -79,6 +79,7 @@ class CompressReport:
     block: int
     target_bytes: int | None
     seconds: float
+    frames_coded: int
     raw_bytes: int
     source_bytes: int | None
     archive_bytes: int

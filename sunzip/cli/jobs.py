@@ -275,7 +275,9 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         f"{r.path} {what} {count(r.frames, 'frame')}, {count(r.images, 'image')} of "
         f"{r.shape[0]}×{r.shape[1]}: {' '.join(r.channels)}"
     )
-    speed = f"{number(r.frames / r.seconds)} frames/s" if r.seconds > 0 else ""
+    # A run that is continued may have only the file to finish.
+    coded = r.frames_coded > 0 and r.seconds > 0
+    speed = f", {number(r.frames_coded / r.seconds)} frames/s" if coded else ""
     held = [("max error", in_short(bounds_of(r.max_error)))] if r.max_error else []
     yield from fields(
         [
@@ -283,7 +285,7 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
             ("model", f"{r.model}, quality {r.quality}{_chosen(r)}"),
             *held,
             ("blocks", f"of {count(r.block, 'frame')}"),
-            ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}, {speed}"),
+            ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}{speed}"),
         ]
     )
     yield ""
