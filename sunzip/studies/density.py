@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,20 @@ MIN_FRAMES = 16
 # Variance that the axes keep, and the numbers of Gaussians that are tried.
 _KEPT = 0.99
 _COMPONENTS = (1, 2, 4, 8, 16)
+
+
+def library() -> tuple[Any, Any]:
+    """Return scikit-learn's classes that fit a density, or say that it is missing: also before long work.
+
+    Raises
+    ------
+    InputError
+        If scikit-learn is not installed.
+    """
+    with needing("features", "a density needs"):
+        from sklearn.decomposition import PCA
+        from sklearn.mixture import GaussianMixture
+    return PCA, GaussianMixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +69,7 @@ class Mixture:
         InputError
             If scikit-learn is not installed, or all latents are the same.
         """
-        with needing("features", "a density needs"):
-            from sklearn.decomposition import PCA
-            from sklearn.mixture import GaussianMixture
-
+        PCA, GaussianMixture = library()
         if not np.ptp(latents, axis=0).any():
             raise InputError("all frames of the archive have the same latents; there is nothing to fit")
         pca = PCA(_KEPT, svd_solver="full", whiten=True)

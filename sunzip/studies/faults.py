@@ -25,7 +25,18 @@ from sunzip.frame import Block, Entry
 from sunzip.sources.synthetic import render
 from sunzip.studies.encoder import encoder_of
 from sunzip.studies.noise import noise_error
-from sunzip.studies.packets import OVERHEAD, Key, collect, cut, parse, twice, unwrap, with_parity, wrap
+from sunzip.studies.packets import (
+    OVERHEAD,
+    Key,
+    collect,
+    cut,
+    library,
+    parse,
+    twice,
+    unwrap,
+    with_parity,
+    wrap,
+)
 from sunzip.weights import Model
 
 Float = npt.NDArray[np.float32]
@@ -212,6 +223,7 @@ def faults(
             f"a loss of {loss:g} in bursts of {burst:g}; losses go from {_MIN_LOSS:g} to 0.5, bursts from 1 "
             f"to {_MAX_BURST:g}"
         )
+    library()
     begin = clock.monotonic()
     advance = progress or (lambda what, done, total: None)
     found = model if isinstance(model, Model) else weights.load(model or weights.DEFAULT)

@@ -23,7 +23,7 @@ from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
 from sunzip.sinks.base import Target
 from sunzip.sinks.sdoml_v2 import SdomlV2Sink
-from sunzip.studies.density import MIN_FRAMES, Mixture
+from sunzip.studies.density import MIN_FRAMES, Mixture, library
 from sunzip.studies.extractors import decoded
 from sunzip.studies.realism import Looks, distance, nearest
 from sunzip.sun import Sun
@@ -333,6 +333,7 @@ class _Plan:
 
     @classmethod
     def of_posterior(cls, sun: Sun, count: int, seed: int) -> _Plan:
+        library()
         space = _Space(sun.codec, sun.channels, sun.archive.shape)
         known = space.known(sun)
         if len(known) < MIN_FRAMES:

@@ -45,7 +45,14 @@ class Packet(NamedTuple):
     data: bytes
 
 
-def _ccsds() -> Any:
+def library() -> Any:
+    """Return what makes and reads space packets, or say that it is missing: also before long work.
+
+    Raises
+    ------
+    InputError
+        If spacepackets is not installed.
+    """
     with needing("onboard", "space packets need"):
         from spacepackets import ccsds
     return ccsds
@@ -77,7 +84,7 @@ def unwrap(unit: bytes) -> tuple[Key, bytes]:
 
 
 def _packet(apid: int, count: int, flags: Any, data: bytes) -> bytes:
-    ccsds = _ccsds()
+    ccsds = library()
     header = ccsds.SpHeader(
         packet_type=ccsds.PacketType.TM,
         apid=apid,
@@ -108,7 +115,7 @@ def cut(units: Iterable[bytes], size: int, first: int = 0) -> list[bytes]:
     """
     if not OVERHEAD < size <= _MAX_PACKET:
         raise InputError(f"packets of {size} bytes; they have more than {OVERHEAD} and up to {_MAX_PACKET}")
-    flags = _ccsds().SequenceFlags
+    flags = library().SequenceFlags
     room = size - OVERHEAD
     packets: list[bytes] = []
     for unit in units:
@@ -132,7 +139,7 @@ def parse(packet: bytes) -> Packet | None:
     """Read a packet; None if it is none, or its bytes do not agree with its checksum."""
     if len(packet) <= OVERHEAD or crc_hqx(packet[:-2], 0xFFFF) != int.from_bytes(packet[-2:], "big"):
         return None
-    ccsds = _ccsds()
+    ccsds = library()
     header = ccsds.SpHeader.unpack(packet[:6])
     if header.data_len + 7 != len(packet) or header.apid not in (_APID_DATA, _APID_PARITY):
         return None
@@ -170,7 +177,7 @@ def with_parity(packets: Sequence[bytes], group: int, depth: int) -> list[bytes]
             f"packets of parity of {longest} bytes; they have up to {_MAX_PACKET}: cut packets of up to "
             f"{_MAX_PACKET - OVERHEAD - _PARITY.size} bytes"
         )
-    flags = _ccsds().SequenceFlags
+    flags = library().SequenceFlags
     out: list[bytes] = []
     sent = 0
     for begin in range(0, len(packets), group * depth):

@@ -26,6 +26,7 @@ from sunzip.nn.context import Context
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
 from sunzip.normalize import Stabiliser
+from sunzip.sources.series import Series
 from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
@@ -267,6 +268,7 @@ def train(
         )
     series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     _check_side(model, series.shape)
+    _check_channels(model, series)
     _split(series.time, hold_out, fit_all=fit_all)
     tell = progress or (lambda _: None)
     with Place.found(device) as place:
@@ -568,6 +570,16 @@ def _check_side(model: str, side: tuple[int, int]) -> None:
         raise InputError(
             f"the hyperprior learns from {crop}×{crop} pixels at a time, not from {side[0]}×{side[1]}; "
             "give larger images"
+        )
+
+
+def _check_channels(model: str, series: Series) -> None:
+    """Refuse channels that are too few to learn from before any frame is read."""
+    lacking = [name for name in NAMES if name not in series.channels]
+    if lacking and model != "wavelet":
+        raise InputError(
+            f"{series.urls[0]}: shows nothing of {' '.join(lacking)}; this model learns from all channels: "
+            "add sources that hold them, or train a wavelet model"
         )
 
 

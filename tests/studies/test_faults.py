@@ -303,3 +303,7 @@ def test_without_spacepackets_one_line_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "spacepackets", None)
     with pytest.raises(InputError, match=re.escape("pip install '.[onboard]'")):
         cut(UNITS, 64)
+    # Before a frame is read.
+    monkeypatch.setattr("sunzip.studies.faults._frames", lambda *_: pytest.fail("frames were read"))
+    with pytest.raises(InputError, match="space packets need spacepackets"):
+        faults()

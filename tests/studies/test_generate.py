@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ class TestPrior:
 
 
 class TestPosterior:
+    def test_a_package_that_is_missing_is_told_before_frames_are_read(
+        self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
+        monkeypatch.setattr(
+            "sunzip.studies.generate._Space.known", lambda *_: pytest.fail("frames were read")
+        )
+        with pytest.raises(InputError, match="a density needs scikit-learn, which is not installed"):
+            generate(tmp_path / "a.zarr", density="posterior", latents=archive)
+
     def test_samples_are_reproducible_new_and_like_the_archive(self, archive: Path, tmp_path: Path) -> None:
         kept = []
         for name in ("a.zarr", "b.zarr"):

@@ -386,6 +386,17 @@ def test_only_the_vae_begins_at_components(tmp_path: Path) -> None:
         train(SUN, tmp_path / "m", model="hyperprior", steps=1, init="pca")
 
 
+def test_channels_that_are_lacking_are_told_before_frames_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "cached", lambda *_, **__: pytest.fail("frames were read"))
+    few = Alignment(cadence="1d", channels=("171A", "Bz"))
+    for model, source in (("hyperprior", "synthetic:frames=2,size=256"), ("sigma-vae-256", SUN)):
+        with pytest.raises(InputError, match=r"shows nothing of 94A 131A 193A .* By; this model"):
+            train(source, tmp_path / "m", model=model, align=few, steps=1)
+    assert not (tmp_path / "m").exists()
+
+
 def test_one_frame_has_no_components(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(InputError, match="one frame to train on has no principal components"):
         go(tmp_path / "m", cache, init="pca", steps=0, augment=False, hold_out=["2014-01-02..2015"])
