@@ -83,10 +83,10 @@ def evaluate(
                 original = read.to_scale(Scale.MEAN)
                 same = original.valid[0] & decoded.valid[b] & (original.t_obs[0] == decoded.t_obs[b])
                 # A bound is meant in the archive's own scale.
+                there = read.to_scale(cube.scale) if bounds else read
                 for name in (name for name in bounds if same[sun.channels.index(name)]):
                     c = sun.channels.index(name)
-                    there = read.to_scale(cube.scale).data[0, c]
-                    outside[name] += bounds[name].outside(there, cube.data[b, c], name, cube.scale)
+                    outside[name] += bounds[name].outside(there.data[0, c], cube.data[b, c], name, cube.scale)
                 gather.add(original.data, decoded.data[b : b + 1], same[None])
                 images, frames = images + int(same.sum()), frames + bool(same.any())
                 offered += int(original.valid.sum())
