@@ -71,7 +71,7 @@ def test_a_run_holds_all_to_their_bounds(
         assert "None" not in text
     assert " 0 are outside" in tables.bounded(result)
     # What was measured is not measured again, but where it was measured otherwise.
-    monkeypatch.setattr(bounded, "_row", lambda ours, bounds, timed: 1 / 0)
+    monkeypatch.setattr(bounded, "_row", lambda *_: 1 / 0)
     again = CliRunner().invoke(bounded.main, ["--real", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "results/bounded.json").read_text()) == result
