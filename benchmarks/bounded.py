@@ -551,7 +551,9 @@ def _row(ours: Ours, bounds: Bounds, timed: bool, known: dict[str, Any] | None) 
         theirs, plain = known["peers"], known["without"]
     else:
         without = ours.without(bounds)
-        plain = without and {"quality": without, **_told(*_swapped(ours.plain(without), case), bounds)}
+        plain = None
+        if without is not None:
+            plain = {"quality": without, **_told(*_swapped(ours.plain(without), case), bounds)}
         channels = [Channel(case, name, bounds[name]) for name in case.channels]
         theirs = {peer.key: _theirs(peer, case, channels, bounds, timed) for peer in peers()}
     best = min(theirs, key=lambda key: float(theirs[key]["bits"]))

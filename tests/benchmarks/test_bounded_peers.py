@@ -95,6 +95,22 @@ def test_each_peer_uses_what_the_bound_lets_it(wish: str, frame: np.ndarray) -> 
         assert apart.max() > (0.2 if peer.key == "zfp" else 0.9)
 
 
+def test_quality_0_is_one_without_residual(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
+    from benchmarks import bounded
+    from benchmarks.rate_distortion.cases import Case
+    from sunzip import weights
+    from sunzip.codec import Codec
+
+    monkeypatch.setattr(bounded, "QUALITIES", (0,))
+    monkeypatch.setattr(bounded, "NEARER", (100,))
+    monkeypatch.setattr(bounded, "peers", lambda of=bounded.peers: of()[:1])
+    case = Case("one", "one", ("171A",), frame[None, [2]], False, True, ("2014-06-01T00:00",) * 2)
+    ours = bounded.Ours(Codec(weights.load()), case)
+    row = bounded._row(ours, bounds_of("1e6DN/s", case.channels), False, None)
+    assert row["without"]["quality"] == 0
+    assert row["without"]["bits"] == row["sunzip"]["bits"]
+
+
 def test_images_that_need_not_be_told_end_the_search(frame: np.ndarray) -> None:
     from benchmarks.bounded import fewest, given, peers
 
