@@ -435,10 +435,10 @@ class _LocalPlace:
                 os.replace(temporary, file)
 
     def get(self, key: str) -> bytes | None:
-        if key not in self.sizes([key]):
-            return None
-        with open(self._file(key), "rb") as f:
-            return f.read()
+        if key in self.sizes([key]):
+            with contextlib.suppress(FileNotFoundError), open(self._file(key), "rb") as f:
+                return f.read()
+        return None
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         found = {}
