@@ -68,6 +68,11 @@ def _get_varint(data: memoryview) -> tuple[int, int]:
     _damaged("a length that it states does not end")
 
 
+def _told(part: bytes) -> bytes:
+    """Return a part of a stream with its length before it."""
+    return _put_varint(len(part)) + part
+
+
 def _taken(data: memoryview, what: str) -> tuple[memoryview, memoryview]:
     """Return the part of a stream that says first how long it is, and what follows it."""
     size, used = _get_varint(data)
@@ -78,7 +83,7 @@ def _taken(data: memoryview, what: str) -> tuple[memoryview, memoryview]:
 
 def pack_residuals(images: Sequence[bytes]) -> bytes:
     """Join the residuals of a frame's present channels, in canonical order; empty if all are."""
-    return b"".join(_put_varint(len(image)) + image for image in images) if any(images) else b""
+    return b"".join(map(_told, images)) if any(images) else b""
 
 
 def unpack_residuals(data: bytes, n: int) -> list[bytes]:
@@ -286,12 +291,12 @@ class Block:
         InputError
             If they would be 4 GiB or more.
         """
-        has_gaps, has_residuals = any(self.gaps), any(self.residuals)
-        streams = self.payloads
-        for parts in (self.residuals, self.gaps):
+        streams, flags = self.payloads, 0
+        for flag, parts in ((_BOUNDED, self.residuals), (_GAPS, self.gaps)):
             if any(parts):
+                flags |= flag
                 streams = tuple(
-                    _put_varint(len(part)) + part + stream if mask else b""
+                    _told(part) + stream if mask else b""
                     for mask, part, stream in zip(self.masks, parts, streams, strict=True)
                 )
         table = bytearray()
@@ -320,10 +325,9 @@ class Block:
                 self.model,
                 self.quality,
                 len(self.masks) - 1
-                | (_GAPS if has_gaps else 0)
+                | flags
                 | (_RAW if any(map(is_raw, self.payloads)) else 0)
-                | (_ALIKE if alike else 0)
-                | (_BOUNDED if has_residuals else 0),
+                | (_ALIKE if alike else 0),
                 self.shape[0] - 1 | self.shape[1] - 1 << 14,
             )
         )

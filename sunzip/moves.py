@@ -115,6 +115,14 @@ def _flat(views: Sequence[Int]) -> Int:
     return np.concatenate([view.ravel() for view in views])
 
 
+def _spread(values: Int, views: Sequence[Int]) -> Iterator[tuple[Int, Int]]:
+    """Yield views, and those of the (n,) values of all that are theirs, in their shape: undoes `_flat`."""
+    begin = 0
+    for view in views:
+        yield view, values[begin : begin + view.size].reshape(view.shape)
+        begin += view.size
+
+
 def _around(image: Int, stage: _Stage, offsets: Sequence[tuple[int, int]]) -> Int:
     """Return the sums (n,) over neighbours of a stage's pixels in an image (Y, X), 0 beyond its edges."""
     padded = np.pad(image[:: stage.apart, :: stage.apart], 2)
@@ -193,11 +201,10 @@ class _Walk:
             total = sum(view.size for view in views)
             if not total:
                 continue
+            mean = np.zeros(total, np.int32)
             if stage.near is None:
-                mean = np.zeros(total, np.int32)
                 size = np.full(total, _TOGETHER * _EIGHTHS, np.int32)
             else:
-                mean = np.zeros(total, np.int32)
                 features = _features(self._heard, self._others, stage)
                 for weight, feature in zip(self._weights[_kind(stage)], features, strict=True):
                     mean += np.int32(weight) * feature
@@ -212,14 +219,11 @@ class _Walk:
             part = mean - _UNIT * whole
             contexts = _CLASS[size] * np.int32(_PARTS) + np.minimum(np.abs(part) >> 3, _PARTS - 1)
             yield views, contexts, whole, np.where(part < 0, np.int32(-1), np.int32(1))
-            begin = 0
             heard, off = _views(self._heard, stage), _views(self._off, stage)
-            for view, to_heard, to_off in zip(views, heard, off, strict=True):
+            for (view, foretold), to_heard, to_off in zip(_spread(mean, views), heard, off, strict=True):
                 to_heard[:] = _heard(view)
-                foretold = mean[begin : begin + view.size].reshape(view.shape)
                 apart = np.abs(_UNIT * to_heard - foretold) >> 3
                 to_off[:] = np.minimum(np.where(np.abs(view) == TOLD, TOLD, apart), _EIGHTHS * _LOUDEST)
-                begin += view.size
 
 
 def push(encoder: Encoder, moves: Int, others: Sequence[Int], weights: Sequence[int]) -> None:
@@ -259,11 +263,8 @@ def pop(decoder: Decoder, shape: tuple[int, int], others: Sequence[Int], weights
         told = symbols == TOLD
         if (np.abs(symbols.astype(np.int64)) > TOLD - _APART)[~told].any():
             raise DamagedError("residual: a pixel is moved by more steps than can be")
-        values = np.where(told, TOLD, symbols * signs + whole)
-        begin = 0
-        for view in views:
-            view[:] = values[begin : begin + view.size].reshape(view.shape)
-            begin += view.size
+        for view, values in _spread(np.where(told, TOLD, symbols * signs + whole), views):
+            view[:] = values
     return moves
 
 
