@@ -52,11 +52,11 @@ _T = TypeVar("_T")
 
 
 class _Entry(NamedTuple):
-    """A frame that is wanted: its block, where in it, and what tells the block from others."""
+    """A frame that is wanted: its block, where in it, and the block's bytes."""
 
     block: Block
     place: int
-    digest: bytes
+    data: bytes
 
     @property
     def mask(self) -> int:
@@ -402,20 +402,23 @@ class Codec:
         missing, shown, has = here
         mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
         known = known._replace(channels=has)
-        raw, written, moved, pixels = None, Written(b""), b"", None
+        raw, written, left, moved, pixels = None, Written(b""), None, b"", None
         if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
             raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
             analysed = steady or self._analyse(data, here, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
+            if keep and written.decoded is not None:
+                left = self.family.reference(written.decoded, has, known.shape)
             if self.bounds:
-                moved, pixels = self._bounded(data, here, indexes, scale, written)
+                moved, pixels = self._bounded(data, here, indexes, scale, written, left)
             most = len(written.payload) + len(gap) + len(moved)
             raw = pack_raw(_means(data, shown, indexes, scale), most)
-        entry = Entry(mask, written.payload, gap, moved) if raw is None else Entry(mask, raw, b"")
-        decoded = written.decoded if raw is None else None
-        left = self.family.reference(decoded, has, known.shape) if keep and decoded is not None else None
+        if raw is None:
+            entry, decoded = Entry(mask, written.payload, gap, moved), written.decoded
+        else:
+            entry, decoded, left = Entry(mask, raw, b""), None, None
         if measure is None:
             return entry, left, None
         if raw is not None:
@@ -430,14 +433,23 @@ class Codec:
         return entry, left, measure(data, seen)
 
     def _bounded(
-        self, data: Float, here: _There, indexes: Sequence[int], scale: Scale, written: Written
+        self,
+        data: Float,
+        here: _There,
+        indexes: Sequence[int],
+        scale: Scale,
+        written: Written,
+        left: Reference | None,
     ) -> tuple[bytes, Float]:
-        """Bring a coded frame (C, Y, X) within the bounds; return its residual, and its pixels (n, Y, X)."""
+        """Bring a coded frame (C, Y, X) within the bounds; return its residual, and its pixels (n, Y, X).
+
+        `left` is what others have of it, if any builds on it.
+        """
         has, shape = here.channels, (data.shape[1], data.shape[2])
         # A family that gives the same pixels everywhere knows them when it has coded a frame.
         assert written.decoded is not None
         means = _means(data, here.present, indexes, scale)
-        pixels = self._pixels(has, written.decoded, None, b"", has, shape, Scale.MEAN)
+        pixels = self._pixels(has, written.decoded, left, b"", has, shape, Scale.MEAN)
         names = [NAMES[index] for index in has]
         parts, pixels = correct(means, pixels, names, self.bounds, scale)
         pixels = _scaled(pixels, has, scale)
@@ -487,7 +499,7 @@ class Codec:
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
-        entry = _Entry(block, rows[-1], blake2b(block.pack()).digest())
+        entry = _Entry(block, rows[-1], block.pack())
         *_, [(_, latents)] = [job.run() for job in self._jobs([entry], [0])]
         return self.family.reference(latents, _channels(block.masks[rows[-1]]), block.shape)
 
@@ -735,8 +747,7 @@ class Codec:
                 raise DamagedError(
                     f"a block holds images of {shape}, which no encoder codes with model {self.model.name}"
                 ) from None
-            digest = blake2b(data).digest()
-            entries += [_Entry(block, place, digest) for place in range(len(block.masks))]
+            entries += [_Entry(block, place, data) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
     def _jobs(
@@ -763,13 +774,13 @@ class Codec:
             here: dict[int, list[int]] = {}
             for t in wanted:
                 here.setdefault(numbers[entries[t].place], []).append(t)
-            jobs += self._jobs_of(block, entries[wanted[0]].digest, places, here, len(jobs), painter, coarse)
+            jobs += self._jobs_of(block, entries[wanted[0]].data, places, here, len(jobs), painter, coarse)
         return jobs
 
     def _jobs_of(
         self,
         block: Block,
-        digest: bytes,
+        data: bytes,
         places: Sequence[int],
         wanted: dict[int, list[int]],
         begin: int,
@@ -780,8 +791,8 @@ class Codec:
 
         Parameters
         ----------
-        digest
-            Tells the block from others.
+        data
+            The block's bytes, which tell it from others.
         places
             Of the frames that are not empty.
         wanted
@@ -797,6 +808,7 @@ class Codec:
         # Who goes through a film frame by frame asks again and again for what others build on.
         held: dict[int, Reference] = {}
         parts = len(wanted) < len(places)
+        digest = blake2b(data).digest() if parts else b""
         for number in range(len(places)) if parts else ():
             found = _lately.get((self._token, digest, number))
             if found is not None and (number not in wanted or (painter is not None and not coarse)):
