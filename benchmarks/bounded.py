@@ -26,6 +26,7 @@ from benchmarks import common
 from benchmarks.rate_distortion.cases import Case, alike, cases
 from benchmarks.rate_distortion.peers import library
 from sunzip import weights
+from sunzip.api import _sample
 from sunzip.bounds import Bound, Bounds, Measure, bounds_of
 from sunzip.codec import Codec, lanes
 from sunzip.cube import Scale
@@ -42,8 +43,6 @@ WISHES = ("1sigma", "2sigma", "5sigma", "20sigma", "5%", "20%", "10DN/s", "5G", 
 
 #: Frames of a film: those of a block of an archive.
 BLOCK = 24
-#: Qualities that are tried; about the best of them others, so far from it, and about the best of those.
-QUALITIES, NEARER = (10, 30, 50, 70, 90), (10, 5)
 
 #: The case and the bound that all are timed at, and how often; the fastest round counts.
 _TIMED, _ROUNDS = ("real-2024", "2sigma"), 3
@@ -447,24 +446,20 @@ class Ours:
                 )
             return sizes[quality]
 
-        best = min(QUALITIES, key=size)
-        for step in NEARER:
-            near = (best, best - step, best + step)
-            best = min((quality for quality in near if 0 <= quality <= 100), key=size)
-        return best
+        return _sample.fewest(size)
 
     def without(self, bounds: Bounds) -> int | None:
         """Return the lowest quality at which all pixels are within the bounds by themselves, if any is."""
-        low, high = 0, 100 // NEARER[-1]
+        low, high = 0, 100 // _sample.NEARER[-1]
         if _outside(self.case, self.plain(100)[1], bounds):
             return None
         while low < high:
             middle = (low + high) // 2
-            if _outside(self.case, self.plain(NEARER[-1] * middle)[1], bounds):
+            if _outside(self.case, self.plain(_sample.NEARER[-1] * middle)[1], bounds):
                 low = middle + 1
             else:
                 high = middle
-        return NEARER[-1] * low
+        return _sample.NEARER[-1] * low
 
     def bounded(self, quality: int, bounds: Bounds) -> tuple[int, Float]:
         """Return the bytes of all frames with residuals, and what they decode to."""

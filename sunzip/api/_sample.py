@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -37,6 +37,23 @@ _PIXELS = 1 << 29
 
 #: Bytes of a frame's entry in a block's table, about.
 _ENTRY = 2
+
+
+#: Qualities tried first where errors are bounded, and how far from the best of them others then are.
+QUALITIES, NEARER = (10, 30, 50, 70, 90), (10, 5)
+
+
+def fewest(size: Callable[[int], int], least: int = 0) -> int:
+    """Return the quality, `least` or more, with the smallest size, where errors are bounded.
+
+    Bytes fall as the model tells more, and rise when it tells what need not be known; but they may fall again
+    where it is of no help. About where they are fewest they hardly change.
+    """
+    best = min((max(quality, least) for quality in QUALITIES), key=size)
+    for step in NEARER:
+        near = (best, best - step, best + step)
+        best = min((quality for quality in near if least <= quality <= 100), key=size)
+    return best
 
 
 class Estimate(NamedTuple):
@@ -173,13 +190,7 @@ class Sample:
                 sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self._cubes])
             return sizes[quality]
 
-        # Bytes fall as the model tells more, and rise when it tells what need not be known; but they may fall
-        # again where it is of no help. About where they are fewest they hardly change.
-        best = min((max(quality, least) for quality in range(10, 100, 20)), key=size)
-        for step in (10, 5):
-            near = (best, best - step, best + step)
-            best = min((quality for quality in near if least <= quality <= 100), key=size)
-        return best
+        return fewest(size, least)
 
     def _size(self, codec: Codec) -> int:
         if self._overhead is None:  # nearly the same at every quality

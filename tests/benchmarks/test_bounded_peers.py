@@ -14,16 +14,7 @@ from sunzip.bounds import bounds_of
 from sunzip.cube import Scale
 from sunzip.sources.synthetic import render
 
-ROOT = Path(__file__).parents[2]
-
 pytest.importorskip("imagecodecs", reason="it comes with the extra bench")
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make `benchmarks` importable, and its results go elsewhere."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path / "results")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +38,8 @@ def test_a_run_holds_all_to_their_bounds(
 
     monkeypatch.setattr(bounded, "cases", cases)
     monkeypatch.setattr(bounded, "WISHES", ("2sigma", "20%", "10DN/s"))
-    monkeypatch.setattr(bounded, "QUALITIES", (50, 70))
-    monkeypatch.setattr(bounded, "NEARER", (25,))
+    monkeypatch.setattr("sunzip.api._sample.QUALITIES", (50, 70))
+    monkeypatch.setattr("sunzip.api._sample.NEARER", (25,))
     done = CliRunner().invoke(bounded.main, ["--real", str(tmp_path)])
     assert done.exit_code == 0, done.output
     result: dict[str, Any] = json.loads((tmp_path / "results/bounded.json").read_text())
@@ -101,8 +92,8 @@ def test_quality_0_is_one_without_residual(monkeypatch: pytest.MonkeyPatch, fram
     from sunzip import weights
     from sunzip.codec import Codec
 
-    monkeypatch.setattr(bounded, "QUALITIES", (0,))
-    monkeypatch.setattr(bounded, "NEARER", (100,))
+    monkeypatch.setattr("sunzip.api._sample.QUALITIES", (0,))
+    monkeypatch.setattr("sunzip.api._sample.NEARER", (100,))
     monkeypatch.setattr(bounded, "peers", lambda of=bounded.peers: of()[:1])
     case = Case("one", "one", ("171A",), frame[None, [2]], False, True, ("2014-06-01T00:00",) * 2)
     ours = bounded.Ours(Codec(weights.load()), case)
