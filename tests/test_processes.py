@@ -122,7 +122,7 @@ def test_who_is_killed_is_missed_by_nobody(two: None) -> None:
     before = _pids()
 
     def killed(n: int) -> int:
-        return elsewhere(_slowly, _killed_but_in, os.getpid(), n)
+        return elsewhere(_slowly, _struck_but_in, os.getpid(), signal.SIGKILL, n)
 
     assert list(side_by_side(killed, range(4))) == [0, 1, 4, 9]
     # What breaks down once may do so again: their lanes go on alone.
@@ -130,9 +130,9 @@ def test_who_is_killed_is_missed_by_nobody(two: None) -> None:
     assert _pids() == {os.getpid()}
 
 
-def _killed_but_in(this: int, n: int) -> int:
+def _struck_but_in(this: int, by: signal.Signals, n: int) -> int:
     if os.getpid() != this:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)
     return n * n
 
 
@@ -146,17 +146,11 @@ def test_who_is_stopped_is_not_waited_for(when: str, two: None, monkeypatch: pyt
             os.kill(pid, signal.SIGSTOP)
 
     def stopped(n: int) -> int:
-        return elsewhere(_slowly, _stopped_but_in, os.getpid(), n)
+        return elsewhere(_slowly, _struck_but_in, os.getpid(), signal.SIGSTOP, n)
 
     assert list(side_by_side(stopped, range(4))) == [0, 1, 4, 9]
     assert not any(process.runs() for process in processes._processes)
     assert _pids() == {os.getpid()}
-
-
-def _stopped_but_in(this: int, n: int) -> int:
-    if os.getpid() != this:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return n * n
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="the system tells of no stopped process")

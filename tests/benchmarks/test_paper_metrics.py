@@ -14,13 +14,10 @@ from sunzip.api import Alignment, open_series
 from sunzip.codec import Codec
 from sunzip.weights import Model
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make `benchmarks` importable, and its results go elsewhere."""
-    monkeypatch.syspath_prepend(str(ROOT))
+def results_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have results kept and sought in one place."""
     monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.paper_metrics.RESULTS", tmp_path)
 

@@ -18,19 +18,10 @@ from sunzip.normalize import Stabiliser
 from sunzip.sources.synthetic import render
 from sunzip.weights import Model
 
-ROOT = Path(__file__).parents[2]
-
 KEYS = (
     "jpeg2000", "htj2k", "jpegxl", "sperr", "sz3", "zfp", "fpack", "hevc-still", "av1-still", "blosc",
     "hevc-film", "av1-film",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make `benchmarks` importable, and its results go elsewhere."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path / "results")
 
 
 @pytest.fixture(scope="module")
