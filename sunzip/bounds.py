@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES, channel
-from sunzip.cube import Scale
+from sunzip.cube import Scale, summed
 from sunzip.errors import InputError
 from sunzip.normalize import NOISE
 
@@ -106,11 +106,6 @@ class Bound(NamedTuple):
         with np.errstate(invalid="ignore"):
             apart = np.abs(np.subtract(decoded, pixels, dtype=np.float64))
         return int(np.count_nonzero(apart > self.tolerance(pixels, name, scale)))
-
-
-def summed(name: str, scale: Scale) -> int:
-    """Return how many times the mean of 2×2 pixels of SDOML a pixel is: 4 where AIA pixels are sums, or 1."""
-    return 4 if Scale.of(scale) is Scale.SUM and channel(name).instrument == "AIA" else 1
 
 
 #: The bound of each channel that has one.

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import CHANNELS, NAMES
+from sunzip.channels import NAMES, channel
 from sunzip.errors import InputError
 
 #: SDOML's geometry: the disk is scaled to 976″ radius at 4.8″ a pixel of 512 (Galvez et al. 2019, 3.1).
@@ -52,6 +52,11 @@ class Scale(StrEnum):
             return cls(wish)
         except ValueError:
             raise InputError(f"a scale is 'mean' or 'sum', not {wish!r:.60}") from None
+
+
+def summed(name: str, scale: str) -> int:
+    """Return how many times the mean of 2×2 pixels of SDOML a pixel is: 4 where AIA pixels are sums, or 1."""
+    return 4 if Scale.of(scale) is Scale.SUM and channel(name).instrument == "AIA" else 1
 
 
 @dataclass(slots=True)
@@ -127,9 +132,7 @@ class Cube:
         scale = Scale.of(scale)
         if scale is self.scale:
             return self
-        factor = np.float32(4.0 if scale is Scale.SUM else 0.25)
         data = self.data.copy()
         for i, name in enumerate(self.channels):
-            if CHANNELS[NAMES.index(name)].instrument == "AIA":
-                data[:, i] *= factor
+            data[:, i] *= np.float32(summed(name, scale) / summed(name, self.scale))
         return Cube(data, self.channels, self.time, self.t_obs, self.valid, self.headers, scale)

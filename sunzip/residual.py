@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import moves
-from sunzip.bounds import Bound, Bounds, Measure, summed
+from sunzip.bounds import Bound, Bounds, Measure
 from sunzip.channels import NAMES, TELLING
-from sunzip.cube import Scale
+from sunzip.cube import Scale, summed
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError

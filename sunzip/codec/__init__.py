@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sunzip.arguments import whole
 from sunzip.bounds import Bounds
-from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
+from sunzip.channels import BEYOND, NAMES, canonical, listed
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
@@ -24,7 +24,7 @@ from sunzip.codec.order import Kept, Step, around, middle, needed, order
 from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
-from sunzip.cube import Scale
+from sunzip.cube import Scale, summed
 from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError
 from sunzip.frame import (
     EMPTY,
@@ -1148,8 +1148,7 @@ def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     """Return the (C, 1, 1) factor from a scale to means, or None if it is 1 throughout."""
     if Scale.of(scale) is Scale.MEAN:
         return None
-    aia = [CHANNELS[i].instrument == "AIA" for i in indexes]
-    return np.where(aia, np.float32(0.25), np.float32(1))[:, None, None].astype(np.float32)
+    return np.array([1 / summed(NAMES[i], scale) for i in indexes], np.float32)[:, None, None]
 
 
 def _indexes(channels: str | Sequence[str]) -> list[int]:
