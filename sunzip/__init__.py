@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sunzip import torch as torch
     from sunzip import xarray as xarray
     from sunzip import zarr as zarr
-    from sunzip.api import Alignment, compress, decompress, evaluate
+    from sunzip.api import Alignment, append, compress, decompress, evaluate
     from sunzip.archive import summary as info
     from sunzip.archive import verify
     from sunzip.features import export_features
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alignment": ("sunzip.api", "Alignment"),
     "Sun": ("sunzip.sun", "Sun"),
+    "append": ("sunzip.api", "append"),
     "compress": ("sunzip.api", "compress"),
     "decompress": ("sunzip.api", "decompress"),
     "evaluate": ("sunzip.api", "evaluate"),
@@ -40,6 +41,7 @@ __all__ = [
     "Alignment",
     "Sun",
     "__version__",
+    "append",
     "compress",
     "decompress",
     "evaluate",

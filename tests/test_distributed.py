@@ -152,6 +152,17 @@ def test_a_client_has_workers_do_it(
     assert (seen[-1].raw_bytes, seen[-1].coded_bytes) == (report.raw_bytes, report.coded_bytes)
 
 
+def test_workers_add_frames(client: distributed.Client, tiny_model: Model, tmp_path: Path) -> None:
+    written = []
+    for name, workers in (("a.lat", client), ("b.lat", None)):
+        path = tmp_path / name
+        api.compress(series(frames=7), path, model=tiny_model, block=3)
+        report = api.append(series(), path, client=workers)
+        assert report.alignment["odd"]["image without a measurement"] > 0
+        written.append((path.read_bytes(), report.alignment))
+    assert written[0] == written[1]
+
+
 def test_a_run_is_resumed_with_another_number_of_workers(
     client: distributed.Client,
     one_process: tuple[bytes, api.CompressReport],

@@ -1,5 +1,6 @@
 """The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
 
+from sunzip.api._append import append
 from sunzip.api._compress import Block, compress
 from sunzip.api._decompress import decompress, replacing
 from sunzip.api._evaluate import evaluate
@@ -19,6 +20,7 @@ __all__ = [
     "Sources",
     "Sun",
     "Task",
+    "append",
     "compress",
     "decompress",
     "evaluate",

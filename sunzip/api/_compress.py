@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -139,10 +139,7 @@ def compress(
     except InputError as error:
         # The model knows what is wrong, not whose images they are.
         raise InputError(f"{series.urls[0]}: {error}") from None
-    if workers is not None:
-        workers = whole(workers, "workers (--workers)", 1)
-        if client is not None:
-            raise InputError("either a number of workers or a client of a cluster; give one of them")
+    workers = wanted_workers(workers, client)
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
         raise InputError("a quality, a target ratio and a target size exclude each other")
     if max_error is not None:
@@ -188,36 +185,99 @@ def compress(
         if dry_run:
             return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
-    spec = specified(codec)
-    raw = coded = 0
-    with (
-        _found(client, workers) as cluster,
-        ArchiveWriter.create(path, spec, force=force, resume=resume) as writer,
-    ):
-        todo = writer.left()
-        frames = [writer.frames_of(shard) for shard in todo]
-        now = sum(f.stop - f.start for f in frames)
-        done = len(series) - now
-        if progress:
-            progress(Progress(done, len(series), 0, 0))
-        try:
-            with _coding(Plan(series, writer, together), codec, todo, cluster, workers) as finished:
-                for part in finished:
-                    done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
-                    if progress:
-                        progress(Progress(done, len(series), raw, coded))
-        except (InputError, DamagedError):
-            # A source may be out of reach for a while, so that days of work stay; without a whole shard there
-            # is nothing to stay. On a cluster shards may still be written.
-            if cluster is None and len(writer.left()) == writer.shards:
-                writer.abort()
-            raise
-        if not raw and len(todo) == writer.shards:
-            writer.abort()
-            raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
-        size = writer.finish(codec.model.files if embed_model else None)
+    job = Job(path, series, codec, specified(codec))
+    size, now = job.run(
+        embed=codec.model.files if embed_model else None,
+        force=force,
+        resume=resume,
+        workers=workers,
+        client=client,
+        progress=progress,
+    )
     with open_archive(path) as archive:
-        return _report(archive, series, codec, size, clock.monotonic() - begin, now, target_bytes)
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, target_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An archive to be written.
+
+    Attributes
+    ----------
+    path
+        Where.
+    series
+        The frames.
+    codec
+        What codes them.
+    spec
+        What the archive will hold.
+    before
+        The archive that is there, if the frames are to be added to it.
+    """
+
+    path: str
+    series: Series
+    codec: Codec
+    spec: ArchiveSpec
+    before: Archive | None = None
+
+    def run(
+        self,
+        *,
+        embed: Mapping[str, bytes] | None,
+        force: bool,
+        resume: bool,
+        workers: int | None,
+        client: Client | str | None,
+        progress: OnProgress | None,
+    ) -> tuple[int, int]:
+        """Code what is left to be coded, and pack; return the archive's bytes and the frames coded.
+
+        Parameters
+        ----------
+        embed
+            Files of the model, if the archive is to hold them.
+        force, resume, workers, client, progress
+            As `compress`.
+        """
+        series, raw, coded = self.series, 0, 0
+        with (
+            _found(client, workers) as cluster,
+            ArchiveWriter.create(
+                self.path, self.spec, force=force, resume=resume, before=self.before
+            ) as writer,
+        ):
+            plan, todo = Plan(series, writer, self.spec.frames_per_block), writer.left()
+            now = sum(f.stop - f.start for f in map(plan.frames_of, todo))
+            done = len(series) - now
+            if progress:
+                progress(Progress(done, len(series), 0, 0))
+            try:
+                with _coding(plan, self.codec, todo, cluster, workers) as finished:
+                    for part in finished:
+                        done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
+                        if progress:
+                            progress(Progress(done, len(series), raw, coded))
+            except (InputError, DamagedError):
+                # A source may be out of reach for a while, so that days of work stay; without a whole shard
+                # there is nothing to stay. On a cluster shards may still be written.
+                if cluster is None and not any(map(writer.done, todo)) and now == len(series):
+                    writer.abort()
+                raise
+            if not raw and now == len(series):
+                writer.abort()
+                raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
+            return writer.finish(embed), now
+
+
+def wanted_workers(wanted: int | None, client: Client | str | None) -> int | None:
+    """Return how many processes of this machine are wanted."""
+    if wanted is not None:
+        wanted = whole(wanted, "workers (--workers)", 1)
+        if client is not None:
+            raise InputError("either a number of workers or a client of a cluster; give one of them")
+    return wanted
 
 
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
@@ -345,7 +405,7 @@ def _errors(
     return out
 
 
-def _report(
+def report(
     done: Archive,
     series: Series,
     codec: Codec,
@@ -353,14 +413,30 @@ def _report(
     seconds: float,
     frames_coded: int,
     target: int | None,
+    left: int = 0,
 ) -> CompressReport:
+    """Return what there is to tell of an archive, whose last frames are those of a series.
+
+    Parameters
+    ----------
+    done, series, codec
+        The archive, the series, and what coded it.
+    size, seconds, frames_coded, target
+        As `CompressReport` has them.
+    left
+        Frames that could not be added to it.
+    """
     valid = done.valid
     # A run that was continued has not read all images itself.
-    series.note_valid(valid)
+    series.note_valid(valid[done.frames - len(series) :])
+    alignment = series.report.as_dict()
+    if left:
+        alignment["odd"]["frame before the archive's last"] = left
     return CompressReport(
         path=done.path,
         dry_run=False,
         frames=done.frames,
+        frames_before=done.frames - len(series),
         images=int(valid.sum()),
         channels=done.channels,
         shape=done.shape,
@@ -383,7 +459,7 @@ def _report(
         latent_bytes=_latent_bytes(codec, done.shape, done.frames),
         model_bytes=codec.model.nbytes,
         errors=_errors(done.channels, done.stats),
-        alignment=series.report.as_dict(),
+        alignment=alignment,
     )
 
 
@@ -401,6 +477,7 @@ def _estimated(
         path=path,
         dry_run=True,
         frames=len(series),
+        frames_before=0,
         images=sample.images,
         channels=series.channels,
         shape=series.shape,

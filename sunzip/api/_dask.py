@@ -279,8 +279,7 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
         weights.register(errand.model)
         codec = codec_for(errand.model.sha256, errand.quality, errand.bounds)
         total = [sum(column) for column in zip(*code_shards(plan, codec, [shard]), strict=True)]
-        frames = writer.frames_of(shard)
-        return Coded(*total), plan.series.notes(frames.start, frames.stop)
+        return Coded(*total), plan.notes(shard)
     except SunzipError as error:
         return error
 

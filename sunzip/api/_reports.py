@@ -33,6 +33,8 @@ class CompressReport:
     frames, images, channels, shape, scale, first, last
         What it holds: nominal times of the first and last frame, images summed over channels; whether AIA
         pixels, and with them errors, are 2×2 means or sums.
+    frames_before
+        How many of these frames it had before others were added; 0 if it is new.
     model, model_sha256, quality
         What coded it.
     max_error
@@ -66,6 +68,7 @@ class CompressReport:
     path: str
     dry_run: bool
     frames: int
+    frames_before: int
     images: int
     channels: tuple[str, ...]
     shape: tuple[int, int]

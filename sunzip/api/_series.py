@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from sunzip.archive import Archive
 from sunzip.arguments import whole
 from sunzip.channels import listed
+from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
+from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
 from sunzip.times import When, parse_date, parse_duration
@@ -85,17 +90,20 @@ def open_series(
     InputError
         If a source cannot be used or no image is left.
     """
+    if align is not None and not isinstance(align, Alignment):
+        raise InputError(f"align must be an Alignment, not {type(align).__name__}")
+    return join(_opened(src, hmi, anon, degradation), **asdict(align or Alignment()))
+
+
+def _opened(src: Sources, hmi: str | None, anon: bool, degradation: str | None) -> list[Source]:
     urls = [src] if isinstance(src, str | os.PathLike) else list(src) if isinstance(src, Iterable) else []
     # The empty name would be the folder that the program runs in.
     if not urls or not all(isinstance(url, str | os.PathLike) and os.fspath(url) for url in urls):
         raise InputError("no source named; it is a path, a URL, synthetic:…, or a list of these")
-    if align is not None and not isinstance(align, Alignment):
-        raise InputError(f"align must be an Alignment, not {type(align).__name__}")
-    sources = [
+    return [
         open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
         for i, u in enumerate(urls)
     ]
-    return join(sources, **asdict(align or Alignment()))
 
 
 def source_of(
@@ -126,23 +134,16 @@ def source_of(
     if isinstance(src, Series):
         series = src
     else:
-        settings = sun.archive.coding.get("align", {})
-        if settings is None:
+        align = alignment_of(sun.archive)
+        if align is None:
             raise InputError(f"{path}: was made from a series in memory; hold it against that series")
-        try:
-            align = Alignment(**{**settings, "channels": sun.channels})
-        except (TypeError, InputError):
-            align = None
-        if align is None or not all(
-            v is None or type(v) is (int if k == "size" else str)
-            for k, v in asdict(align).items()
-            if k != "channels"
-        ):
-            raise DamagedError(f"{path}: its alignment settings are not known to this sunzip")
-        recorded = sun.archive.coding.get("degradation")
-        if degradation is None and isinstance(recorded, str):
-            degradation = recorded
-        series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
+        series = open_series(
+            src,
+            hmi=hmi,
+            anon=anon,
+            degradation=_degradation_of(sun.archive, degradation),
+            align=replace(align, channels=sun.channels),
+        )
     if series.shape != sun.archive.shape or series.channels != sun.channels:
         mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))
         raise InputError(
@@ -150,3 +151,95 @@ def source_of(
             f"{' '.join(sun.channels)} at {theirs}; name the archive's own source"
         )
     return series
+
+
+def what_follows(
+    archive: Archive,
+    src: Sources | Series,
+    *,
+    hmi: str | None,
+    anon: bool,
+    degradation: str | None,
+    stop: When | None,
+) -> tuple[Series, Alignment | None, npt.NDArray[np.datetime64]]:
+    """Open what is to be added to an archive: the frames of a source that come after its last.
+
+    Parameters
+    ----------
+    archive
+        The archive, whose channels, size, scale and alignment the frames have.
+    src, hmi, anon, degradation
+        As `open_series`; a source may lack channels of the archive.
+    stop
+        Time to stop before.
+
+    Returns
+    -------
+    series
+        The frames; there may be none.
+    align
+        How an archive of all frames is aligned; None if one came as a series in memory.
+    left
+        Times of frames that would have to come before the archive's last, and that it lacks.
+
+    Raises
+    ------
+    InputError
+        If the source has none of the archive's channels, or another image size.
+    DamagedError
+        If the archive does not say how its source was aligned.
+    """
+    align, last = alignment_of(archive), archive.time[-1]
+    if isinstance(src, Series):
+        series, align = src, None
+    else:
+        if align is None:
+            raise InputError(
+                f"{archive.path}: was made from a series in memory; what is added must be one as well"
+            )
+        sources = _opened(src, hmi, anon, _degradation_of(archive, degradation))
+        held = {name for source in sources for name in source.channels}
+        common = [name for name in archive.channels if name in held]
+        if not common:
+            raise InputError(
+                f"{sources[0].url}: has none of {' '.join(archive.channels)}, the channels of {archive.path}"
+            )
+        align = replace(align, stop=stop)
+        # What is left out of `every` frame is counted from where the archive began.
+        start = align.start if align.start is not None else str(archive.time[0])
+        series = join(sources, **asdict(replace(align, start=start, channels=common)))
+    if series.shape != archive.shape or not set(series.channels) <= set(archive.channels):
+        mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, archive.shape))
+        raise InputError(
+            f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {archive.path} "
+            f"has {' '.join(archive.channels)} at {theirs}; add images of these"
+        )
+    following, before = series.following(last, archive.channels, Scale(archive.scale))
+    return following, align, before[~np.isin(before, archive.time)]
+
+
+def alignment_of(archive: Archive) -> Alignment | None:
+    """Return how the source of an archive was aligned; None if it was a series in memory.
+
+    Raises
+    ------
+    DamagedError
+        If the archive does not say.
+    """
+    settings = archive.coding.get("align", {})
+    if settings is None:
+        return None
+    with suppress(TypeError, InputError):
+        align = Alignment(**{**settings, "channels": archive.channels})
+        if all(
+            v is None or type(v) is (int if k == "size" else str)
+            for k, v in asdict(align).items()
+            if k != "channels"
+        ):
+            return replace(align, channels=settings.get("channels"))
+    raise DamagedError(f"{archive.path}: its alignment settings are not known to this sunzip")
+
+
+def _degradation_of(archive: Archive, given: str | None) -> str | None:
+    recorded = archive.coding.get("degradation")
+    return recorded if given is None and isinstance(recorded, str) else given

@@ -21,8 +21,9 @@ from sunzip.codec.lanes import Task, count
 from sunzip.codec.processes import ahead
 from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
+from sunzip.frame import Block
 from sunzip.metrics import ImageMetrics, image_metrics
-from sunzip.sources.series import Series
+from sunzip.sources.series import Notes, Series
 from sunzip.times import format_utc
 
 #: float32 pixels held at a time: frames are read, coded and written in stretches of this many; and of so many
@@ -53,6 +54,52 @@ class Plan:
     series: Series
     writer: ArchiveWriter
     block: int
+
+    @property
+    def first(self) -> int:
+        """The archive's frame that is the first of the series."""
+        return self.writer.before.frames if self.writer.before else 0
+
+    def frames_of(self, shard: int) -> slice:
+        """Return the frames of a shard that are to be coded."""
+        frames = self.writer.frames_of(shard)
+        return slice(max(frames.start, self.first), frames.stop)
+
+    def read(self, start: int, stop: int) -> Cube:
+        """Read some of them."""
+        return self.series.read(start - self.first, stop - self.first)
+
+    def notes(self, shard: int) -> Notes:
+        """Return what reading those of a shard showed."""
+        frames = self.frames_of(shard)
+        return self.series.notes(frames.start - self.first, frames.stop - self.first)
+
+    def begun(self, shard: int) -> list[Part]:
+        """Return the whole blocks of a shard that are coded already, with all that is known of its images.
+
+        Raises
+        ------
+        DamagedError
+            If anything in that shard is damaged.
+        """
+        before, start, stop = (
+            self.writer.before,
+            self.writer.frames_of(shard).start,
+            self.frames_of(shard).start,
+        )
+        if before is None or start == stop:
+            return []
+        before.check_shard(shard)
+        blocks = before.read_blocks(range(start // self.block, stop // self.block))
+        return [Part(blocks, before.table(start, stop))]
+
+    def unfinished(self, frame: int) -> Block | None:
+        """Return the frames that come before one in its own block; None if it is the first."""
+        before = self.writer.before
+        if before is None or frame % self.block == 0:
+            return None
+        block = Block.unpack(before.block(frame // self.block))
+        return block.with_entries(block.entries[: frame % self.block])
 
 
 class Coded(NamedTuple):
@@ -88,34 +135,35 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
     InputError, DamagedError, OutputError
         If a frame cannot be read, coded or written; shards that are coded already are written nevertheless.
     """
-    writer, series = plan.writer, plan.series
-    step = frames_at_a_time(series.pixels, plan.block, stretches=2)
-    stretches = [
-        (shard, begin, min(begin + step, frames.stop))
-        for shard, frames in ((shard, writer.frames_of(shard)) for shard in shards)
-        for begin in range(frames.start, frames.stop, step)
-    ]
+    writer, pixels = plan.writer, plan.series.pixels
+    step = frames_at_a_time(pixels, plan.block, stretches=2)
+    stretches = [stretch for shard in shards for stretch in _stretches(plan, shard, step)]
     frames = sum(stop - begin for _, begin, stop in stretches)
+    begun = {shard: plan.begun(shard) for shard in shards}
     # One thread reads, two have frames coded, so that lanes do not wait for the end of a stretch, one writes.
-    with ahead(4 * frames * series.pixels), _pool(4) as pool:
+    with ahead(4 * frames * pixels), _pool(4) as pool:
         written: Task[None] | None = None
-        parts: list[Part] = []
-        cubes = _one_ahead(pool, stretches, lambda s: series.read(s[1], s[2]))
+        cubes = _one_ahead(pool, stretches, lambda s: plan.read(s[1], s[2]))
         try:
             # Of each shard two frames are decoded: what goes wrong on a machine goes wrong in all of them.
             coded = _two_at_a_time(
                 pool,
                 zip(cubes, stretches, strict=False),
-                lambda s: encode(codec, s[0], plan.block, prove=s[1][1] == writer.frames_of(s[1][0]).start),
+                lambda s: encode(
+                    codec,
+                    s[0],
+                    plan.block,
+                    prove=s[1][1] == plan.frames_of(s[1][0]).start,
+                    after=plan.unfinished(s[1][1]),
+                ),
             )
             for (shard, start, stop), (raw_bytes, part) in zip(stretches, coded, strict=True):
-                parts.append(part)
+                begun[shard].append(part)
                 yield Coded(stop - start, raw_bytes, sum(map(len, part.blocks)))
-                if stop == writer.frames_of(shard).stop:
+                if stop == plan.frames_of(shard).stop:
                     if written:
                         written.result()
-                    written = Task(pool, write, writer, shard, parts)
-                    parts = []
+                    written = Task(pool, write, writer, shard, begun.pop(shard))
             if written:
                 written.result()
         except (InputError, DamagedError):
@@ -125,13 +173,27 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
             raise
 
 
-def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tuple[int, Part]:
+def _stretches(plan: Plan, shard: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the shard, first frame and end of stretches of whole blocks; one that is begun is ended first."""
+    frames = plan.frames_of(shard)
+    whole = min(-(-frames.start // plan.block) * plan.block, frames.stop)
+    if frames.start < whole:
+        yield shard, frames.start, whole
+    for begin in range(whole, frames.stop, step):
+        yield shard, begin, min(begin + step, frames.stop)
+
+
+def encode(
+    codec: Codec, cube: Cube, block: int, *, prove: bool = False, after: Block | None = None
+) -> tuple[int, Part]:
     """Code a stretch of frames and measure what decoding will have lost; the first number is raw bytes.
 
     Parameters
     ----------
     prove
         Decode the first frame, too, and one that builds on it, and compare.
+    after
+        Frames that come before these in their one block, and stay in it as they are.
 
     Raises
     ------
@@ -139,11 +201,23 @@ def encode(codec: Codec, cube: Cube, block: int, *, prove: bool = False) -> tupl
         If that is not what the encoder said.
     """
     blocks, measured = codec.encode_measured(
-        cube.data, cube.channels, cube.scale, frames_per_block=block, measure=partial(_measured, prove=prove)
+        cube.data,
+        cube.channels,
+        cube.scale,
+        frames_per_block=block,
+        after=after,
+        measure=partial(_measured, prove=prove),
     )
+    kept = 0
+    if after is not None:
+        kept = len(after.entries)
+        more = Block.unpack(*blocks).entries
+        blocks = [after.with_entries((*after.entries, *more[: block - kept])).pack()]
     if prove:
-        few = range(min(block, len(cube), 2))
-        again = codec.decode(blocks[:1], cube.channels, cube.data.shape[2:], cube.scale, frames=few)
+        few = range(min(block - kept, len(cube), 2))
+        again = codec.decode(
+            blocks[:1], cube.channels, cube.data.shape[2:], cube.scale, frames=[kept + t for t in few]
+        )
         if [_checksum(frame) for frame in again] != [measured[t].checksum for t in few]:
             raise UnsupportedError(
                 f"frames from {format_utc(cube.time[:1])[0]} on do not decode to what was coded; "

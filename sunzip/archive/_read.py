@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._keywords import Headers, decode
-from sunzip.archive._layout import Grid, ShardTable
+from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CACHED_HEADERS = 8  # shards
 _CACHED_CHUNKS = 128  # of tables
+_TOGETHER = 1 << 25  # bytes of objects that are read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,7 @@ class Archive:
         self.coding: Mapping[str, Any] = attributes["coding"]
         self.fingerprint: str = attributes["fingerprint"]
         self._attributes = attributes
+        self._digests = manifest.shards
         # Plain dictionaries, which bear threads without a lock: a fork could find a lock taken for ever.
         self._indexes: dict[int, npt.NDArray[np.int64]] = {}
         self._chunks: dict[tuple[str, int], npt.NDArray[Any]] = {}
@@ -475,6 +477,85 @@ class Archive:
             start, size = self._indexes[shard][entry]
             wanted.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
         return self._reader.read_many(wanted)
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the bytes of objects, by key; of those that are not there, nothing."""
+        members = self._reader.members
+        return {key: members[key].size for key in keys if key in members}
+
+    def contents(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """Read objects as they were written, in that order, several at a time."""
+        sizes = self.sizes(keys)
+        some: list[str] = []
+        held = 0
+        for key in keys:
+            if some and held + sizes.get(key, 0) > _TOGETHER:
+                yield from self._reader.read_many((name, 0, None) for name in some)
+                some, held = [], 0
+            some.append(key)
+            held += sizes.get(key, 0)
+        yield from self._reader.read_many((name, 0, None) for name in some)
+
+    def check_shard(self, shard: int) -> None:
+        """Hold a shard against the manifest.
+
+        Raises
+        ------
+        DamagedError
+            If it is not what that says, to the bit.
+        """
+        keys = self._grid.shard_objects(shard)
+        sums = {key: sha256(data).hexdigest() for key, data in zip(keys, self.contents(keys), strict=True)}
+        self._check_digest(shard, layout.digest(sums))
+
+    def check_shards(self, digests: Sequence[str]) -> None:
+        """Hold the first shards against the manifest, given the `layout.digest` of what was read of each.
+
+        Raises
+        ------
+        DamagedError
+            As `check_shard`.
+        """
+        for shard, found in enumerate(digests):
+            self._check_digest(shard, found)
+
+    def _check_digest(self, shard: int, found: str) -> None:
+        if found != self._digests[shard]:
+            frames = self._grid.frames_of(shard)
+            raise DamagedError(
+                f"{self.path}: frames {frames.start} to {frames.stop - 1} are damaged; "
+                "`sunzip verify` tells what is"
+            )
+
+    def longer(
+        self,
+        time: npt.NDArray[np.datetime64],
+        source: Mapping[str, Any],
+        coding: Mapping[str, Any],
+        fingerprint: str,
+    ) -> ArchiveSpec:
+        """Return the specification of an archive that holds this one's frames, and after them others.
+
+        Parameters
+        ----------
+        time
+            Of the others, all later than the last.
+        source, coding, fingerprint
+            As in `ArchiveSpec`, of the new archive.
+        """
+        return ArchiveSpec(
+            channels=self.channels,
+            shape=self.shape,
+            time=np.concatenate([self.time, time]),
+            scale=self.scale,
+            frames_per_block=self.frames_per_block,
+            frames_per_shard=self._grid.frames_per_shard,
+            codec=self.codec,
+            model=self.model,
+            source=source,
+            coding=coding,
+            fingerprint=fingerprint,
+        )
 
     def extent(self, number: int) -> tuple[int, int]:
         """Return where in the file a coded block begins, and its bytes.

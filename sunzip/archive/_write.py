@@ -17,6 +17,7 @@ from sunzip.archive._json import dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import place_of
+from sunzip.archive._read import Archive, open_archive
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
 from sunzip.errors import DamagedError, OutputError, UnsupportedError
@@ -37,7 +38,9 @@ class ArchiveWriter:
     spec
         What it will hold.
     shards
-        Number of shards to write.
+        Number of shards, with those that are taken over.
+    before
+        The archive whose frames come first, and are taken over as they are; None if there is none.
     """
 
     def __init__(self, path: str, spec: ArchiveSpec) -> None:
@@ -48,10 +51,17 @@ class ArchiveWriter:
         self._partial = f"{path}.partial"
         self._force = False
         self._root = b""
+        self.before: Archive | None = None
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], spec: ArchiveSpec, *, force: bool = False, resume: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        spec: ArchiveSpec,
+        *,
+        force: bool = False,
+        resume: bool = False,
+        before: Archive | None = None,
     ) -> ArchiveWriter:
         """Begin an archive, or continue one.
 
@@ -67,16 +77,21 @@ class ArchiveWriter:
         resume
             Continue an unfinished archive if there is one. It keeps the specification it was begun with.
             All that was written is read: a shard that is damaged counts as not written.
+        before
+            The archive at `path`, which is to be replaced by one that begins with its frames, as its `longer`
+            specifies: its whole shards are taken over, and closed at the end.
 
         Raises
         ------
         OutputError
             If the target exists, cannot be written, is being written by another run, or is unfinished and of
             other content.
+        InputError, DamagedError
+            If with `before` that is gone.
         """
         path = os.fspath(path)
         writer = cls(path, spec)
-        writer._force = force
+        writer._force, writer.before = force, before
         place = writer._place
         with _os_errors(path):
             place.check()
@@ -103,8 +118,13 @@ class ArchiveWriter:
 
     @property
     def shards(self) -> int:
-        """Number of shards to write."""
+        """Number of shards, with those that are taken over."""
         return self._grid.shards
+
+    @property
+    def _taken(self) -> int:
+        """Number of shards that are taken over whole."""
+        return self.before.frames // self._grid.frames_per_shard if self.before else 0
 
     def frames_of(self, shard: int) -> slice:
         """Return the frames that a shard holds."""
@@ -113,11 +133,11 @@ class ArchiveWriter:
     def done(self, shard: int) -> bool:
         """Whether a shard was written completely."""
         self._grid.frames_of(shard)
-        return not self._left([shard])
+        return shard < self._taken or not self._left([shard])
 
     def left(self) -> list[int]:
         """Return the shards that are not written completely, in order."""
-        return self._left(range(self.shards))
+        return self._left(range(self._taken, self.shards))
 
     def sees_its_own(self) -> bool:
         """Whether the folder is as this writer began it: another process may look at another disk."""
@@ -191,6 +211,8 @@ class ArchiveWriter:
             If shards are missing, the target has come to exist meanwhile, another run has begun another
             archive there, or it cannot be written; also if the folder cannot be removed, and then the
             message says that the archive is complete.
+        DamagedError
+            If a shard that is taken over is not what its archive's manifest says.
         """
         self._refuse_other()
         left = self.left()
@@ -205,15 +227,20 @@ class ArchiveWriter:
             raise ValueError("the embedded model is not the one that the specification names")
         self._refuse_existing()
         with _os_errors(self.path):
-            keys = self._grid.objects()
+            taken = {key for shard in range(self._taken) for key in self._grid.shard_objects(shard)}
+            keys = self._grid.objects() - taken
             sizes = self._place.sizes(keys)
             if len(sizes) < len(keys):
                 raise OutputError(
                     f"{self._partial}: {len(keys) - len(sizes)} objects are gone, as if another run had "
                     "removed them; use --resume"
                 )
-            with self._place.packing(sum(sizes.values()) + sum(map(len, model.values()))) as file:
-                size = self._pack(file, sizes, model)
+            old = self.before.sizes(taken) if self.before else {}
+            total = sum(sizes.values()) + sum(old.values()) + sum(map(len, model.values()))
+            with self._place.packing(total) as file:
+                size = self._pack(file, sizes, old, model)
+                if self.before is not None:
+                    self.before.close()  # Windows replaces no file that is open
         try:
             self._place.clear()
         except KeyboardInterrupt as error:
@@ -232,7 +259,11 @@ class ArchiveWriter:
             self._place.clear()
 
     def _refuse_existing(self) -> None:
-        if not self._force and self._place.exists():
+        if self.before is not None:
+            with open_archive(self.path) as found:
+                if found.identity != self.before.identity:
+                    raise OutputError(f"{self.path}: another run has replaced it meanwhile; append again")
+        elif not self._force and self._place.exists():
             raise OutputError(f"{self.path}: exists; remove it or use --force")
 
     def _refuse_other(self) -> None:
@@ -256,7 +287,7 @@ class ArchiveWriter:
 
     def _discard_damaged(self) -> None:
         """Look at every shard that seems to be written: a disk that lost its power may hold anything."""
-        complete = self._complete(range(self.shards))
+        complete = self._complete(range(self._taken, self.shards))
         contents = self._place.contents({key: n for sizes in complete.values() for key, n in sizes.items()})
         for shard, sizes in complete.items():
             found = _Found(self.path, dict(zip(sizes, contents, strict=False)))
@@ -329,10 +360,21 @@ class ArchiveWriter:
                 done[shard] = {k: sizes[k] for k in objects[shard]}
         return done
 
-    def _pack(self, file: BinaryIO, sizes: Mapping[str, int], model: Mapping[str, bytes]) -> int:
-        """Write the zip in one pass; the root, which needs something of every shard, sorts last."""
-        total = {key: sizes[key] for key in sorted(sizes) if key != "zarr.json"}
-        contents = self._place.contents(total)
+    def _pack(
+        self,
+        file: BinaryIO,
+        sizes: Mapping[str, int],
+        old: dict[str, int],
+        model: Mapping[str, bytes],
+    ) -> int:
+        """Write the zip in one pass; the root, which needs something of every shard, sorts last.
+
+        `old` are the sizes of objects that are taken over.
+        """
+        own = {key: sizes[key] for key in sorted(sizes) if key != "zarr.json"}
+        total = own | old
+        contents = self._place.contents(own)
+        others = self.before.contents(sorted(old)) if self.before else iter(())
         packer = Packer(file)
         images = np.zeros(len(self.spec.channels), np.int64)
         block_bytes = 0
@@ -340,7 +382,7 @@ class ArchiveWriter:
             if key in model:
                 packer.add(key, model[key])
                 continue
-            data = next(contents)
+            data = next(others if key in old else contents)
             packer.add(key, data)
             where = f"{self.path}: {key}"
             match key.split("/"):
@@ -355,6 +397,8 @@ class ArchiveWriter:
         root = layout.root_metadata(self._attributes(total, images, block_bytes))
         packer.add("zarr.json", layout.to_bytes(root))
         shards, rest = self._grid.digests(packer.sha256)
+        if self.before is not None:
+            self.before.check_shards(shards[: self._taken])
         manifest = dump(
             {
                 "format": layout.FORMAT,

@@ -75,6 +75,7 @@ def program(ctx: click.Context) -> None:
 looks.models.add_command(export.export)
 for _command in (
     jobs.compress,
+    jobs.append,
     jobs.decompress,
     looks.info,
     looks.verify,

@@ -100,6 +100,13 @@ tolerance_option = click.option(
 )
 start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
 stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
+resume_option = click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
+workers_option = click.option(
+    "--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine."
+)
+dask_option = click.option(
+    "--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file."
+)
 
 
 @click.command(short_help="Compress images of the Sun into an archive.")
@@ -152,9 +159,9 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 )
 @click.option("--embed-model", is_flag=True, help="Store the model, so that the file decodes by itself.")
 @force_option
-@click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
-@click.option("--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine.")
-@click.option("--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file.")
+@resume_option
+@workers_option
+@dask_option
 @click.option("--dry-run", is_flag=True, help="Write nothing; estimate size and time from a sample.")
 @json_option
 @quiet_option
@@ -214,38 +221,103 @@ def compress(
             remote=True,
         )
     from sunzip import api, weights
+
+    align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
+    looking = ", reading all images for --missing drop" if missing == "drop" else ""
+    if quality is None and (max_error or target_ratio or target_bytes):
+        looking += ", coding some frames to choose the quality"
+    elif dry_run:
+        looking += ", coding some frames"
+    with _continuable(out, dry_run), frames_bar(quiet, f"opening {src[0]}{looking}") as progress:
+        report = api.compress(
+            src,
+            out,
+            hmi=hmi,
+            anon=anon,
+            degradation=degradation,
+            align=align,
+            model=model or weights.DEFAULT,
+            quality=quality,
+            target_ratio=target_ratio,
+            target_bytes=target_bytes,
+            max_error=max_error,
+            block=block,
+            embed_model=embed_model,
+            force=force,
+            resume=resume,
+            dry_run=dry_run,
+            workers=workers,
+            client=dask,
+            progress=progress,
+        )
+    _tell(report, embed_model, as_json)
+
+
+@click.command(short_help="Add new frames to an archive.")
+@click.argument("src", nargs=-1, required=True)
+@click.argument("archive", metavar="IN.lat")
+@hmi_option
+@anon_option
+@degradation_option
+@stop_option
+@model_option
+@click.option("--force", is_flag=True, help="Begin again, whatever a run that was broken off left.")
+@resume_option
+@workers_option
+@dask_option
+@json_option
+@quiet_option
+def append(
+    src: tuple[str, ...],
+    archive: str,
+    hmi: str | None,
+    anon: bool,
+    degradation: str | None,
+    stop: str | None,
+    model: str | None,
+    force: bool,
+    resume: bool,
+    workers: int | None,
+    dask: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Add to an archive the frames of SRC that come after its last.
+
+    SRC is what `sunzip compress` takes: the archive's own source, which has grown, or another. Channels,
+    image size, time grid, model, quality, bounds of errors and frames of a block are those of the archive.
+    Frames that it has are not coded again. It stays as it is until the new one, written beside it, is
+    complete; if nothing is new, it is left alone.
+    """
+    from sunzip import api
+    from sunzip.archive import summary
+
+    with _continuable(archive, False), frames_bar(quiet, f"opening {src[0]}") as progress:
+        report = api.append(
+            src,
+            archive,
+            hmi=hmi,
+            anon=anon,
+            degradation=degradation,
+            stop=stop,
+            model=model,
+            force=force,
+            resume=resume,
+            workers=workers,
+            client=dask,
+            progress=progress,
+        )
+    _tell(report, bool(summary(archive, anon=anon)["model"]["embedded"]), as_json)
+
+
+@contextmanager
+def _continuable(out: str, dry_run: bool) -> Iterator[None]:
+    """Say of what breaks off how it is continued."""
     from sunzip.archive import unfinished
 
     left = without_secrets(f"{out}.partial")
-    align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     try:
-        looking = ", reading all images for --missing drop" if missing == "drop" else ""
-        if quality is None and (max_error or target_ratio or target_bytes):
-            looking += ", coding some frames to choose the quality"
-        elif dry_run:
-            looking += ", coding some frames"
-        with frames_bar(quiet, f"opening {src[0]}{looking}") as progress:
-            report = api.compress(
-                src,
-                out,
-                hmi=hmi,
-                anon=anon,
-                degradation=degradation,
-                align=align,
-                model=model or weights.DEFAULT,
-                quality=quality,
-                target_ratio=target_ratio,
-                target_bytes=target_bytes,
-                max_error=max_error,
-                block=block,
-                embed_model=embed_model,
-                force=force,
-                resume=resume,
-                dry_run=dry_run,
-                workers=workers,
-                client=dask,
-                progress=progress,
-            )
+        yield
     except (KeyboardInterrupt, InputError, OutputError) as error:
         # Errors that speak of the unfinished archive say already what to do with it.
         told = without_secrets("; ".join([str(error), *getattr(error, "__notes__", [])]))
@@ -255,11 +327,15 @@ def compress(
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(hint, error) from None
         raise type(error)(f"{error}; {hint}") from error
+
+
+def _tell(report: CompressReport, embedded: bool, as_json: bool) -> None:
+    """Print what an archive holds, and what it costs with its model and without."""
     costs = accounts.Accounts(
         frames=report.frames,
         samples=report.raw_bytes // 4,
         stored=report.source_bytes,
-        archive=report.archive_bytes - (report.model_bytes if embed_model else 0),
+        archive=report.archive_bytes - (report.model_bytes if embedded else 0),
         model=report.model_bytes,
         coded=report.coded_bytes,
         latents=report.latent_bytes,
@@ -279,8 +355,13 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     coded = r.frames_coded > 0 and r.seconds > 0
     speed = f", {number(r.frames_coded / r.seconds)} frames/s" if coded else ""
     held = [("max error", in_short(bounds_of(r.max_error)))] if r.max_error else []
+    new = r.frames - r.frames_before
+    added = (
+        [("added", count(new, "frame") if new else "nothing, as nothing is new")] if r.frames_before else []
+    )
     yield from fields(
         [
+            *added,
             ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
             ("model", f"{r.model}, quality {r.quality}{_chosen(r)}"),
             *held,
@@ -302,7 +383,8 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         ],
         indent="    ",
     )
-    odd = list(_odd(r.alignment))
+    # Images that an archive has need no word.
+    odd = list(_odd(r.alignment | ({"not_selected": 0} if r.frames_before else {})))
     if odd:
         yield ""
         yield "  found on the way"

@@ -279,6 +279,7 @@ class Codec:
         scale: Scale = Scale.MEAN,
         *,
         frames_per_block: int = 1,
+        after: Block | None = None,
         measure: Callable[[Float, Float], _T],
     ) -> tuple[list[bytes], list[_T]]:
         """Code frames, and return beside the blocks what is measured of each frame and of what it decodes to.
@@ -298,7 +299,7 @@ class Codec:
         InputError, BoundNotMetError
             As `encode`.
         """
-        return self._encode(data, channels, scale, frames_per_block, None, measure)
+        return self._encode(data, channels, scale, frames_per_block, after, measure)
 
     def _encode(
         self,

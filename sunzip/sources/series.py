@@ -107,7 +107,7 @@ class Series:
     shape
         (Y, X) of every frame.
     scale
-        Whether AIA pixels are 2×2 means or sums: that of the first source.
+        Whether AIA pixels are 2×2 means or sums; `join` takes that of the first source.
     time
         (T,) datetime64[ms], UTC, strictly increasing: the nominal time of each frame.
     t_obs
@@ -129,10 +129,11 @@ class Series:
         row: npt.NDArray[np.int32],
         report: AlignmentReport,
         missing: Literal["mask", "drop"],
+        scale: Scale,
     ) -> None:
         self.channels = channels
         self.shape = shape
-        self.scale = sources[0].scale
+        self.scale = scale
         self.time = time
         self.t_obs = t_obs
         self.missing = missing
@@ -289,9 +290,49 @@ class Series:
             self._row[keep],
             report,
             self.missing,
+            self.scale,
         )
         kept._seen[:] = self._seen[keep]
         return kept
+
+    def following(
+        self, last: np.datetime64, channels: tuple[str, ...], scale: Scale
+    ) -> tuple[Series, npt.NDArray[np.datetime64]]:
+        """Return the frames after a time, to be added to others, and the times of those that are not.
+
+        Parameters
+        ----------
+        last
+            The time.
+        channels, scale
+            Those of the others: channels that the sources lack are missing.
+        """
+        keep = self.time > last
+        into = [channels.index(name) for name in self.channels]
+        source, row = (np.full((int(keep.sum()), len(channels)), -1, np.int32) for _ in range(2))
+        t_obs = np.full(source.shape, np.datetime64("NaT", "ms"), "datetime64[ms]")
+        source[:, into], row[:, into] = self._source[keep], self._row[keep]
+        t_obs[:, into] = self.t_obs[keep]
+        left = int(np.count_nonzero(self._source[~keep] >= 0))
+        report = replace(
+            self._report,
+            frames=len(source),
+            images_used=self._report.images_used - left,
+            not_selected=self._report.not_selected + left,
+        )
+        found = Series(
+            self._sources,
+            channels,
+            self.shape,
+            self.time[keep],
+            t_obs,
+            source,
+            row,
+            report,
+            self.missing,
+            scale,
+        )
+        return found, self.time[~keep]
 
     def none_whole(self) -> InputError:
         """Return what is to be said if in every frame an image holds no measurement."""
@@ -508,7 +549,7 @@ def join(
     )
     times = time[full].astype("datetime64[ms]")
     shape = _common_shape(sources, wanted, size)
-    return Series(sources, wanted, shape, times, t_obs, source, row, report, missing)
+    return Series(sources, wanted, shape, times, t_obs, source, row, report, missing, sources[0].scale)
 
 
 def _oddities(seen: npt.NDArray[np.uint8]) -> Counter[str]:

@@ -1,0 +1,143 @@
+"""Frames that are added to an archive: what is new in its source is coded, and all else stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time as clock
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sunzip.api._compress import Job, report, wanted_workers
+from sunzip.api._reports import CompressReport, OnProgress
+from sunzip.api._series import Sources, what_follows
+from sunzip.archive import Archive, exists, open_archive
+from sunzip.errors import DamagedError, InputError
+from sunzip.sources.series import Series
+from sunzip.sun import Sun
+from sunzip.times import When, format_utc
+from sunzip.weights import Model
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def append(
+    src: Sources | Series,
+    path: str | os.PathLike[str],
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    stop: When | None = None,
+    model: str | Path | Model | None = None,
+    force: bool = False,
+    resume: bool = False,
+    workers: int | None = None,
+    client: Client | str | None = None,
+    progress: OnProgress | None = None,
+) -> CompressReport:
+    """Add to an archive the frames of its source, or of another, that come after its last.
+
+    They are coded as the archive was: channels, image size, time grid, model, quality, bounds of errors and
+    frames of a block are its own. Frames that it has are not coded again, and decode to the same bits; a
+    last block that is not full is filled up. The new archive is written beside the old one, which stays
+    whole until it is replaced.
+
+    Parameters
+    ----------
+    src, hmi, anon, degradation
+        As `sunzip.compress`. What the archive has already is passed over; channels of the archive that the
+        source lacks are missing in what is added.
+    path
+        The archive, a path or an fsspec URL. While it grows there is a folder ``<path>.partial``.
+    stop
+        Time to stop before; by default all is added.
+    model
+        Name, sha256 or folder of the archive's model, if it is neither in the archive nor on this machine.
+    force
+        Begin again if there is an unfinished archive.
+    resume
+        Continue a run that was broken off; the result has the same bytes as an unbroken one.
+    workers, client, progress
+        As `sunzip.compress`.
+
+    Returns
+    -------
+    CompressReport
+        Of the whole archive. If nothing is new, no frame was coded, and the archive is as it was.
+
+    Raises
+    ------
+    InputError, OutputError, ModelNotFoundError, DamagedError
+        See `sunzip.errors`. The archive is never touched unless all went well. Frames that lie before its
+        last and that it lacks cannot be added: a source that has no others is refused.
+
+    Examples
+    --------
+    >>> report = append("synthetic:frames=6,size=64", "/tmp/doc.lat")  # doctest: +SKIP
+    """
+    begin = clock.monotonic()
+    path = os.fspath(path)
+    workers = wanted_workers(workers, client)
+    if not exists(path):
+        raise InputError(f"{path}: nothing is there to add to; `sunzip compress` makes an archive")
+    with Sun(path, model=model, anon=anon) as sun:
+        old = sun.archive
+        codec = sun.codec.within(old.bounds, int(old.codec["quality"]))
+        series, align, left = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
+        source = _sources(old, series)
+        if series.missing == "drop" and len(series):
+            series = series.whole()
+        if not len(series):
+            if len(left):
+                raise InputError(
+                    f"{series.urls[0]}: has frames that {path} lacks, the first of "
+                    f"{format_utc(left[:1])[0]}, but none after its last, {format_utc(old.time[-1:])[0]}; "
+                    "only later ones can be added"
+                )
+            size, now = old.size, 0
+        else:
+            coding = {**old.coding, "align": asdict(align) if align else None}
+            if degradation is not None:
+                coding["degradation"] = degradation
+            identity = [old.identity, series.fingerprint(), json.dumps(coding, sort_keys=True)]
+            fingerprint = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+            spec = old.longer(series.time, source, coding, fingerprint)
+            size, now = Job(path, series, codec, spec, old).run(
+                embed=old.embedded_model(),
+                force=force,
+                resume=resume,
+                workers=workers,
+                client=client,
+                progress=progress,
+            )
+    with open_archive(path, anon=anon) as archive:
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, None, len(left))
+
+
+def _sources(old: Archive, series: Series) -> Mapping[str, Any]:
+    """Return where all frames came from, each source named once.
+
+    Raises
+    ------
+    DamagedError
+        If the archive does not say it of its own.
+    """
+    before, kinds, size = (old.source.get(key) for key in ("urls", "layouts", "stored_bytes"))
+    if (
+        not isinstance(before, list)
+        or not isinstance(kinds, list)
+        or len(before) != len(kinds)
+        or not all(isinstance(text, str) for text in before + kinds)
+        or not (size is None or (type(size) is int and size >= 0))
+    ):
+        raise DamagedError(f"{old.path}: does not say where its frames came from as sunzip does")
+    known = [pair for pair in zip(before, kinds, strict=True) if pair[0] not in series.urls]
+    known += zip(series.urls, series.layouts, strict=True)
+    urls, layouts = map(list, zip(*known, strict=True))
+    sizes = [size, series.stored_bytes]
+    return {"urls": urls, "layouts": layouts, "stored_bytes": None if None in sizes else sum(sizes)}

@@ -1,0 +1,328 @@
+"""Frames added to archives: those that are there keep their bits, and nothing that goes wrong costs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+import sunzip
+from sunzip import api
+from sunzip.archive import open_archive, verify
+from sunzip.cube import Scale
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
+from sunzip.sources.series import Series, join
+from sunzip.sources.synthetic import Synthetic
+from sunzip.weights import Model
+
+SIZE = 32
+CHANNELS = ("171A", "304A", "Bz")
+START = np.datetime64("2014-01-01T00:00", "ms")
+MODELS = pytest.mark.parametrize("kind", ["tiny_model", "wavelet_model"])
+
+
+class Waves(Synthetic):
+    """The times and keywords of the synthetic Sun with images that cost nothing, and holes in frame 3."""
+
+    broken_row: int | None = None
+
+    def read(self, channel: str, row: int) -> np.ndarray:
+        if row == self.broken_row:
+            raise InputError(f"sun.zarr/{channel}: chunk {row} cannot be read")
+        if row == 3 or (row == 6 and channel == "304A"):
+            return np.full((SIZE, SIZE), np.nan, np.float32)
+        rng = np.random.default_rng([row, len(channel), ord(channel[1])])
+        up, right = np.mgrid[:SIZE, :SIZE] / SIZE * 6
+        waves = np.sin(up + 0.1 * row) * np.cos(right + len(channel))
+        return (100 + 80 * waves + rng.normal(0, 5, (SIZE, SIZE))).astype(np.float32)
+
+
+def source(frames: int, channels: tuple[str, ...] = CHANNELS, **options: object) -> Waves:
+    return Waves(
+        **{"frames": frames, "size": SIZE, "start": START, "channels": channels, "seed": 7} | options
+    )
+
+
+def series(frames: int, **options: object) -> Series:
+    return join([source(frames, **options)])
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of six frames, read and written a few at a time."""
+    monkeypatch.setattr(api._compress, "FRAMES_PER_SHARD", 6)
+    monkeypatch.setattr(api._shards, "_STRETCH_PIXELS", 2 * len(CHANNELS) * SIZE * SIZE)
+    monkeypatch.setattr(api._shards, "count", lambda: 1)
+
+
+@pytest.fixture
+def model(kind: str, request: pytest.FixtureRequest) -> Model:
+    found: Model = request.getfixturevalue(kind)
+    return found
+
+
+@MODELS
+@pytest.mark.parametrize("block", [1, 2, 3, 6])
+@pytest.mark.parametrize("ends", [(2, 17), (4, 5, 6, 17), (6, 13, 14, 17)])
+def test_what_is_there_keeps_its_bits_and_what_is_added_is_coded_alike(
+    model: Model, block: int, ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(ends[0]), path, model=model, block=block)
+    for before, end in pairwise(ends):
+        with sunzip.open(path) as sun:
+            pixels, headers = sun.read(0, before), [sun.archive.headers(t) for t in range(before)]
+            table = sun.archive.table(0, before)
+        report = api.append(series(end), path)
+        assert (report.frames_before, report.frames, report.frames_coded) == (before, end, end - before)
+        assert verify(path).ok
+        with sunzip.open(path) as sun:
+            np.testing.assert_array_equal(sun.read(0, before), pixels)
+            assert [sun.archive.headers(t) for t in range(before)] == headers
+            again = sun.archive.table(0, before)
+            np.testing.assert_array_equal(again.t_obs, table.t_obs)
+            for name, values in table.stats.items():
+                np.testing.assert_array_equal(again.stats[name], values)
+    whole = series(ends[-1]).read(0, ends[-1])
+    with sunzip.open(path) as sun:
+        cube = sun.cube(0, ends[-1])
+        errors = sun.archive.stats["err_max"]
+    np.testing.assert_array_equal(cube.time, whole.time)
+    np.testing.assert_array_equal(cube.t_obs, whole.t_obs)
+    np.testing.assert_array_equal(cube.valid, whole.valid)
+    np.testing.assert_array_equal(np.isnan(cube.data), np.isnan(whole.data))
+    # What the archive tells of its errors is true of frames of either kind.
+    found = np.abs(cube.data - whole.data).max(axis=(2, 3))
+    np.testing.assert_allclose(errors[whole.valid], found[whole.valid], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["wavelet_model"])
+def test_added_frames_build_on_those_that_are_there(model: Model, tmp_path: Path) -> None:
+    """A film that is continued costs no more than one that was coded at once, by far."""
+    for name, first in (("grown", 5), ("whole", 6)):
+        api.compress(series(first), tmp_path / name, model=model, block=6)
+    api.append(series(6), tmp_path / "grown")
+    with open_archive(tmp_path / "grown") as grown, open_archive(tmp_path / "whole") as whole:
+        assert grown.blocks == whole.blocks == 1
+        assert grown.block_bytes.sum() < 1.2 * whole.block_bytes.sum()
+
+
+@MODELS
+def test_frames_that_stand_alone_have_the_bytes_of_one_run(model: Model, tmp_path: Path) -> None:
+    api.compress(series(4), tmp_path / "grown", model=model, block=1)
+    api.append(series(9), tmp_path / "grown")
+    api.compress(series(9), tmp_path / "whole", model=model, block=1)
+    with open_archive(tmp_path / "grown") as grown, open_archive(tmp_path / "whole") as whole:
+        assert grown.read_blocks(range(9)) == whole.read_blocks(range(9))
+
+
+@pytest.mark.parametrize("kind", ["wavelet_model"])
+def test_bounds_hold_for_what_is_added(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(4), path, model=model, block=6, max_error="2DN/s,20G")
+    assert api.append(series(11), path).max_error == "171A=2DN/s,304A=2DN/s,Bz=20G"
+    assert not any(api.evaluate(series(11), path).outside.values())
+    with sunzip.open(path) as sun:
+        lost = np.abs(sun.read(0, 11, "171A") - series(11).read(0, 11).data[:, :1])
+    assert np.nanmax(lost) <= 2
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_a_run_that_was_broken_off_is_resumed_to_the_same_bytes(model: Model, tmp_path: Path) -> None:
+    path, other = tmp_path / "sun.lat", tmp_path / "other.lat"
+    for each in (path, other):
+        api.compress(series(8), each, model=model, block=2)
+    before = path.read_bytes()
+    broken = source(20)
+    broken.broken_row = 15
+    with pytest.raises(InputError, match="chunk 15"):
+        api.append(join([broken]), path)
+    assert path.read_bytes() == before
+    with pytest.raises(OutputError, match="--resume"):
+        api.append(series(20), path)
+    with pytest.raises(OutputError, match="other input"):
+        api.append(series(19), path, resume=True)
+    report = api.append(series(20), path, resume=True)
+    assert 0 < report.frames_coded < 12
+    api.append(series(20), other)
+    assert path.read_bytes() == other.read_bytes()
+    assert not (tmp_path / "sun.lat.partial").exists()
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_a_broken_run_left_is_dropped_on_demand(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(6), path, model=model, block=1)
+    broken = source(14)
+    broken.broken_row = 13
+    with pytest.raises(InputError, match="chunk 13"):
+        api.append(join([broken]), path)
+    assert api.append(series(9), path, force=True).frames == 9
+    assert verify(path).ok
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_a_source_that_fails_at_once_leaves_nothing(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(8), path, model=model, block=2)
+    before, broken = path.read_bytes(), source(10)
+    broken.broken_row = 9
+    with pytest.raises(InputError, match="chunk 9"):
+        api.append(join([broken]), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["sun.lat"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_an_archive_that_another_run_replaced_is_not_lost(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(4), path, model=model)
+    finish = api._compress.ArchiveWriter.finish
+
+    def late(writer: object, embed: object) -> int:
+        monkeypatch.setattr(api._compress.ArchiveWriter, "finish", finish)
+        api.compress(series(5), path.with_name("new.lat"), model=model)
+        path.with_name("new.lat").replace(path)
+        return finish(writer, embed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api._compress.ArchiveWriter, "finish", late)
+    with pytest.raises(OutputError, match="another run has replaced it"):
+        api.append(series(9), path)
+    with open_archive(path) as found:
+        assert found.frames == 5
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_nothing_new_leaves_the_archive_alone(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(7), path, model=model)
+    before = path.stat()
+    report = api.append(series(5), path)
+    assert (report.frames, report.frames_before, report.frames_coded) == (7, 7, 0)
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_frames_can_only_be_added_after_the_last(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(4, start=START + np.timedelta64(1, "D")), path, model=model)
+    with pytest.raises(InputError, match=r"lacks, the first of 2014-01-01T00:00.*only later ones"):
+        api.append(series(3), path)
+    # Where others come after it, what cannot be added is told of.
+    both = [source(3), source(2, start=START + np.timedelta64(2, "D"))]
+    report = api.append(join(both), path)
+    assert report.frames == 6
+    assert report.alignment["odd"]["frame before the archive's last"] == 3
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_channels_that_a_source_lacks_are_missing_in_what_is_added(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(3), path, model=model, block=2)
+    api.append(series(5, channels=("304A",)), path)
+    with sunzip.open(path) as sun:
+        assert sun.channels == CHANNELS
+        assert sun.archive.valid[3:].tolist() == [[False, False, False], [False, True, False]]
+        assert np.isnan(sun[4, "171A"]).all()
+
+
+@pytest.mark.parametrize("kind", ["wavelet_model"])
+def test_sums_become_means_where_the_archive_has_them(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(3), path, model=model, quality=90)
+    sums = source(6)
+    sums.scale = Scale.SUM
+    api.append(join([sums]), path)
+    with sunzip.open(path) as sun:
+        assert sun.scale is Scale.MEAN
+        assert np.nanmean(sun[4, "171A"]) == pytest.approx(np.nanmean(sums.read("171A", 4)) / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_other_images_are_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(3), path, model=model)
+    with pytest.raises(InputError, match=r"64×64 pixels.*has 171A 304A Bz at 32×32"):
+        api.append(join([Synthetic(frames=5, size=64, start=START, channels=CHANNELS)]), path)
+    with pytest.raises(InputError, match="has 94A at"):
+        api.append(series(5, channels=("94A",)), path)
+    with pytest.raises(InputError, match="series in memory"):
+        api.append(f"synthetic:frames=5,size={SIZE}", path)
+    with pytest.raises(InputError, match="nothing is there to add to"):
+        api.append(series(3), tmp_path / "none.lat")
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_damage_is_not_passed_on(model: Model, tmp_path: Path) -> None:
+    """The new archive would vouch for what it copied."""
+    path = tmp_path / "sun.lat"
+    api.compress(series(14), path, model=model, block=2)
+    with open_archive(path) as archive:
+        places = [archive.extent(number)[0] + 30 for number in (1, 6)]
+    data = path.read_bytes()
+    for place, frames in zip(places, ("0 to 5", "12 to 13"), strict=True):
+        hit = bytearray(data)
+        hit[place] ^= 1
+        path.write_bytes(hit)
+        with pytest.raises(DamagedError, match=f"frames {frames} are damaged"):
+            api.append(series(17), path)
+        assert path.read_bytes() == hit
+        api.compress(series(14), path, model=model, block=2, force=True)
+
+
+@pytest.mark.parametrize("kind", ["other_model"])
+def test_the_embedded_model_codes_and_stays(model: Model, nothing_registered: None, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(3), path, model=model, embed_model=True)
+    api.append(series(5), path)
+    with open_archive(path) as archive:
+        assert archive.embedded_model() == dict(model.files)
+    api.compress(series(3), path, model=model, force=True)
+    from sunzip import weights
+
+    weights._REGISTERED.clear()
+    with pytest.raises(ModelNotFoundError, match="was coded with model other"):
+        api.append(series(5), path)
+    assert api.append(series(5), path, model=model).frames == 5
+
+
+def urls(frames: int) -> str:
+    return f"synthetic:frames={frames},size={SIZE},seed=2,cadence=12min"
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_the_archives_own_alignment_goes_on(model: Model, tmp_path: Path) -> None:
+    path, whole = tmp_path / "grown.lat", tmp_path / "whole.lat"
+    align = api.Alignment(every="36min", channels=("304A", "94A"))
+    api.compress(urls(5), path, model=model, align=replace(align, stop="2012-03-01T00:40"))
+    api.append(urls(11), path, stop="2012-03-01T01:20")
+    report = api.append(urls(11), path)
+    assert report.frames_before == 3
+    api.compress(urls(11), whole, model=model, align=align)
+    with open_archive(path) as grown, open_archive(whole) as other:
+        np.testing.assert_array_equal(grown.time, other.time)
+        assert grown.coding == other.coding
+        # Of each source there is one name, the last.
+        assert grown.source["urls"] == [urls(5), urls(11)]
+        assert grown.read_blocks(range(4)) == other.read_blocks(range(4))
+    assert api.evaluate(urls(11), path).frames == 4
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_the_command_says_what_was_added(model: Model, sunzip: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(urls(3), path, model=model)
+    out = sunzip("append", urls(5), path).stdout
+    assert "holds 5 frames" in out
+    assert "added   2 frames" in out
+    assert "outside --start" not in out
+    assert "added   nothing" in sunzip("append", urls(5), path).stdout
+    error = sunzip("append", urls(5), tmp_path / "none.lat", code=1).stderr
+    assert "none.lat: nothing is there" in error
