@@ -38,7 +38,8 @@ def save(
     network, average, optimiser
         What is trained, its moving average, and what trains it.
     state
-        JSON: everything else that decides how the training goes on.
+        JSON: everything else that decides how the training goes on: ``step``, ``elapsed``, ``smooth``,
+        ``lowest`` and ``settings``.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def save(
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the JSON of a checkpoint.
+    """Return the JSON of a checkpoint: how far the training is, and what it was begun with.
 
     Raises
     ------
@@ -75,12 +76,23 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         with _opened(path) as file:
-            state = json.loads((file.metadata() or {})[_STATE])
-        if not isinstance(state, dict):
+            state: dict[str, Any] = json.loads((file.metadata() or {})[_STATE])
+        if not _is_state(state):
             raise ValueError
-    except (SafetensorError, ValueError, KeyError):
+    except (SafetensorError, ValueError, KeyError, RecursionError):
         raise DamagedError(f"{path}: is no checkpoint of sunzip train; begin anew with --force") from None
     return state
+
+
+def _is_state(state: object) -> bool:
+    return (
+        isinstance(state, dict)
+        and isinstance(state.get("settings"), dict)
+        and type(state.get("step")) is int
+        and 0 <= state["step"] < 1 << 53
+        # Before the first step the errors are no finite numbers.
+        and all(type(state.get(key)) is float for key in ("elapsed", "smooth", "lowest"))
+    )
 
 
 def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -329,7 +329,7 @@ def fit(
     step, elapsed, smooth, lowest = 0, 0.0, math.nan, math.inf
     if resume and path.exists():
         state = checkpoint.read_state(path)
-        check_settings(state.get("settings", {}), settings, path)
+        check_settings(state["settings"], settings, path)
         checkpoint.restore(path, network, average, optimiser)
         step, elapsed, smooth, lowest = (state[k] for k in ("step", "elapsed", "smooth", "lowest"))
     journal = Journal(folder, step) if place.leads else None

@@ -319,7 +319,7 @@ def train(
         begun = resume and old.exists()
         half = precision == "bf16"
         if precision == "auto" and begun:
-            half = checkpoint.read_state(old).get("settings", {}).get("precision") == "bf16"
+            half = checkpoint.read_state(old)["settings"].get("precision") == "bf16"
         elif precision == "auto":
             tell(Stage("trying precisions", 0, 1))
             half = bool(

@@ -227,6 +227,19 @@ def test_damaged_checkpoints_are_told(tmp_path: Path, content: bytes) -> None:
         run(Line(), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"smooth": None}, {"step": "3"}, {"step": -5}, {"step": 2.5}, {"elapsed": [1]}, {"settings": [1]}],
+    ids=str,
+)
+def test_checkpoints_that_tell_no_state_are_told(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(Line(), tmp_path, steps=2)
+    tensors, state = load_file(tmp_path / CHECKPOINT), checkpoint.read_state(tmp_path / CHECKPOINT)
+    save_file(tensors, tmp_path / CHECKPOINT, {"sunzip": json.dumps(state | change)})
+    with pytest.raises(DamagedError, match="is no checkpoint"):
+        run(Line(), tmp_path, steps=4, resume=True)
+
+
 def test_checkpoints_of_another_network_are_told(tmp_path: Path) -> None:
     run(Line(), tmp_path, steps=2)
     tensors = load_file(tmp_path / CHECKPOINT)
