@@ -421,6 +421,23 @@ class TestStudy:
         # A missing image would be black, and its bytes far too few.
         assert all(np.isfinite(period.frame(n)).all() for n in range(2))
 
+    def test_frames_without_measurements_are_left_out(self, tmp_path: Path) -> None:
+        cube = open_series("synthetic:frames=6,size=32", align=Alignment(channels=("171A", "Bz"))).read(0, 6)
+        bad = np.arange(6) % 2 == 0
+        cube.data[bad, 0] = np.nan  # which the file calls images all the same
+        path = str(tmp_path / "sun.h5")
+        with open_sink(path, "hdf5", channels=cube.channels, shape=(32, 32)) as sink:
+            sink.write(cube)
+        (period,) = measure.periods(mission(), [path], 6, 32, hmi=None, anon=False)
+        assert (period.count, period.source) == (3, "3 of 6 frames")
+        for n, t in enumerate(np.flatnonzero(~bad)):
+            assert np.array_equal(period.frame(n), cube.data[t])
+        cube.data[-1, 0] = np.nan
+        with open_sink(tmp_path / "none.h5", "hdf5", channels=cube.channels, shape=(32, 32)) as sink:
+            sink.write(cube)
+        with pytest.raises(InputError, match=r"each of the 2 frames .* without any measurement"):
+            measure.periods(mission(), [str(tmp_path / "none.h5")], 2, 32, hmi=None, anon=False)
+
 
 @pytest.fixture
 def run(sunzip: Any) -> Any:

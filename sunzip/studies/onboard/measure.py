@@ -114,10 +114,19 @@ def _of_source(
     # A missing image would be black, and black takes no bytes.
     align = Alignment(channels=mission.channels, size=side, missing="drop")
     series = open_series(url, hmi=hmi, anon=anon, align=align)
-    rows = np.unique(np.linspace(0, len(series) - 1, count).round().astype(int)).tolist()
+    wanted = np.zeros(len(series), bool)
+    wanted[np.linspace(0, len(series) - 1, count).round().astype(int)] = True
+    # So is one that holds no measurement, which only reading tells.
+    whole = series.whole(wanted)
+    rows = np.flatnonzero(np.isin(whole.time, series.time[wanted])).tolist()
+    if not rows:
+        raise InputError(
+            f"{url}: each of the {np.count_nonzero(wanted)} frames that were looked at has an image without "
+            "any measurement; look at more (--frames), or take another stretch"
+        )
 
     def frame(n: int) -> Float:
-        found: Float = series.read(rows[n], rows[n] + 1).to_scale(Scale.MEAN).data[0]
+        found: Float = whole.read(rows[n], rows[n] + 1).to_scale(Scale.MEAN).data[0]
         return found
 
     return Period(url, share, f"{len(rows)} of {len(series)} frames", len(rows), frame)
