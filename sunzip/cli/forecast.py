@@ -212,6 +212,8 @@ def _range(a: int, b: int) -> str:
 
 
 def _told(r: ForecastReport) -> str:
+    if r.lag is None or r.lag_share is None:
+        return "too few days to learn from to say"
     if r.lag_share < 0.1:
         return "next to nothing of the flux of any day: are the times of both files right?"
     when = "the same day" if r.lag == 0 else f"day {r.lag:+d}"

@@ -116,7 +116,8 @@ class ForecastReport:
     embargo
         Days around each fold's month that it learns nothing from; None without folds.
     lag, lag_share
-        Of which day's flux the latents tell most, counted from the image's, and the share of its variance.
+        Of which day's flux the latents tell most, counted from the image's, and the share of its variance;
+        None where there are too few days to learn from to tell.
     interval
         ``block`` days, ``draws`` and ``level`` of the intervals.
     seed
@@ -145,8 +146,8 @@ class ForecastReport:
     methods: dict[str, list[Score]]
     folds: dict[str, list[Score]] | None
     embargo: int | None
-    lag: int
-    lag_share: float
+    lag: int | None
+    lag_share: float | None
     interval: dict[str, float]
     seed: int
     seconds: float
@@ -259,11 +260,11 @@ def forecast(
             table, split, turns = _plan(days, series, horizons, os.fspath(path), months, folds, embargo)
         seen = months.seen(days.date)
         space = Space.fit(latents[seen], pca)
-        lag, share = alignment(space(latents), days.date, series, months)
-        if lag > _MAX_LAG and share > _TELLS:
+        told = alignment(space(latents), days.date, series, months)
+        if told and told[0] > _MAX_LAG and told[1] > _TELLS:
             raise InputError(
-                f"{os.fspath(path)}: its frames tell the flux of {lag} days later better than that of their "
-                f"own day, as if they were of later days: times there or in {series.path} are wrong"
+                f"{os.fspath(path)}: its frames tell the flux of {told[0]} days later better than that of "
+                f"their own day, as if they were of later days: times there or in {series.path} are wrong"
             )
         sets = {LATENTS: (latents, pca)} | _rivals(sun, days, network, decode, pca, step)
         name, sha256 = sun.codec.model.name, sun.codec.model.sha256
@@ -303,8 +304,8 @@ def forecast(
         methods=methods,
         folds=crossed,
         embargo=embargo if folds else None,
-        lag=lag,
-        lag_share=share,
+        lag=told[0] if told else None,
+        lag_share=told[1] if told else None,
         interval={"block": _BLOCK, "draws": _DRAWS, "level": _LEVEL},
         seed=seed,
         seconds=clock.monotonic() - begin,
@@ -603,7 +604,7 @@ def blocks(
     return out.reshape(draws, -1)[:, : len(dates)]
 
 
-def alignment(features: Float, dates: Dates, flux: Flux, months: Months) -> tuple[int, float]:
+def alignment(features: Float, dates: Dates, flux: Flux, months: Months) -> tuple[int, float] | None:
     """Tell of which day's flux features know most: that of their own, or they carry wrong times.
 
     Ridge regressions to the flux of up to ten days before and after, each judged on fifths of the days that
@@ -624,8 +625,10 @@ def alignment(features: Float, dates: Dates, flux: Flux, months: Months) -> tupl
         In days from the features' own.
     share
         Of the flux's variance that is told at that lag, 0 to 1.
+
+    None if there are too few days to learn from to judge at any lag.
     """
-    best, found = 0, 0.0
+    told: tuple[int, float] | None = None
     for lag in sorted(range(-_LAGS, _LAGS + 1), key=abs):
         then = dates + np.timedelta64(lag, "D")
         good = months.seen(dates) & months.seen(then) & np.isfinite(flux.at(then))
@@ -638,7 +641,7 @@ def alignment(features: Float, dates: Dates, flux: Flux, months: Months) -> tupl
             a, b, middle = x[fifth != n], y[fifth != n], y[fifth != n].mean()
             weights = np.linalg.solve(a.T @ a + len(a) * 0.01 * np.eye(a.shape[1]), a.T @ (b - middle))
             error[fifth == n] = x[fifth == n] @ weights + middle - y[fifth == n]
-        share = 1 - float((error**2).mean() / y.var()) if y.var() > 0 else 0.0
-        if share > found:
-            best, found = lag, share
-    return best, found
+        share = max(0.0, 1 - float((error**2).mean() / y.var())) if y.var() > 0 else 0.0
+        if told is None or share > told[1]:
+            told = lag, share
+    return told

@@ -71,7 +71,7 @@ class Space:
         if components > min(features.shape):
             raise InputError(
                 f"{components} principal components of {features.shape[1]} features on {len(features)} days; "
-                "there can be no more than of either"
+                "there can be no more than of either: take fewer, or none (--pca)"
             )
         from sklearn.decomposition import PCA
 

@@ -109,6 +109,8 @@ class TestForecast:
         assert report.synthetic
         assert report.days == COUNT
         assert (report.latent_shape, report.pool, report.pca, report.features) == ((8, 1, 1), 1, None, 8)
+        assert report.lag is not None
+        assert report.lag_share is not None
         assert report.lag_share > 0.8
         assert abs(report.lag) <= 2
         assert report.methods["latents"][0].trees in (20, 40)
@@ -259,12 +261,22 @@ class TestLeaks:
         features = rng.normal(size=(COUNT, 4)).astype(np.float32)
         values = 100 + features[:, 0].astype(np.float64)
         told = alignment(features, dates, Flux("", "", dates, values, True), Months())
+        assert told is not None
         assert told[0] == 0
         assert told[1] > 0.95
         wild = np.where(Months().seen(dates), values, rng.normal(size=COUNT))
         assert alignment(features, dates, Flux("", "", dates, wild, True), Months()) == told
-        shuffled = features[rng.permutation(COUNT)]
-        assert alignment(shuffled, dates, Flux("", "", dates, values, True), Months())[1] < 0.1
+        shuffled = alignment(
+            features[rng.permutation(COUNT)], dates, Flux("", "", dates, values, True), Months()
+        )
+        assert shuffled is not None
+        assert shuffled[1] < 0.1
+
+    def test_alignment_of_few_days_says_nothing(self) -> None:
+        dates = np.arange("2013-01-01", "2013-04-01", dtype="M8[D]")  # 28 are neither January's nor March's
+        features = np.random.default_rng(0).normal(size=(len(dates), 2)).astype(np.float32)
+        values = 100 + features[:, 0].astype(np.float64)
+        assert alignment(features, dates, Flux("", "", dates, values, True), Months()) is None
 
 
 class TestDays:
@@ -491,7 +503,7 @@ class TestCommand:
             (["--test", "1,3"], "name some from 1 to 12, each once"),
             (["--test", "13"], "name some from 1 to 12, each once"),
             (["--test", "6"], None),
-            (["--pca", 500], "there can be no more than of either"),
+            (["--pca", 500], "no more than of either: take fewer, or none (--pca)"),
             (["--pool", 3], "cannot be pooled to 3×3 fields"),
             (["--plot", "p.jpg"], "name it *.png"),
             (["--resnet", "none.safetensors"], "none.safetensors: No such file"),
