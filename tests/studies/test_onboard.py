@@ -410,6 +410,14 @@ class TestStudy:
         with pytest.raises(InputError, match="one is named twice"):
             study(mission(), model=tiny_model, sources=[source] * 2, frames=2, size=32)
 
+    @pytest.mark.parametrize(
+        ("active", "known"), [(0.0, ["quiet Sun"]), (0.5, ["quiet Sun", "active Sun"]), (1.0, ["active Sun"])]
+    )
+    def test_a_sun_that_the_mission_never_sees_is_not_measured(self, active: float, known: list[str]) -> None:
+        found = measure.periods(mission(active=active), [], 2, 32, hmi=None, anon=False)
+        assert [p.name for p in found] == known
+        assert sum(p.share for p in found) == 1
+
     def test_frames_that_lack_an_image_are_left_out(self, tmp_path: Path) -> None:
         cube = open_series("synthetic:frames=3,size=32", align=Alignment(channels=("171A", "Bz"))).read(0, 3)
         cube.data[1, 0], cube.valid[1, 0] = np.nan, False

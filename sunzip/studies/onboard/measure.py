@@ -89,6 +89,8 @@ def periods(
         return [
             _synthetic(name, share, start, days, count, side, mission.channels)
             for (name, start, days), share in zip(SYNTHETIC, shares, strict=True)
+            # What never comes about has no part in the mission's largest frames.
+            if share > 0
         ]
     if len(set(sources)) < len(sources):
         raise InputError(f"sources {' '.join(sources)}: one is named twice; each is a period of its own")
