@@ -68,8 +68,8 @@ class SigmaVaeFamily(Family):
         """Only 128×128."""
         if (height, width) != (_SIZE, _SIZE):
             raise InputError(
-                f"the σ-VAE takes images of 128×128 pixels, not {height}×{width}; add --size 128 "
-                "or use the default model"
+                f"the σ-VAE takes images of 128×128 pixels, not {height}×{width}; average larger "
+                "ones with --size 128, or use the default model"
             )
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:

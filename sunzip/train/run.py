@@ -560,11 +560,13 @@ def _check_side(model: str, side: tuple[int, int]) -> None:
     if model == "wavelet" and (side[0] != side[1] or side[0] < _SMALLEST or side[0] & side[0] - 1):
         raise InputError(
             f"wavelet models learn from square images whose side is a power of two from {_SMALLEST} on, not "
-            f"from {side[0]}×{side[1]}; add --size, as in --size {SIZE}; what is learned serves any size"
+            f"from {side[0]}×{side[1]}; average larger ones, as with --size {SIZE}; "
+            "what is learned serves any size"
         )
     if model.startswith("sigma-vae") and side != (SIZE, SIZE):
         raise InputError(
-            f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {side[0]}×{side[1]}; add --size {SIZE}"
+            f"the σ-VAE takes images of {SIZE}×{SIZE} pixels, not {side[0]}×{side[1]}; "
+            f"average larger ones with --size {SIZE}"
         )
     if model == "hyperprior" and min(side) < crop:
         raise InputError(
