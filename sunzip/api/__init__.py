@@ -1,10 +1,11 @@
 """The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
 
 from sunzip.api._append import append
-from sunzip.api._compress import Block, compress
+from sunzip.api._compress import Block, compress, sampled
 from sunzip.api._decompress import decompress, replacing
-from sunzip.api._evaluate import evaluate
+from sunzip.api._evaluate import evaluate, judging
 from sunzip.api._reports import CompressReport, DecompressReport, EvaluateReport, OnProgress, Progress
+from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series, source_of
 from sunzip.codec.lanes import Task
 from sunzip.sun import Sun, open
@@ -17,6 +18,7 @@ __all__ = [
     "EvaluateReport",
     "OnProgress",
     "Progress",
+    "Sample",
     "Sources",
     "Sun",
     "Task",
@@ -24,8 +26,10 @@ __all__ = [
     "compress",
     "decompress",
     "evaluate",
+    "judging",
     "open",
     "open_series",
     "replacing",
+    "sampled",
     "source_of",
 ]

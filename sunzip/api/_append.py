@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sunzip.api._compress import Job, report, wanted_workers
+from sunzip.api._compress import report
 from sunzip.api._reports import CompressReport, OnProgress
+from sunzip.api._run import Run, wanted_workers
 from sunzip.api._series import Sources, what_follows
 from sunzip.archive import Archive, exists, open_archive
 from sunzip.errors import DamagedError, InputError
@@ -107,7 +108,7 @@ def append(
             identity = [old.identity, series.fingerprint(), json.dumps(coding, sort_keys=True)]
             fingerprint = hashlib.sha256("\n".join(identity).encode()).hexdigest()
             spec = old.longer(series.time, source, coding, fingerprint)
-            size, now = Job(path, series, codec, spec, old).run(
+            size, now = Run(path, series, codec, spec, old).go(
                 embed=old.embedded_model(),
                 force=force,
                 resume=resume,

@@ -6,26 +6,25 @@ import hashlib
 import json
 import os
 import time as clock
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.api._reports import CompressReport, OnProgress, Progress
+from sunzip.api._reports import CompressReport, OnProgress
+from sunzip.api._run import Run, wanted_workers
 from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series
-from sunzip.api._shards import Coded, Plan, code_shards
-from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, open_archive
+from sunzip.archive import Archive, ArchiveSpec, open_archive
 from sunzip.arguments import positive, whole
 from sunzip.bounds import Wish, bounds_of, told
 from sunzip.codec import Codec
-from sunzip.errors import DamagedError, InputError
+from sunzip.errors import InputError
 from sunzip.sources.series import Series
 from sunzip.weights import Model
 
@@ -129,16 +128,7 @@ def compress(
     """
     begin = clock.monotonic()
     codec = Codec(model if isinstance(model, Model) else weights.load(model), quality)
-    series = (
-        src
-        if isinstance(src, Series)
-        else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
-    )
-    try:
-        codec.family.check_size(*series.shape)
-    except InputError as error:
-        # The model knows what is wrong, not whose images they are.
-        raise InputError(f"{series.urls[0]}: {error}") from None
+    series = _opened(src, codec, hmi, anon, degradation, align)
     workers = wanted_workers(workers, client)
     if sum(wish is not None for wish in (quality, target_ratio, target_bytes)) > 1:
         raise InputError("a quality, a target ratio and a target size exclude each other")
@@ -146,29 +136,15 @@ def compress(
         if target_ratio is not None or target_bytes is not None:
             raise InputError("bounded errors take the bytes that they take: give no target, or no max_error")
         codec = codec.within(bounds_of(max_error, series.channels), quality)
-    looking = clock.monotonic()
-    if series.missing == "drop":
-        # The frames of an archive are fixed before the first one is coded.
-        series = series.whole()
-    looking = clock.monotonic() - looking
-    together = _frames_per_block(block, codec, series.time, series.pixels)
-    path = os.fspath(out)
-    given = None if isinstance(src, Series) and align is None else align or Alignment()
-    specified = partial(
-        _specification,
-        series,
-        frames=series.fingerprint(),
-        block=together,
-        align=given,
-        degradation=degradation,
-    )
+    job = _job(src, series, codec, block, degradation, align)
+    series, path = job.series, os.fspath(out)
     if target_ratio is not None:
         target_ratio = positive(target_ratio, "target_ratio (--target-ratio)")
     elif target_bytes is not None:
         target_bytes = whole(target_bytes, "target_bytes (--target-bytes)", 1)
     open_quality = bool(codec.bounds) and quality is None
     if dry_run or target_ratio is not None or target_bytes is not None or open_quality:
-        sample = Sample(series, specified(codec))
+        sample = Sample(series, job.spec(codec))
         if target_ratio is not None:
             target_bytes = _within(sample.raw_bytes, target_ratio)
         embedded = codec.model.nbytes if embed_model else 0
@@ -183,10 +159,10 @@ def compress(
         if open_quality:
             codec = codec.at(sample.cheapest(codec))
         if dry_run:
-            return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
+            return _estimated(sample, series, codec, path, embedded, target_bytes, job.looking)
         del sample
-    job = Job(path, series, codec, specified(codec))
-    size, now = job.run(
+    run = Run(path, series, codec, job.spec(codec))
+    size, now = run.go(
         embed=codec.model.files if embed_model else None,
         force=force,
         resume=resume,
@@ -198,86 +174,96 @@ def compress(
         return report(archive, series, codec, size, clock.monotonic() - begin, now, target_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An archive to be written.
+class _Job(NamedTuple):
+    """What is to be coded.
 
     Attributes
     ----------
-    path
-        Where.
     series
-        The frames.
-    codec
-        What codes them.
+        The frames, of which none will be left out any more.
+    looking
+        Seconds that it took to find that out.
     spec
-        What the archive will hold.
-    before
-        The archive that is there, if the frames are to be added to it.
+        Returns the archive that a codec makes of them.
     """
 
-    path: str
     series: Series
-    codec: Codec
-    spec: ArchiveSpec
-    before: Archive | None = None
-
-    def run(
-        self,
-        *,
-        embed: Mapping[str, bytes] | None,
-        force: bool,
-        resume: bool,
-        workers: int | None,
-        client: Client | str | None,
-        progress: OnProgress | None,
-    ) -> tuple[int, int]:
-        """Code what is left to be coded, and pack; return the archive's bytes and the frames coded.
-
-        Parameters
-        ----------
-        embed
-            Files of the model, if the archive is to hold them.
-        force, resume, workers, client, progress
-            As `compress`.
-        """
-        series, raw, coded = self.series, 0, 0
-        with (
-            _found(client, workers) as cluster,
-            ArchiveWriter.create(
-                self.path, self.spec, force=force, resume=resume, before=self.before
-            ) as writer,
-        ):
-            plan, todo = Plan(series, writer, self.spec.frames_per_block), writer.left()
-            now = sum(f.stop - f.start for f in map(plan.frames_of, todo))
-            done = len(series) - now
-            if progress:
-                progress(Progress(done, len(series), 0, 0))
-            try:
-                with _coding(plan, self.codec, todo, cluster, workers) as finished:
-                    for part in finished:
-                        done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
-                        if progress:
-                            progress(Progress(done, len(series), raw, coded))
-            except (InputError, DamagedError):
-                # A source may be out of reach for a while, so that days of work stay; without a whole shard
-                # there is nothing to stay. On a cluster shards may still be written.
-                if cluster is None and not any(map(writer.done, todo)) and now == len(series):
-                    writer.abort()
-                raise
-            if not raw and now == len(series):
-                writer.abort()
-                raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
-            return writer.finish(embed), now
+    looking: float
+    spec: Callable[[Codec], ArchiveSpec]
 
 
-def wanted_workers(wanted: int | None, client: Client | str | None) -> int | None:
-    """Return how many processes of this machine are wanted."""
-    if wanted is not None:
-        wanted = whole(wanted, "workers (--workers)", 1)
-        if client is not None:
-            raise InputError("either a number of workers or a client of a cluster; give one of them")
-    return wanted
+def _opened(
+    src: Sources | Series,
+    codec: Codec,
+    hmi: str | None,
+    anon: bool,
+    degradation: str | None,
+    align: Alignment | None,
+) -> Series:
+    """Open sources whose images a codec can code."""
+    series = (
+        src
+        if isinstance(src, Series)
+        else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
+    )
+    try:
+        codec.family.check_size(*series.shape)
+    except InputError as error:
+        # The model knows what is wrong, not whose images they are.
+        raise InputError(f"{series.urls[0]}: {error}") from None
+    return series
+
+
+def _job(
+    src: Sources | Series,
+    series: Series,
+    codec: Codec,
+    block: Block,
+    degradation: str | None,
+    align: Alignment | None,
+) -> _Job:
+    """Find out which frames there are, and how many are coded together."""
+    looking = clock.monotonic()
+    if series.missing == "drop":
+        # The frames of an archive are fixed before the first one is coded.
+        series = series.whole()
+    looking = clock.monotonic() - looking
+    spec = partial(
+        _specification,
+        series,
+        frames=series.fingerprint(),
+        block=_frames_per_block(block, codec, series.time, series.pixels),
+        align=None if isinstance(src, Series) and align is None else align or Alignment(),
+        degradation=degradation,
+    )
+    return _Job(series, looking, spec)
+
+
+def sampled(
+    src: Sources | Series,
+    codec: Codec,
+    *,
+    hmi: str | None = None,
+    anon: bool = False,
+    degradation: str | None = None,
+    align: Alignment | None = None,
+) -> tuple[Series, Sample]:
+    """Return the frames of sources, and the sample of them that a dry run of `compress` codes.
+
+    Parameters
+    ----------
+    src, hmi, anon, degradation, align
+        As `compress`.
+    codec
+        At any quality.
+
+    Raises
+    ------
+    InputError, DamagedError
+        As `compress`.
+    """
+    job = _job(src, _opened(src, codec, hmi, anon, degradation, align), codec, "auto", degradation, align)
+    return job.series, Sample(job.series, job.spec(codec))
 
 
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
@@ -295,44 +281,6 @@ def _within(raw_bytes: int, ratio: float) -> int:
     if not np.isfinite(size):
         raise InputError(f"target_ratio (--target-ratio) is too small: {ratio}")
     return int(size)
-
-
-@contextmanager
-def _found(client: Client | str | None, workers: int | None) -> Iterator[Client | None]:
-    """Find the cluster, before anything is written: that it, or Dask, is missing leaves nothing behind."""
-    if client is None and workers is None:
-        yield None
-        return
-    from sunzip.api import _dask
-
-    if isinstance(client, str):
-        with _dask.connected(client) as made:
-            yield made
-    else:
-        _dask.need()
-        if client is not None and not hasattr(client, "submit"):
-            raise InputError(
-                f"client must be a distributed.Client or its address, not a {type(client).__name__}"
-            )
-        yield client
-
-
-@contextmanager
-def _coding(
-    plan: Plan, codec: Codec, shards: Sequence[int], client: Client | None, workers: int | None
-) -> Iterator[Iterator[Coded]]:
-    """Have shards coded by this process, by processes of this machine or by a cluster."""
-    with ExitStack() as stack:
-        if not shards or (client is None and workers is None):
-            coded = code_shards(plan, codec, shards)
-        else:
-            from sunzip.api import _dask
-
-            ours = client is None
-            if client is None:
-                client = stack.enter_context(_dask.local_client(min(workers or 1, len(shards))))
-            coded = _dask.code_shards_on(client, plan, codec, shards, ours=ours)
-        yield stack.enter_context(closing(coded))
 
 
 def _specification(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def evaluate(
             # Frames that the archive left out for an image without measurement are not absent from it.
             series = series.whole(~np.isin(series.time, sun.time))
         both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
-        gather = Accumulator(sun.channels, stabilise=_Stabilise(), on_disk=_on_disk(sun.archive.shape))
+        gather = judging(sun.channels, sun.archive.shape)
         images = frames = raw = 0
         known = int(sun.archive.valid.sum())
         elsewhere = np.delete(series.t_obs, ours, axis=0)
@@ -116,6 +117,8 @@ def evaluate(
         )
 
 
-def _on_disk(shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+def judging(channels: Sequence[str], shape: tuple[int, int]) -> Accumulator:
+    """Return what takes the metrics of images of a shape (Y, X), AIA pixels as means."""
     # A rectangle has no nominal disk: strict metrics then count all pixels.
-    return None if shape[0] == shape[1] else np.ones(shape, bool)
+    on_disk = None if shape[0] == shape[1] else np.ones(shape, bool)
+    return Accumulator(channels, stabilise=_Stabilise(), on_disk=on_disk)

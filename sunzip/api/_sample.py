@@ -7,7 +7,7 @@ import tempfile
 import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,14 @@ from sunzip import archive as lat
 from sunzip.api._shards import encode, joined
 from sunzip.archive import ArchiveSpec, ArchiveWriter, ShardTable
 from sunzip.codec import Codec
+from sunzip.codec.lanes import side_by_side
 from sunzip.codec.order import GROUP
 from sunzip.cube import Cube
 from sunzip.errors import InputError
 from sunzip.frame import Block
 from sunzip.sources.series import Series
+
+_T = TypeVar("_T")
 
 #: How many frames are coded, where each is a block.
 _FRAMES = 6
@@ -69,12 +72,15 @@ class Estimate(NamedTuple):
         Wall time.
     stats
         For each name of `sunzip.archive.STATS`, (n, C) float32 of the n frames of the sample.
+    blocks
+        What was coded, a block for each of `Sample.cubes`.
     """
 
     coded_bytes: int
     overhead: int
     seconds: float
     stats: dict[str, npt.NDArray[np.float32]]
+    blocks: list[bytes]
 
 
 class Sample:
@@ -106,15 +112,17 @@ class Sample:
         #: Of each block that is begun, the numbers of frames and what they are.
         self._begun = [(frames, _read(series, frames)) for frames in chosen]
         self._reading = clock.monotonic() - begin
-        if not any(cube.valid.any() for cube in self._cubes):
+        if not any(cube.valid.any() for cube in self.cubes):
             raise InputError(
                 f"{series.urls[0]}: none of the images that were looked at holds a measurement, so that no "
                 "size can be foretold; choose a quality, or other times"
             )
         self._overhead: int | None = None
+        self._warm = False
 
     @property
-    def _cubes(self) -> list[Cube]:
+    def cubes(self) -> list[Cube]:
+        """What was read of each block that is begun."""
         return [cube for _, cube in self._begun]
 
     @property
@@ -126,7 +134,7 @@ class Sample:
     def images(self) -> int:
         """How many images there are, about: reading shows that some hold no measurement."""
         told = sum(self._held[frames].sum(0) for frames, _ in self._begun)
-        found = sum(cube.valid.sum(0) for cube in self._cubes)
+        found = sum(cube.valid.sum(0) for cube in self.cubes)
         # Of a channel that is not in the sample, nothing is known but that.
         shares = np.where(told > 0, found / np.maximum(told, 1), 1)
         return round(float(self._held.sum(0) @ shares))
@@ -187,7 +195,7 @@ class Sample:
 
         def size(quality: int) -> int:
             if quality not in sizes:
-                sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self._cubes])
+                sizes[quality] = self._whole([self._encode(codec.at(quality), cube) for cube in self.cubes])
             return sizes[quality]
 
         return fewest(size, least)
@@ -195,22 +203,35 @@ class Sample:
     def _size(self, codec: Codec) -> int:
         if self._overhead is None:  # nearly the same at every quality
             self._overhead = self.code(codec).overhead
-        return self._whole([self._encode(codec, cube) for cube in self._cubes]) + self._overhead
+        return self._whole([self._encode(codec, cube) for cube in self.cubes]) + self._overhead
 
     def code(self, codec: Codec) -> Estimate:
         """Code and decode the sample, as a run does with all frames."""
-        # The network is loaded and warmed up by the first frames; only what follows is timed.
-        encode(codec, self._cubes[0], len(self._cubes[0]))
+        if not self._warm:
+            # The network is loaded and warmed up by the first frames; only what follows is timed.
+            encode(codec, self.cubes[0], len(self.cubes[0]))
+            self._warm = True
         begin = clock.monotonic()
-        parts = [encode(codec, cube, len(cube))[1] for cube in self._cubes]
+        parts = self.each(lambda n: encode(codec, self.cubes[n], len(self.cubes[n]))[1])
         coding = clock.monotonic() - begin
         table = joined(parts)
+        blocks = [part.blocks[0] for part in parts]
         return Estimate(
-            self._whole([part.blocks[0] for part in parts]),
+            self._whole(blocks),
             self._besides(table),
             (self._reading + coding) * self._grow,
             table.stats,
+            blocks,
         )
+
+    def each(self, work: Callable[[int], _T]) -> list[_T]:
+        """Return ``work(n)`` of the number of each of `cubes`, with as many lanes at work as there are.
+
+        Frames that stand alone would keep one lane busy, one after another; in a run they keep all.
+        """
+        numbers = range(len(self.cubes))
+        alone = self.spec.frames_per_block == 1
+        return list(side_by_side(work, numbers) if alone else map(work, numbers))
 
     def _encode(self, codec: Codec, cube: Cube) -> bytes:
         [block] = codec.encode(cube.data, cube.channels, cube.scale, frames_per_block=len(cube))

@@ -107,6 +107,17 @@ workers_option = click.option(
 dask_option = click.option(
     "--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file."
 )
+every_option = click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
+size_option = click.option(
+    "--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels."
+)
+missing_option = click.option(
+    "--missing",
+    type=click.Choice(["mask", "drop"]),
+    default="mask",
+    show_default=True,
+    help="Keep or drop frames that lack a channel or its pixels; drop reads all images twice.",
+)
 
 
 @click.command(short_help="Compress images of the Sun into an archive.")
@@ -119,16 +130,10 @@ dask_option = click.option(
 @tolerance_option
 @start_option
 @stop_option
-@click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
+@every_option
 @channels_option
-@click.option("--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels.")
-@click.option(
-    "--missing",
-    type=click.Choice(["mask", "drop"]),
-    default="mask",
-    show_default=True,
-    help="Keep or drop frames that lack a channel or its pixels; drop reads all images twice.",
-)
+@size_option
+@missing_option
 @model_option
 @click.option(
     "--quality",
@@ -384,11 +389,7 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         indent="    ",
     )
     # Images that an archive has need no word.
-    odd = list(_odd(r.alignment | ({"not_selected": 0} if r.frames_before else {})))
-    if odd:
-        yield ""
-        yield "  found on the way"
-        yield from fields(odd, indent="    ")
+    yield from found_on_the_way(r.alignment | ({"not_selected": 0} if r.frames_before else {}))
 
 
 def _chosen(r: CompressReport) -> str:
@@ -409,8 +410,16 @@ def _fixed(value: float | None) -> str:
     return number(None) if value is None else f"{value:.4f}"
 
 
+def found_on_the_way(alignment: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what alignment did to images as lines of text, as far as it did anything."""
+    odd = list(_odd(alignment))
+    if odd:
+        yield ""
+        yield "  found on the way"
+        yield from fields(odd, indent="    ")
+
+
 def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what alignment did to images, as far as it did anything."""
     for key, what in (
         ("frames_dropped", "frames left out, as they lack a channel or its pixels"),
         ("images_dropped", "images left out with those frames"),

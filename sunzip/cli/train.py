@@ -17,9 +17,11 @@ from sunzip.cli.jobs import (
     cadence_option,
     channels_option,
     degradation_option,
+    every_option,
     hmi_option,
     json_option,
     quiet_option,
+    size_option,
     start_option,
     stop_option,
     tolerance_option,
@@ -49,9 +51,9 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
 @tolerance_option
 @start_option
 @stop_option
-@click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
+@every_option
 @channels_option
-@click.option("--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels.")
+@size_option
 @click.option(
     "--missing",
     type=click.Choice(["mask", "drop"]),
