@@ -1,9 +1,10 @@
-"""The group `study`: what a model would do for a mission."""
+"""The group `study`: what a quality would cost, and what a model would do for a mission."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,15 +12,28 @@ from sunzip.cli import target
 from sunzip.cli.jobs import (
     Finite,
     anon_option,
+    cadence_option,
+    channels_option,
+    degradation_option,
+    every_option,
     force_option,
+    found_on_the_way,
     hmi_option,
     json_option,
+    missing_option,
     model_option,
     quiet_option,
+    size_option,
+    start_option,
+    stop_option,
+    tolerance_option,
 )
-from sunzip.cli.output import count, duration, fields, number, result, size, steps_bar, table
+from sunzip.cli.output import count, duration, fields, moment, number, result, size, steps_bar, table
 from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import BoundNotMetError
+
+if TYPE_CHECKING:
+    from sunzip.studies.rate import RateReport
 
 _PRESETS = ("cubesat", "l5-monitor", "sdo", "solar-orbiter")
 
@@ -27,8 +41,130 @@ _PRESETS = ("cubesat", "l5-monitor", "sdo", "solar-orbiter")
 @click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
 @click.pass_context
 def study(ctx: click.Context) -> None:
-    """Study what a model would do for a mission."""
+    """Study what a quality would cost, and what a model would do for a mission."""
     need_command(ctx)
+
+
+def _qualities(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    named = [text.strip() for text in value.split(",")]
+    if not all(re.fullmatch("[0-9]{1,3}", text) and int(text) <= 100 for text in named):
+        raise click.BadParameter(f"{value[:40]!r} is no list of numbers from 0 to 100, as 10,35,60 is")
+    return [int(text) for text in named]
+
+
+@study.command(short_help="What frames would cost at which error.")
+@click.argument("src", nargs=-1, required=True)
+@hmi_option
+@anon_option
+@degradation_option
+@cadence_option
+@tolerance_option
+@start_option
+@stop_option
+@every_option
+@channels_option
+@size_option
+@missing_option
+@model_option
+@click.option(
+    "--qualities",
+    metavar="N,N,…",
+    callback=_qualities,
+    help="Which ones, from 0 (smallest) to 100; default eight of these, the model's own among them.",
+)
+@json_option
+@quiet_option
+def rate(
+    src: tuple[str, ...],
+    hmi: str | None,
+    anon: bool,
+    degradation: str | None,
+    cadence: str,
+    tolerance: str | None,
+    start: str | None,
+    stop: str | None,
+    every: str | None,
+    channels: tuple[str, ...] | None,
+    side: int | None,
+    missing: Literal["mask", "drop"],
+    model: str | None,
+    qualities: list[int] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Tell what frames would cost at which error, before you choose a quality.
+
+    SRC is what `sunzip compress` takes. A sample of it, the one that `compress --dry-run` codes, is coded and
+    decoded at several qualities, and what all frames would take is estimated from it. Errors are means over
+    the images of the sample, as the paper counts them; --json has them by channel.
+    """
+    from sunzip import weights
+    from sunzip.api import Alignment
+    from sunzip.studies.rate import rate as run
+
+    align = Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
+    with steps_bar(quiet, f"opening {src[0]} and coding some frames") as progress:
+        report = run(
+            src,
+            hmi=hmi,
+            anon=anon,
+            degradation=degradation,
+            align=align,
+            model=model or weights.DEFAULT,
+            qualities=qualities,
+            progress=progress,
+        )
+    result(as_json, report.as_dict(), _rated(report))
+
+
+def _rated(r: RateReport) -> Iterator[str]:
+    yield (
+        f"{r.source}: {count(r.frames, 'frame')}, {count(r.images, 'image')} of {r.shape[0]}×{r.shape[1]}: "
+        f"{' '.join(r.channels)}"
+    )
+    yield from fields(
+        [
+            ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
+            ("model", f"{r.model}, quality {r.default_quality} if no other is asked for"),
+            ("blocks", f"of {count(r.block, 'frame')}"),
+            ("pixels", f"{size(r.raw_bytes)} as float32"),
+            ("measured on", f"{count(r.sample_frames, 'frame')}, {count(r.sample_images, 'image')}"),
+            ("time", duration(r.seconds)),
+        ]
+    )
+    yield ""
+    yield from table(
+        ["quality", "archive", "bytes", "bits", "ratio", "error", "r", "ppe10", "ppe50", "in", "out"],
+        [
+            [
+                str(row.quality),
+                size(row.archive_bytes),
+                number(row.bytes_per_frame),
+                number(row.bits_per_sample),
+                number(row.ratio),
+                number(row.rmse_sigma),
+                *(number(None) if m is None else f"{m:.3f}" for m in (row.r, row.ppe10, row.ppe50)),
+                f"{row.in_mb_s:,.0f}",
+                f"{row.out_mb_s:,.0f}",
+            ]
+            for row in r.rows
+        ],
+    )
+    yield ""
+    blank = ", ".join(f"{row.constant} at {row.quality}" for row in r.rows if row.constant)
+    yield from fields(
+        [
+            ("archive", "of all frames, estimated; bytes a frame, bits a pixel and ratio to"),
+            ("", "float32 are those of this file, without the model"),
+            ("error", "RMSE in units of a pixel's noise, mean over images as are r and ppe"),
+            *([("r", f"without images that decode to one number: {blank}")] if blank else []),
+            ("in, out", "MB of float32 a second on this machine: to read, code and measure"),
+            ("", "errors; to decode"),
+        ]
+    )
+    yield from found_on_the_way(r.alignment)
 
 
 @study.command(short_help="Bytes, recorder, downlink and computing of a mission.")

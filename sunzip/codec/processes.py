@@ -41,6 +41,9 @@ PATIENCE = 3.0
 #: Bytes of images for each lane that take so long to encode that to start its process at once pays.
 _MUCH = 160 << 20
 
+#: Seconds after which no process is waited for that is not ready.
+_SETTLED = 30.0
+
 #: Seconds without work after which a process ends.
 IDLE = 60
 
@@ -145,6 +148,22 @@ class _Beside:
             _working += one
 
 
+def settle(work: Callable[[], object]) -> None:
+    """Do work until lanes have the processes that they start for it, so that what follows can be timed.
+
+    Once at least; and not for long where lanes do not come to it.
+    """
+    begin = time.monotonic()
+    work()
+    while _are_starting() and time.monotonic() - begin < _SETTLED:
+        work()
+
+
+def _are_starting() -> bool:
+    with _lock:
+        return any(process.runs() and not process.is_ready for process in _processes)
+
+
 def _started() -> _Process | None:
     """Start a process, or return None where there can be none."""
     with _lock:
@@ -196,13 +215,15 @@ class _Process:
     ----------
     idle
         Whether it ended because there was nothing to do.
+    is_ready
+        Whether it has told that it can be given work.
     """
 
     def __init__(self) -> None:
         self.idle = False
         self._there, self._back = _file(), _file()
         self._models: set[str] = set()
-        self._is_ready = False
+        self.is_ready = False
         mine, theirs = Pipe()
         files = (theirs.fileno(), self._there.fileno(), self._back.fileno())
         # Programs put other things there, too, at which imports do not look.
@@ -236,12 +257,12 @@ class _Process:
         try:
             if self._line.poll(0):
                 self._line.recv_bytes()
-                self._is_ready = True
+                self.is_ready = True
         except (EOFError, OSError) as error:
-            self.idle = self._is_ready
+            self.idle = self.is_ready
             self.end()
             raise _GoneError from error
-        return self._is_ready
+        return self.is_ready
 
     def call(self, function: Callable[..., _T], args: tuple[Any, ...], back: int) -> _T:
         """See `elsewhere`; what cannot be sent is done here, as is what the process cannot do.

@@ -350,3 +350,20 @@ def test_help_fits_a_terminal(sunzip, args):
     text = sunzip(*args, "--help").stdout
     assert text.startswith("Usage: sunzip")
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_study_rate_prints_a_row_for_each_quality(sunzip, model, store):
+    args = ("study", "rate", store, "--model", model, "--channels", "171A,Bz", "--qualities", "60,10")
+    text = sunzip(*args).stdout
+    assert "6 frames, 12 images of 32×32: 171A Bz" in text
+    assert re.findall(r"^  (\d+) +\d", text, re.MULTILINE) == ["10", "60"]
+    assert max(map(len, text.splitlines())) <= 100
+    found = as_json(sunzip(*args, "--json"))
+    assert [row["quality"] for row in found["rows"]] == [10, 60]
+    assert {*found["rows"][0]["metrics"]["paper"]} == {"171A", "Bz"}
+
+
+@pytest.mark.parametrize("wrong", ["", "10,", "x", "101", "-1", "1.5"])
+def test_study_rate_takes_whole_numbers(sunzip, store, wrong):
+    error = sunzip("study", "rate", store, "--qualities", wrong, code=2).stderr
+    assert "is no list of numbers from 0 to 100" in error
