@@ -223,7 +223,7 @@ def _row(series: Series, sample: Sample, codec: Codec, nbytes: int) -> RateRow:
     for cube, pixels in zip(sample.cubes, decoded, strict=True):
         shown = replace(cube, data=pixels)
         gather.add(cube.to_scale(Scale.MEAN).data, shown.to_scale(Scale.MEAN).data, cube.valid)
-    metrics = gather.as_dict()
+    metrics: dict[str, Any] = gather.as_dict()
     size = found.coded_bytes + found.overhead
     return RateRow(
         quality=codec.quality,
