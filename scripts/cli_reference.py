@@ -32,7 +32,7 @@ that sunzip writes. A result has its name only once it is complete.
 | 0 | done |
 | 1 | the input or the target of a valid command cannot be used |
 | 2 | the command line itself is wrong |
-| 3 | an archive or a model is damaged, or newer than this sunzip |
+| 3 | an archive or a model is damaged, or newer than this sunzip; or pixels are wrong on this machine |
 | 4 | a model is not on this machine |
 | 5 | `evaluate` found pixels beyond the archive's bounds (is the source what it was made of?), or \
 `study faults` decoded frames that are not what was sent (a defect: report it) |

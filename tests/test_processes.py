@@ -370,3 +370,15 @@ def test_what_cannot_be_found_out_or_sent_breaks_no_work(two: None, monkeypatch:
 
     monkeypatch.setattr(processes, "_is_busy", unknown)
     assert processes._started() is None
+
+
+def test_work_is_repeated_until_no_process_is_starting_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([True, True, False])
+    monkeypatch.setattr(processes, "_are_starting", lambda: next(answers))
+    done: list[int] = []
+    processes.settle(lambda: done.append(1))
+    assert len(done) == 3
+    monkeypatch.setattr(processes, "_are_starting", lambda: True)
+    monkeypatch.setattr(processes, "_SETTLED", 0)
+    processes.settle(lambda: done.append(1))
+    assert len(done) == 4

@@ -29,6 +29,8 @@ from benchmarks.rate_distortion.cases import Case
 from benchmarks.rate_distortion.measure import Judge
 from benchmarks.rate_distortion.peers import Peer, peers
 from sunzip import weights
+from sunzip.codec import processes
+from sunzip.studies.timing import fastest
 
 Float = npt.NDArray[np.float32]
 
@@ -39,18 +41,10 @@ THREADS = (1, 2)
 RATE = 0.05
 #: Frames of the cube that is timed, and how long each direction is repeated; the fastest round counts.
 _FRAMES, _SECONDS = 4, 2.0
-#: For how long our models work on several threads before they are timed.
-_BEGINNING = 15.0
 
 
 def _fastest(work: Callable[[], Any]) -> float:
-    work()
-    times: list[float] = []
-    while sum(times) < _SECONDS or len(times) < 2:
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
+    return fastest(work, _SECONDS, 2)
 
 
 def of_peer(peer: Peer, names: Sequence[str], frame: Float, threads: int) -> dict[str, float]:
@@ -107,19 +101,14 @@ def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dic
         return at.decode(blocks, names, frame.shape[1:])
 
     if threads > 1:
-        _begun(encode)
+        # As in jobs that last, lanes have processes of their own.
+        with processes.ahead(1 << 62):
+            processes.settle(encode)
     told: dict[str, Any] = _told(len(blocks[0]), frame, _fastest(encode), _fastest(decode))
     if codec.model.family == "wavelet" and threads == 1:
         # Afterwards, as it takes memory that is not the codec's.
         told["shares"] = {"encode": shares(encode), "decode": shares(decode)}
     return told
-
-
-def _begun(work: Callable[[], Any]) -> None:
-    """Do something for so long that lanes have processes of their own, as in jobs that last."""
-    began = time.monotonic()
-    while time.monotonic() - began < _BEGINNING:
-        work()
 
 
 def shares(work: Callable[[], Any]) -> dict[str, float]:

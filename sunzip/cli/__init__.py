@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import export, features, forecast, generate, jobs, looks, study, train
+from sunzip.cli import bench, export, features, forecast, generate, jobs, looks, study, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -88,6 +88,7 @@ for _command in (
     generate.generate,
     study.study,
     forecast.forecast,
+    bench.bench,
 ):
     program.add_command(_command)
 

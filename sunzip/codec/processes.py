@@ -159,6 +159,12 @@ def settle(work: Callable[[], object]) -> None:
         work()
 
 
+def pids() -> list[int]:
+    """Return which processes of lanes run."""
+    with _lock:
+        return [process.pid for process in _processes if process.runs()]
+
+
 def _are_starting() -> bool:
     with _lock:
         return any(process.runs() and not process.is_ready for process in _processes)
@@ -241,6 +247,11 @@ class _Process:
         finally:
             theirs.close()
         self._line = mine
+
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
 
     def runs(self) -> bool:
         """Tell whether it runs."""

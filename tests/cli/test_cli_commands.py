@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -367,3 +368,27 @@ def test_study_rate_prints_a_row_for_each_quality(sunzip, model, store):
 def test_study_rate_takes_whole_numbers(sunzip, store, wrong):
     error = sunzip("study", "rate", store, "--qualities", wrong, code=2).stderr
     assert "is no list of numbers from 0 to 100" in error
+
+
+def test_bench_prints_a_row_for_each_number_of_cores_and_fails_on_wrong_pixels(sunzip, monkeypatch):
+    from sunzip.studies import bench
+
+    row = bench.BenchRow(1, 24, 14.5, 18.4, 110.0, 140.0, 19.2, 2.53, 411_000_000)
+    report = bench.BenchReport(
+        *("a processor", "a system", "wavelet-12", "0" * 64, 35, 24, NAMES, (512, 512)),
+        load=6.5,
+        exact=True,
+        seconds=30.0,
+        rows=(row, bench.BenchRow(2, 48, *[1.0] * 6, None)),
+    )
+    monkeypatch.setattr(bench, "bench", lambda **_: report)
+    text = sunzip("bench").stdout
+    assert "a processor, 2 cores" in text
+    assert re.search(r"1 +14\.5 +18\.4 +19\.2 h +110 +140 +2\.53 h +411 MB\n", text)
+    assert "exact" in text
+    assert "6.50 other programs" in text
+    assert as_json(sunzip("bench", "--json"))["rows"][0]["cores"] == 1
+    monkeypatch.setattr(bench, "bench", lambda **_: dataclasses.replace(report, exact=False))
+    failed = sunzip("bench", code=3)
+    assert "wrong" in failed.stdout
+    assert "cannot be trusted" in failed.stderr
