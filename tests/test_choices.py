@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import sunzip
 from sunzip import api
 from sunzip.api._sample import _chosen, _kinds
 from sunzip.archive import Archive
-from sunzip.codec import Codec
+from sunzip.codec import Codec, lanes
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
 from sunzip.frame import Block
@@ -230,6 +231,22 @@ def test_a_film_is_sampled_by_the_beginnings_of_its_blocks(
         overhead = sun.archive.size - int(coded.sum())
         assert estimate.archive_bytes - estimate.coded_bytes == pytest.approx(overhead, rel=0.1)
         assert (estimate.frames, estimate.images, estimate.block) == (FRAMES, 2 * FRAMES, BLOCK)
+
+
+def test_frames_of_a_sample_that_stand_alone_keep_all_lanes_busy(
+    wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    source = Film(frames=4, size=16, start="2012-03-01", cadence="2d", channels=CHANNELS)
+    _, sample = api.sampled(join([source], cadence="2d", tolerance="1h"), Codec(wavelet_model))
+    both = Barrier(2, timeout=30)
+
+    def work(n: int) -> int:
+        both.wait()  # for another one
+        return n
+
+    assert sample.each(work) == [0, 1, 2, 3]
 
 
 class Patchy(Film):
