@@ -9,7 +9,7 @@ from sunzip.archive._place import absolute, exists, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
 from sunzip.archive._verify import Problem, VerifyReport, verify
 from sunzip.archive._write import ArchiveWriter
-from sunzip.archive._zip import ends_as_archive
+from sunzip.archive._zip import begins_as_archive, ends_as_archive, is_archive, names_archive
 
 __all__ = [
     "FORMAT",
@@ -21,8 +21,11 @@ __all__ = [
     "ShardTable",
     "VerifyReport",
     "absolute",
+    "begins_as_archive",
     "ends_as_archive",
     "exists",
+    "is_archive",
+    "names_archive",
     "open_archive",
     "summary",
     "unfinished",

@@ -41,6 +41,9 @@ CHUNK = 1 << 20  # bytes hashed at a time
 
 _LAST = 1 << 14
 
+#: What is at the beginning of every archive: the name of its first object, in the header before it.
+_FIRST = b"bytes/c/0"
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -102,6 +105,25 @@ def ends_as_archive(file: BinaryIO) -> bool:
     """Whether the last bytes of a file are the comment of an archive's zip."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _COMMENT_SIZE))
     return _COMMENT.fullmatch(file.read(_COMMENT_SIZE)) is not None
+
+
+def begins_as_archive(head: bytes) -> bool:
+    """Whether some dozens of bytes are the first ones of an archive."""
+    return head.startswith(b"PK\3\4") and head[_LOCAL.size :].startswith(_FIRST)
+
+
+def is_archive(path: str) -> bool:
+    """Whether a file on this machine is an archive, damaged at its beginning or at its end perhaps."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return begins_as_archive(file.read(_LOCAL.size + len(_FIRST))) or ends_as_archive(file)
+
+
+def names_archive(path: str) -> bool:
+    """Whether to take something for an archive: by its name, or because it can only be one."""
+    lower = path.lower()
+    return lower.endswith(".lat") or (not lower.endswith(".npz") and is_archive(path))
 
 
 class Packer:

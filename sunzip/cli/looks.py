@@ -221,7 +221,9 @@ def show(
     """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel."""
     if time is not None and frame is not None:
         raise click.UsageError("--time and --frame exclude each other")
-    decoded = _is_archive(what)
+    from sunzip.archive import names_archive
+
+    decoded = names_archive(what)
     if not decoded:
         refuse_idle("where no archive is decoded", "--model")
     elif source is None:
@@ -246,14 +248,6 @@ def show(
     rows = {label: cube.data[0] for label, cube in cubes.items()}
     quicklook.render(rows, shown.channels, title, picture, times=shown.t_obs[0])
     put(out, picture)
-
-
-def _is_archive(path: str) -> bool:
-    """Whether to take something for an archive: by its name, or because it can only be one."""
-    lower = path.lower()
-    return lower.endswith(".lat") or (
-        os.path.isfile(path) and not lower.endswith(".npz") and target.is_archive(path)
-    )
 
 
 def _decoded(

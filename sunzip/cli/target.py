@@ -21,9 +21,7 @@ _JSON = b'{\n "sunzip": "'
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-#: What is at the beginning of every archive, from offset 30: the name of its first object.
-_FIRST = b"bytes/c/0"
-#: So many bytes show it.
+#: So many bytes show what is at the beginning of every archive.
 _ENOUGH = 64
 
 #: The files of each layout that is a folder, by their paths in it.
@@ -111,7 +109,7 @@ def check(
 
 def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
     """Refuse a URL that cannot be that of a new archive."""
-    from sunzip.archive import exists
+    from sunzip.archive import begins_as_archive, exists
 
     if out in sources:
         raise OutputError(f"{out}: is the source itself; name another target")
@@ -122,7 +120,7 @@ def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
     # By its name, too: reading it may not be allowed where writing is.
     if not out.lower().endswith(".lat"):
         raise OutputError(f"{out}: --force replaces only what is named *.lat there; choose another name")
-    if (head := _head_of_url(out)) is not None and not _begins_as_archive(head):
+    if (head := _head_of_url(out)) and not begins_as_archive(head):
         raise OutputError(
             f"{out}: is no archive of sunzip, so --force does not replace it; choose another name"
         )
@@ -144,11 +142,9 @@ def is_archive(path: str) -> bool:
 
     Or an empty file, as `mktemp` leaves it, by which nothing is lost.
     """
-    return os.path.isfile(path) and (_begins_as_archive(_head(path, _ENOUGH)) or _ends_as_archive(path))
+    from sunzip import archive
 
-
-def _begins_as_archive(head: bytes) -> bool:
-    return not head or (head.startswith(b"PK\3\4") and head[30:].startswith(_FIRST))
+    return os.path.isfile(path) and (not os.path.getsize(path) or archive.is_archive(path))
 
 
 def is_picture(path: str) -> bool:
@@ -307,10 +303,3 @@ def _head(path: str, size: int) -> bytes:
         return b""
     with open(path, "rb") as file:
         return file.read(size)
-
-
-def _ends_as_archive(path: str) -> bool:
-    from sunzip.archive import ends_as_archive
-
-    with open(path, "rb") as file:
-        return ends_as_archive(file)
