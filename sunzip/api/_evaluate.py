@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
-from sunzip.api._series import Sources, source_of
+from sunzip.api._series import Decoded, Sources, in_both, source_of
 from sunzip.bounds import told
 from sunzip.cube import Scale
 from sunzip.errors import InputError
@@ -23,7 +23,7 @@ from sunzip.weights import Model
 
 
 @dataclass(slots=True)
-class _Stabilise:
+class Stabilise:
     """Units of noise for the metrics; a class, so that an accumulator can be pickled."""
 
     made: dict[str, Stabiliser] = field(
@@ -61,7 +61,7 @@ def evaluate(
         if series.missing == "drop":
             # Frames that the archive left out for an image without measurement are not absent from it.
             series = series.whole(~np.isin(series.time, sun.time))
-        both, ours, theirs = np.intersect1d(series.time, sun.time, return_indices=True)
+        ours, theirs = in_both(series.time, series.t_obs, sun.time, sun.archive.t_obs)
         gather = judging(sun.channels, sun.archive.shape)
         images = frames = raw = 0
         known = int(sun.archive.valid.sum())
@@ -70,31 +70,23 @@ def evaluate(
         bounds = sun.archive.bounds
         outside = dict.fromkeys(bounds, 0)
         if progress:
-            progress(Progress(0, len(both), 0, 0))
-        done = 0
-        for stretch in sun.stretches(range(len(sun)), 1):
-            begin, end = stretch[0], stretch[-1] + 1
-            here = np.flatnonzero((begin <= theirs) & (theirs < end))
-            if not len(here):
-                continue
-            cube = sun.cube(begin, end)
-            decoded = cube.to_scale(Scale.MEAN)
-            for a, b in zip(ours[here].tolist(), (theirs[here] - begin).tolist(), strict=True):
-                read = series.read(a, a + 1)
-                original = read.to_scale(Scale.MEAN)
-                same = original.valid[0] & decoded.valid[b] & (original.t_obs[0] == decoded.t_obs[b])
-                # A bound is meant in the archive's own scale.
-                there = read.to_scale(cube.scale) if bounds else read
-                for name in (name for name in bounds if same[sun.channels.index(name)]):
-                    c = sun.channels.index(name)
-                    outside[name] += bounds[name].outside(there.data[0, c], cube.data[b, c], name, cube.scale)
-                gather.add(original.data, decoded.data[b : b + 1], same[None])
-                images, frames = images + int(same.sum()), frames + bool(same.any())
-                offered += int(original.valid.sum())
-                raw += original.nbytes
-                done += 1
-                if progress:
-                    progress(Progress(done, len(both), raw, 0))
+            progress(Progress(0, len(ours), 0, 0))
+        frames_of = Decoded(sun)
+        for done, (a, b) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=True), start=1):
+            cube, read = frames_of.read(b), series.read(a, a + 1)
+            decoded, original = cube.to_scale(Scale.MEAN), read.to_scale(Scale.MEAN)
+            same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
+            # A bound is meant in the archive's own scale.
+            there = read.to_scale(cube.scale) if bounds else read
+            for name in (name for name in bounds if same[0, sun.channels.index(name)]):
+                c = sun.channels.index(name)
+                outside[name] += bounds[name].outside(there.data[0, c], cube.data[0, c], name, cube.scale)
+            gather.add(original.data, decoded.data, same)
+            images, frames = images + int(same.sum()), frames + bool(same.any())
+            offered += int(original.valid.sum())
+            raw += original.nbytes
+            if progress:
+                progress(Progress(done, len(ours), raw, 0))
         if not images:
             raise InputError(
                 f"{series.urls[0]}: has no image in common with {path}; is it the archive's source?"
@@ -121,4 +113,4 @@ def judging(channels: Sequence[str], shape: tuple[int, int]) -> Accumulator:
     """Return what takes the metrics of images of a shape (Y, X), AIA pixels as means."""
     # A rectangle has no nominal disk: strict metrics then count all pixels.
     on_disk = None if shape[0] == shape[1] else np.ones(shape, bool)
-    return Accumulator(channels, stabilise=_Stabilise(), on_disk=on_disk)
+    return Accumulator(channels, stabilise=Stabilise(), on_disk=on_disk)

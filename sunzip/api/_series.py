@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -12,16 +13,17 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.api._shards import frames_at_a_time
 from sunzip.archive import Archive
 from sunzip.arguments import whole
 from sunzip.channels import listed
-from sunzip.cube import Scale
+from sunzip.cube import Cube, Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
-from sunzip.times import When, parse_date, parse_duration
+from sunzip.times import Times, When, parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -106,6 +108,12 @@ def _opened(src: Sources, hmi: str | None, anon: bool, degradation: str | None) 
     ]
 
 
+def degradation_of(archive: Archive) -> str | None:
+    """Return the folder with tables of AIA's degradation that an archive's source was read with."""
+    recorded = archive.coding.get("degradation")
+    return recorded if isinstance(recorded, str) else None
+
+
 def source_of(
     sun: Sun,
     src: Sources | Series,
@@ -141,7 +149,7 @@ def source_of(
             src,
             hmi=hmi,
             anon=anon,
-            degradation=_degradation_of(sun.archive, degradation),
+            degradation=degradation or degradation_of(sun.archive),
             align=replace(align, channels=sun.channels),
         )
     if series.shape != sun.archive.shape or series.channels != sun.channels:
@@ -197,7 +205,7 @@ def what_follows(
             raise InputError(
                 f"{archive.path}: was made from a series in memory; what is added must be one as well"
             )
-        sources = _opened(src, hmi, anon, _degradation_of(archive, degradation))
+        sources = _opened(src, hmi, anon, degradation or degradation_of(archive))
         held = {name for source in sources for name in source.channels}
         common = [name for name in archive.channels if name in held]
         if not common:
@@ -240,6 +248,72 @@ def alignment_of(archive: Archive) -> Alignment | None:
     raise DamagedError(f"{archive.path}: its alignment settings are not known to this sunzip")
 
 
-def _degradation_of(archive: Archive, given: str | None) -> str | None:
-    recorded = archive.coding.get("degradation")
-    return recorded if given is None and isinstance(recorded, str) else given
+def in_both(
+    time: Times, t_obs: Times, other_time: Times, other_t_obs: Times
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Find the frames that two have in common: of one nominal time, or else with an image of one time.
+
+    The latter are those of the same images on another time axis, as that of times as they are.
+
+    Parameters
+    ----------
+    time, other_time
+        (T,) datetime64[ms], strictly increasing: the nominal times of each.
+    t_obs, other_t_obs
+        (T, C) datetime64[ms], of the same channels; NaT where there is no image.
+
+    Returns
+    -------
+    The numbers of these frames in the first, which rise, and in the other.
+    """
+    _, ours, theirs = np.intersect1d(time, other_time, assume_unique=True, return_indices=True)
+    for c in range(t_obs.shape[1]):
+        left = np.setdiff1d(np.flatnonzero(~np.isnat(t_obs[:, c])), ours)
+        other_left = np.setdiff1d(np.flatnonzero(~np.isnat(other_t_obs[:, c])), theirs)
+        _, a, b = np.intersect1d(t_obs[left, c], other_t_obs[other_left, c], return_indices=True)
+        ours, theirs = np.concatenate([ours, left[a]]), np.concatenate([theirs, other_left[b]])
+    order = np.argsort(ours)
+    return ours[order], theirs[order]
+
+
+class Decoded:
+    """An archive's frames, one by one: those that are decoded together are kept until others are asked for.
+
+    Parameters
+    ----------
+    sun
+        The archive.
+    channels
+        Which are decoded; by default all.
+    """
+
+    def __init__(self, sun: Sun, channels: tuple[str, ...] | None = None) -> None:
+        self._sun = sun
+        self._channels = sun.held(channels)
+        self._begins: list[int] = []
+        self._begin = 0
+        self._cube: Cube | None = None
+
+    def read(self, frame: int) -> Cube:
+        """Return one frame; rising ones are decoded once.
+
+        Raises
+        ------
+        DamagedError, ModelNotFoundError
+            As `sunzip.sun.Sun.read` and `sunzip.sun.Sun.codec`.
+        """
+        if self._cube is None or not self._begin <= frame < self._begin + len(self._cube):
+            sun = self._sun
+            # Before the next ones are made: both together may be of gigabytes.
+            self._cube = None
+            if not self._begins:
+                y, x = sun.archive.shape
+                most = frames_at_a_time(len(self._channels) * y * x, sun.together, stretches=1)
+                self._begins = [stretch[0] for stretch in sun.stretches(range(len(sun)), most)]
+            n = bisect_right(self._begins, frame)
+            self._begin = self._begins[n - 1]
+            end = self._begins[n] if n < len(self._begins) else len(sun)
+            self._cube = sun.cube(self._begin, end, self._channels)
+        i = slice(frame - self._begin, frame - self._begin + 1)
+        c = self._cube
+        return Cube(c.data[i], c.channels, c.time[i], c.t_obs[i], c.valid[i], c.headers[i], c.scale)
