@@ -34,8 +34,9 @@ that sunzip writes. A result has its name only once it is complete.
 | 2 | the command line itself is wrong |
 | 3 | an archive or a model is damaged, or newer than this sunzip; or pixels are wrong on this machine |
 | 4 | a model is not on this machine |
-| 5 | `evaluate` found pixels beyond the archive's bounds (is the source what it was made of?), or \
-`study faults` decoded frames that are not what was sent (a defect: report it) |
+| 5 | `diff` found that two do not hold the same, `evaluate` found pixels beyond the archive's \
+bounds (is the source what it was made of?), or `study faults` decoded frames that are not what was sent \
+(a defect: report it) |
 | 130 | interrupted by Ctrl-C; by SIGTERM 143, by SIGHUP 129 |
 
 Every command has `-h` and `--help`. Times are UTC, as `2014-01-31T06:00`. Spans are a number and a unit, as

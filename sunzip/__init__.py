@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sunzip import torch as torch
     from sunzip import xarray as xarray
     from sunzip import zarr as zarr
-    from sunzip.api import Alignment, append, compress, decompress, evaluate
+    from sunzip.api import Alignment, append, compress, decompress, diff, evaluate
     from sunzip.archive import summary as info
     from sunzip.archive import verify
     from sunzip.features import export_features
@@ -27,6 +27,7 @@ _HOMES = {
     "append": ("sunzip.api", "append"),
     "compress": ("sunzip.api", "compress"),
     "decompress": ("sunzip.api", "decompress"),
+    "diff": ("sunzip.api", "diff"),
     "evaluate": ("sunzip.api", "evaluate"),
     "export_features": ("sunzip.features", "export_features"),
     "open": ("sunzip.sun", "open"),
@@ -44,6 +45,7 @@ __all__ = [
     "append",
     "compress",
     "decompress",
+    "diff",
     "evaluate",
     "export_features",
     "info",

@@ -72,6 +72,12 @@ class BoundNotMetError(SunzipError):
     exit_code = 5
 
 
+class DifferentError(SunzipError):
+    """Two that should hold the same do not, or not all of them could be looked at. Keep both."""
+
+    exit_code = 5
+
+
 class DivergedError(SunzipError):
     """A training went astray: its loss is no number any more or has left all it had learned."""
 

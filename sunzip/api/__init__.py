@@ -3,8 +3,16 @@
 from sunzip.api._append import append
 from sunzip.api._compress import Block, compress, sampled
 from sunzip.api._decompress import decompress, replacing
+from sunzip.api._diff import diff
 from sunzip.api._evaluate import evaluate, judging
-from sunzip.api._reports import CompressReport, DecompressReport, EvaluateReport, OnProgress, Progress
+from sunzip.api._reports import (
+    CompressReport,
+    DecompressReport,
+    DiffReport,
+    EvaluateReport,
+    OnProgress,
+    Progress,
+)
 from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series, source_of
 from sunzip.codec.lanes import Task
@@ -15,6 +23,7 @@ __all__ = [
     "Block",
     "CompressReport",
     "DecompressReport",
+    "DiffReport",
     "EvaluateReport",
     "OnProgress",
     "Progress",
@@ -25,6 +34,7 @@ __all__ = [
     "append",
     "compress",
     "decompress",
+    "diff",
     "evaluate",
     "judging",
     "open",

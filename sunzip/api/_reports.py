@@ -168,3 +168,135 @@ class EvaluateReport:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of two that `diff` held against each other.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    archive
+        Whether it is an archive; all from `format` on is None if not.
+    frames, images
+        How many it has. Images of a source may turn out to hold no measurement when they are read.
+    shape, scale
+        (Y, X) of its images; whether AIA pixels are 2×2 means or sums.
+    format, bytes, model, model_sha256, quality, max_error, block
+        What the archive is coded with: see `CompressReport`.
+    embedded
+        Whether the archive holds the model.
+    """
+
+    path: str
+    archive: bool
+    frames: int
+    images: int
+    shape: tuple[int, int]
+    scale: str
+    format: int | None = None
+    bytes: int | None = None
+    model: str | None = None
+    model_sha256: str | None = None
+    quality: int | None = None
+    max_error: str | None = None
+    block: int | None = None
+    embedded: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lone:
+    """Frames that only one of two has: how many, the nominal times of the first few and of the last."""
+
+    frames: int
+    times: tuple[str, ...]
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelDiff:
+    """What differs in the images of one channel that two have in common.
+
+    Attributes
+    ----------
+    unit
+        Of `max_error` and `rmse`; AIA pixels are 2×2 means.
+    images, identical
+        How many there are, and how many of them are the same to the bit.
+    pixels, differing
+        Of all these images.
+    nan_in_one
+        How many of those that differ are a number in one and NaN in the other; what follows leaves them out.
+    max_error, rmse
+        Largest difference, and the mean over images of the root mean squared one.
+    max_sigma, rmse_sigma
+        The same after the variance-stabilising function, in standard deviations of the noise.
+    """
+
+    unit: str
+    images: int
+    identical: int
+    pixels: int
+    differing: int
+    nan_in_one: int
+    max_error: float | None
+    rmse: float | None
+    max_sigma: float | None
+    rmse_sigma: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiffReport:
+    """What differs between two, A and B; what is a pair says it of A first.
+
+    Attributes
+    ----------
+    a, b
+        What they are.
+    differs
+        In what they differ, of ``channels``, ``image size``, ``scale``, ``frames``, ``images``, ``nominal
+        times``, ``times`` (of observation), ``pixels`` and ``keywords``.
+    frames
+        How many both have.
+    images
+        How many both have and were compared, by their pixels, times and keywords; none of another size.
+    channels_only, frames_only, images_only
+        What only one has; images are those of frames and channels that both have, by channel.
+    unseen
+        Images of a source that no frame takes in, as they have no usable time, are too far from the grid, or
+        are the second of their channel in a frame.
+    nominal_times, times, seconds_apart
+        Frames of two archives that bear another nominal time; images that were taken at another time, and how
+        far these are apart at most.
+    keywords, keyword_names
+        Images with other keywords, and of how many of them each name tells something else.
+    channels
+        By name.
+    """
+
+    a: Side
+    b: Side
+    differs: tuple[str, ...]
+    frames: int
+    images: int
+    channels_only: tuple[tuple[str, ...], tuple[str, ...]]
+    frames_only: tuple[Lone, Lone]
+    images_only: tuple[dict[str, int], dict[str, int]]
+    unseen: tuple[int, int]
+    nominal_times: int
+    times: int
+    seconds_apart: float
+    keywords: int
+    keyword_names: dict[str, int]
+    channels: dict[str, ChannelDiff]
+
+    @property
+    def same(self) -> bool:
+        """Whether both hold the same, all images having been seen."""
+        return not self.differs and not any(self.unseen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return {"same": self.same, **asdict(self)}

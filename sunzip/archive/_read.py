@@ -272,6 +272,10 @@ class Archive:
         How far decoded pixels may be from the original, by channel; empty if that is not bounded.
     identity
         sha256 of the manifest in hexadecimal, another one wherever any byte is another.
+    frames_per_shard
+        Frames in each shard but the last.
+    digests
+        A sha256 of all that each shard holds, as the manifest states it: `verify` holds it against the bytes.
     """
 
     def __init__(self, path: str, anon: bool = False, identity: str | None = None) -> None:
@@ -302,6 +306,8 @@ class Archive:
         self.blocks = grid.blocks
         self.shards = grid.shards
         self.frames_per_block = grid.frames_per_block
+        self.frames_per_shard = grid.frames_per_shard
+        self.digests: Sequence[str] = manifest.shards
         self.scale: str = attributes["scale"]
         self.codec: Mapping[str, Any] = attributes["codec"]
         self.bounds = bounds_in(self.codec, self.channels)

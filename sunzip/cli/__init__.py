@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import bench, export, features, forecast, generate, jobs, looks, study, train
+from sunzip.cli import bench, diff, export, features, forecast, generate, jobs, looks, study, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -50,7 +50,8 @@ def _versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     # \b keeps click from joining the lines.
     epilog="""\b
 Exit codes: 0 done, 1 bad input or target, 2 usage, 3 damaged archive,
-4 model not found, 5 wrong pixels in `evaluate` or `study faults`, 130 interrupted.
+4 model not found, 5 a difference in `diff`, or wrong pixels in `evaluate` or
+`study faults`, 130 interrupted.
 
 \b
 Completion of commands and options, in bash (or zsh_source, fish_source):
@@ -80,6 +81,7 @@ for _command in (
     looks.info,
     looks.verify,
     jobs.evaluate,
+    diff.diff,
     looks.show,
     looks.models,
     jobs.synth,

@@ -345,7 +345,11 @@ def test_version_names_formats_and_libraries(sunzip):
 
 @pytest.mark.parametrize(
     "args",
-    [[], *([c] for c in ("compress", "decompress", "info", "verify", "evaluate", "show", "models", "synth"))],
+    [
+        [],
+        *([c] for c in ("compress", "decompress", "info", "verify", "evaluate", "diff")),
+        *([c] for c in ("show", "models", "synth")),
+    ],
 )
 def test_help_fits_a_terminal(sunzip, args):
     text = sunzip(*args, "--help").stdout
