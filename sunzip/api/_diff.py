@@ -22,7 +22,6 @@ from sunzip.api._series import (
     Decoded,
     Sources,
     alignment_of,
-    degradation_of,
     in_both,
     open_series,
 )
@@ -208,7 +207,6 @@ def diff(
             made = alignment_of(sun.archive)
             if cadence is None and made is not None:
                 align = Alignment(made.cadence, made.tolerance)
-            degradation = degradation or degradation_of(sun.archive)
         one, other = (
             _Archive(sun)
             if sun is not None

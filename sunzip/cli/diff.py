@@ -49,9 +49,9 @@ def diff(
 ) -> None:
     """Tell whether A and B hold the same; exit code 0 if they do, 5 if not.
 
-    Each is an archive or what `sunzip compress` takes as a source. Compared are channels, frames, images,
-    times, FITS keywords and all pixels, to the bit; NaN equals NaN. Archives are verified first. What an
-    archive lost of its source is told by `sunzip evaluate`.
+    Each is an archive or what `sunzip compress` takes as a source, and is taken as that reads it. Compared
+    are channels, frames, images, times, FITS keywords and all pixels, to the bit; NaN equals NaN. Archives
+    are verified first. What an archive lost of its source is told by `sunzip evaluate`.
     """
     from sunzip import api
     from sunzip.archive import names_archive

@@ -588,6 +588,7 @@ def test_a_truncated_archive_is_damaged_for_every_command(sunzip, archive, store
     for command, *more in (["info"], ["decompress", tmp_path / "a.h5"], ["show", tmp_path / "a.png"]):
         assert str(broken) in sunzip(command, broken, *more, code=3).stderr
     assert str(broken) in sunzip("evaluate", store, broken, code=3).stderr
+    assert str(broken) in sunzip("diff", broken, broken, code=3).stderr
     found = json.loads(sunzip("verify", broken, "--json", code=3).stdout)
     assert found["problems"][0]["object"] == "directory"
     assert os.listdir(tmp_path) == ["a.lat"]
@@ -608,6 +609,7 @@ def test_a_model_that_is_not_here(sunzip, model, store, tmp_path, monkeypatch):
         ["decompress", out, tmp_path / "a.h5"],
         ["show", out, tmp_path / "a.png"],
         ["evaluate", store, out],
+        ["diff", store, out],
     ):
         assert sha[:12] in sunzip(*args, code=4).stderr
     # What decodes nothing needs no model.
@@ -622,6 +624,7 @@ def test_a_model_that_is_not_here(sunzip, model, store, tmp_path, monkeypatch):
         ["decompress", "{archive}", "{folder}/a.h5"],
         ["show", "{archive}", "{folder}/a.png"],
         ["evaluate", "{store}", "{archive}"],
+        ["diff", "{archive}", "{store}"],
         ["features", "{archive}", "{folder}/a.csv", "--pool", 1],
         ["generate", "{folder}/b.zarr", "--latents", "{archive}", "--from", "posterior"],
         ["forecast", "{archive}", "--flux", "{flux}", "--plot", "{folder}/a.png"],
