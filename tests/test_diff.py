@@ -13,7 +13,8 @@ import pytest
 from click.testing import Result
 
 import sunzip
-from sunzip import api, weights
+from sunzip import api, sun, weights
+from sunzip.archive import Archive
 from sunzip.cube import Cube, Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.sinks import open_sink
@@ -258,8 +259,8 @@ def test_one_model_may_be_named_for_two(
 
 
 def test_equal_damage_is_damage(lat: Path, tmp_path: Path) -> None:
-    with sunzip.open(lat) as sun:
-        start, _ = sun.archive.extent(1)
+    with sunzip.open(lat) as open_sun:
+        start, _ = open_sun.archive.extent(1)
     data = bytearray(lat.read_bytes())
     data[start + 20] ^= 1
     for name in ("b.lat", "c.lat"):
@@ -295,3 +296,18 @@ def test_options_that_do_nothing_are_refused(sunzip: Callable[..., Result], stor
     assert "--hmi-a does nothing where A is" in sunzip("diff", lat, store, "--hmi-a", store, code=2).stderr
     assert "--cadence does nothing" in sunzip("diff", lat, lat, "--cadence", "1h", code=2).stderr
     assert "--model does nothing" in sunzip("diff", store, store, "--model", "x", code=2).stderr
+
+
+def test_tables_of_degradation_belong_to_the_source_of_an_archive_alone(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.decompress(lat, tmp_path / "a.h5")
+    opened = sun.open_archive
+
+    def made_with_tables(*args: Any, **settings: Any) -> Archive:
+        archive = opened(*args, **settings)
+        archive.coding = {**archive.coding, "degradation": "tables"}
+        return archive
+
+    monkeypatch.setattr(sun, "open_archive", made_with_tables)
+    assert sunzip.diff(lat, tmp_path / "a.h5").same
