@@ -184,15 +184,15 @@ def test_an_archive_that_another_run_replaced_is_not_lost(
 ) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(4), path, model=model)
-    finish = api._compress.ArchiveWriter.finish
+    finish = api._run.ArchiveWriter.finish
 
     def late(writer: object, embed: object) -> int:
-        monkeypatch.setattr(api._compress.ArchiveWriter, "finish", finish)
+        monkeypatch.setattr(api._run.ArchiveWriter, "finish", finish)
         api.compress(series(5), path.with_name("new.lat"), model=model)
         path.with_name("new.lat").replace(path)
         return finish(writer, embed)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api._compress.ArchiveWriter, "finish", late)
+    monkeypatch.setattr(api._run.ArchiveWriter, "finish", late)
     with pytest.raises(OutputError, match="another run has replaced it"):
         api.append(series(9), path)
     with open_archive(path) as found:
