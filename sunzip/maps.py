@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     from sunpy.map import GenericMap, MapSequence
 
 
-def image_map(cube: Cube, frame: int = 0) -> GenericMap:
+def image_map(cube: Cube, frame: int = 0, about: Mapping[str, Any] | None = None) -> GenericMap:
     """Make a Map of one image of a cube of one channel, with the header that it has as a FITS file.
+
+    Parameters
+    ----------
+    cube, frame
+        The cube, and the image's number.
+    about
+        What is to be said of its pixels, as `sunzip.archive.Archive.origin` has it.
 
     Raises
     ------
@@ -33,11 +41,12 @@ def image_map(cube: Cube, frame: int = 0) -> GenericMap:
     if not cube.valid[frame, 0]:
         raise InputError(f"there is no image of {cube.channels[0]} at {cube.time[frame]}")
     data = cube.to_scale(Scale.MEAN).data[frame, 0]
-    header = header_of(channel(cube.channels[0]), taken_at(cube, frame, 0), side, cube.headers[frame][0])
+    known, taken = channel(cube.channels[0]), taken_at(cube, frame, 0)
+    header = header_of(known, taken, side, cube.headers[frame][0], about or {})
     return sunpy.map.Map(data, header)
 
 
-def sequence(cube: Cube) -> MapSequence:
+def sequence(cube: Cube, about: Mapping[str, Any] | None = None) -> MapSequence:
     """Make a MapSequence of those images of a cube of one channel that are there.
 
     Raises
@@ -48,13 +57,13 @@ def sequence(cube: Cube) -> MapSequence:
     there = np.flatnonzero(cube.valid[:, 0])
     if not len(there):
         raise InputError(f"there is no image of {cube.channels[0]} among these {len(cube)} frames")
-    maps = [image_map(cube, int(t)) for t in there]
+    maps = [image_map(cube, int(t), about) for t in there]
     from sunpy.map import MapSequence
 
     return MapSequence(*maps)
 
 
-def ndcube(cube: Cube) -> NDCube:
+def ndcube(cube: Cube, about: Mapping[str, Any] | None = None) -> NDCube:
     """Make an NDCube (time, y, x) of a cube of one channel.
 
     All frames share one geometry, that of an archive's x and y: the disk is centred and has a radius of 976″,
@@ -101,6 +110,7 @@ def ndcube(cube: Cube) -> NDCube:
         "geometry": f"nominal: centred, disk of radius {DISK_RADIUS:g} arcsec, latitude of frame {middle}",
         "t_obs": cube.t_obs[:, 0],
         "headers": [row[0] for row in cube.headers],
+        **(about or {}),
     }
     return NDCube(
         data,

@@ -339,10 +339,10 @@ class Sun:
         """
         from sunzip import maps
 
-        frames = self.frames(when)
+        frames, about = self.frames(when), self.archive.origin([channel(which).name])
         if isinstance(frames, int):
-            return maps.image_map(self._series([frames], which))
-        return maps.sequence(self._series(range(len(self))[frames], which))
+            return maps.image_map(self._series([frames], which), about=about)
+        return maps.sequence(self._series(range(len(self))[frames], which), about)
 
     def ndcube(self, when: slice, which: str) -> NDCube:
         """Decode a slice of frames of one channel as an NDCube (time, y, x), masked where pixels are missing.
@@ -359,10 +359,10 @@ class Sun:
         """
         from sunzip import maps
 
-        frames = self.frames(when)
+        frames, about = self.frames(when), self.archive.origin([channel(which).name])
         if isinstance(frames, int):
             frames = slice(frames, frames + 1)
-        return maps.ndcube(self._series(range(len(self))[frames], which))
+        return maps.ndcube(self._series(range(len(self))[frames], which), about)
 
     def _series(self, frames: Sequence[int], which: str) -> Cube:
         """Decode frames of one channel with their times and keywords."""

@@ -14,7 +14,6 @@ from xarray import Dataset, Variable
 from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
 from xarray.core import indexing
 
-from sunzip.bounds import told
 from sunzip.channels import channel
 from sunzip.errors import InputError
 
@@ -243,23 +242,14 @@ def _lazily(data: npt.NDArray[Any] | _Lazy) -> Any:
 def _attributes(sun: Sun, names: Sequence[str]) -> dict[str, Any]:
     """Return what the dataset says of itself: attributes of CF and of how it was coded."""
     archive = sun.archive
-    model, quality = archive.model["name"], archive.codec.get("quality")
     urls = archive.source.get("urls")
-    made = f"compressed with loss by sunzip, model {model}"
-    attributes: dict[str, Any] = {
+    return {
         "Conventions": "CF-1.11",
         "title": "Images of the Sun by SDO: " + " ".join(sun.channels),
         "source": " ".join(map(str, urls)) if isinstance(urls, list) else "unknown",
-        "history": made if quality is None else f"{made}, quality {quality}",
-        "model": model,
-        "model_sha256": archive.model["sha256"],
         "scale": str(sun.scale),
+        **archive.origin(names),
     }
-    if quality is not None:
-        attributes["quality"] = quality
-    # Of the channels that are here, as a codec for them takes it.
-    held = {name: bound for name, bound in archive.bounds.items() if name in names}
-    return attributes | {"max_error": told(held)} if held else attributes
 
 
 class _Lazy(BackendArray):

@@ -751,6 +751,45 @@ def test_every_layout_reads_back(sun: api.Sun, lat: Path, tmp_path: Path, layout
                 }
 
 
+def test_what_was_decoded_says_that_it_was_lossy(
+    original: Cube, wavelet_model: Model, tmp_path: Path
+) -> None:
+    """Who finds the files in ten years must not take them for measurements to the last bit."""
+    import h5py
+    import zarr
+    from astropy.io import fits
+
+    path = tmp_path / "a.lat"
+    api.compress(series_of(patchy(4)), path, model=wavelet_model, quality=61, max_error="9DN/s")
+    held = {"171A": "9DN/s", "304A": "9DN/s"}
+    expected = {
+        "history": "compressed with loss by sunzip, model tiny-wavelet, quality 61",
+        "model": "tiny-wavelet",
+        "model_sha256": wavelet_model.sha256,
+        "quality": 61,
+        "max_error": ",".join(f"{name}={bound}" for name, bound in held.items()),
+    }
+    api.decompress(path, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert expected.items() <= dict(file.attrs).items()
+    api.decompress(path, tmp_path / "a.zarr")
+    assert expected.items() <= dict(zarr.open_group(tmp_path / "a.zarr", mode="r").attrs).items()
+    api.decompress(path, tmp_path / "maps", layout="fits")
+    for name in CHANNELS:
+        file = next((tmp_path / "maps").glob(f"*_{'bz' if name == 'Bz' else '0' + name[:3]}_*"))
+        with sunzip.open(path) as sun:
+            made = sun.map(0, name).meta
+        for header in (fits.getheader(file), made):
+            assert header["SZ_MODEL"] == "tiny-wavelet"
+            assert header["SZ_SHA"] == wavelet_model.sha256
+            assert header["SZ_QUAL"] == 61
+            assert header.get("SZ_BOUND") == held.get(name)
+            assert expected["history"] in str(header["HISTORY"]).replace("\n", "")
+    # Where the file is a source, its images have the keywords that they had.
+    back = join([open_source(str(tmp_path / "maps"))]).read(0, 1)
+    assert not any(key.startswith("SZ_") or key == "HISTORY" for row in back.headers[0] for key in row)
+
+
 def test_scales_may_be_text(original: Cube) -> None:
     means, sums = original.to_scale(Scale.MEAN), original.to_scale(Scale.SUM)
     assert means.to_scale("mean") is means

@@ -90,7 +90,14 @@ def decompress(
         pixels = len(names) * sun.archive.shape[0] * sun.archive.shape[1]
         step = frames_at_a_time(pixels, t if sun.codec.family.sequential else 1, stretches=1)
         with replacing(os.fspath(out), force) as target:
-            sink = open_sink(target, form, channels=names, shape=sun.archive.shape, scale=sun.scale)
+            sink = open_sink(
+                target,
+                form,
+                channels=names,
+                shape=sun.archive.shape,
+                scale=sun.scale,
+                about=sun.archive.origin(names),
+            )
             with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
                 written: Task[None] | None = None
                 if progress:

@@ -22,7 +22,7 @@ from sunzip.archive._keywords import Headers, decode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
-from sunzip.bounds import bounds_in
+from sunzip.bounds import bounds_in, told
 from sunzip.cube import Header
 from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.weights import FILES
@@ -343,16 +343,37 @@ class Archive:
         """Close the file."""
         self._reader.close()
 
+    def origin(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return what is to be said of decoded pixels of some channels, wherever they go, as CF names it.
+
+        Returns
+        -------
+        ``history``, a sentence; ``model``, ``model_sha256`` and ``quality``; ``max_error``, the bounds as
+        `sunzip.bounds.told` says them, if there are any.
+        """
+        model, quality = self.model["name"], self.codec.get("quality")
+        made = f"compressed with loss by sunzip, model {model}"
+        origin = {
+            "history": made if quality is None else f"{made}, quality {quality}",
+            "model": model,
+            "model_sha256": self.model["sha256"],
+        }
+        if quality is not None:
+            origin["quality"] = quality
+        # Of the channels that are there, as a codec for them takes it.
+        held = {name: bound for name, bound in self.bounds.items() if name in names}
+        return origin | ({"max_error": told(held)} if held else {})
+
     def summary(self) -> dict[str, Any]:
         """See the function `summary`."""
-        told = read_summary(self._reader, self._attributes, self._grid)
-        parts, size = told["bytes"], self.size
+        found = read_summary(self._reader, self._attributes, self._grid)
+        parts, size = found["bytes"], self.size
         own = {k: v for k, v in self._attributes.items() if k != "summary"}
         return own | {
             "path": self.path,
             "bytes": size,
-            "time": told["time"],
-            "images": told["images"],
+            "time": found["time"],
+            "images": found["images"],
             "parts": {**parts, "structure": size - sum(parts.values())},
             "model": {**self.model, "embedded": parts["model"] > 0},
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sunzip.cube import Scale
 from sunzip.errors import OutputError
@@ -21,6 +22,7 @@ def open_sink(
     channels: Sequence[str],
     shape: tuple[int, int],
     scale: Scale = Scale.MEAN,
+    about: Mapping[str, Any] | None = None,
 ) -> Sink:
     """Begin a target in the named layout.
 
@@ -37,6 +39,9 @@ def open_sink(
     scale
         What AIA pixels mean in an ``hdf5`` target. ``sdoml-v2`` and ``fits`` always hold means and
         ``sdoml-v1`` sums; cubes of the other scale are converted, exactly, as the factor is 4.
+    about
+        What is to be said of all images, JSON by short names, as `sunzip.archive.Archive.origin` has it: of
+        the root in ``hdf5`` and ``sdoml-v2``, cards in ``fits``; ``sdoml-v1`` has no place for it.
 
     Raises
     ------
@@ -51,7 +56,7 @@ def open_sink(
     if layout == "sdoml-v2":
         from sunzip.sinks.sdoml_v2 import SdomlV2Sink
 
-        return SdomlV2Sink(path, channels=channels, shape=shape)
+        return SdomlV2Sink(path, channels=channels, shape=shape, about=about)
     if layout == "sdoml-v1":
         from sunzip.sinks.sdoml_v1 import SdomlV1Sink
 
@@ -59,9 +64,9 @@ def open_sink(
     if layout == "hdf5":
         from sunzip.sinks.hdf5 import Hdf5Sink
 
-        return Hdf5Sink(path, channels=channels, shape=shape, scale=scale)
+        return Hdf5Sink(path, channels=channels, shape=shape, scale=scale, about=about)
     if layout == "fits":
         from sunzip.sinks.fits import FitsSink
 
-        return FitsSink(path, channels=channels, shape=shape)
+        return FitsSink(path, channels=channels, shape=shape, about=about)
     raise OutputError(f"{path}: unknown layout {layout!r}; the layouts are {', '.join(LAYOUTS)}")

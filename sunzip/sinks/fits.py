@@ -19,7 +19,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,14 @@ class FitsSink(Sink):
     layout = "fits"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int]
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channels: Sequence[str],
+        shape: tuple[int, int],
+        about: Mapping[str, Any] | None,
     ) -> None:
+        self._about = about or {}
         super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
         if shape[0] != shape[1]:
             self.abort()
@@ -69,9 +75,8 @@ class FitsSink(Sink):
                 if not cube.valid[t, c]:
                     continue
                 time = taken_at(cube, t, c)
-                hdu = fits.PrimaryHDU(
-                    cube.data[t, c], header_of(channel(name), time, self.shape[0], cube.headers[t][c])
-                )
+                header = header_of(channel(name), time, self.shape[0], cube.headers[t][c], self._about)
+                hdu = fits.PrimaryHDU(cube.data[t, c], header)
                 # Written at once, as astropy tells of a full disk in words of its own.
                 buffer = io.BytesIO()
                 hdu.writeto(buffer)
@@ -91,7 +96,9 @@ class FitsSink(Sink):
         return file
 
 
-def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> Any:
+def header_of(
+    known: Channel, time: np.datetime64, n: int, original: Header, about: Mapping[str, Any] | None = None
+) -> Any:
     """Make the header of one image of n×n pixels, means of SDOML's, from what its source knew of it.
 
     Parameters
@@ -104,6 +111,8 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
         Pixels along a side.
     original
         Keywords of the source; of what they lack the header is made as seen from the Earth, and says so.
+    about
+        What is to be said of the pixels, as `sunzip.archive.Archive.origin` has it.
 
     Returns
     -------
@@ -161,6 +170,19 @@ def header_of(known: Channel, time: np.datetime64, n: int, original: Header) -> 
             header.append(card)
     text = json.dumps(dict(original)).replace("'", "\\u0027").replace("&", "\\u0026")
     header.append(fits.Card("SZ_HDR", text))
+    if about:
+        # As `sunzip.bounds.told` has them.
+        held = dict(part.partition("=")[::2] for part in str(about.get("max_error", "")).split(","))
+        for key, value, comment in (
+            ("SZ_MODEL", about["model"], "coded the pixels, with loss"),
+            ("SZ_SHA", about["model_sha256"], ""),
+            ("SZ_QUAL", about.get("quality"), "at which it did, 0 to 100"),
+            ("SZ_BOUND", held.get(known.name), "no pixel errs by more"),
+        ):
+            if (card := _card(key, value)) is not None:
+                card.comment = comment
+                header.append(card)
+        header.add_history(re.sub("[^ -~]", "?", about["history"]))
     return header
 
 

@@ -2,22 +2,24 @@
 
 Datasets: ``cube`` (time, channel, y, x) float32, one chunk an image, NaN where there is none; ``channel``
 names; ``time`` and ``t_obs`` int64 ms since 1970 UTC (-2^63: missing); ``valid``; ``keywords``, each the JSON
-of one FITS header ("" where there is no image). Root attributes ``sunzip_layout`` and ``scale``.
+of one FITS header ("" where there is no image). Root attributes ``sunzip_layout``, ``scale``, and what is to
+be said of all images besides.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from sunzip.cube import Cube
+from sunzip.cube import Cube, Scale
 from sunzip.sinks.base import MARK, Sink, Target
 
 
@@ -70,12 +72,25 @@ class Hdf5Sink(Hdf5Target, Sink):
 
     layout = "hdf5"
 
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channels: Sequence[str],
+        shape: tuple[int, int],
+        scale: Scale,
+        about: Mapping[str, Any] | None,
+    ) -> None:
+        self._about = about or {}
+        super().__init__(path, channels=channels, shape=shape, scale=scale)
+
     def _lay_out(self, file: Any) -> None:
         import h5py
 
         c, (y, x) = len(self.channels), self.shape
         file.attrs[MARK] = "cube-1"
         file.attrs["scale"] = self.scale.value
+        file.attrs.update(self._about)
         file.create_dataset(
             "cube",
             (0, c, y, x),

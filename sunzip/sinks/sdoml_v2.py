@@ -32,7 +32,7 @@ class SdomlV2Sink(Sink):
     ----------
     path, channels, shape
         As `Sink`.
-    attributes
+    about
         JSON that the root group gets besides: what has to be said of the store as a whole.
     """
 
@@ -44,10 +44,10 @@ class SdomlV2Sink(Sink):
         *,
         channels: Sequence[str],
         shape: tuple[int, int],
-        attributes: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self._year: str | None = None
-        self._attributes = {MARK: self.layout, **(attributes or {})}
+        self._about = {MARK: self.layout, **(about or {})}
         self._arrays: dict[str, _Rows] = {}
         super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
 
@@ -56,7 +56,7 @@ class SdomlV2Sink(Sink):
 
         # Mode "w" would make the folder anew, and it is held.
         self._root = zarr.create_group(self._partial, zarr_format=2)
-        self._root.attrs.put(self._attributes)
+        self._root.attrs.put(self._about)
 
     def _write(self, cube: Cube) -> None:
         for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):
