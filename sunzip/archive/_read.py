@@ -72,10 +72,24 @@ class Manifest:
         data = reader.read(MANIFEST)
         if sha256(data).hexdigest() != reader.manifest_sha256:
             raise DamagedError(f"{where} is damaged")
+        return cls.parse(data, reader.path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: str) -> Manifest:
+        """Read it from the bytes of its object; `path` is the archive's, for messages.
+
+        Raises
+        ------
+        DamagedError
+            If it is not of the form that sunzip writes.
+        UnsupportedError
+            If the archive's format is newer than this program.
+        """
+        where = f"{path}: {MANIFEST}"
         tree = load(data, where)
         version = tree.pop("format", None)
         if type(version) is int and version > layout.FORMAT:
-            raise UnsupportedError(layout.newer(reader.path, version))
+            raise UnsupportedError(layout.newer(path, version))
         match tree:
             case {
                 "frames": int(),
@@ -107,22 +121,40 @@ def read_root(reader: Reader, manifest: Manifest) -> tuple[dict[str, Any], Grid]
         If it is damaged or disagrees with the manifest.
     """
     where = f"{reader.path}: zarr.json"
-    data = checked(reader, "zarr.json", MAX_BYTES)
+    attributes, grid = parse_root(checked(reader, "zarr.json", MAX_BYTES), where)
+    if (manifest.frames, manifest.blocks, len(manifest.shards)) != (grid.frames, grid.blocks, grid.shards):
+        raise DamagedError(f"{where}: the numbers of frames, blocks and shards are not the manifest's")
+    refuse_absent(grid, len(reader.members), where)
+    return attributes, grid
+
+
+def parse_root(data: bytes, where: str) -> tuple[dict[str, Any], Grid]:
+    """Read the same from the bytes of the root's ``zarr.json``; messages start with `where`.
+
+    Raises
+    ------
+    DamagedError
+        If they are not such.
+    """
     try:
         attributes = load(data, where)["attributes"]["sunzip"]
     except (KeyError, TypeError) as e:
         raise DamagedError(f"{where}: has no attributes of sunzip") from e
     if not isinstance(attributes, dict):
         raise DamagedError(f"{where}: has no attributes of sunzip")
-    grid = Grid.read(attributes, where)
-    if (manifest.frames, manifest.blocks, len(manifest.shards)) != (grid.frames, grid.blocks, grid.shards):
-        raise DamagedError(f"{where}: the numbers of frames, blocks and shards are not the manifest's")
-    # Who lists the names of what is missing, lists no more than a few times what there is.
-    if grid.count > 2 * len(reader.members):
-        raise DamagedError(
-            f"{where}: {grid.count} objects follow from it, and {len(reader.members)} are there"
-        )
-    return attributes, grid
+    return attributes, Grid.read(attributes, where)
+
+
+def refuse_absent(grid: Grid, members: int, where: str) -> None:
+    """Refuse an archive of which most is absent.
+
+    Raises
+    ------
+    DamagedError
+        If it is: who lists the names of what is missing, lists no more than a few times what there is.
+    """
+    if grid.count > 2 * members:
+        raise DamagedError(f"{where}: {grid.count} objects follow from it, and {members} are there")
 
 
 def read_summary(reader: Reader, attributes: Mapping[str, Any], grid: Grid) -> dict[str, Any]:

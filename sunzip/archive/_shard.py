@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
+from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._keywords import decode
 from sunzip.archive._layout import Grid
 from sunzip.channels import NAMES
@@ -68,6 +69,10 @@ class ShardChecker(ABC):
             raise DamagedError(f"{self.where}: {key}: {size} bytes are too many")
         return self.read(key)
 
+    def json(self, key: str) -> dict[str, Any]:
+        """Return what an object of JSON says."""
+        return load(self.whole(key, MAX_BYTES), f"{self.where}: {key}")
+
     def shard(self, grid: Grid, model: str, shard: int) -> int:
         """Decode the tables of a shard and look at each of its blocks; return how many blocks there were.
 
@@ -115,7 +120,7 @@ class ShardChecker(ABC):
             frames = slice(first, min(first + grid.frames_per_block, grid.frames))
             rows = None if valid is None else valid[first - numbers.start * grid.frames_per_block :]
             try:
-                _check_block(grid, model, self.read(key, int(start), int(size)), rows)
+                check_block(grid, model, self.read(key, int(start), int(size)), rows)
             except (DamagedError, UnsupportedError) as e:
                 self.problem(key, f"block {number}: {str(e).removeprefix('block: ')}", frames)
                 told = True
@@ -128,16 +133,23 @@ class ShardChecker(ABC):
         return len(numbers)
 
 
-def _check_block(grid: Grid, model: str, data: bytes, valid: npt.NDArray[np.bool_] | None) -> None:
-    """Check one block by itself, and against what the archive says of it."""
+def check_block(grid: Grid, model: str, data: bytes, valid: npt.NDArray[np.bool_] | None) -> Block:
+    """Check one block by itself, and against what the archive says of it; return it.
+
+    Raises
+    ------
+    DamagedError, UnsupportedError
+        If it is not whole, or not this archive's.
+    """
     block = Block.unpack(data)
     if block.model != bytes.fromhex(model)[:4]:
         raise DamagedError(f"is coded with model {block.model.hex()}…, not with the archive's")
     if block.shape != grid.shape or len(block.masks) != grid.frames_per_block:
         raise DamagedError(f"holds {len(block.masks)} frames of {block.shape} pixels")
     if valid is None:
-        return
+        return block
     bits = np.array([1 << NAMES.index(name) for name in grid.channels])
     stated = (valid[: grid.frames_per_block] * bits).sum(axis=1).tolist()
     if list(block.masks) != stated + [0] * (len(block.masks) - len(stated)):
         raise DamagedError("holds other images than the table `valid` says")
+    return block

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
-from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root, read_summary
 from sunzip.archive._shard import ShardChecker
@@ -56,6 +55,15 @@ class Problem:
         if self.time is not None:
             which += f", {self.time[0]}" + ("" if first == last else f" to {self.time[1]}")
         return f"{self.object}: {self.what} ({which})"
+
+
+def problem_of(key: str, what: str, frames: slice | None, time: npt.NDArray[np.datetime64] | None) -> Problem:
+    """Return a problem with the times of its frames, where these are known."""
+    if frames is None:
+        return Problem(key, what)
+    first, last = frames.start, frames.stop - 1
+    span = None if time is None else (f"{time[first]}Z", f"{time[last]}Z")
+    return Problem(key, what, (first, last + 1), span)
 
 
 @dataclass(slots=True)
@@ -183,11 +191,7 @@ class _Verifier(ShardChecker):
         if frames is None:
             frames = self.frames_of(key)
         text = str(what).removeprefix(f"{self.reader.path}: ").removeprefix(key).removeprefix(":").strip()
-        span = None if frames is None else (frames.start, frames.stop)
-        time = None
-        if self.time is not None and frames is not None:
-            time = (f"{self.time[frames.start]}Z", f"{self.time[frames.stop - 1]}Z")
-        self.report.problems.append(Problem(key, text, span, time))
+        self.report.problems.append(problem_of(key, text, frames, self.time))
 
     def frames_of(self, key: str) -> slice | None:
         """Return the frames of the shard that an object belongs to."""
@@ -290,9 +294,6 @@ class _Verifier(ShardChecker):
         told = self.attempt("zarr.json", partial(read_summary, self.reader, self.attributes, grid))
         if told and self.time is not None and told["time"] != layout.first_and_last(self.time):
             self.problem("zarr.json", "its summary tells of other times than the archive has")
-
-    def json(self, key: str) -> dict[str, Any]:
-        return load(self.whole(key, MAX_BYTES), key)
 
     def model(self) -> None:
         keys = [k for k in self.reader.members if k.startswith("model/")]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import dump, load
@@ -93,7 +92,7 @@ class ArchiveWriter:
         writer = cls(path, spec)
         writer._force, writer.before = force, before
         place = writer._place
-        with _os_errors(path):
+        with os_errors(path):
             place.check()
             writer._refuse_existing()
             if place.begin():
@@ -141,7 +140,7 @@ class ArchiveWriter:
 
     def sees_its_own(self) -> bool:
         """Whether the folder is as this writer began it: another process may look at another disk."""
-        with _os_errors(self.path):
+        with os_errors(self.path):
             return self._place.get("zarr.json") == self._root
 
     def write_shard(self, shard: int, blocks: Sequence[bytes], table: ShardTable) -> None:
@@ -187,7 +186,7 @@ class ArchiveWriter:
         chunks["cube"] = b"".join(blocks) + layout.shard_index(sizes, grid.blocks_per_shard)
         *others, last = grid.shard_objects(shard)
         self._refuse_other()
-        with _os_errors(self.path):
+        with os_errors(self.path):
             self._place.put({key: chunks[key.partition("/")[0]] for key in others})
             self._place.put({last: chunks["cube"]})
 
@@ -226,7 +225,7 @@ class ArchiveWriter:
         if model and model_sha256(model) != self.spec.model["sha256"]:
             raise ValueError("the embedded model is not the one that the specification names")
         self._refuse_existing()
-        with _os_errors(self.path):
+        with os_errors(self.path):
             taken = {key for shard in range(self._taken) for key in self._grid.shard_objects(shard)}
             keys = self._grid.objects() - taken
             sizes = self._place.sizes(keys)
@@ -238,8 +237,10 @@ class ArchiveWriter:
             old = self.before.sizes(taken) if self.before else {}
             total = sum(sizes.values()) + sum(old.values()) + sum(map(len, model.values()))
             with self._place.packing(total) as file:
-                size = self._pack(file, sizes, old, model)
+                objects = self._objects(sizes, old, model)
+                packed = pack(file, objects, self._grid, self.spec.attributes(), self.path)
                 if self.before is not None:
+                    self.before.check_shards(packed.shards[: self._taken])
                     self.before.close()  # Windows replaces no file that is open
         try:
             self._place.clear()
@@ -251,11 +252,11 @@ class ArchiveWriter:
             raise OutputError(
                 f"{self.path}: is complete, but {self._partial} cannot be removed ({why}); remove it"
             ) from error
-        return size
+        return packed.size
 
     def abort(self) -> None:
         """Give the archive up: remove the folder."""
-        with _os_errors(self.path):
+        with os_errors(self.path):
             self._place.clear()
 
     def _refuse_existing(self) -> None:
@@ -346,7 +347,7 @@ class ArchiveWriter:
         """Return the sizes of the objects, by key, of those of some shards that are written, as it seems."""
         objects = {shard: self._grid.shard_objects(shard) for shard in shards}
         least = self._grid.index_size
-        with _os_errors(self.path):
+        with os_errors(self.path):
             # What is written last is looked for first: of a shard that is not done it mostly is not there.
             sizes = self._place.sizes(keys[-1] for keys in objects.values())
             some = [shard for shard, keys in objects.items() if sizes.get(keys[-1], 0) >= least]
@@ -360,69 +361,93 @@ class ArchiveWriter:
                 done[shard] = {k: sizes[k] for k in objects[shard]}
         return done
 
-    def _pack(
-        self,
-        file: BinaryIO,
-        sizes: Mapping[str, int],
-        old: dict[str, int],
-        model: Mapping[str, bytes],
-    ) -> int:
-        """Write the zip in one pass; the root, which needs something of every shard, sorts last.
-
-        `old` are the sizes of objects that are taken over.
-        """
+    def _objects(
+        self, sizes: Mapping[str, int], old: Mapping[str, int], model: Mapping[str, bytes]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield what is to be packed, sorted by key, but the root; of `old` what is taken over."""
         own = {key: sizes[key] for key in sorted(sizes) if key != "zarr.json"}
-        total = own | old
         contents = self._place.contents(own)
         others = self.before.contents(sorted(old)) if self.before else iter(())
-        packer = Packer(file)
-        images = np.zeros(len(self.spec.channels), np.int64)
-        block_bytes = 0
-        for key in sorted([*total, *model]):
-            if key in model:
-                packer.add(key, model[key])
-                continue
-            data = next(others if key in old else contents)
-            packer.add(key, data)
-            where = f"{self.path}: {key}"
-            match key.split("/"):
-                case ["cube", "c", shard, *_]:
-                    blocks = len(self._grid.blocks_of(int(shard)))
-                    tail = data[len(data) - self._grid.index_size :]
-                    block_bytes += int(layout.read_shard_index(tail, blocks, len(data), where)[:, 1].sum())
-                case ["valid", "c", *_]:
-                    valid = layout.unzstd(data, where, self._grid.frames_per_shard * len(images))
-                    images += np.frombuffer(valid, bool).reshape(-1, len(images)).sum(axis=0)
-        total |= {key: len(data) for key, data in model.items()}
-        root = layout.root_metadata(self._attributes(total, images, block_bytes))
-        packer.add("zarr.json", layout.to_bytes(root))
-        shards, rest = self._grid.digests(packer.sha256)
-        if self.before is not None:
-            self.before.check_shards(shards[: self._taken])
-        manifest = dump(
-            {
-                "format": layout.FORMAT,
-                "frames": self._grid.frames,
-                "blocks": self._grid.blocks,
-                "objects": len(packer.members),
-                "shards": shards,
-                "rest": rest,
-            }
-        )
-        packer.add(MANIFEST, manifest)
-        return packer.close(COMMENT + packer.sha256[MANIFEST])
+        for key in sorted([*own, *old, *model]):
+            yield key, model[key] if key in model else next(others if key in old else contents)
 
-    def _attributes(
-        self, sizes: Mapping[str, int], images: npt.NDArray[np.int64], block_bytes: int
-    ) -> dict[str, Any]:
-        """Return the root's attributes with the summary."""
-        return self.spec.attributes() | {
-            "summary": {
-                "time": layout.first_and_last(self.spec.time),
-                "images": dict(zip(self._grid.channels, images.tolist(), strict=True)),
-                "bytes": layout.parts(sizes, block_bytes),
-            }
+
+class Packed(NamedTuple):
+    """A zip that was written: its bytes, the sha256 of its manifest, and those of its shards."""
+
+    size: int
+    identity: str
+    shards: list[str]
+
+
+def pack(
+    file: BinaryIO,
+    objects: Iterable[tuple[str, bytes]],
+    grid: Grid,
+    attributes: Mapping[str, Any],
+    path: str,
+) -> Packed:
+    """Write the zip in one pass; the root, which needs something of every shard, sorts last.
+
+    Parameters
+    ----------
+    file
+        Where to.
+    objects
+        By key, in order: all but the root and the manifest.
+    grid, attributes
+        What the root tells, as far as it does not follow from the objects.
+    path
+        The archive, for messages.
+    """
+    packer = Packer(file)
+    images = np.zeros(len(grid.channels), np.int64)
+    block_bytes = 0
+    time: list[str] = []
+    late: dict[str, bytes] = {}
+    for key, data in objects:
+        if key > "zarr.json":  # of arrays that a later sunzip has added
+            late[key] = data
+            continue
+        packer.add(key, data)
+        where = f"{path}: {key}"
+        match key.split("/"):
+            case ["cube", "c", shard, *_]:
+                blocks = len(grid.blocks_of(int(shard)))
+                tail = data[len(data) - grid.index_size :]
+                block_bytes += int(layout.read_shard_index(tail, blocks, len(data), where)[:, 1].sum())
+            case ["valid", "c", *_]:
+                valid = layout.unzstd(data, where, grid.frames_per_shard * len(images))
+                images += np.frombuffer(valid, bool).reshape(-1, len(images)).sum(axis=0)
+            case ["time", "c", _]:
+                time = layout.first_and_last(
+                    layout.read_time(layout.unzstd(data, where, 8 * grid.frames), where)
+                )
+    summary = {
+        "time": time,
+        "images": dict(zip(grid.channels, images.tolist(), strict=True)),
+        "bytes": layout.parts(
+            {m.name: m.size for m in packer.members} | {key: len(data) for key, data in late.items()},
+            block_bytes,
+        ),
+    }
+    packer.add("zarr.json", layout.to_bytes(layout.root_metadata({**attributes, "summary": summary})))
+    for key, data in late.items():
+        packer.add(key, data)
+    shards, rest = grid.digests(packer.sha256)
+    manifest = dump(
+        {
+            "format": layout.FORMAT,
+            "frames": grid.frames,
+            "blocks": grid.blocks,
+            "objects": len(packer.members),
+            "shards": shards,
+            "rest": rest,
         }
+    )
+    packer.add(MANIFEST, manifest)
+    identity = packer.sha256[MANIFEST]
+    return Packed(packer.close(COMMENT + identity), identity, shards)
 
 
 class _Found(ShardChecker):
@@ -460,7 +485,8 @@ def model_sha256(files: Mapping[str, bytes]) -> str | None:
 
 
 @contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[None]:
+def os_errors(path: str) -> Iterator[None]:
+    """Name the archive where the disk of its target is at fault."""
     try:
         yield
     except OSError as e:
