@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sunzip import xarray as xarray
     from sunzip import zarr as zarr
     from sunzip.api import Alignment, append, compress, decompress, diff, evaluate
+    from sunzip.archive import repair, verify
     from sunzip.archive import summary as info
-    from sunzip.archive import verify
     from sunzip.features import export_features
     from sunzip.sun import Sun, open
 
@@ -32,6 +32,7 @@ _HOMES = {
     "export_features": ("sunzip.features", "export_features"),
     "open": ("sunzip.sun", "open"),
     "info": ("sunzip.archive", "summary"),
+    "repair": ("sunzip.archive", "repair"),
     "verify": ("sunzip.archive", "verify"),
 }
 
@@ -50,6 +51,7 @@ __all__ = [
     "export_features",
     "info",
     "open",
+    "repair",
     "verify",
 ]
 

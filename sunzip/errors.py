@@ -49,7 +49,10 @@ class OutputError(SunzipError):
 
 
 class DamagedError(SunzipError):
-    """An archive, block or model has bytes that do not agree with themselves. Fetch it again or repair it."""
+    """An archive, block or model has bytes that do not agree with themselves.
+
+    Fetch it again; of an archive `sunzip repair` saves what can be saved.
+    """
 
     exit_code = 3
 

@@ -7,6 +7,7 @@ mean is the codec's matter. `summary` reads no array, so that it needs neither z
 from sunzip.archive._layout import FORMAT, STATS, ArchiveSpec, ShardTable
 from sunzip.archive._place import absolute, exists, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
+from sunzip.archive._repair import RepairReport, repair
 from sunzip.archive._verify import Problem, VerifyReport, verify
 from sunzip.archive._write import ArchiveWriter
 from sunzip.archive._zip import begins_as_archive, ends_as_archive, is_archive, names_archive
@@ -18,6 +19,7 @@ __all__ = [
     "ArchiveSpec",
     "ArchiveWriter",
     "Problem",
+    "RepairReport",
     "ShardTable",
     "VerifyReport",
     "absolute",
@@ -27,6 +29,7 @@ __all__ = [
     "is_archive",
     "names_archive",
     "open_archive",
+    "repair",
     "summary",
     "unfinished",
     "verify",

@@ -121,6 +121,7 @@ class _Channel:
     def __init__(self, entry: Any, t_obs: npt.NDArray[np.int64]) -> None:
         self._rows = _rows(entry, len(t_obs), {})
         times = t_obs if self._rows is None else t_obs[self._rows.flags]
+        self._images = len(times)
         known: dict[str, _Rows] = {}
         self._all: dict[str, Value] = {}
         self._columns: list[_Column] = []
@@ -150,6 +151,11 @@ class _Channel:
                 header[column.key] = column.value(place, t)
         return header
 
+    @property
+    def values(self) -> int:
+        """How many values there are at most."""
+        return self._images * len(self._all)
+
 
 class Headers(Sequence[list[dict[str, Value]]]):
     """The headers of a shard, [n][C]; each is made when it is asked for, as few columns may tell of many.
@@ -168,6 +174,11 @@ class Headers(Sequence[list[dict[str, Value]]]):
 
     def __len__(self) -> int:
         return len(self._t_obs)
+
+    @property
+    def values(self) -> int:
+        """How many values there are at most, in all headers."""
+        return sum(channel.values for channel in self._channels.values())
 
     @overload
     def __getitem__(self, i: int) -> list[dict[str, Value]]: ...
@@ -207,6 +218,26 @@ def decode(text: bytes, channels: Sequence[str], t_obs: npt.NDArray[np.int64], w
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, IndexError) as e:
         raise DamagedError(f"{where}: the keywords are not of the form that sunzip writes ({e})") from e
     return Headers(found, t_obs)
+
+
+def without_times(text: bytes, where: str) -> bytes:
+    """Leave out the columns of times, which tell nothing where times of observation are lost.
+
+    Raises
+    ------
+    DamagedError
+        If the text is not what `encode` writes; the message starts with `where`.
+    """
+    tree = load(text, where, _MAX_VALUES)
+    try:
+        for entry in tree.values():
+            for key, column in list(entry["keys"].items()):
+                inner = column.get("values") if isinstance(column, dict) and "rows" in column else column
+                if isinstance(inner, dict) and "time" in inner:
+                    del entry["keys"][key]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise DamagedError(f"{where}: the keywords are not of the form that sunzip writes ({e})") from e
+    return dump(tree, sort_keys=False)
 
 
 def _plain(channel: str, key: str, value: object) -> Value:

@@ -44,6 +44,8 @@ _LAST = 1 << 14
 #: What is at the beginning of every archive: the name of its first object, in the header before it.
 _FIRST = b"bytes/c/0"
 
+_WINDOW = 1 << 23  # bytes that are searched for headers at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -292,3 +294,86 @@ class Reader:
             header = member.start + size
         ordered = sorted(members, key=lambda name: (name == MANIFEST, name))
         return members if list(members) == ordered else None
+
+
+class Salvager(Reader):
+    """The objects of a file whose directory may be damaged or cut off: those whose local headers are whole.
+
+    What is read of them need not be whole, nor all there.
+
+    Attributes
+    ----------
+    complete
+        Whether there is a directory, which tells of all objects.
+    others
+        What local headers tell otherwise than the directory: in either a bit may be another one.
+    """
+
+    complete = True
+    others: list[Member]
+    _window = (0, b"")
+
+    def _directory(self) -> tuple[dict[str, Member], str]:
+        self.others = []
+        try:
+            members, sha256 = super()._directory()
+        except DamagedError:
+            self.complete = False
+            return self._scan(), ""
+        for member in members.values():
+            found = self._header(member.header)
+            if (
+                found is not None
+                and found != member
+                and found.start + found.size == member.start + member.size
+            ):
+                self.others.append(found)
+        return members, sha256
+
+    def _scan(self) -> dict[str, Member]:
+        """Take names, sizes and CRCs from the headers before objects."""
+        found: dict[str, Member] = {}
+        twice = set()
+        at = 0
+        while at < self.size and len(found) < MAX_MEMBERS:
+            member = self._header(at)
+            if member is None:
+                at = self._signature(at + 1)
+                continue
+            if member.name in found:
+                # One of them is called wrongly, and nobody knows which.
+                twice.add(member.name)
+            found[member.name] = member
+            at = member.start + member.size
+        return {name: member for name, member in found.items() if name not in twice}
+
+    def _header(self, at: int) -> Member | None:
+        """Read the header at an offset; None if there is none that sunzip writes."""
+        raw = self._bytes(at, _LOCAL.size + _MAX_NAME + 20)
+        if len(raw) < _LOCAL.size:
+            return None
+        signature, *_, crc, _, size, length, _ = _LOCAL.unpack_from(raw)
+        name = raw[_LOCAL.size : _LOCAL.size + length].decode("latin-1")
+        if signature != 0x04034B50 or not is_name(name):
+            return None
+        if size == _MAX32:
+            size = int.from_bytes(raw[_LOCAL.size + length + 4 :][:8], "little")
+        member = Member(name, size, crc, at)
+        return member if raw.startswith(local_header(member)) else None
+
+    def _signature(self, at: int) -> int:
+        """Return the offset of the next four bytes with which headers begin; the size of the file if none."""
+        while at < self.size:
+            self._bytes(at, 4)
+            start, held = self._window
+            if (found := held.find(b"PK\3\4", at - start)) >= 0:
+                return start + found
+            at = max(start + len(held) - 3, at + 1)
+        return self.size
+
+    def _bytes(self, at: int, size: int) -> bytes:
+        """Return so many bytes from an offset, or as many as there are."""
+        start, held = self._window
+        if not start <= at <= min(at + size, self.size) <= start + len(held):
+            start, held = self._window = at, self.pread(at, min(_WINDOW, self.size - at))
+        return held[at - start : at - start + size]

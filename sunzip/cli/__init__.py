@@ -80,6 +80,7 @@ for _command in (
     jobs.decompress,
     looks.info,
     looks.verify,
+    looks.repair,
     jobs.evaluate,
     diff.diff,
     looks.show,

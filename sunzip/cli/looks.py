@@ -1,4 +1,4 @@
-"""The commands that look at things: info, verify, show and models; none but show decodes anything."""
+"""The commands that look at things: info, verify, repair, show and models; none but show decodes anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from sunzip.archive import VerifyReport
+    from sunzip.archive import RepairReport, VerifyReport
     from sunzip.cube import Cube
 
 
@@ -155,7 +155,7 @@ def verify(archive: str, anon: bool, as_json: bool, quiet: bool) -> None:
     }
     result(as_json, data, _verified(report, held))
     if not report.ok:
-        raise DamagedError(f"{archive}: {what}; fetch it again, or compress its source again")
+        raise DamagedError(f"{archive}: {what}; fetch it again, repair it, or compress its source again")
 
 
 def _size(archive: str) -> int:
@@ -193,6 +193,68 @@ def _verified(r: VerifyReport, held: Mapping[str, Any] | None) -> Iterator[str]:
         return
     yield f"{r.path} is damaged"
     yield from (f"  {problem}" for problem in r.problems)
+
+
+@click.command(short_help="Save what can be saved of a damaged archive.")
+@click.argument("archive", metavar="IN.lat")
+@click.argument("out", metavar="OUT.lat")
+@click.option(
+    "--from",
+    "copies",
+    metavar="COPY.lat",
+    multiple=True,
+    help="Another copy of the archive, damaged too perhaps, to take from what IN lacks; repeatable.",
+)
+@anon_option
+@force_option
+@json_option
+@quiet_option
+def repair(
+    archive: str, out: str, copies: tuple[str, ...], anon: bool, force: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write the best whole archive that can be had of a damaged one and of copies of it.
+
+    IN is only read. Images that cannot be saved are marked as missing in OUT. If IN is whole, nothing is
+    written. Exit code 0 if nothing was lost, else 3; if nothing can be saved, OUT is not written.
+    """
+    target.check(out, [archive, *copies], force=force, ours=target.is_archive, what="archive", remote=True)
+    from sunzip.archive import repair as mend
+
+    with bytes_bar(quiet) as progress:
+        report = mend(archive, out, copies=copies, anon=anon, force=force, progress=progress)
+    result(as_json, report.as_dict(), _repaired(report))
+    if not report.ok:
+        raise DamagedError(
+            f"{archive}: not all of it could be saved; what could is in {out}; a copy of it (--from) may "
+            "have the rest"
+        )
+
+
+def _repaired(r: RepairReport) -> Iterator[str]:
+    if r.out is None:
+        yield f"{r.path} is whole: there is nothing to repair, and nothing was written"
+        return
+    if r.same:
+        yield f"{r.out} is whole, byte for byte what {r.path} was before"
+    elif r.ok:
+        yield f"{r.out} is whole, and nothing was lost"
+    else:
+        yield f"{r.out} is whole, but not all of {r.path} could be saved"
+    for taken in r.taken:
+        blocks = f" and {count(taken.blocks, 'single block')}" if taken.blocks else ""
+        yield f"  taken from {taken.path}: {count(taken.objects, 'object')}{blocks}"
+    if r.mended:
+        yield f"  one flipped bit each put right: {_some(r.mended)}"
+    if r.made:
+        yield f"  made anew from others: {_some(r.made)}"
+    if r.images > 0:
+        yield f"  lost: {count(r.images, 'image')}"
+    yield from (f"  lost: {problem}" for problem in r.lost)
+
+
+def _some(names: list[str]) -> str:
+    """Return names, of many only the first."""
+    return ", ".join(names[:4]) + (f" and {count(len(names) - 4)} more" if len(names) > 4 else "")
 
 
 @click.command(short_help="Draw one frame as a PNG.")
