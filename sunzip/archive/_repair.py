@@ -189,10 +189,10 @@ def repair(
             try:
                 place.empty()
                 with place.packing(sum(merged.size(key) or 0 for key in merged.keys)) as file:
-                    _, identity = pack(file, merged.objects(), merged.grid, merged.attributes, path)
+                    packed = pack(file, merged.objects(), merged.grid, merged.attributes, path)
             finally:
                 place.clear()
-        report.same = identity in {s.identity for s in sources}
+        report.same = packed.identity in {s.identity for s in sources}
         report.taken = [
             Taken(s.path, sum(o is s for o in merged.taken.values()), s.blocks_taken) for s in sources
         ]

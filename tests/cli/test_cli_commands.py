@@ -347,8 +347,8 @@ def test_version_names_formats_and_libraries(sunzip):
     "args",
     [
         [],
-        *([c] for c in ("compress", "decompress", "info", "verify", "evaluate", "diff")),
-        *([c] for c in ("show", "models", "synth")),
+        *([c] for c in ("compress", "append", "decompress", "info", "verify", "repair", "evaluate", "diff")),
+        *([c] for c in ("show", "models", "synth", "bench", "study")),
     ],
 )
 def test_help_fits_a_terminal(sunzip, args):

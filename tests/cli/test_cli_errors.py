@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xarray as xr
 import zarr
 from astropy.io import fits
 from click.testing import CliRunner
@@ -578,6 +579,43 @@ def test_verify_names_the_damaged_frame(sunzip, archive, tmp_path):
     assert os.listdir(tmp_path) == ["a.lat"]
     # Info decodes nothing, and what it reads is whole.
     sunzip("info", broken)
+
+
+def test_repair_saves_the_frames_that_are_whole(sunzip, archive, tmp_path):
+    broken, copy, out = (tmp_path / f"{name}.lat" for name in ("a", "b", "c"))
+    data = archive.read_bytes()
+    with sunzip_package.open(archive) as sun:
+        start, size = sun.archive.extent(2)
+        pixels, headers = sun[:], [sun.archive.headers(i) for i in range(6)]
+    broken.write_bytes(data[: start + 25] + bytes(8) + data[start + 33 :])
+    copy.write_bytes(data[: start + size])
+
+    result = sunzip("repair", broken, out, code=3)
+    assert (
+        "lost: cube: images are lost, and marked as missing (frame 2, 2012-03-01T00:24:00.000Z)"
+        in result.stdout
+    )
+    assert f"{broken}: not all of it could be saved; what could is in {out}" in result.stderr
+    sunzip("verify", out)
+    with sunzip_package.open(out) as sun:
+        rest = [0, 1, 3, 4, 5]
+        np.testing.assert_array_equal(sun.take(rest), pixels[rest])
+        assert np.isnan(sun[2]).all()
+        assert [sun.archive.headers(i) for i in rest] == [headers[i] for i in rest]
+    with xr.open_dataset(out) as ds:
+        assert ds["valid"].values.all(axis=1).tolist() == [i != 2 for i in range(6)]
+        np.testing.assert_array_equal(ds["cube"][3].values, pixels[3])
+    sunzip("decompress", out, tmp_path / "c.h5")
+
+    assert "exists" in sunzip("repair", broken, out, code=1).stderr
+    found = json.loads(sunzip("repair", broken, out, "--force", "--from", copy, "--json").stdout)
+    assert (found["ok"], found["same"], found["lost"]) == (True, True, [])
+    assert [t["path"] for t in found["taken"]] == [str(broken), str(copy)]
+    assert out.read_bytes() == data
+    assert "nothing was written" in sunzip("repair", archive, tmp_path / "d.lat").stdout
+    assert "name a copy of it by --from" in sunzip("repair", copy, tmp_path / "d.lat", code=3).stderr
+    assert "is the source itself" in sunzip("repair", broken, copy, "--from", copy, "--force", code=1).stderr
+    assert sorted(os.listdir(tmp_path)) == ["a.lat", "b.lat", "c.h5", "c.lat"]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
