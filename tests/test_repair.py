@@ -383,3 +383,14 @@ def test_arrays_of_later_programs_are_kept(files: Files) -> None:
     assert (found["zz/c/0"], found["aa/c/0"]) == (b"later", b"sooner")
     with open_archive(files.out) as b:
         b.summary()
+
+
+def test_a_model_of_which_not_even_a_name_is_left_is_missed(files: Files) -> None:
+    data = bytearray(files.data[:-100])
+    for name in EMBED:
+        start, end = member(files.whole, f"model/{name}")
+        data[start - 30 : end] = bytes(end - start + 30)
+    files.bad.write_bytes(data)
+    report = files.repair()
+    assert verify(files.out).ok
+    assert [p.object for p in report.lost] == ["model/"]

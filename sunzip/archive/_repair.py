@@ -193,6 +193,9 @@ def repair(
             finally:
                 place.clear()
         report.same = packed.identity in {s.identity for s in sources}
+        if report.same:
+            # A name with a flipped bit may have been taken for an object that is no more.
+            report.lost = []
         report.taken = [
             Taken(s.path, sum(o is s for o in merged.taken.values()), s.blocks_taken) for s in sources
         ]
@@ -319,6 +322,7 @@ class _Merged(ShardChecker):
     def __init__(self, sources: Sequence[_Source]) -> None:
         super().__init__(sources[0].path)
         self.sources = sources
+        self._model_told = False
         #: Where each object is taken from.
         self.of: dict[str, _Source] = {}
         #: What is made anew, at once or when it is asked for.
@@ -398,6 +402,10 @@ class _Merged(ShardChecker):
         for start, stop in edges.reshape(-1, 2).tolist():
             what = "images are lost, and marked as missing"
             report.lost.append(problem_of("cube", what, slice(start, stop), self.time))
+        unknown = 0 if m is None else m.objects - len(self.keys) - 1
+        if unknown > 0 and not any(p.object in ("model/", *self.names) for p in report.lost):
+            what = f"counts {unknown} more objects than were found, an embedded model perhaps; they are lost"
+            report.lost.append(Problem(MANIFEST, what))
         report.mended = sorted(key for key, source in self.taken.items() if key in source.flips)
 
     def _prove(self, keys: set[str], stated: str) -> bool:
@@ -420,7 +428,10 @@ class _Merged(ShardChecker):
         where = f"{self.where}: zarr.json"
         if "zarr.json" in self.of:
             attributes, self.grid = parse_root(self.whole("zarr.json", MAX_BYTES), where)
-            self.attributes = {k: v for k, v in attributes.items() if k != "summary"}
+            match attributes.pop("summary", None):
+                case {"bytes": {"model": int(size)}}:
+                    self._model_told = size > 0
+            self.attributes = attributes
         else:
             self.attributes = self._root_of_cube()
             self.grid = Grid.read(self.attributes, where)
@@ -511,8 +522,9 @@ class _Merged(ShardChecker):
         """See to it that the model that was embedded is whole, or is none."""
         keys = [key for key in self.names if key.startswith("model/")]
         wanted = self.attributes["model"]["sha256"]
+        embedded = bool(keys) or self._model_told
         files = {k: self.whole(k, most) for k, most in _OF_MODEL.items() if k in self.of}
-        if not keys or model_sha256(files) == wanted:
+        if not embedded or model_sha256(files) == wanted:
             return
         for key in keys:
             self.of.pop(key, None)
