@@ -5,6 +5,7 @@ Nothing heavier than click is imported before a command runs, so that help, info
 
 from __future__ import annotations
 
+import itertools
 from typing import NoReturn
 
 import click
@@ -74,25 +75,15 @@ def program(ctx: click.Context) -> None:
 
 
 looks.models.add_command(export.export)
-for _command in (
-    jobs.compress,
-    jobs.append,
-    jobs.decompress,
-    looks.info,
-    looks.verify,
-    looks.repair,
-    jobs.evaluate,
-    diff.diff,
-    looks.show,
-    looks.models,
-    jobs.synth,
-    features.features,
-    train.train,
-    generate.generate,
-    study.study,
-    forecast.forecast,
-    bench.bench,
-):
+_SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Archives": (jobs.compress, jobs.append, jobs.decompress),
+    "What is in them": (looks.info, looks.show, jobs.evaluate, diff.diff, looks.verify, looks.repair),
+    "Latents": (features.features, forecast.forecast),
+    "Models": (looks.models, train.train, generate.generate),
+    "Before you begin": (study.study, bench.bench, jobs.synth),
+}
+program.sections = {title: [str(c.name) for c in found] for title, found in _SECTIONS.items()}
+for _command in itertools.chain(*_SECTIONS.values()):
     program.add_command(_command)
 
 

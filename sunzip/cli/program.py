@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -44,6 +44,17 @@ class Interrupted(Exception):
 
 class Program(click.Group):
     """The group of all commands. `main` never returns: it exits with the code that design and docs state."""
+
+    #: Names of commands under what they are for, in the order in which the help shows them.
+    sections: Mapping[str, Sequence[str]] = {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by what they are for, as the alphabet mixes those that go together."""
+        width = max(map(len, self.commands))
+        for title, names in self.sections.items():
+            rows = [(name, self.commands[name].get_short_help_str(90)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C becomes `Interrupted`, before click can say something else of it."""

@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 _PRESETS = ("cubesat", "l5-monitor", "sdo", "solar-orbiter")
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.group(
+    short_help="Study what frames would cost, and a mission gain.",
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 @click.pass_context
 def study(ctx: click.Context) -> None:
     """Study what a quality would cost, and what a model would do for a mission."""

@@ -20,6 +20,7 @@ import sunzip as sunzip_package
 from sunzip import weights
 from sunzip.archive import summary
 from sunzip.channels import NAMES
+from sunzip.cli import program
 from sunzip.sources import open_source
 from sunzip.sources.series import join
 
@@ -396,3 +397,9 @@ def test_bench_prints_a_row_for_each_number_of_cores_and_fails_on_wrong_pixels(s
     failed = sunzip("bench", code=3)
     assert "wrong" in failed.stdout
     assert "cannot be trusted" in failed.stderr
+
+
+def test_help_names_every_command(sunzip):
+    text = sunzip("--help").stdout
+    for name in program.commands:
+        assert len(re.findall(rf"^  {name} +\S", text, re.MULTILINE)) == 1
