@@ -1,7 +1,8 @@
 """Table 1 of the paper: sizes of its 317,566 frames from the real networks, beside archives on disk.
 
 Run as ``python -m benchmarks.paper_sizes --models DIR --models DIR …``, with folders of `sunzip train`.
-Columns of a bottleneck without a model stay empty; the default model stands beside them for comparison.
+Columns of a bottleneck without a model stay empty, or with ``--add`` as an earlier run measured them; the
+default model stands beside them for comparison.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import click
 import torch
 
 import sunzip
-from benchmarks.common import PAPER, command, keep
+from benchmarks.common import PAPER, RESULTS, command, keep
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -84,13 +85,17 @@ def measured(model: Model, frames: int, folder: Path) -> dict[str, Any]:
 
 @click.command()
 @click.option("--models", multiple=True, metavar="DIR", help="Folder of a trained σ-VAE; repeat.")
-def main(models: tuple[str, ...]) -> None:
+@click.option("--add", is_flag=True, help="Keep what an earlier run measured of the other bottlenecks.")
+def main(models: tuple[str, ...], add: bool) -> None:
     """Compute the paper's columns, and measure ours."""
     paper = json.loads(PAPER.read_text())
     frames = paper["frames"]
     trained = {m.config.get("bottleneck"): m for m in map(weights.load, models)}
     if unknown := trained.keys() - set(BOTTLENECKS):
         raise click.UsageError(f"--models: bottleneck {unknown.pop()} is none of the paper's")
+    old = json.loads((RESULTS / "paper_sizes.json").read_text()) if add else {"rows": []}
+    kept = {row["bottleneck"]: row["measured"] for row in old["rows"]}
+    run = command("paper_sizes")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for bottleneck in BOTTLENECKS:
@@ -100,13 +105,18 @@ def main(models: tuple[str, ...]) -> None:
                     "bottleneck": bottleneck,
                     "paper": paper["table_1"][str(bottleneck)],
                     "computed": computed(bottleneck, frames, Path(folder)),
-                    "measured": measured(model, frames, Path(folder)) if model else None,
+                    "measured": measured(model, frames, Path(folder)) if model else kept.get(bottleneck),
                 }
             )
             click.echo(json.dumps(rows[-1]))
         default = measured(weights.load(), frames, Path(folder))
         click.echo(json.dumps(default))
-    content = {"command": command("paper_sizes"), "frames": frames, "rows": rows, "default": default}
+    content = {
+        "command": f"{old['command']} && {run}" if add else run,
+        "frames": frames,
+        "rows": rows,
+        "default": default,
+    }
     click.echo(keep("paper_sizes", content))
 
 
