@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -200,3 +201,27 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         raise
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Bring to the disk what a folder says is in it: a rename survives losing power only then.
+
+    Raises
+    ------
+    OSError
+        If that fails, where there is such a thing.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except (
+        PermissionError
+    ):  # who may write there need not be allowed to list it; on Windows nobody can open one
+        return
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems have no such thing for folders.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.files import keep_mode
+from sunzip.files import keep_mode, sync_folder
 from sunzip.sources.storage import SPECIAL, Connection, reason
 
 Range = tuple[int, int]  # offset and size
@@ -474,7 +473,7 @@ class _LocalPlace:
                 os.fsync(f.fileno())
             keep_mode(self.path, pack)
             os.replace(pack, self.path)
-        _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        sync_folder(os.path.dirname(os.path.abspath(self.path)))
 
     def _file(self, key: str) -> str:
         return os.path.join(self.partial, *key.split("/"))
@@ -637,18 +636,3 @@ def _cat_ranges(fs: Any, paths: Sequence[str], starts: Sequence[int], ends: Sequ
         if isinstance(data, Exception):
             raise data
     return found
-
-
-def _sync_folder(folder: str) -> None:
-    # A rename survives losing power only once the folder itself is on the disk.
-    try:
-        fd = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # who may write there need not be allowed to list it
-        return
-    try:
-        os.fsync(fd)
-    except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # file systems without that for folders
-            raise
-    finally:
-        os.close(fd)
