@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from sunzip import torch as torch
     from sunzip import xarray as xarray
     from sunzip import zarr as zarr
-    from sunzip.api import Alignment, append, compress, decompress, diff, evaluate
+    from sunzip.api import Alignment, add_model, append, compress, decompress, diff, evaluate
     from sunzip.archive import repair, verify
     from sunzip.archive import summary as info
     from sunzip.features import export_features
     from sunzip.sun import Sun, open
+    from sunzip.weights import remove as remove_model
 
 __version__ = "0.1.0"
 
@@ -24,12 +25,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alignment": ("sunzip.api", "Alignment"),
     "Sun": ("sunzip.sun", "Sun"),
+    "add_model": ("sunzip.api", "add_model"),
     "append": ("sunzip.api", "append"),
     "compress": ("sunzip.api", "compress"),
     "decompress": ("sunzip.api", "decompress"),
     "diff": ("sunzip.api", "diff"),
     "evaluate": ("sunzip.api", "evaluate"),
     "export_features": ("sunzip.features", "export_features"),
+    "remove_model": ("sunzip.weights", "remove"),
     "open": ("sunzip.sun", "open"),
     "info": ("sunzip.archive", "summary"),
     "repair": ("sunzip.archive", "repair"),
@@ -43,6 +46,7 @@ __all__ = [
     "Alignment",
     "Sun",
     "__version__",
+    "add_model",
     "append",
     "compress",
     "decompress",
@@ -51,6 +55,7 @@ __all__ = [
     "export_features",
     "info",
     "open",
+    "remove_model",
     "repair",
     "verify",
 ]

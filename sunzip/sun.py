@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.archive import open_archive
+from sunzip.archive import Archive, open_archive
 from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
@@ -131,12 +131,8 @@ class Sun:
                         f"({model.sha256[:12]}…); give that one (--model, model=), or none if it is in the "
                         "archive or on this machine"
                     )
-            elif files := self.archive.embedded_model():
-                model = Model.from_files(files, path)
-                if model.sha256 != wanted:
-                    raise DamagedError(
-                        f"{needed} ({wanted[:12]}…), but holds another ({model.sha256[:12]}…); fetch it again"
-                    )
+            elif embedded := embedded_in(self.archive):
+                model = embedded
             else:
                 try:
                     model = weights.load(wanted)
@@ -529,3 +525,25 @@ def open(path: str | os.PathLike[str], *, model: str | Path | Model | None = Non
         If the file cannot be used. The model is looked for when first needed.
     """
     return Sun(path, model, anon)
+
+
+def embedded_in(archive: Archive) -> Model | None:
+    """Return the model that an archive holds; None if it holds none.
+
+    Raises
+    ------
+    DamagedError
+        If it is not the one that coded the archive, or no model.
+    UnsupportedError
+        If it is newer than this program.
+    """
+    files = archive.embedded_model()
+    if files is None:
+        return None
+    model, wanted = Model.from_files(files, archive.path), str(archive.model["sha256"])
+    if model.sha256 != wanted:
+        raise DamagedError(
+            f"{archive.path}: was coded with model {archive.model['name']} ({wanted[:12]}…), but holds "
+            f"another ({model.sha256[:12]}…); fetch it again"
+        )
+    return model

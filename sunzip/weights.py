@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
+from sunzip import added
+from sunzip.added import Entry
+from sunzip.errors import (
+    DamagedError,
+    InputError,
+    ModelNotFoundError,
+    OutputError,
+    SunzipError,
+    UnsupportedError,
+)
 
 #: Version of config.json that this code reads.
 CONFIG_VERSION = 1
@@ -29,6 +39,9 @@ _TINY, _HUGE = 1e-12, 1e12
 
 #: Characters of a name, at most.
 LONGEST_NAME = 100
+
+#: Of a sha256, so many digits are enough to tell a model by.
+_FEWEST = 12
 
 #: A model's files, and the most bytes that each may have.
 FILES = {CONFIG: 1 << 20, TENSORS: 1 << 31}
@@ -204,17 +217,45 @@ def _read(folder: Path) -> Model:
     return _read_cached(folder, tuple((s.st_mtime_ns, s.st_size) for s in stats))
 
 
-def _has_sha256(folder: Path, wanted: str) -> bool:
-    """Whether a folder holds the model; one that cannot be read at all is not the one."""
+def _sha256_of(folder: Path) -> str | None:
+    """Return the identity of the model in a folder; None if it cannot be read at all."""
     try:
-        return _read(folder).sha256 == wanted
+        return _read(folder).sha256
     except (SunzipError, OSError):
-        return False
+        return None
+
+
+def read_added(entry: Entry) -> Model:
+    """Read a model that was added, and see that it still is that one.
+
+    Raises
+    ------
+    DamagedError
+        If it is not.
+    UnsupportedError, InputError
+        As `read_folder`.
+    """
+    try:
+        model = _read(entry.path)
+        problem = "its files are others"
+    except (DamagedError, ModelNotFoundError) as error:
+        model, problem = None, str(error).removeprefix(f"{entry.path}: ")
+    if model is None or model.sha256 != entry.sha256:
+        raise DamagedError(
+            f"{entry.path}: is not the model any more that was added there ({problem}); add it again "
+            f"(sunzip models add), or remove it (sunzip models remove {entry.sha256[:_FEWEST]})"
+        )
+    return model
 
 
 def register(model: Model) -> None:
     """Make a model known to this process by its sha256; `sunzip.open` does so with embedded models."""
     _REGISTERED[model.sha256] = model
+
+
+def begins_sha256(text: str) -> bool:
+    """Whether a text can be a sha256, or its first digits."""
+    return re.fullmatch(f"[0-9a-f]{{{_FEWEST},64}}", text) is not None
 
 
 def load(wanted: str | Path = DEFAULT) -> Model:
@@ -223,30 +264,211 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     Parameters
     ----------
     wanted
-        A name (``"wavelet-12"``), a sha256 of 64 hexadecimal digits, or a folder with config.json and
-        model.safetensors.
+        A name (``"wavelet-12"``), a sha256 or at least its first 12 hexadecimal digits, or a folder with
+        config.json and model.safetensors. Names are those of models that came with the package, and then
+        those of models that were added (`sunzip.add_model`).
 
     Raises
     ------
     ModelNotFoundError
         If there is none such on this machine; the message lists those that are.
     DamagedError, UnsupportedError, InputError
-        If it is there but cannot be used.
+        If it is there but cannot be used, or is one of several.
     """
     text = str(wanted)
     if text in _REGISTERED:
         return _REGISTERED[text]
-    by_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
     for folder in installed():
         if folder.name == text:
             return _read(folder)
-        if by_hash and _has_sha256(folder, text):
-            return _read(folder)
-    if not by_hash and os.path.isdir(text):
+    if entry := added.named(text):
+        return read_added(entry)
+    by_hash = begins_sha256(text)
+    if by_hash and (found := _by_sha256(text)):
+        return found if isinstance(found, Model) else read_added(found)
+    if not (by_hash and len(text) == 64) and os.path.isdir(text):
         return _read(Path(text).resolve())
-    names = ", ".join(p.name for p in installed()) or "none"
-    what = f"with sha256 {text[:12]}…" if by_hash else repr(text)
-    raise ModelNotFoundError(
-        f"no model {what} on this machine; installed: {names}; "
-        f"or name a folder that holds {CONFIG} and {TENSORS}"
+    raise _absent(text, f"add it (sunzip models add), or name a folder that holds {CONFIG} and {TENSORS}")
+
+
+def _by_sha256(text: str) -> Model | Entry | None:
+    """Find the one model whose sha256 begins so."""
+    found: dict[str, Model | Entry] = {e.sha256: e for e in added.entries() if e.sha256.startswith(text)}
+    for folder in installed():
+        if (_sha256_of(folder) or "").startswith(text):
+            model = _read(folder)
+            found[model.sha256] = model
+    found |= {sha256: model for sha256, model in _REGISTERED.items() if sha256.startswith(text)}
+    if len(found) > 1:
+        raise InputError(f"the sha256 of several models begins with {text}; give more of it")
+    return next(iter(found.values()), None)
+
+
+def _absent(text: str, remedy: str) -> ModelNotFoundError:
+    """Return the error that no model is called so, which lists those that there are."""
+    what = f"with sha256 {text[:_FEWEST]}…" if begins_sha256(text) else repr(text)
+    here = f"installed: {', '.join(p.name for p in installed()) or 'none'}"
+    if entries := added.entries():
+        here += f"; added: {', '.join(sorted(called(e) or e.sha256[:_FEWEST] for e in entries))}"
+    return ModelNotFoundError(f"no model {what} on this machine; {here}; {remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What became of a model that was to be added.
+
+    Attributes
+    ----------
+    name
+        By which it is found from now on.
+    family, sha256
+        Of the model.
+    bytes
+        Of its two files.
+    path
+        The folder that it is in.
+    new
+        Whether it was not on this machine before.
+    instead_of
+        The sha256 of the model that the name meant before, which is found by that alone now; or None.
+    """
+
+    name: str
+    family: str
+    sha256: str
+    bytes: int
+    path: str
+    new: bool
+    instead_of: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+
+def add(model: Model, name: str | None = None, *, force: bool = False) -> AddReport:
+    """Keep a model on this machine, for all programs of this user to find by its name and its sha256.
+
+    It is not looked into: `sunzip.add_model` does that first.
+
+    Parameters
+    ----------
+    model
+        The model. If it is there already, only its name may change.
+    name
+        What to call it; None is what it is called there, or what it calls itself.
+    force
+        Let the name mean this model even if it means another one that was added. That one stays.
+
+    Raises
+    ------
+    InputError
+        If it cannot be called so.
+    OutputError
+        If the name means another model, or nothing can be written.
+    """
+    for folder in installed():
+        if _sha256_of(folder) == model.sha256:
+            if name not in (None, folder.name):
+                raise InputError(f"{folder.name} came with sunzip, and keeps that name")
+            return _report(folder.name, model, folder, new=False)
+    entry = added.place(model.sha256)
+    there = _is_whole(entry)
+    name = name if name is not None else entry.name or model.name
+    if not _can_be_called(name):
+        raise InputError(
+            f"a model cannot be added as {name!r}: a name has up to {LONGEST_NAME} printable characters, no "
+            "slashes, and is not like a sha256; give it another one (--name, name=)"
+        )
+    if name in {folder.name for folder in installed()}:
+        raise InputError(
+            f"{name} is the name of a model that came with sunzip, and of no other; give this one another "
+            "(--name, name=)"
+        )
+    before = _others(name, entry)
+    if before and not force:
+        raise _taken(name, before[0])
+    if not there:
+        added.put(entry, model.files)
+    if before or entry.name != name:
+        added.call(entry, name)
+    for other in before:
+        added.call(other, None)
+    # Two runs at once may both have found the name free.
+    if not force and (others := _others(name, entry)):
+        added.call(entry, None)
+        raise _taken(name, others[0])
+    return _report(name, model, entry.path, new=not there, instead_of=before[0].sha256 if before else None)
+
+
+def _report(name: str, model: Model, path: Path, *, new: bool, instead_of: str | None = None) -> AddReport:
+    return AddReport(name, model.family, model.sha256, model.nbytes, str(path), new, instead_of)
+
+
+def _others(name: str, entry: Entry) -> list[Entry]:
+    return [other for other in added.entries() if other.name == name and other.sha256 != entry.sha256]
+
+
+def _taken(name: str, other: Entry) -> OutputError:
+    return OutputError(
+        f"{name} is the name of another model that was added ({other.sha256[:_FEWEST]}…); give this one "
+        "another (--name, name=), or that one's (--force, force=True)"
     )
+
+
+def _is_whole(entry: Entry) -> bool:
+    # From the disk, whatever was read from there before.
+    try:
+        return read_folder(entry.path).sha256 == entry.sha256
+    except SunzipError:
+        return False
+
+
+def _can_be_called(name: str) -> bool:
+    """Whether a name is told from folders and from sha256s."""
+    return is_name(name) and name == name.strip(" .") and not set(name) & {*"/\\"} and not begins_sha256(name)
+
+
+def called(entry: Entry) -> str | None:
+    """Return the name by which an added model is found; None if only its sha256 tells it."""
+    name = entry.name
+    if name is None or name in {folder.name for folder in installed()}:
+        return None
+    return name if added.named(name) == entry else None
+
+
+def remove(wanted: str) -> Path:
+    """Remove a model that was added.
+
+    Parameters
+    ----------
+    wanted
+        Its name, or its sha256 or at least the first 12 digits.
+
+    Returns
+    -------
+    Path
+        The folder that was removed.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is none.
+    InputError
+        If it came with the package, if there are several, or if other things are in its folder.
+    OutputError
+        If it cannot be removed.
+    """
+    ours = {folder.name for folder in installed()}
+    found = [entry] if wanted not in ours and (entry := added.named(wanted)) else []
+    if not found and begins_sha256(wanted):
+        found = [entry for entry in added.entries() if entry.sha256.startswith(wanted)]
+        ours |= {wanted for folder in installed() if (_sha256_of(folder) or "").startswith(wanted)}
+    if not found and wanted in ours:
+        raise InputError(f"{wanted} came with sunzip, and stays; only models that were added can be removed")
+    if not found:
+        raise _absent(wanted, "only those that were added can be removed")
+    if len(found) > 1:
+        raise InputError(f"the sha256 of several models begins with {wanted}; give more of it")
+    added.remove(found[0], FILES)
+    return found[0].path

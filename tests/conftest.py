@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from sunzip.added import VARIABLE
 from sunzip.channels import NAMES
 from sunzip.codec import processes
 from sunzip.normalize import Stabiliser
@@ -25,7 +27,11 @@ _SPREAD = np.array([2, 4, 30, 35, 20, 20, 4, 30, 60, 3, 3, 5], np.float32)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give a checkout that is not installed the entry points that it would have."""
+    """Keep to this checkout: no models of the user's own, and the entry points that an installed one has."""
+    models = TemporaryDirectory()
+    config.add_cleanup(models.cleanup)
+    # Before tests are imported, some of which keep the environment for the programs that they start.
+    os.environ[VARIABLE] = models.name
     try:
         distribution("sunzip-codec")
     except PackageNotFoundError:

@@ -5,6 +5,7 @@ from sunzip.api._compress import Block, compress, sampled
 from sunzip.api._decompress import decompress, replacing
 from sunzip.api._diff import diff
 from sunzip.api._evaluate import evaluate, judging
+from sunzip.api._models import add_model
 from sunzip.api._reports import (
     CompressReport,
     DecompressReport,
@@ -17,8 +18,10 @@ from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series, source_of
 from sunzip.codec.lanes import Task
 from sunzip.sun import Sun, open
+from sunzip.weights import AddReport
 
 __all__ = [
+    "AddReport",
     "Alignment",
     "Block",
     "CompressReport",
@@ -31,6 +34,7 @@ __all__ = [
     "Sources",
     "Sun",
     "Task",
+    "add_model",
     "append",
     "compress",
     "decompress",

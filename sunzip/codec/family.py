@@ -136,6 +136,15 @@ class Family(ABC):
     decodes_by_network: bool = False
     latents_coded: bool = True
 
+    def load(self) -> None:  # noqa: B027  # families without a network of floats have loaded all
+        """Load what else is loaded when it is first used, to see that all of the model can be.
+
+        Raises
+        ------
+        DamagedError
+            If something cannot.
+        """
+
     def check_size(self, height: int, width: int) -> None:
         """Refuse an image size that the model cannot code: by default one of less than 16×16.
 

@@ -113,6 +113,10 @@ class HyperpriorFamily(Family):
         """(M, Y/16, X/16)."""
         return (self.latent_channels, *self._grid(height, width))
 
+    def load(self) -> None:
+        """See `Family.load`."""
+        _ = self.network
+
     @cached_property
     def network(self) -> Hyperprior:
         """The float transforms, in evaluation mode."""

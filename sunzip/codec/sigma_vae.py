@@ -76,6 +76,10 @@ class SigmaVaeFamily(Family):
         """(B,)."""
         return (self.bottleneck,)
 
+    def load(self) -> None:
+        """See `Family.load`."""
+        _ = self.network
+
     @cached_property
     def network(self) -> SigmaVAE:
         """The float network, in evaluation mode."""

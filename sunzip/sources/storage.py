@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from sunzip.errors import InputError, how_to_install
+
+#: Bytes that are asked of a stream at once.
+_PART = 1 << 20
 
 
 class Storage:
@@ -162,6 +166,43 @@ class Storage:
         if len(data) > limit:
             raise InputError(f"{self.name(path)}: is longer than the {limit} bytes that such a file may have")
         return data
+
+
+def fetch(url: str, *, limit: int, anon: bool = False) -> bytes | None:
+    """Read one file at a URL from its beginning to its end; None if there is none.
+
+    It is asked for once, and no more than the limit is taken, whatever the server sends.
+
+    Parameters
+    ----------
+    url
+        An fsspec URL.
+    limit
+        The most bytes that such a file may have.
+    anon
+        As for `Storage`.
+
+    Raises
+    ------
+    InputError
+        If it is longer, or cannot be read.
+    """
+    fs, path = Connection(url, anon).open()
+    # Over HTTP that is one answer, which is read as it comes.
+    options = {"block_size": 0} if {"http", "https"} & {fs.protocol, *fs.protocol} else {}
+    data = io.BytesIO()
+    try:
+        with fs.open(path, "rb", **options) as file:
+            while data.tell() <= limit and (part := file.read(_PART)):
+                data.write(part)
+    except Exception as error:  # each protocol's client raises its own kinds
+        said = reason(error)
+        if said == _ABSENT or isinstance(error, KeyError):
+            return None
+        raise InputError(f"{url}: cannot be read: {said}") from error
+    if data.tell() > limit:
+        raise InputError(f"{url}: is longer than the {limit} bytes that such a file may have")
+    return data.getvalue()
 
 
 class Connection:
