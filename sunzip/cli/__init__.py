@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from sunzip.cli import bench, diff, export, features, forecast, generate, jobs, looks, study, train
+from sunzip.cli import bench, diff, export, features, forecast, generate, jobs, looks, models, study, train
 from sunzip.cli.program import Program, need_command, run
 
 _LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "constriction", "astropy", "h5py", "fsspec")
@@ -74,12 +74,12 @@ def program(ctx: click.Context) -> None:
     need_command(ctx)
 
 
-looks.models.add_command(export.export)
+models.models.add_command(export.export)
 _SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Archives": (jobs.compress, jobs.append, jobs.decompress),
     "What is in them": (looks.info, looks.show, jobs.evaluate, diff.diff, looks.verify, looks.repair),
     "Latents": (features.features, forecast.forecast),
-    "Models": (looks.models, train.train, generate.generate),
+    "Models": (models.models, train.train, generate.generate),
     "Before you begin": (study.study, bench.bench, jobs.synth),
 }
 program.sections = {title: [str(c.name) for c in found] for title, found in _SECTIONS.items()}

@@ -1,4 +1,4 @@
-"""The commands that look at things: info, verify, repair, show and models; none but show decodes anything."""
+"""The commands that look at things: info, verify, repair and show; none but show decodes anything."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sunzip.cli.jobs import (
     model_option,
     quiet_option,
 )
-from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, result, size, table
-from sunzip.cli.program import need_command, refuse_idle
+from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, natural, result, size, table
+from sunzip.cli.program import refuse_idle
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
 
 if TYPE_CHECKING:
@@ -55,21 +55,17 @@ _SAMENESS: dict[bool | None, str] = {
 def _accounts(found: Mapping[str, Any]) -> Accounts:
     """Return the costs; what the archive says of its source and model counts only where it can be true."""
     y, x = found["shape"]
-    model = _natural(found["model"].get("bytes")) or 0
-    latents = _natural(found["coding"].get("latents_per_frame"))
+    model = natural(found["model"].get("bytes")) or 0
+    latents = natural(found["coding"].get("latents_per_frame"))
     return Accounts(
         frames=found["frames"],
         samples=sum(found["images"].values()) * y * x,
-        stored=_natural(found["source"].get("stored_bytes")),
+        stored=natural(found["source"].get("stored_bytes")),
         archive=found["bytes"] - found["parts"]["model"],
         model=model,
         coded=found["parts"]["blocks"],
         latents=None if latents is None else 4 * latents * found["frames"],
     )
-
-
-def _natural(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
 def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
@@ -166,7 +162,6 @@ def _size(archive: str) -> int:
 def _model_of(archive: str, anon: bool) -> dict[str, Any]:
     """Tell where the model is that decodes an archive, and that it is the one named, by its hash."""
     from sunzip.archive import summary
-    from sunzip.errors import SunzipError
     from sunzip.weights import load
 
     named = summary(archive, anon=anon)["model"]
@@ -358,59 +353,3 @@ def _number(path: str, times: npt.NDArray[np.datetime64], time: str | None, fram
     if not -len(times) <= wanted < len(times):
         raise InputError(f"{path}: has no frame {wanted}; it has frames 0 to {len(times) - 1}")
     return wanted % len(times)
-
-
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
-@click.pass_context
-def models(ctx: click.Context) -> None:
-    """Look after the models on this machine."""
-    need_command(ctx)
-
-
-@models.command("list")
-@json_option
-def list_models(as_json: bool) -> None:
-    """List the models on this machine."""
-    from sunzip import weights
-
-    rows: list[dict[str, Any]] = []
-    for folder in weights.installed():
-        row: dict[str, Any] = {"name": folder.name, "default": folder.name == weights.DEFAULT}
-        try:
-            model = weights.read_folder(folder)
-            # Parsed, as a copy that broke off is told by nothing else.
-            model.arrays("")
-        except SunzipError as error:
-            row["problem"] = str(error)
-        else:
-            row |= {
-                "family": model.family,
-                "sha256": model.sha256,
-                "bytes": model.nbytes,
-                "parameters": _natural(model.config.get("parameters")),
-            }
-        rows.append(row)
-    result(as_json, {"models": rows}, _listed(rows))
-
-
-def _listed(rows: list[dict[str, Any]]) -> Iterator[str]:
-    if not rows:
-        yield "no model on this machine"
-        return
-    good = [row for row in rows if "problem" not in row]
-    yield from table(
-        ["name", "family", "size", "parameters", "sha256", ""],
-        [
-            [
-                row["name"],
-                row["family"],
-                size(row["bytes"]),
-                NONE if row["parameters"] is None else count(row["parameters"]),
-                row["sha256"][:12],
-                "default" if row["default"] else "",
-            ]
-            for row in good
-        ],
-        indent="",
-    )
-    yield from (f"{row['name']}: {row['problem']}" for row in rows if "problem" in row)

@@ -96,6 +96,11 @@ def number(value: float | None) -> str:
     return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.2g}"
 
 
+def natural(value: object) -> int | None:
+    """Return a number of things that strangers tell, if it can be one."""
+    return value if type(value) is int and 0 <= value < 1 << 62 else None
+
+
 def duration(seconds: float) -> str:
     """Return a span of time.
 

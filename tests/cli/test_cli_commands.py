@@ -332,6 +332,51 @@ def test_models_list_tells_which_is_the_default_and_which_is_damaged(sunzip, mod
     assert re.search(rf"tiny +hyperprior .* {tiny['sha256'][:12]} +default\n", text)
 
 
+def test_models_are_added_listed_used_and_removed(sunzip, model, store, tmp_path, monkeypatch):
+    home = tmp_path / "models"
+    monkeypatch.setenv("SUNZIP_MODELS", str(home))
+    sha256 = weights.read_folder(model).sha256
+    args = ["models", "add", model, "--name", "mine"]
+    told = sunzip(*args).stdout.splitlines()
+    assert told[:3] == ["mine was added", "  family  hyperprior", f"  sha256  {sha256}"]
+    assert told[4:] == [f"  folder  {home}/{sha256}"]
+    again = as_json(sunzip(*args, "--sha256", sha256[:12], "--json"))
+    assert (again["name"], again["new"], again["path"]) == ("mine", False, f"{home}/{sha256}")
+    assert sunzip(*args).stdout.startswith("mine is on this machine already\n")
+    text = sunzip("models", "list").stdout
+    assert re.search(rf"\nmine +hyperprior .* {sha256[:12]} +added\nadded: in {home}\n$", text)
+    *ours, mine = as_json(sunzip("models", "list", "--json"))["models"]
+    assert not any(row["added"] for row in ours)
+    assert (mine["name"], mine["added"], mine["path"]) == ("mine", True, f"{home}/{sha256}")
+
+    sunzip("compress", store, tmp_path / "a.lat", "--model", "mine")
+    assert as_json(sunzip("info", tmp_path / "a.lat", "--json"))["model"]["sha256"] == sha256
+    monkeypatch.setattr(weights, "_REGISTERED", {})
+    sunzip("evaluate", store, tmp_path / "a.lat")
+    removed = as_json(sunzip("models", "remove", sha256[:12], "--json"))
+    assert removed == {"removed": f"{home}/{sha256}"}
+    monkeypatch.setattr(weights, "_REGISTERED", {})
+    assert "sunzip models add" in sunzip("evaluate", store, tmp_path / "a.lat", code=4).stderr
+    assert "no model 'mine' on this machine" in sunzip("models", "remove", "mine", code=4).stderr
+
+
+def test_a_name_is_taken_from_another_model_only_by_force(sunzip, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUNZIP_MODELS", str(tmp_path / "models"))
+    twin = tmp_path / "twin"
+    shutil.copytree(model, twin)
+    (twin / weights.CONFIG).write_bytes((twin / weights.CONFIG).read_bytes() + b" ")
+    old, new = (weights.read_folder(folder).sha256 for folder in (model, twin))
+    sunzip("models", "add", model)
+    assert f"another model that was added ({old[:12]}…)" in sunzip("models", "add", twin, code=1).stderr
+    told = sunzip("models", "add", twin, "--force").stdout
+    assert told.endswith(f"  what was called so before is found by its sha256, {old[:12]}\n")
+    assert re.search(
+        rf"\ntiny .* {new[:12]} +added\n– .* {old[:12]} +added\n", sunzip("models", "list").stdout
+    )
+    assert sunzip("models", "remove", "tiny").stdout == f"tiny was removed from {tmp_path / 'models'}\n"
+    assert [row["sha256"] for row in as_json(sunzip("models", "list", "--json"))["models"][2:]] == [old]
+
+
 def test_no_model_is_said_in_words(sunzip, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "_ROOTS", (tmp_path,))
     assert sunzip("models", "list").stdout == "no model on this machine\n"
