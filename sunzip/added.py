@@ -97,10 +97,10 @@ def entries() -> list[Entry]:
     return [Entry(root / name) for name in names if re.fullmatch("[0-9a-f]{64}", name)]
 
 
-def named(name: str) -> Entry | None:
-    """Return the model that a name means: of several, as two runs at once may leave them, the last."""
-    found = [entry for entry in entries() if entry.name == name]
-    return max(found, key=lambda entry: (entry._named(), entry.sha256), default=None)
+def names() -> dict[str, Entry]:
+    """Return what each name means: of several models, as two runs at once may leave them, the last."""
+    found = sorted(entries(), key=lambda entry: (entry._named(), entry.sha256))
+    return {name: entry for entry in found if (name := entry.name)}
 
 
 def place(sha256: str) -> Entry:

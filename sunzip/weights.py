@@ -281,7 +281,7 @@ def load(wanted: str | Path = DEFAULT) -> Model:
     for folder in installed():
         if folder.name == text:
             return _read(folder)
-    if entry := added.named(text):
+    if entry := added.names().get(text):
         return read_added(entry)
     by_hash = begins_sha256(text)
     if by_hash and (found := _by_sha256(text)):
@@ -309,7 +309,8 @@ def _absent(text: str, remedy: str) -> ModelNotFoundError:
     what = f"with sha256 {text[:_FEWEST]}…" if begins_sha256(text) else repr(text)
     here = f"installed: {', '.join(p.name for p in installed()) or 'none'}"
     if entries := added.entries():
-        here += f"; added: {', '.join(sorted(called(e) or e.sha256[:_FEWEST] for e in entries))}"
+        names = names_of_added()
+        here += f"; added: {', '.join(sorted(names.get(e.sha256, e.sha256[:_FEWEST]) for e in entries))}"
     return ModelNotFoundError(f"no model {what} on this machine; {here}; {remedy}")
 
 
@@ -429,12 +430,10 @@ def _can_be_called(name: str) -> bool:
     return is_name(name) and name == name.strip(" .") and not set(name) & {*"/\\"} and not begins_sha256(name)
 
 
-def called(entry: Entry) -> str | None:
-    """Return the name by which an added model is found; None if only its sha256 tells it."""
-    name = entry.name
-    if name is None or name in {folder.name for folder in installed()}:
-        return None
-    return name if added.named(name) == entry else None
+def names_of_added() -> dict[str, str]:
+    """Return the names by which added models are found, by their sha256; that alone tells the others."""
+    ours = {folder.name for folder in installed()}
+    return {entry.sha256: name for name, entry in added.names().items() if name not in ours}
 
 
 def remove(wanted: str) -> Path:
@@ -460,7 +459,7 @@ def remove(wanted: str) -> Path:
         If it cannot be removed.
     """
     ours = {folder.name for folder in installed()}
-    found = [entry] if wanted not in ours and (entry := added.named(wanted)) else []
+    found = [entry] if wanted not in ours and (entry := added.names().get(wanted)) else []
     if not found and begins_sha256(wanted):
         found = [entry for entry in added.entries() if entry.sha256.startswith(wanted)]
         ours |= {wanted for folder in installed() if (_sha256_of(folder) or "").startswith(wanted)}

@@ -35,8 +35,9 @@ def list_models(as_json: bool) -> None:
         row = {"name": folder.name, "added": False, "default": folder.name == weights.DEFAULT}
         rows.append(row | {"path": str(folder)} | _told(partial(weights.read_folder, folder)))
     own: list[dict[str, Any]] = []
+    names = weights.names_of_added()
     for entry in added.entries():
-        row = {"name": weights.called(entry), "added": True, "default": False}
+        row = {"name": names.get(entry.sha256), "added": True, "default": False}
         # Its folder tells the sha256 even where the files do not.
         row |= {"path": str(entry.path), "sha256": entry.sha256}
         own.append(row | _told(partial(weights.read_added, entry)))
