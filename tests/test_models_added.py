@@ -464,6 +464,17 @@ def test_a_name_that_two_take_at_once_is_nobodys(
     assert weights.load(sha256_of(tiny)).sha256 == sha256_of(tiny)
 
 
+def test_of_two_of_a_name_it_means_the_last_so_called(home: Path, tiny: Path, twin: Path) -> None:
+    for folder in (tiny, twin):
+        sunzip.add_model(folder, name=folder.name)
+        added.call(added.place(sha256_of(folder)), "both")
+    for late, early in ((tiny, twin), (twin, tiny)):
+        for folder, when in ((late, 2e9), (early, 1e9)):
+            os.utime(home / sha256_of(folder) / "name.txt", (when, when))
+        assert weights.load("both").sha256 == sha256_of(late)
+        assert weights.names_of_added() == {sha256_of(late): "both"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

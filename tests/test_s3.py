@@ -30,7 +30,7 @@ import sunzip
 from sunzip.archive import ArchiveSpec, ArchiveWriter, _place, open_archive, summary, verify
 from sunzip.cli import program
 from sunzip.cube import Cube, Scale
-from sunzip.errors import DamagedError, InputError, OutputError
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, SunzipError
 from sunzip.frame import Block
 from sunzip.sinks import open_sink
 from sunzip.sources import open_source
@@ -706,3 +706,23 @@ def test_xarray_opens_urls(s3: Any, stores: Path, tmp_path: Path, tiny_model: Mo
         xr.open_dataset(tmp_path / "a.lat", engine="sunzip") as here,
     ):
         xr.testing.assert_equal(there.isel(time=[1, 3]).load(), here.isel(time=[1, 3]).load())
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+def test_models_are_added_from_folders_and_archives(
+    s3: Any, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUNZIP_MODELS", str(tmp_path / "models"))
+    for name, data in tiny_model.files.items():
+        s3.put_object(Bucket="bucket", Key=f"models/tiny/{name}", Body=data)
+    assert sunzip.add_model("s3://bucket/models/tiny", sha256=tiny_model.sha256).new
+    sunzip.remove_model("tiny")
+    sunzip.compress("synthetic:frames=1,size=32", URL, model=tiny_model, embed_model=True)
+    assert sunzip.add_model(URL).sha256 == tiny_model.sha256
+    s3.delete_object(Bucket="bucket", Key="models/tiny/model.safetensors")
+    with pytest.raises(ModelNotFoundError, match=r"no model there \(model\.safetensors is missing\)"):
+        sunzip.add_model("s3://bucket/models/tiny")
+    with pytest.raises(SunzipError, match=r"the bucket does not exist|no model there"):
+        sunzip.add_model("s3://nowhere/tiny")
