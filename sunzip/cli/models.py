@@ -24,7 +24,7 @@ def models(ctx: click.Context) -> None:
     need_command(ctx)
 
 
-@models.command("list")
+@models.command("list", short_help="List the models on this machine.")
 @json_option
 def list_models(as_json: bool) -> None:
     """List the models on this machine: those that came with sunzip, and those that were added."""
