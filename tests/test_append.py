@@ -16,6 +16,7 @@ from sunzip import api
 from sunzip.archive import open_archive, verify
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
+from sunzip.sinks import open_sink
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.weights import Model
@@ -313,6 +314,38 @@ def test_the_archives_own_alignment_goes_on(model: Model, tmp_path: Path) -> Non
         assert grown.source["urls"] == [urls(5), urls(11)]
         assert grown.read_blocks(range(4)) == other.read_blocks(range(4))
     assert api.evaluate(urls(11), path).frames == 4
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_frames_stay_whole_where_only_such_were_wanted(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+
+    def dropping(frames: int) -> Series:
+        return join([source(frames)], missing="drop")
+
+    api.compress(dropping(6), path, model=model)
+    # Frame 3, left out for want of measurements, is no frame that the archive lacks.
+    assert api.append(dropping(6), path).frames == 5
+    report = api.append(dropping(9), path)
+    # Nor is frame 6, of which one image is empty.
+    assert (report.frames, report.frames_before) == (7, 5)
+    odd = report.alignment["odd"]
+    assert odd == {"image without a measurement": len(CHANNELS) + 1}
+    with open_archive(path) as archive:
+        assert archive.valid.all()
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_a_source_that_lacks_channels_adds_no_whole_frames(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    align = api.Alignment(channels=("171A", "304A"), missing="drop")
+    api.compress(urls(3), path, model=model, align=align)
+    with open_sink(tmp_path / "one.h5", "hdf5", channels=("171A",), shape=(SIZE, SIZE)) as sink:
+        sink.write(api.open_series(urls(5), align=replace(align, channels="171A")).read(0, 5))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"one.h5: holds no 304A, and .*sun.lat was made of whole frames"):
+        api.append(tmp_path / "one.h5", path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

@@ -91,8 +91,6 @@ def append(
         codec = sun.codec.within(old.bounds, int(old.codec["quality"]))
         series, align, left = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
         source = _sources(old, series)
-        if series.missing == "drop" and len(series):
-            series = series.whole()
         if not len(series):
             if len(left):
                 raise InputError(

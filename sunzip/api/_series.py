@@ -212,6 +212,12 @@ def what_follows(
             raise InputError(
                 f"{sources[0].url}: has none of {' '.join(archive.channels)}, the channels of {archive.path}"
             )
+        if align.missing == "drop" and len(common) < len(archive.channels):
+            lacking = " ".join(name for name in archive.channels if name not in held)
+            raise InputError(
+                f"{sources[0].url}: holds no {lacking}, and {archive.path} was made of whole frames alone "
+                "(--missing drop); name the source of these channels, too"
+            )
         align = replace(align, stop=stop)
         # What is left out of `every` frame is counted from where the archive began.
         start = align.start if align.start is not None else str(archive.time[0])
@@ -222,6 +228,9 @@ def what_follows(
             f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {archive.path} "
             f"has {' '.join(archive.channels)} at {theirs}; add images of these"
         )
+    if series.missing == "drop":
+        # Frames that the archive left out for an image without measurement are not absent from it.
+        series = series.whole(~np.isin(series.time, archive.time))
     following, before = series.following(last, archive.channels, Scale(archive.scale))
     return following, align, before[~np.isin(before, archive.time)]
 
