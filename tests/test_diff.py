@@ -188,6 +188,35 @@ def test_images_that_no_frame_takes_in_are_not_passed_over(store: Path) -> None:
     assert not report.same
 
 
+def test_files_that_are_passed_over_are_not_seen(tmp_path: Path) -> None:
+    write(tmp_path / "a", cube_of(), "fits")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    write(tmp_path / "other", join([Synthetic(frames=1, size=64, channels=("171A",))]).read(0, 1), "fits")
+    (other,) = (tmp_path / "other").glob("*.fits")
+    shutil.copy(other, tmp_path / "b" / "large.fits")
+    report = sunzip.diff(tmp_path / "a", tmp_path / "b")
+    assert (report.same, report.differs, report.unseen) == (False, (), (0, 1))
+    # What is damaged alike in both is not known to be the same.
+    (tmp_path / "b" / "large.fits").unlink()
+    for name in "ab":
+        file = sorted((tmp_path / name).glob("*.fits"))[4]
+        file.write_bytes(file.read_bytes()[:4000])
+    report = sunzip.diff(tmp_path / "a", tmp_path / "b")
+    assert (report.same, report.differs, report.unseen) == (False, (), (1, 1))
+
+
+def test_npz_files_that_are_passed_over_are_not_seen(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / name, cube_of().to_scale(Scale.SUM), "sdoml-v1")
+    assert sunzip.diff(tmp_path / "a", tmp_path / "b").same
+    file = next((tmp_path / "b").rglob("AIA*.npz"))
+    for path in (file.with_name("AIA20140101_0000_4500.npz"), tmp_path / "b" / "z" / file.name):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(file, path)
+    report = sunzip.diff(tmp_path / "a", tmp_path / "b")
+    assert (report.same, report.differs, report.unseen) == (False, (), (0, 2))
+
+
 def test_images_without_a_measurement_are_none(store: Path, tmp_path: Path) -> None:
     def blank(cube: Cube) -> None:
         cube.data[2] = np.nan

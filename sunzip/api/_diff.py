@@ -51,7 +51,7 @@ class _Held(ABC):
     t_obs
         (T, C) datetime64[ms]: when each image was taken; NaT where there is none.
     unseen
-        Images that are in no frame.
+        Images that are in no frame, and files that give no image.
     """
 
     about: Side
@@ -118,7 +118,13 @@ class _Archive(_Held):
 class _Source(_Held):
     def __init__(self, series: Series) -> None:
         found = series.report
-        self.unseen = found.images_dropped + found.duplicates + found.out_of_tolerance + found.unusable_times
+        self.unseen = (
+            found.images_dropped
+            + found.duplicates
+            + found.out_of_tolerance
+            + found.unusable_times
+            + series.skipped
+        )
         self.about = Side(
             path=", ".join(series.urls),
             archive=False,

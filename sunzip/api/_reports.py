@@ -266,7 +266,7 @@ class DiffReport:
         What only one has; images are those of frames and channels that both have, by channel.
     unseen
         Images of a source that no frame takes in, as they have no usable time, are too far from the grid, or
-        are the second of their channel in a frame.
+        are the second of their channel in a frame; and its files and images that `compress` passes over.
     nominal_times, times, seconds_apart
         Frames of two archives that bear another nominal time; images that were taken at another time, and how
         far these are apart at most.

@@ -148,7 +148,7 @@ def _apart(r: DiffReport) -> Iterator[tuple[str, str]]:
         if unseen:
             yield (
                 f"not seen in {letter}",
-                f"{count(unseen, 'image')}: without a time, off the grid, or doubles",
+                f"{count(unseen, 'image')}: without a time, off the grid, doubles, or in files of no use",
             )
     if r.nominal_times:
         yield "nominal times", f"of {count(r.nominal_times, 'frame')} differ"

@@ -30,6 +30,8 @@ class Source(ABC):
     counts
         What was found odd and handled while indexing, by a short name that the report prints:
         ``"keyword list too short"``, ``"T_OBS missing"`` …
+    skipped
+        How many files, and further images in them, indexing passed over as of no use; `counts` says why.
     absent
         Parts of the store that reading found not to be there; the report prints how many. A set, so that what
         several processes found in one store can be joined.
@@ -41,7 +43,13 @@ class Source(ABC):
     channels: tuple[str, ...]
     shape: tuple[int, int]
     counts: Counter[str]
+    skipped: int = 0
     absent: Set[tuple[str, int, int]] = frozenset()
+
+    def skip(self, why: str, number: int = 1) -> None:
+        """Count files or images that are passed over."""
+        self.counts[why] += number
+        self.skipped += number
 
     @abstractmethod
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:

@@ -134,7 +134,7 @@ class Fits(Source):
             if image.shape == self.shape:
                 self._images.setdefault(image.channel, []).append(image)
             else:
-                self.counts["other image size"] += 1
+                self.skip("other image size")
         self.channels = canonical(self._images)
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
@@ -210,7 +210,7 @@ class Fits(Source):
             except _Unusable as error:
                 if single:
                     raise InputError(f"{self.url}: {error}") from error
-                self.counts[error.kind] += 1
+                self.skip(error.kind)
                 continue
             if not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown:
                 self.counts["no degradation correction"] += 1
@@ -300,7 +300,7 @@ class Fits(Source):
                         if indexing and end < size:
                             with suppress(Exception):  # what is behind the image may be damaged
                                 if more := sum(map(_is_image, hdus)) - 1:
-                                    self.counts["further image of a FITS file"] += more
+                                    self.skip("further image of a FITS file", more)
                         yield hdu
             except (_Unusable, InputError):
                 raise

@@ -68,7 +68,7 @@ class SdomlV1(Source):
                 match = _NAME.fullmatch(name)
                 index = _IDS.get(f"{match[1]}_{match[3]}") if match else None
                 if match is None or index is None:
-                    self.counts["npz file of another name"] += name.endswith(".npz")
+                    self.skip("npz file of another name", name.endswith(".npz"))
                     continue
                 stamps[index].append(match[2])
                 folders[index].append(here)
@@ -79,10 +79,10 @@ class SdomlV1(Source):
         for index, name in enumerate(NAMES):
             times, where = parse_v1(stamps[index]), np.array(folders[index], np.int32)
             known = ~np.isnat(times)
-            self.counts["no date in file name"] += int((~known).sum())
+            self.skip("no date in file name", int((~known).sum()))
             # Folders are walked in sorted order, so that the first of equal times is the first by folder.
             times, first = np.unique(times[known], return_index=True)
-            self.counts["duplicate file name"] += int(known.sum()) - len(times)
+            self.skip("duplicate file name", int(known.sum()) - len(times))
             if len(times):
                 self._times[name], self._where[name] = times, where[known][first]
         self.counts += Counter()  # drops the zeros

@@ -180,6 +180,11 @@ class Series:
             odd += _oddities(self._seen)
         return replace(self._report, odd=dict(+odd))
 
+    @property
+    def skipped(self) -> int:
+        """How many files and images the sources passed over as of no use."""
+        return sum(source.skipped for source in self._sources)
+
     def notes(self, start: int, stop: int) -> Notes:
         """Return what reading frames ``start`` to ``stop`` showed, for `note` in another process."""
         with self._lock:
