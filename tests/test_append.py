@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from click.testing import Result
 
 import sunzip
 from sunzip import api
-from sunzip.archive import open_archive, verify
+from sunzip.archive import ArchiveSpec, open_archive, verify
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
 from sunzip.sinks import open_sink
@@ -292,6 +293,23 @@ def test_the_embedded_model_codes_and_stays(model: Model, nothing_registered: No
     with pytest.raises(ModelNotFoundError, match="was coded with model other"):
         api.append(series(5), path)
     assert api.append(series(5), path, model=model).frames == 5
+
+
+@pytest.mark.parametrize("kind", ["wavelet_model"])
+def test_an_archive_need_not_tell_its_quality(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = api._compress._specification
+
+    def untold(*args: Any, **settings: Any) -> ArchiveSpec:
+        spec = specification(*args, **settings)
+        return replace(spec, codec={k: v for k, v in spec.codec.items() if k != "quality"})
+
+    monkeypatch.setattr(api._compress, "_specification", untold)
+    path = tmp_path / "sun.lat"
+    quality = api.compress(series(4), path, model=model, block=3).quality
+    report = api.append(series(8), path)
+    assert (report.frames, report.quality) == (8, quality)
 
 
 def urls(frames: int) -> str:

@@ -88,7 +88,8 @@ def append(
         raise InputError(f"{path}: nothing is there to add to; `sunzip compress` makes an archive")
     with Sun(path, model=model, anon=anon) as sun:
         old = sun.archive
-        codec = sun.codec.within(old.bounds, int(old.codec["quality"]))
+        # Archives need not tell a quality: it is then the model's own, as for the Zarr codec.
+        codec = sun.codec.within(old.bounds, old.codec.get("quality"))
         series, align, left = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
         source = _sources(old, series)
         if not len(series):
