@@ -225,6 +225,19 @@ def test_frames_can_only_be_added_after_the_last(model: Model, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_images_that_came_late_are_told_of(model: Model, tmp_path: Path) -> None:
+    """Of a channel that lags behind none is to be lost in silence."""
+    path = tmp_path / "sun.lat"
+    api.compress(join([source(3, channels=("171A", "304A")), source(1, channels=("Bz",))]), path, model=model)
+    for end in (3, 6, 6):
+        report = api.append(series(end), path)
+        # From frame 3 on, which is empty, all three images of that are lacking.
+        empty = len(CHANNELS) * (report.frames_before == 6)
+        lacking = {k: n for k, n in report.alignment["odd"].items() if "lack" in k}
+        assert list(lacking.values()) == [2 + empty]
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 def test_channels_that_a_source_lacks_are_missing_in_what_is_added(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(3), path, model=model, block=2)

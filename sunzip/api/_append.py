@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sunzip.api._compress import report
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import Run, wanted_workers
@@ -75,7 +77,8 @@ def append(
     ------
     InputError, OutputError, ModelNotFoundError, DamagedError
         See `sunzip.errors`. The archive is never touched unless all went well. Frames that lie before its
-        last and that it lacks cannot be added: a source that has no others is refused.
+        last and that it lacks cannot be added: a source that has no others is refused. Nor can images that
+        its frames lack; the report's `alignment` counts both.
 
     Examples
     --------
@@ -90,14 +93,14 @@ def append(
         old = sun.archive
         # Archives need not tell a quality: it is then the model's own, as for the Zarr codec.
         codec = sun.codec.within(old.bounds, old.codec.get("quality"))
-        series, align, left = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
+        series, align, late = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
         source = _sources(old, series)
         if not len(series):
-            if len(left):
+            if len(late.frames):
+                first, last = format_utc(np.array([late.frames[0], old.time[-1]]))
                 raise InputError(
-                    f"{series.urls[0]}: has frames that {path} lacks, the first of "
-                    f"{format_utc(left[:1])[0]}, but none after its last, {format_utc(old.time[-1:])[0]}; "
-                    "only later ones can be added"
+                    f"{series.urls[0]}: has frames that {path} lacks, the first of {first}, but none after "
+                    f"its last, {last}; only later ones can be added"
                 )
             size, now = old.size, 0
         else:
@@ -116,7 +119,7 @@ def append(
                 progress=progress,
             )
     with open_archive(path, anon=anon) as archive:
-        return report(archive, series, codec, size, clock.monotonic() - begin, now, None, len(left))
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, None, late)
 
 
 def _sources(old: Archive, series: Series) -> Mapping[str, Any]:

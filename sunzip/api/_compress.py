@@ -19,7 +19,7 @@ from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import Run, wanted_workers
 from sunzip.api._sample import Sample
-from sunzip.api._series import Alignment, Sources, open_series
+from sunzip.api._series import Alignment, Late, Sources, open_series
 from sunzip.archive import Archive, ArchiveSpec, open_archive
 from sunzip.arguments import positive, whole
 from sunzip.bounds import Wish, bounds_of, told
@@ -361,7 +361,7 @@ def report(
     seconds: float,
     frames_coded: int,
     target: int | None,
-    left: int = 0,
+    late: Late | None = None,
 ) -> CompressReport:
     """Return what there is to tell of an archive, whose last frames are those of a series.
 
@@ -371,15 +371,19 @@ def report(
         The archive, the series, and what coded it.
     size, seconds, frames_coded, target
         As `CompressReport` has them.
-    left
-        Frames that could not be added to it.
+    late
+        What could not be added to it.
     """
     valid = done.valid
     # A run that was continued has not read all images itself.
     series.note_valid(valid[done.frames - len(series) :])
     alignment = series.report.as_dict()
-    if left:
-        alignment["odd"]["frame before the archive's last"] = left
+    if late:
+        counts = {
+            "frame before the archive's last": len(late.frames),
+            "image that the archive's frames lack, as it came later or has no measurement": late.images,
+        }
+        alignment["odd"] |= {what: n for what, n in counts.items() if n}
     return CompressReport(
         path=done.path,
         dry_run=False,

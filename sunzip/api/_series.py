@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +161,21 @@ def source_of(
     return series
 
 
+class Late(NamedTuple):
+    """What a source has that comes too late to be added to an archive.
+
+    Attributes
+    ----------
+    frames
+        Times of frames that would have to come before the archive's last, and that it lacks.
+    images
+        How many images its frames lack. Those without a measurement are among them: only reading tells.
+    """
+
+    frames: npt.NDArray[np.datetime64]
+    images: int
+
+
 def what_follows(
     archive: Archive,
     src: Sources | Series,
@@ -169,7 +184,7 @@ def what_follows(
     anon: bool,
     degradation: str | None,
     stop: When | None,
-) -> tuple[Series, Alignment | None, npt.NDArray[np.datetime64]]:
+) -> tuple[Series, Alignment | None, Late]:
     """Open what is to be added to an archive: the frames of a source that come after its last.
 
     Parameters
@@ -187,8 +202,8 @@ def what_follows(
         The frames; there may be none.
     align
         How an archive of all frames is aligned; None if one came as a series in memory.
-    left
-        Times of frames that would have to come before the archive's last, and that it lacks.
+    late
+        What cannot be added.
 
     Raises
     ------
@@ -232,7 +247,10 @@ def what_follows(
         # Frames that the archive left out for an image without measurement are not absent from it.
         series = series.whole(~np.isin(series.time, archive.time))
     following, before = series.following(last, archive.channels, Scale(archive.scale))
-    return following, align, before[~np.isin(before, archive.time)]
+    _, frames, rows = np.intersect1d(series.time, archive.time, assume_unique=True, return_indices=True)
+    there = archive.valid[rows][:, [archive.channels.index(name) for name in series.channels]]
+    images = int(np.count_nonzero(~np.isnat(series.t_obs[frames]) & ~there))
+    return following, align, Late(before[~np.isin(before, archive.time)], images)
 
 
 def alignment_of(archive: Archive) -> Alignment | None:
