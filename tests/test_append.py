@@ -14,7 +14,7 @@ from click.testing import Result
 
 import sunzip
 from sunzip import api
-from sunzip.archive import ArchiveSpec, open_archive, verify
+from sunzip.archive import ArchiveSpec, _place, open_archive, verify
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError
 from sunzip.sinks import open_sink
@@ -199,6 +199,29 @@ def test_an_archive_that_another_run_replaced_is_not_lost(
         api.append(series(9), path)
     with open_archive(path) as found:
         assert found.frames == 5
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_finished_run_could_not_remove_is_in_nobodys_way(
+    model: Model, resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(series(4), path, model=model)
+
+    def power_cut(place: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_place._LocalPlace, "clear", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            api.append(series(8), path)
+    assert (tmp_path / "sun.lat.partial").exists()
+    assert api.append(series(8), path, resume=resume).frames_coded == 0
+    report = api.append(series(11), path, resume=resume)
+    assert (report.frames, report.frames_before) == (11, 8)
+    assert [p.name for p in tmp_path.iterdir()] == ["sun.lat"]
+    assert verify(path).ok
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

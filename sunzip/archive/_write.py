@@ -313,6 +313,8 @@ class ArchiveWriter:
             raise OutputError(
                 f"{self._partial}: is in the way and not one that can be continued; remove it"
             ) from e
+        if self.before is not None and attributes.get("fingerprint") == self.before.fingerprint:
+            return False  # the run that made the archive that is there ended before it could remove it
         if not resume:
             if force:
                 return False
