@@ -227,6 +227,16 @@ def test_images_without_a_measurement_are_none(store: Path, tmp_path: Path) -> N
     a = changed(tmp_path, blank).rename(tmp_path / "a.h5")
     b = changed(tmp_path, gone)
     assert sunzip.diff(a, b).same
+
+
+def test_a_channel_without_a_measurement_is_none(tmp_path: Path) -> None:
+    cube = cube_of()
+    cube.data[:, 1] = np.nan
+    a = write(tmp_path / "a.h5", cube)
+    b = write(tmp_path / "b.h5", cube.pick(("171A", "Bz")))
+    assert sunzip.diff(a, b).same
+    cube.data[5, 1, 0, 0] = 1
+    assert sunzip.diff(write(tmp_path / "c.h5", cube), b).channels_only == (("193A",), ())
     assert sunzip.diff(b, a).same
 
 

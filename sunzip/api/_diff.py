@@ -70,6 +70,10 @@ class _Held(ABC):
     def measured(self, frame: int) -> bool:
         """Whether a frame holds any image."""
 
+    @abstractmethod
+    def holds(self, channel: str) -> bool:
+        """Whether any image of a channel is one, of those that `filled` has."""
+
     @property
     def filled(self) -> tuple[str, ...]:
         """The channels of which there are images."""
@@ -114,6 +118,9 @@ class _Archive(_Held):
     def measured(self, frame: int) -> bool:
         return not np.isnat(self.t_obs[frame]).all()
 
+    def holds(self, channel: str) -> bool:
+        return True
+
 
 class _Source(_Held):
     def __init__(self, series: Series) -> None:
@@ -143,6 +150,11 @@ class _Source(_Held):
     def measured(self, frame: int) -> bool:
         # Only reading tells whether an image holds any measurement.
         return bool(self.series.read(frame, frame + 1).valid.any())
+
+    def holds(self, channel: str) -> bool:
+        c = self.channels.index(channel)
+        frames = np.flatnonzero(~np.isnat(self.t_obs[:, c])).tolist()
+        return any(self.series.read(frame, frame + 1).valid[0, c] for frame in frames)
 
 
 def diff(
@@ -328,7 +340,8 @@ class _Comparison:
     def report(self, frames_only: tuple[Lone, Lone]) -> DiffReport:
         a, b = self.a, self.b
         channels_only = tuple(
-            tuple(name for name in x.filled if name not in y.filled) for x, y in ((a, b), (b, a))
+            tuple(name for name in x.filled if name not in y.filled and x.holds(name))
+            for x, y in ((a, b), (b, a))
         )
         images_only = tuple({n: alone[n] for n in NAMES if alone[n]} for alone in self.alone)
         rows = {name: found.told() for name, found in self.channels.items()} if self.comparable else {}
