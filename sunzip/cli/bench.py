@@ -34,7 +34,8 @@ def bench(model: str | None, quality: int | None, side: int, as_json: bool, quie
 
     A film of the synthetic Sun, 12 channels every 12 minutes, goes from memory into an archive and back, in
     a process for each number of cores that has its networks and helpers ready when the clock starts. It
-    takes some minutes, and room for 1.5 GB at most among temporary files. Fewer cores: OMP_NUM_THREADS=N.
+    takes a minute on two cores, of larger frames some, and room for 1.5 GB at most among temporary files.
+    Fewer cores: OMP_NUM_THREADS=N.
 
     It also decodes a block that was coded elsewhere: if that does not give the very pixels that it gives
     there, the exit code is 3.

@@ -33,11 +33,14 @@ from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.studies.timing import fastest
 
-#: Frames that are rendered, and pixels of them at most; they follow each other again and again.
+#: Frames that are made, and pixels of them at most, as a block has; they follow each other again and again.
 _FILM, _PIXELS = 24, 24 * 12 * 1024**2
 
 #: Lanes that a block keeps busy.
 _BUSY = 3
+
+#: Frames after which one core has done all that it does: the second builds on the first.
+_WARM = 2
 
 #: How long each direction is timed at least.
 _SECONDS = 2.0
@@ -178,7 +181,7 @@ def bench(
     size = whole(size, "size (--size)", 16)
     codec.family.check_size(size, size)
     numbers = _numbers(count()) if cores is None else [whole(n, "a number of cores", 1) for n in cores]
-    sun = Synthetic(frames=min(_FILM, max(1, _PIXELS // (12 * size * size))), size=size)
+    sun = Synthetic(frames=_rendered(size), size=size)
     advance = progress or (lambda *_: None)
     rows, block = [], 1
     with tempfile.TemporaryDirectory(prefix="sunzip-bench-") as folder:
@@ -205,6 +208,11 @@ def bench(
         seconds=clock.monotonic() - begin,
         rows=tuple(rows),
     )
+
+
+def _rendered(size: int) -> int:
+    """Return how many frames of a size are made: as many as a block of them has."""
+    return min(_FILM, max(1, _PIXELS // (len(NAMES) * size * size)))
 
 
 def _numbers(most: int) -> list[int]:
@@ -252,8 +260,7 @@ class _Film(Synthetic):
 
     def __init__(self, file: Path, frames: int, size: int) -> None:
         super().__init__(frames=frames, size=size)
-        self._file = file
-        self._rendered = file.stat().st_size // (4 * len(NAMES) * size * size)
+        self._file, self._rendered = file, _rendered(size)
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         pixels = self.shape[0] * self.shape[1]
@@ -283,11 +290,11 @@ def serve(folder: str, size: str, cores: str, model: str, quality: str) -> None:
 
     # As in a run of which no end is to be seen.
     with ahead(1 << 62):
-        if lanes > 1:
-            settle(partial(code, film(-(-lanes // _BUSY) * _FILM)))
-        series = film(lanes * _FILM)
-        into = fastest(partial(code, series), _SECONDS, 1)
-        back = fastest(decode, _SECONDS, 1)
+        blocks = -(-lanes // _BUSY)
+        settle(partial(code, film(blocks * _rendered(side) if lanes > 1 else _WARM)))
+        series = film(lanes * _rendered(side))
+        into = fastest(partial(code, series), _SECONDS, 1, warm=True)
+        back = fastest(decode, _SECONDS, 1, warm=True)
     with open(out, model=model) as sun:
         block = sun.together
     print(json.dumps({"frames": len(series), "into": into, "out": back, "peak": _peak(), "block": block}))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from sunzip import weights
+from sunzip.api._compress import _frames_per_block
 from sunzip.codec import Codec
 from sunzip.errors import InputError
 from sunzip.studies import bench as module
@@ -65,3 +67,12 @@ def test_the_fastest_round_counts_and_a_first_one_does_not() -> None:
     rounds: list[int] = []
     assert 0 <= fastest(lambda: rounds.append(1), 0, 3) < 1
     assert len(rounds) == 4
+    assert 0 <= fastest(lambda: rounds.append(1), 0, 1, warm=True) < 1
+    assert len(rounds) == 5
+
+
+@pytest.mark.parametrize(("size", "frames"), [(512, 24), (1024, 24), (2048, 6), (4096, 1)])
+def test_larger_frames_are_fewer_as_their_blocks_are_shorter(size: int, frames: int) -> None:
+    codec = Codec(weights.load())
+    times = np.datetime64("2014-01-01T00:00", "ms") + np.arange(24) * np.timedelta64(12, "m")
+    assert module._rendered(size) == frames == _frames_per_block("auto", codec, times, 12 * size * size)
