@@ -163,7 +163,10 @@ def bounds_of(wish: Wish, channels: Iterable[str] = NAMES) -> Bounds:
             raise InputError(f"max_error (--max-error): {item[:60]!r} is no bound; {_HOW}")
         names, into = there, for_all if unit is None else for_unit
         if found["name"] is not None:
-            one = channel(found["name"])
+            try:
+                one = channel(found["name"])
+            except InputError as error:
+                raise InputError(f"max_error (--max-error): {error}") from None
             names, into = [one.name], for_one
             if one.name not in there:
                 raise InputError(f"max_error (--max-error): there is no {one.name} among {' '.join(there)}")

@@ -47,7 +47,7 @@ def test_what_is_wished_is_read(wish, means):
         ("5 apples", "is no bound"),
         ("5%,", "'' is no bound"),
         ("304A=5%", "there is no 304A among 171A 193A Bz"),
-        ("999A=5%", "unknown channel"),
+        ("999A=5%", r"^max_error \(--max-error\): unknown channel '999A'"),
         ("171A=5G", "171A is in DN/s, not in G"),
         ("5%,2sigma", "'2sigma' bounds once more"),
         ("171A=5%,0171=6%", "once more"),
