@@ -453,6 +453,37 @@ def test_blocks_that_are_not_the_archives_are_damage(
 
 
 @pytest.mark.parametrize(
+    ("name", "array", "says"),
+    [
+        (
+            "wavelet_model",
+            "bands_tables.frequencies",
+            "bands_tables (entropy tables: no array 'frequencies')",
+        ),
+        ("wavelet_model", "disk_tables.length", "disk_tables (entropy tables: no array 'length')"),
+        (
+            "wavelet_model",
+            "context.bias.0",
+            "context (context network: bias.0 is missing or of a wrong shape)",
+        ),
+        ("tiny_model", "main_tables.lowest", "main_tables (entropy tables: no array 'lowest')"),
+        ("tiny_model", "hyper_synthesis.0.bias", "hyper_synthesis (integer network: '0.bias' is missing)"),
+        ("sigma_model", "tables.frequencies", "tables (entropy tables: no array 'frequencies')"),
+    ],
+)
+def test_a_part_that_is_damaged_is_told_with_its_model_and_file(
+    name: str, array: str, says: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(name)
+    arrays = load(model.files[TENSORS])
+    del arrays[array]
+    with pytest.raises(DamagedError) as caught:
+        Codec(pack(model.config, arrays))
+    wanted = f"model {model.name}: model.safetensors holds no usable {says}; fetch the model again"
+    assert str(caught.value) == wanted
+
+
+@pytest.mark.parametrize(
     ("name", "shape"), [("wavelet_model", (2, 2)), ("tiny_model", (15, 99)), ("sigma_model", (64, 64))]
 )
 def test_images_of_sizes_that_no_encoder_codes_are_damage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,13 +14,15 @@ import numpy.typing as npt
 from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, InputError
 from sunzip.normalize import Stabiliser
-from sunzip.weights import Model
+from sunzip.weights import TENSORS, Model
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     Network = TypeVar("Network", bound=nn.Module)
+
+_T = TypeVar("_T")
 
 Float = npt.NDArray[np.float32]
 
@@ -352,6 +354,30 @@ def quality_arrays(
             raise DamagedError(f"model {model.name}: quality.{name} is missing or of a wrong shape")
         found[name] = array
     return found
+
+
+def part(build: Callable[[Mapping[str, npt.NDArray[Any]]], _T], model: Model, name: str) -> _T:
+    """Return what a model's arrays of a name make.
+
+    Parameters
+    ----------
+    build
+        Makes it of them, and knows what is wrong with them, not whose they are.
+    model, name
+        See `Model.arrays`.
+
+    Raises
+    ------
+    DamagedError
+        If they do not make it.
+    """
+    arrays = model.arrays(name)
+    try:
+        return build(arrays)
+    except DamagedError as error:
+        raise DamagedError(
+            f"model {model.name}: {TENSORS} holds no usable {name} ({error}); fetch the model again"
+        ) from None
 
 
 def symbols(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:

@@ -18,6 +18,7 @@ from sunzip.codec.family import (
     Latents,
     Written,
     load_network,
+    part,
     placed,
     quality_arrays,
     symbols,
@@ -76,9 +77,9 @@ class HyperpriorFamily(Family):
             raise DamagedError(f"model {model.name}: config.json does not describe a hyperprior network")
         self.widths: dict[str, int] = widths
         self.latent_channels, self.hyper = widths["latents"], widths["hyper"]
-        self.hyper_synthesis = IntegerNet.from_arrays(model.arrays("hyper_synthesis"))
-        self.side_tables = Tables.from_arrays(model.arrays("side_tables"))
-        self.main_tables = Tables.from_arrays(model.arrays("main_tables"))
+        self.hyper_synthesis = part(IntegerNet.from_arrays, model, "hyper_synthesis")
+        self.side_tables = part(Tables.from_arrays, model, "side_tables")
+        self.main_tables = part(Tables.from_arrays, model, "main_tables")
         each = (101, self.latent_channels)
         tables = quality_arrays(
             model,

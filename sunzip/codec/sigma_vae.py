@@ -10,7 +10,7 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec import trellis
-from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, placed
+from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, part, placed
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -45,7 +45,7 @@ class SigmaVaeFamily(Family):
         steps = quantiser.get("step")
         # Models from before there was a trellis have none of their latents on it.
         on = quantiser.get("trellis", np.zeros(0 if steps is None else steps.shape, np.uint8))
-        self.tables = Tables.from_arrays(model.arrays("tables"))
+        self.tables = part(Tables.from_arrays, model, "tables")
         if (
             type(bottleneck) is not int
             or not 1 <= bottleneck <= _MAX_LATENTS

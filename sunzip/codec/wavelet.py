@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sunzip import wavelet
 from sunzip.channels import CHANNELS, NAMES
-from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written, quality_arrays
+from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written, part, quality_arrays
 from sunzip.codec.head import (
     LINKED,
     NEWS,
@@ -154,10 +154,10 @@ class WaveletFamily(Family):
         self.default_quality = model.config.get("default_quality", 0)
         if type(self.default_quality) is not int or not 0 <= self.default_quality <= 100:
             raise DamagedError(f"model {model.name}: config.json names no default quality")
-        self.context = ExactContext(model.arrays("context"))
-        stored = {name: model.arrays(f"{name}_tables") for name in Sets._fields}
+        self.context = part(ExactContext, model, "context")
         later = ("disk", "trusts")
-        tables = {name: Tables.from_arrays(of) for name, of in stored.items() if of or name not in later}
+        stored = [n for n in Sets._fields if n not in later or model.arrays(f"{n}_tables")]
+        tables = {name: part(Tables.from_arrays, model, f"{name}_tables") for name in stored}
         disks, trusts = (tables.pop(name, None) for name in later)
         self.tables = Sets(disk=disks, trusts=trusts, **tables)
         wanted: list[tuple[str, tuple[int, ...], type[np.generic]]] = [
