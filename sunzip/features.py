@@ -37,6 +37,9 @@ _STRETCH, _CHUNK = 1 << 22, 1 << 20
 #: Frames and float32 numbers of one step of the principal components' fit.
 _FIT_FRAMES, _FIT_NUMBERS = 1024, 1 << 23
 
+#: float32 numbers, pooled, that are kept from the fit for being written; others are decoded once more.
+_KEPT = 1 << 26
+
 _UNITS = {"standard_name": "time", "units": "milliseconds since 1970-01-01", "calendar": "standard"}
 
 
@@ -201,6 +204,7 @@ def export_features(
         report = _Count(progress, total)
         components = None
         if pca:
+            latents.keep(_KEPT)
             components = _fit(latents, frames.start, until, pca, report)
         quality = sun.archive.coding.get("quality")
         about = {
@@ -316,16 +320,29 @@ class _Latents:
         # What pooling makes of one frame, and what is wrong with it, is known before any frame is read.
         self.shape = whole if pool is None else pooled(np.zeros((1, *whole), np.float32), pool).shape[1:]
         self.width = int(np.prod(self.shape))
-        self._step = max(1, _STRETCH // int(np.prod(whole)))
+        self._size = int(np.prod(whole))
+        self._step = max(1, _STRETCH // self._size)
+        self._kept: dict[tuple[int, int], Float] = {}
+        self._room = 0
+
+    def keep(self, numbers: int) -> None:
+        """Keep so many of the numbers that are read, as they will be read once more."""
+        self._room = numbers
 
     def read(self, start: int, stop: int, report: _Count) -> Iterator[Float]:
         for stretch in self._sun.stretches(range(start, stop), self._step):
             begin, end = stretch[0], stretch[-1] + 1
-            found = self._sun.latents[begin:end]
-            report.add(end - begin, found.nbytes)
-            if self._pool is not None:
-                found = pooled(found, self._pool)
-            yield found.reshape(end - begin, self.width)
+            rows = self._kept.get((begin, end))
+            if rows is None:
+                found = self._sun.latents[begin:end]
+                if self._pool is not None:
+                    found = pooled(found, self._pool)
+                rows = found.reshape(end - begin, self.width)
+                if rows.size <= self._room:
+                    self._room -= rows.size
+                    self._kept[begin, end] = rows
+            report.add(end - begin, 4 * self._size * (end - begin))
+            yield rows
 
 
 class _Count:

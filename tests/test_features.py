@@ -28,6 +28,7 @@ from sunzip.errors import InputError, ModelNotFoundError, OutputError
 from sunzip.features import MAX_COLUMNS, export_features, pooled
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
+from sunzip.sun import _Latents
 from sunzip.weights import Model
 
 ROOT = Path(__file__).parents[1]
@@ -321,6 +322,28 @@ def test_components_fitted_in_steps_are_nearly_those_of_one(
     assert (alike > 0.9).all()
     assert report.fitted == FRAMES - 1
     assert (seen[-1].done, seen[-1].total) == (2 * FRAMES, 2 * FRAMES)
+
+
+@pytest.mark.parametrize(("kept", "times"), [(1 << 26, 1), (5 * 8, 2)])
+def test_what_components_were_fitted_on_is_decoded_once(
+    lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, times: int
+) -> None:
+    export_features(lat, tmp_path / "a.h5", pool=1, pca=2)
+    monkeypatch.setattr(features, "_KEPT", kept)
+    monkeypatch.setattr(features, "_STRETCH", 3 * WIDTH)
+    decoded: list[slice] = []
+    take = _Latents.__getitem__
+
+    def noted(self: _Latents, when: slice) -> np.ndarray:
+        decoded.append(when)
+        return take(self, when)
+
+    monkeypatch.setattr(_Latents, "__getitem__", noted)
+    seen: list[api.Progress] = []
+    export_features(lat, tmp_path / "b.h5", pool=1, pca=2, progress=seen.append)
+    assert (len(decoded) == len(set(map(str, decoded)))) == (times == 1)
+    assert seen[-1].done == seen[-1].total == 2 * FRAMES
+    np.testing.assert_array_equal(read(tmp_path / "b.h5")[1], read(tmp_path / "a.h5")[1])
 
 
 def test_components_are_the_same_each_time(lat: Path, tmp_path: Path) -> None:
