@@ -117,6 +117,40 @@ class Aside:
             self._held()
 
 
+def locked(folder: str | os.PathLike[str]) -> int | None:
+    """Lock a folder that runs go on with, so that no two write it at a time.
+
+    Returns
+    -------
+    A descriptor that holds the lock until it is closed; None where there are no locks.
+
+    Raises
+    ------
+    OutputError
+        If another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return None
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another run may have finished, and removed it, since it was opened.
+        ours = os.path.isdir(folder) and os.path.samestat(os.fstat(fd), os.stat(folder))
+    except BlockingIOError:
+        ours = False
+    except OSError:  # a file system that knows no locks
+        os.close(fd)
+        return None
+    if not ours:
+        os.close(fd)
+        raise OutputError(
+            f"{os.fspath(folder)}: another run writes it; wait for that, or name another target"
+        )
+    return fd
+
+
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.partial{f'.{number}' if number else ''}")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.files import keep_mode, sync_folder
+from sunzip.files import keep_mode, locked, sync_folder
 from sunzip.sources.storage import SPECIAL, Connection, reason
 
 Range = tuple[int, int]  # offset and size
@@ -376,25 +376,9 @@ class _LocalPlace:
         return {name for name in os.listdir(self.partial) if not _TEMPORARY.fullmatch(name)}
 
     def hold(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not a POSIX system
-            return
-        fd = os.open(self.partial, os.O_RDONLY)
-        held = weakref.finalize(self, os.close, fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another run may have finished, and removed it, since it was opened.
-            ours = os.path.isdir(self.partial) and os.path.samestat(os.fstat(fd), os.stat(self.partial))
-        except BlockingIOError:
-            ours = False
-        except OSError:  # a file system that knows no locks
-            held()
-            return
-        if not ours:
-            held()
-            raise OutputError(f"{self.partial}: another run writes it; wait for that, or name another target")
-        self._held = held
+        fd = locked(self.partial)
+        if fd is not None:
+            self._held = weakref.finalize(self, os.close, fd)
 
     def release(self) -> None:
         if self._held is not None:

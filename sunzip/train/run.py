@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
 from sunzip.errors import InputError, OutputError, without_secrets
+from sunzip.files import locked
 from sunzip.nn.context import Context
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -271,9 +273,9 @@ def train(
     _check_channels(model, series)
     _split(series.time, hold_out, fit_all=fit_all)
     tell = progress or (lambda _: None)
-    with Place.found(device) as place:
+    with Place.found(device) as place, ExitStack() as ends:
         if place.leads:
-            _claim(out, folder, resume=resume, force=force)
+            _claim(out, folder, ends, resume=resume, force=force)
         fingerprint = series.fingerprint()
         kept = partial(cached, series, Path(cache or folder), fingerprint=fingerprint)
         if place.leads:
@@ -307,9 +309,9 @@ def train(
         per_epoch = len(learned) / (size * place.world)
         # More passes than anybody waits for may be more steps than a float tells.
         passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None
-        ends = [n for n in (steps, passes) if n is not None]
+        last = [n for n in (steps, passes) if n is not None]
         recipe = Recipe(
-            steps=min(ends) if ends else None,
+            steps=min(last) if last else None,
             minutes=minutes,
             batch=size,
             rate=rate or (3e-5 if init == "pca" else _DEFAULTS.get(model, _DEFAULTS[""])[1]),
@@ -596,8 +598,8 @@ def stabiliser_of(model: str, banks: Sequence[Sequence[Example]]) -> Stabiliser:
     return Stabiliser(units.a, units.b, width)
 
 
-def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
-    """Make the target's folders, or refuse one that exists and was not meant."""
+def _claim(out: Path, folder: Path, held: ExitStack, *, resume: bool, force: bool) -> None:
+    """Make the target's folders, or refuse one that exists and was not meant, or that another run writes."""
     try:
         os.fspath(out).encode()
     except UnicodeEncodeError:
@@ -609,6 +611,9 @@ def _claim(out: Path, folder: Path, *, resume: bool, force: bool) -> None:
             raise OutputError(f"{out}: exists; use --resume to go on, --force to begin anew, or another name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = locked(folder)
+        if lock is not None:
+            held.callback(os.close, lock)
         if not resume:
             for left in (CHECKPOINT, LOG):
                 (folder / left).unlink(missing_ok=True)

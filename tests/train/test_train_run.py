@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import re
 import shutil
@@ -30,6 +31,7 @@ from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.cube import Cube, Scale
 from sunzip.errors import InputError, OutputError
+from sunzip.files import locked
 from sunzip.nn import sigma_vae
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.sinks import open_sink
@@ -657,6 +659,21 @@ def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> 
 def test_a_folder_that_no_model_can_be_called_after_is_refused_at_once(name: str, tmp_path: Path) -> None:
     assert "no name of up to 100" in call(SUN, *VAE, "--steps", 1, "--out", tmp_path / name, code=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path: Path, cache: Path) -> None:
+    go(tmp_path / "m", cache)
+    kept = tmp_path / "m" / "training"
+    before = {path: path.read_bytes() for path in kept.iterdir() if path.is_file()}
+    lock = locked(kept)
+    for how in ({"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=r"m/training: another run writes it; wait for that"):
+            go(tmp_path / "m", cache, **how)
+    assert {path: path.read_bytes() for path in kept.iterdir() if path.is_file()} == before
+    if lock is not None:
+        os.close(lock)
+    go(tmp_path / "m", cache, resume=True)
+    go(tmp_path / "m", cache, force=True)
 
 
 def test_folders_that_are_not_of_a_training_are_left_alone(tmp_path: Path, cache: Path) -> None:
