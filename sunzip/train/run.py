@@ -284,10 +284,13 @@ def train(
         frames = kept()
         # Reading may have told of fewer that are whole.
         held = _split(frames.time, hold_out, fit_all=fit_all)
-        learned, measured_on = frames.take(~held), frames.take(held) if held.any() else frames
-        if not learned.present.any():
+        # Of a frame without any image there is nothing to learn, and nothing to measure.
+        some = frames.present.any(1)
+        kinds = ~held, held if held.any() else ~held
+        learned, measured_on = (frames.take(np.flatnonzero(some & rows)) for rows in kinds)
+        if not len(learned):
             raise InputError(f"{series.urls[0]}: no frame to train on has an image with measurements")
-        if not measured_on.present.any():
+        if not len(measured_on):
             raise InputError(f"{series.urls[0]}: no frame held out has an image with measurements")
         if init == "pca" and len(learned) < 2:
             raise InputError("one frame to train on has no principal components; give more, or leave --init")
@@ -373,7 +376,7 @@ def train(
                     "last": format_utc(frames.time[-1:])[0],
                     "size": list(series.shape),
                     "train_frames": len(learned),
-                    "held_out_frames": int(held.sum()),
+                    "held_out_frames": int((some & held).sum()),
                     "held_out": _told(fit_all, hold_out, frames.time, held),
                     "fit_all": fit_all,
                 },

@@ -551,6 +551,30 @@ def test_frames_without_any_image_are_nothing_to_learn_from(
         train(source, tmp_path / "m", model="wavelet", align=DAILY, steps=1, precision="fp32")
 
 
+@pytest.mark.parametrize("fit_all", [False, True])
+def test_frames_without_any_image_are_neither_counted_nor_shown(
+    fit_all: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_sun(tmp_path / "s.h5", 6, 128, 10)
+    with h5py.File(source, "r+") as file:
+        for row in (1, 4):
+            file["cube"][row] = np.nan
+    shown: list[Frames] = []
+    whole = run_module.WholeFrames
+    monkeypatch.setattr(
+        run_module, "WholeFrames", lambda frames, **k: shown.append(frames) or whole(frames, **k)
+    )
+    how = {"fit_all": True} if fit_all else {"hold_out": ["2014-02-10..2014-12-31"]}
+    report = train(
+        source, tmp_path / "m", model="sigma-vae-256", align=DAILY, steps=1, batch=2, precision="fp32", **how
+    )
+    assert report is not None
+    (learned,) = shown
+    assert learned.present.any(1).all()
+    assert report.train_frames == len(learned) == report.notes["data"]["train_frames"]
+    assert report.train_frames + report.notes["data"]["held_out_frames"] == 4
+
+
 def test_a_wavelet_training_that_was_broken_off_ends_with_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
