@@ -36,7 +36,7 @@ class CompressReport:
     frames_before
         How many of these frames it had before others were added; 0 if it is new.
     model, model_sha256, quality
-        What coded it.
+        What coded it; a quality of None is that of a model that has none.
     max_error
         The farthest that pixels are from the original, channel by channel as `sunzip.bounds.told` says it;
         None if that is not bounded.
@@ -77,7 +77,7 @@ class CompressReport:
     last: str
     model: str
     model_sha256: str
-    quality: int
+    quality: int | None
     max_error: str | None
     block: int
     target_bytes: int | None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sunzip.cli.jobs import json_option, model_option, quiet_option
-from sunzip.cli.output import NONE, count, duration, fields, number, result, size, steps_bar, table
+from sunzip.cli.output import NONE, coder, count, duration, fields, number, result, size, steps_bar, table
 from sunzip.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _benched(r: BenchReport) -> Iterator[str]:
     yield f"{r.processor}, {count(r.rows[-1].cores, 'core')}: {r.platform}"
     yield from fields(
         [
-            ("model", f"{r.model}, quality {r.quality}"),
+            ("model", coder(r.model, r.quality)),
             (
                 "frames",
                 f"of a synthetic Sun, {len(r.channels)} channels of {r.shape[0]}×{r.shape[1]}, in blocks of "

@@ -14,6 +14,7 @@ import click
 
 from sunzip.cli import accounts, target
 from sunzip.cli.output import (
+    coder,
     count,
     duration,
     fields,
@@ -368,7 +369,7 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         [
             *added,
             ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
-            ("model", f"{r.model}, quality {r.quality}{_chosen(r)}"),
+            ("model", f"{coder(r.model, r.quality)}{_chosen(r)}"),
             *held,
             ("blocks", f"of {count(r.block, 'frame')}"),
             ("time it takes" if r.dry_run else "time", f"{duration(r.seconds)}{speed}"),

@@ -81,6 +81,17 @@ def size(n: float) -> str:
     return f"{n:.0f} B" if unit == "B" else f"{number(n)} {unit}"
 
 
+def coder(model: str, quality: int | None) -> str:
+    """Return what coded, in words.
+
+    Examples
+    --------
+    >>> coder("wavelet-12", 35), coder("sigma-vae-256", None)
+    ('wavelet-12, quality 35', 'sigma-vae-256')
+    """
+    return model if quality is None else f"{model}, quality {quality}"
+
+
 def number(value: float | None) -> str:
     """Return a number with three digits, or a dash for none.
 

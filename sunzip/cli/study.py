@@ -28,7 +28,19 @@ from sunzip.cli.jobs import (
     stop_option,
     tolerance_option,
 )
-from sunzip.cli.output import count, duration, fields, moment, number, result, size, steps_bar, table
+from sunzip.cli.output import (
+    NONE,
+    coder,
+    count,
+    duration,
+    fields,
+    moment,
+    number,
+    result,
+    size,
+    steps_bar,
+    table,
+)
 from sunzip.cli.program import need_command, refuse_idle
 from sunzip.errors import BoundNotMetError
 
@@ -123,6 +135,9 @@ def rate(
     result(as_json, report.as_dict(), _rated(report))
 
 
+_OTHERS = " if no other is asked for"
+
+
 def _rated(r: RateReport) -> Iterator[str]:
     yield (
         f"{r.source}: {count(r.frames, 'frame')}, {count(r.images, 'image')} of {r.shape[0]}×{r.shape[1]}: "
@@ -131,7 +146,7 @@ def _rated(r: RateReport) -> Iterator[str]:
     yield from fields(
         [
             ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
-            ("model", f"{r.model}, quality {r.default_quality} if no other is asked for"),
+            ("model", coder(r.model, r.default_quality) + _OTHERS * (r.default_quality is not None)),
             ("blocks", f"of {count(r.block, 'frame')}"),
             ("pixels", f"{size(r.raw_bytes)} as float32"),
             ("measured on", f"{count(r.sample_frames, 'frame')}, {count(r.sample_images, 'image')}"),
@@ -143,7 +158,7 @@ def _rated(r: RateReport) -> Iterator[str]:
         ["quality", "archive", "bytes", "bits", "ratio", "error", "r", "ppe10", "ppe50", "in", "out"],
         [
             [
-                str(row.quality),
+                NONE if row.quality is None else str(row.quality),
                 size(row.archive_bytes),
                 number(row.bytes_per_frame),
                 number(row.bits_per_sample),
@@ -157,7 +172,11 @@ def _rated(r: RateReport) -> Iterator[str]:
         ],
     )
     yield ""
-    blank = ", ".join(f"{row.constant} at {row.quality}" for row in r.rows if row.constant)
+    blank = ", ".join(
+        str(row.constant) if row.quality is None else f"{row.constant} at {row.quality}"
+        for row in r.rows
+        if row.constant
+    )
     yield from fields(
         [
             ("archive", "of all frames, estimated; bytes a frame, bits a pixel and ratio to"),

@@ -203,6 +203,11 @@ class Codec:
             return BOUNDED_QUALITY if self.bounds else self.family.default_quality
         return whole(wanted, "quality", 0, 100)
 
+    @property
+    def shown_quality(self) -> int | None:
+        """The quality, for people; None if it is that of a model that has none."""
+        return self.quality if self.family.has_qualities else None
+
     def at(self, quality: int | None) -> Codec:
         """Return a codec of another quality that shares this one's network and bounds.
 

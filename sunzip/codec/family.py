@@ -121,6 +121,8 @@ class Family(ABC):
         For the model's own channels, all 12.
     default_quality
         What is used when the user names none.
+    has_qualities
+        Whether qualities differ in anything.
     sequential
         Whether a frame is coded given others of its block.
     exact
@@ -133,6 +135,7 @@ class Family(ABC):
 
     stabiliser: Stabiliser
     default_quality: int
+    has_qualities: bool = True
     sequential: bool = False
     exact: bool = False
     decodes_by_network: bool = False

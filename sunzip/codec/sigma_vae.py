@@ -36,6 +36,7 @@ class SigmaVaeFamily(Family):
     """
 
     default_quality = 0
+    has_qualities = False
 
     def __init__(self, model: Model) -> None:
         self.model = model

@@ -110,7 +110,7 @@ class BenchReport:
     processor, platform
         What it is.
     model, model_sha256, quality
-        What coded.
+        What coded; a quality of None is that of a model that has none.
     block
         Frames coded together.
     channels, shape
@@ -131,7 +131,7 @@ class BenchReport:
     platform: str
     model: str
     model_sha256: str
-    quality: int
+    quality: int | None
     block: int
     channels: tuple[str, ...]
     shape: tuple[int, int]
@@ -199,7 +199,7 @@ def bench(
         platform=platform.platform(),
         model=codec.model.name,
         model_sha256=codec.model.sha256,
-        quality=codec.quality,
+        quality=codec.shown_quality,
         block=block,
         channels=NAMES,
         shape=(size, size),

@@ -38,7 +38,7 @@ class RateRow:
     Attributes
     ----------
     quality
-        0 to 100.
+        0 to 100; None if the model has none.
     archive_bytes, coded_bytes
         Estimated size of the archive of all frames, without a model, and of the coded blocks in it.
     bytes_per_frame, bits_per_sample, ratio
@@ -57,7 +57,7 @@ class RateRow:
         By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`.
     """
 
-    quality: int
+    quality: int | None
     archive_bytes: int
     coded_bytes: int
     bytes_per_frame: float
@@ -87,7 +87,7 @@ class RateReport:
     block
         Frames coded together.
     model, model_sha256, default_quality
-        What would code them.
+        What would code them; a quality of None is that of a model that has none.
     raw_bytes, source_bytes
         Their images as float32, and as they are in the source (None if unknown).
     sample_frames, sample_images
@@ -95,7 +95,7 @@ class RateReport:
     seconds
         Wall time of the study.
     rows
-        From the coarsest quality to the finest.
+        From the coarsest quality to the finest; one of a model that has no qualities.
     alignment
         What became of every image of the sources.
     """
@@ -110,7 +110,7 @@ class RateReport:
     block: int
     model: str
     model_sha256: str
-    default_quality: int
+    default_quality: int | None
     raw_bytes: int
     source_bytes: int | None
     sample_frames: int
@@ -163,7 +163,7 @@ def rate(
     begin = clock.monotonic()
     advance = progress or (lambda *_: None)
     codec = Codec(model if isinstance(model, Model) else weights.load(model))
-    ladder = _ladder(qualities, codec.quality)
+    ladder = _ladder(qualities, codec.quality) if codec.family.has_qualities else [codec.quality]
     series, sample = sampled(src, codec, hmi=hmi, anon=anon, degradation=degradation, align=align)
     advance("coding a sample", 0, len(ladder))
     nbytes = sum(cube.nbytes for cube in sample.cubes)
@@ -184,14 +184,13 @@ def rate(
         block=sample.spec.frames_per_block,
         model=codec.model.name,
         model_sha256=codec.model.sha256,
-        default_quality=codec.family.default_quality,
+        default_quality=codec.family.default_quality if codec.family.has_qualities else None,
         raw_bytes=sample.raw_bytes,
         source_bytes=series.stored_bytes,
         sample_frames=sum(map(len, sample.cubes)),
         sample_images=sum(int(cube.valid.sum()) for cube in sample.cubes),
         seconds=clock.monotonic() - begin,
-        # A family without a knob gives the same at every quality.
-        rows=tuple(rows if qualities is not None or len({row.coded_bytes for row in rows}) > 1 else rows[:1]),
+        rows=tuple(rows),
         alignment=series.report.as_dict(),
     )
 
@@ -226,7 +225,7 @@ def _row(series: Series, sample: Sample, codec: Codec, nbytes: int) -> RateRow:
     metrics: dict[str, Any] = gather.as_dict()
     size = found.coded_bytes + found.overhead
     return RateRow(
-        quality=codec.quality,
+        quality=codec.shown_quality,
         archive_bytes=size,
         coded_bytes=found.coded_bytes,
         bytes_per_frame=size / len(series),

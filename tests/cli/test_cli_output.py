@@ -17,7 +17,7 @@ from sunzip.cli.accounts import Accounts
 
 
 def test_examples_in_the_documentation():
-    assert doctest.testmod(output) == (0, 5)
+    assert doctest.testmod(output) == (0, 6)
 
 
 @given(st.text())

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from sunzip import api
+from sunzip.archive import open_archive
+from sunzip.cli.study import _rated
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources.series import Series, join
@@ -100,3 +102,17 @@ def test_qualities_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="--qualities"):
         rate(film, model=wavelet_model, qualities=qualities)
+
+
+def test_a_model_without_qualities_is_told_none(sigma_model: Model, tmp_path: Path) -> None:
+    sun = join([Synthetic(frames=1, size=128, start="2012-03-01", channels=CHANNELS)])
+    report = rate(sun, model=sigma_model)
+    assert report.default_quality is None
+    assert [row.quality for row in report.rows] == [None]
+    text = "\n".join(_rated(report))
+    assert "no other" not in text
+    assert report.rows[0].archive_bytes > 0
+    done = api.compress(sun, tmp_path / "a.lat", model=sigma_model)
+    assert done.quality is None
+    with open_archive(tmp_path / "a.lat") as archive:
+        assert archive.coding["quality"] == 0
