@@ -138,6 +138,11 @@ def rate(
 _OTHERS = " if no other is asked for"
 
 
+def _speed(value: float) -> str:
+    """Return MB/s in few characters: of small frames there may be less than one."""
+    return f"{value:.2g}" if value < 9.5 else f"{value:,.0f}"
+
+
 def _rated(r: RateReport) -> Iterator[str]:
     yield (
         f"{r.source}: {count(r.frames, 'frame')}, {count(r.images, 'image')} of {r.shape[0]}×{r.shape[1]}: "
@@ -165,8 +170,8 @@ def _rated(r: RateReport) -> Iterator[str]:
                 number(row.ratio),
                 number(row.rmse_sigma),
                 *(number(None) if m is None else f"{m:.3f}" for m in (row.r, row.ppe10, row.ppe50)),
-                f"{row.in_mb_s:,.0f}",
-                f"{row.out_mb_s:,.0f}",
+                _speed(row.in_mb_s),
+                _speed(row.out_mb_s),
             ]
             for row in r.rows
         ],

@@ -10,7 +10,7 @@ import pytest
 
 from sunzip import api
 from sunzip.archive import open_archive
-from sunzip.cli.study import _rated
+from sunzip.cli.study import _rated, _speed
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources.series import Series, join
@@ -116,3 +116,10 @@ def test_a_model_without_qualities_is_told_none(sigma_model: Model, tmp_path: Pa
     assert done.quality is None
     with open_archive(tmp_path / "a.lat") as archive:
         assert archive.coding["quality"] == 0
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"), [(0.0412, "0.041"), (0.3, "0.3"), (5.04, "5"), (9.6, "10"), (1234.5, "1,234")]
+)
+def test_speeds_below_one_are_not_told_as_none(speed: float, told: str) -> None:
+    assert _speed(speed) == told
