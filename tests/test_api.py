@@ -247,6 +247,36 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "whole.lat"]
 
 
+def test_a_run_that_was_killed_when_its_archive_was_complete_is_resumed(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, partial = tmp_path / "a.lat", tmp_path / "a.lat.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuses)
+        with pytest.raises(OutputError, match="is complete"):
+            api.compress(series_of(patchy()), path, model=tiny_model)
+    whole = path.read_bytes()
+    (partial / "cube" / "zarr.json").unlink()  # the folder was being removed
+    with pytest.raises(OutputError, match="exists"):
+        api.compress(series_of(patchy()), path, model=tiny_model)
+    for other in ({"quality": 3}, {"embed_model": True}):
+        with pytest.raises(OutputError, match="exists"):
+            api.compress(series_of(patchy()), path, model=tiny_model, resume=True, **other)
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(OutputError, match="exists"):
+        api.compress(series_of(patchy()), path, model=tiny_model, resume=True)
+    path.write_bytes(whole)
+    report = api.compress(series_of(patchy()), path, model=tiny_model, resume=True)
+    assert (report.frames, report.frames_coded) == (10, 0)
+    assert path.read_bytes() == whole
+    assert not partial.exists()
+
+
+def refuses(path: str) -> None:
+    """Do as `shutil.rmtree` of what cannot be removed."""
+    raise PermissionError(13, "Permission denied", path)
+
+
 def fill_the_disk(patch: pytest.MonkeyPatch) -> None:
     """Have no room for the second shard."""
     write_shard = ArchiveWriter.write_shard

@@ -157,6 +157,33 @@ def test_a_run_that_was_broken_off_is_resumed_to_the_same_bytes(model: Model, tm
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_a_run_that_was_killed_when_the_new_archive_was_complete_is_resumed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    path, partial = tmp_path / "sun.lat", tmp_path / "sun.lat.partial"
+    api.compress(series(8), path, model=model, block=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuses)
+        with pytest.raises(OutputError, match="is complete"):
+            api.append(series(20), path)
+    whole = path.read_bytes()
+    report = api.append(series(20), path, resume=True)
+    assert (report.frames, report.frames_coded) == (20, 0)
+    assert path.read_bytes() == whole
+    assert not partial.exists()
+    broken = source(40)
+    broken.broken_row = 35
+    with pytest.raises(InputError, match="chunk 35"):
+        api.append(join([broken]), path)
+    with pytest.raises(OutputError, match="of other content"):
+        api.append(series(20), path, resume=True)
+    assert partial.exists()
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 def test_what_a_broken_run_left_is_dropped_on_demand(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(6), path, model=model, block=1)

@@ -17,7 +17,7 @@ from sunzip.api._compress import report
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import Run, wanted_workers
 from sunzip.api._series import Sources, what_follows
-from sunzip.archive import Archive, exists, open_archive
+from sunzip.archive import Archive, exists, open_archive, remove_left
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources.series import Series
 from sunzip.sun import Sun
@@ -102,6 +102,9 @@ def append(
                     f"{series.urls[0]}: has frames that {path} lacks, the first of {first}, but none after "
                     f"its last, {last}; only later ones can be added"
                 )
+            if resume:
+                # It may have been broken off after the new archive had taken its place.
+                remove_left(path, old)
             size, now = old.size, 0
         else:
             coding = {**old.coding, "align": asdict(align) if align else None}

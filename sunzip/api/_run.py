@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sunzip.api._reports import OnProgress, Progress
 from sunzip.api._shards import Coded, Plan, code_shards
-from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter
+from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, size_if_complete
 from sunzip.arguments import whole
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError
@@ -63,6 +63,10 @@ class Run:
             As `compress`.
         """
         series, raw, coded = self.series, 0, 0
+        if resume and not force and self.before is None:
+            size = size_if_complete(self.path, self.spec, embedded=embed is not None)
+            if size is not None:
+                return size, 0
         with (
             _found(client, workers) as cluster,
             ArchiveWriter.create(

@@ -5,6 +5,7 @@ mean is the codec's matter. `summary` reads no array, so that it needs neither z
 """
 
 from sunzip.archive._layout import FORMAT, STATS, ArchiveSpec, ShardTable
+from sunzip.archive._left import remove_left, size_if_complete
 from sunzip.archive._place import absolute, exists, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
 from sunzip.archive._repair import RepairReport, repair
@@ -29,7 +30,9 @@ __all__ = [
     "is_archive",
     "names_archive",
     "open_archive",
+    "remove_left",
     "repair",
+    "size_if_complete",
     "summary",
     "unfinished",
     "verify",

@@ -225,6 +225,7 @@ def compress(
             ours=target.is_archive,
             what="archive of sunzip",
             remote=True,
+            resume=resume,
         )
     from sunzip import api, weights
 

@@ -49,6 +49,7 @@ def check(
     ours: Callable[[str], bool],
     what: str,
     remote: bool = False,
+    resume: bool = False,
 ) -> None:
     """Refuse a target that cannot be, before anything is read.
 
@@ -66,6 +67,8 @@ def check(
         What will be written, for the message.
     remote
         Whether it can be written to an fsspec URL.
+    resume
+        Whether it may be what a run has written that was broken off when it was complete.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def check(
         raise OutputError(f"{out}: only archives are written to URLs; write here, then copy it there")
     out = out.removeprefix("file://")
     if "://" in out:
-        _check_url(out, sources, force)
+        _check_url(out, sources, force, resume)
         return
     if out in ("", "-"):
         raise OutputError(f"{out or 'an empty name'}: results cannot be written to a pipe; name a file")
@@ -93,7 +96,7 @@ def check(
             raise OutputError(f"{out}: {parent} is no folder; name a target in one")
         raise OutputError(f"{out}: the folder {parent} does not exist; create it first")
     if os.path.lexists(out):
-        if not force:
+        if not (force or (resume and ours(out))):
             raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
         # By a link to nothing nothing is lost.
         if os.path.exists(out) and not ours(out):
@@ -107,7 +110,7 @@ def check(
         replaceable(out)
 
 
-def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
+def _check_url(out: str, sources: Sequence[str], force: bool, resume: bool) -> None:
     """Refuse a URL that cannot be that of a new archive."""
     from sunzip.archive import begins_as_archive, exists
 
@@ -116,6 +119,8 @@ def _check_url(out: str, sources: Sequence[str], force: bool) -> None:
     if not exists(out):
         return
     if not force:
+        if resume and begins_as_archive(_head_of_url(out) or b""):
+            return
         raise OutputError(f"{out}: exists; remove it, choose another name or use --force")
     # By its name, too: reading it may not be allowed where writing is.
     if not out.lower().endswith(".lat"):
