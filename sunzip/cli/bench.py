@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sunzip.cli.jobs import json_option, model_option, quiet_option
+from sunzip.cli.options import json_option, model_option, quiet_option
 from sunzip.cli.output import NONE, coder, count, duration, fields, number, result, size, steps_bar, table
 from sunzip.errors import UnsupportedError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sunzip.cli.jobs import anon_option, degradation_option, json_option, model_option, quiet_option
+from sunzip.cli.options import anon_option, degradation_option, json_option, model_option, quiet_option
 from sunzip.cli.output import NONE, count, fields, frames_bar, moment, number, result, size, table
 from sunzip.cli.program import refuse_idle
 from sunzip.errors import DifferentError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sunzip.cli import target
-from sunzip.cli.jobs import (
+from sunzip.cli.options import (
     anon_option,
     force_option,
     json_option,

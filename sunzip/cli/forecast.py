@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sunzip.cli import target
-from sunzip.cli.jobs import anon_option, force_option, json_option, model_option, quiet_option
+from sunzip.cli.options import anon_option, force_option, json_option, model_option, quiet_option
 from sunzip.cli.output import count, duration, fields, number, result, steps_bar, table
 from sunzip.cli.program import refuse_idle
 from sunzip.errors import OutputError

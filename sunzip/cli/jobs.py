@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time as clock
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sunzip.cli import accounts, target
+from sunzip.cli.options import (
+    Finite,
+    align_options,
+    anon_option,
+    channels_option,
+    dask_option,
+    force_option,
+    json_option,
+    model_option,
+    quiet_option,
+    read_options,
+    resume_option,
+    start_option,
+    stop_option,
+    workers_option,
+)
 from sunzip.cli.output import (
     coder,
     count,
@@ -32,39 +47,9 @@ if TYPE_CHECKING:
     from sunzip.api import Block, CompressReport, EvaluateReport
 
 
-class Finite(click.FloatRange):
-    """A number of a range; NaN is in none, though no comparison says so, and infinity is no number."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
-        found: float = super().convert(value, param, ctx)
-        if not math.isfinite(found):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return found
-
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 _LAYOUTS = ("sdoml-v2", "sdoml-v1", "hdf5", "fits")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-force_option = click.option("--force", is_flag=True, help="Replace what an earlier run wrote there.")
-hmi_option = click.option("--hmi", metavar="URL", help="Second store of SDOML v2, with Bx By Bz.")
-anon_option = click.option("--anon", is_flag=True, help="Read from S3 without credentials.")
-degradation_option = click.option(
-    "--degradation", metavar="DIR", help="Tables of AIA's degradation, for FITS files that lack DEG_COR."
-)
-model_option = click.option("--model", metavar="NAME|DIR", help="Model to use; see `sunzip models list`.")
 
-
-def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(filter(None, map(str.strip, value.split(","))))
-
-
-channels_option = click.option(
-    "--channels", metavar="NAMES", callback=_names, help="Channels, as in 171A,193A,Bz; default all."
-)
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(|k|M|G|T)B?", re.IGNORECASE)
 
 
@@ -87,54 +72,11 @@ def _block(_: click.Context, __: click.Parameter, value: str) -> Block:
     return int(value)
 
 
-cadence_option = click.option(
-    "--cadence",
-    metavar="STEP",
-    default="12min",
-    show_default=True,
-    help="Time grid, or `native`: times as they are, no image lost.",
-)
-tolerance_option = click.option(
-    "--tolerance",
-    metavar="SPAN",
-    help="Farthest from the grid; default half a step. With `native` from a frame's first image: 6min.",
-)
-start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
-stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
-resume_option = click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
-workers_option = click.option(
-    "--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine."
-)
-dask_option = click.option(
-    "--dask", metavar="ADDRESS", help="Code on Dask workers: tcp://HOST:8786 or a scheduler file."
-)
-every_option = click.option("--every", metavar="STEP", help="Keep only frames this far apart, as in 1h.")
-size_option = click.option(
-    "--size", "side", metavar="N", type=click.IntRange(1), help="Average down to N×N pixels."
-)
-missing_option = click.option(
-    "--missing",
-    type=click.Choice(["mask", "drop"]),
-    default="mask",
-    show_default=True,
-    help="Keep or drop frames that lack a channel or its pixels; drop reads all images twice.",
-)
-
-
 @click.command(short_help="Compress images of the Sun into an archive.")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("out")
-@hmi_option
-@anon_option
-@degradation_option
-@cadence_option
-@tolerance_option
-@start_option
-@stop_option
-@every_option
-@channels_option
-@size_option
-@missing_option
+@read_options
+@align_options
 @model_option
 @click.option(
     "--quality",
@@ -174,17 +116,8 @@ missing_option = click.option(
 def compress(
     src: tuple[str, ...],
     out: str,
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
-    cadence: str,
-    tolerance: str | None,
-    start: str | None,
-    stop: str | None,
-    every: str | None,
-    channels: tuple[str, ...] | None,
-    side: int | None,
-    missing: Literal["mask", "drop"],
+    reading: dict[str, Any],
+    align: dict[str, Any],
     model: str | None,
     quality: int | None,
     target_ratio: float | None,
@@ -220,7 +153,7 @@ def compress(
             raise OutputError(f"{out}: an archive is a file; name it without the slash at its end")
         target.check(
             out,
-            [*src, *([hmi] if hmi else [])],
+            [*src, *filter(None, [reading["hmi"]])],
             force=force,
             ours=target.is_archive,
             what="archive of sunzip",
@@ -229,8 +162,7 @@ def compress(
         )
     from sunzip import api, weights
 
-    align = api.Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
-    looking = ", reading all images for --missing drop" if missing == "drop" else ""
+    looking = ", reading all images for --missing drop" if align["missing"] == "drop" else ""
     if quality is None and (max_error or target_ratio or target_bytes):
         looking += ", coding some frames to choose the quality"
     elif dry_run:
@@ -239,10 +171,8 @@ def compress(
         report = api.compress(
             src,
             out,
-            hmi=hmi,
-            anon=anon,
-            degradation=degradation,
-            align=align,
+            **reading,
+            align=api.Alignment(**align),
             model=model or weights.DEFAULT,
             quality=quality,
             target_ratio=target_ratio,
@@ -263,9 +193,7 @@ def compress(
 @click.command(short_help="Add new frames to an archive.")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("archive", metavar="IN.lat")
-@hmi_option
-@anon_option
-@degradation_option
+@read_options
 @stop_option
 @model_option
 @click.option("--force", is_flag=True, help="Begin again, whatever a run that was broken off left.")
@@ -277,9 +205,7 @@ def compress(
 def append(
     src: tuple[str, ...],
     archive: str,
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
+    reading: dict[str, Any],
     stop: str | None,
     model: str | None,
     force: bool,
@@ -303,9 +229,7 @@ def append(
         report = api.append(
             src,
             archive,
-            hmi=hmi,
-            anon=anon,
-            degradation=degradation,
+            **reading,
             stop=stop,
             model=model,
             force=force,
@@ -314,7 +238,7 @@ def append(
             client=dask,
             progress=progress,
         )
-    _tell(report, bool(summary(archive, anon=anon)["model"]["embedded"]), as_json)
+    _tell(report, bool(summary(archive, anon=reading["anon"])["model"]["embedded"]), as_json)
 
 
 @contextmanager
@@ -513,18 +437,14 @@ def decompress(
 @click.command(short_help="Tell what was lost, per channel.")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("archive", metavar="IN.lat")
-@hmi_option
-@anon_option
-@degradation_option
+@read_options
 @model_option
 @json_option
 @quiet_option
 def evaluate(
     src: tuple[str, ...],
     archive: str,
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
+    reading: dict[str, Any],
     model: str | None,
     as_json: bool,
     quiet: bool,
@@ -537,9 +457,7 @@ def evaluate(
     from sunzip import api
 
     with frames_bar(quiet, f"opening {archive}") as progress:
-        report = api.evaluate(
-            src, archive, hmi=hmi, anon=anon, degradation=degradation, model=model, progress=progress
-        )
+        report = api.evaluate(src, archive, **reading, model=model, progress=progress)
     result(as_json, report.as_dict(), _evaluated(report))
     wrong = [f"{count(n, 'pixel')} of {name}" for name, n in report.outside.items() if n]
     if wrong:

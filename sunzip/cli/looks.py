@@ -11,14 +11,13 @@ import click
 
 from sunzip.cli import target
 from sunzip.cli.accounts import Accounts
-from sunzip.cli.jobs import (
+from sunzip.cli.options import (
     anon_option,
-    degradation_option,
     force_option,
-    hmi_option,
     json_option,
     model_option,
     quiet_option,
+    read_options,
 )
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, natural, result, size, table
 from sunzip.cli.program import refuse_idle
@@ -258,9 +257,7 @@ def _some(names: list[str]) -> str:
 @click.option("--time", metavar="TIME", help="The frame nearest to this time (UTC).")
 @click.option("--frame", type=int, help="The frame of this number, from 0; negative ones count from the end.")
 @click.option("--source", metavar="SRC", help="Show original, decoded and difference.")
-@hmi_option
-@anon_option
-@degradation_option
+@read_options
 @model_option
 @force_option
 def show(
@@ -269,9 +266,7 @@ def show(
     time: str | None,
     frame: int | None,
     source: str | None,
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
+    reading: dict[str, Any],
     model: str | None,
     force: bool,
 ) -> None:
@@ -287,18 +282,17 @@ def show(
         refuse_idle("without --source", "--hmi", "--degradation")
     if not out.lower().endswith(".png"):
         raise OutputError(f"{out}: the picture is a PNG; name it *.png")
-    others = [u for u in (source, hmi) if u]
+    others = [u for u in (source, reading["hmi"]) if u]
     target.check(out, [what, *others], force=force, ours=target.is_picture, what="picture of sunzip")
     from sunzip import quicklook
     from sunzip.cli.picture import put
 
-    settings: dict[str, Any] = {"hmi": hmi, "anon": anon, "degradation": degradation}
     if decoded:
-        cubes = _decoded(what, time, frame, source, model, settings)
+        cubes = _decoded(what, time, frame, source, model, reading)
     elif source is not None:
         raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
     else:
-        cubes = _original(what, time, frame, settings)
+        cubes = _original(what, time, frame, reading)
     shown = next(iter(cubes.values()))
     title = f"{os.path.basename(what.rstrip('/')) or what}   {moment(str(shown.time[0]))} UTC"
     picture = io.BytesIO()

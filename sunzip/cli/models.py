@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sunzip.cli.jobs import anon_option, json_option
+from sunzip.cli.options import anon_option, json_option
 from sunzip.cli.output import NONE, count, fields, natural, result, size, table
 from sunzip.cli.program import need_command
 from sunzip.errors import SunzipError

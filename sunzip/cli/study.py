@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sunzip.cli import target
 from sunzip.cli.jobs import (
-    Finite,
-    anon_option,
-    cadence_option,
-    channels_option,
-    degradation_option,
-    every_option,
-    force_option,
     found_on_the_way,
+)
+from sunzip.cli.options import (
+    Finite,
+    align_options,
+    anon_option,
+    force_option,
     hmi_option,
     json_option,
-    missing_option,
     model_option,
     quiet_option,
-    size_option,
-    start_option,
-    stop_option,
-    tolerance_option,
+    read_options,
 )
 from sunzip.cli.output import (
     NONE,
@@ -72,17 +67,8 @@ def _qualities(_: click.Context, __: click.Parameter, value: str | None) -> list
 
 @study.command(short_help="What frames would cost at which error.")
 @click.argument("src", nargs=-1, required=True)
-@hmi_option
-@anon_option
-@degradation_option
-@cadence_option
-@tolerance_option
-@start_option
-@stop_option
-@every_option
-@channels_option
-@size_option
-@missing_option
+@read_options
+@align_options
 @model_option
 @click.option(
     "--qualities",
@@ -94,17 +80,8 @@ def _qualities(_: click.Context, __: click.Parameter, value: str | None) -> list
 @quiet_option
 def rate(
     src: tuple[str, ...],
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
-    cadence: str,
-    tolerance: str | None,
-    start: str | None,
-    stop: str | None,
-    every: str | None,
-    channels: tuple[str, ...] | None,
-    side: int | None,
-    missing: Literal["mask", "drop"],
+    reading: dict[str, Any],
+    align: dict[str, Any],
     model: str | None,
     qualities: list[int] | None,
     as_json: bool,
@@ -120,14 +97,11 @@ def rate(
     from sunzip.api import Alignment
     from sunzip.studies.rate import rate as run
 
-    align = Alignment(cadence, tolerance, start, stop, every, channels, missing, side)
     with steps_bar(quiet, f"opening {src[0]} and coding some frames") as progress:
         report = run(
             src,
-            hmi=hmi,
-            anon=anon,
-            degradation=degradation,
-            align=align,
+            **reading,
+            align=Alignment(**align),
             model=model or weights.DEFAULT,
             qualities=qualities,
             progress=progress,

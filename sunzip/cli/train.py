@@ -11,21 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sunzip.cli.jobs import (
-    Finite,
-    anon_option,
-    cadence_option,
-    channels_option,
-    degradation_option,
-    every_option,
-    hmi_option,
-    json_option,
-    quiet_option,
-    size_option,
-    start_option,
-    stop_option,
-    tolerance_option,
-)
+from sunzip.cli.options import Finite, align_options, json_option, quiet_option, read_options
 from sunzip.cli.output import count, duration, fields, moment, number, result, shows_progress, size, table
 from sunzip.cli.program import Interrupted
 
@@ -44,23 +30,8 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     "--model", required=True, metavar="NAME", help="sigma-vae-256, -512, -1024, -2048, hyperprior or wavelet."
 )
 @click.option("--out", required=True, metavar="DIR", help="Folder of the model; its name is the model's.")
-@hmi_option
-@anon_option
-@degradation_option
-@cadence_option
-@tolerance_option
-@start_option
-@stop_option
-@every_option
-@channels_option
-@size_option
-@click.option(
-    "--missing",
-    type=click.Choice(["mask", "drop"]),
-    default="mask",
-    show_default=True,
-    help="Keep or drop frames that lack a channel.",
-)
+@read_options
+@align_options
 @click.option(
     "--hold-out",
     metavar="RULE",
@@ -118,17 +89,8 @@ def train(
     src: tuple[str, ...],
     model: str,
     out: str,
-    hmi: str | None,
-    anon: bool,
-    degradation: str | None,
-    cadence: str,
-    tolerance: str | None,
-    start: str | None,
-    stop: str | None,
-    every: str | None,
-    channels: tuple[str, ...] | None,
-    side: int | None,
-    missing: Literal["mask", "drop"],
+    reading: dict[str, Any],
+    align: dict[str, Any],
     hold_out: tuple[str, ...],
     fit_all: bool,
     sigma: Literal["scalar", "optimal", "per-channel"] | None,
@@ -172,10 +134,8 @@ def train(
                 model=model,
                 sigma=sigma,
                 beta=beta,
-                hmi=hmi,
-                anon=anon,
-                degradation=degradation,
-                align=Alignment(cadence, tolerance, start, stop, every, channels, missing, side),
+                **reading,
+                align=Alignment(**align),
                 hold_out=hold_out,
                 fit_all=fit_all,
                 init=init,
