@@ -348,7 +348,6 @@ class Archive:
         self.coding: Mapping[str, Any] = attributes["coding"]
         self.fingerprint: str = attributes["fingerprint"]
         self._attributes = attributes
-        self._digests = manifest.shards
         # Plain dictionaries, which bear threads without a lock: a fork could find a lock taken for ever.
         self._indexes: dict[int, npt.NDArray[np.int64]] = {}
         self._chunks: dict[tuple[str, int], npt.NDArray[Any]] = {}
@@ -468,9 +467,7 @@ class Archive:
         IndexError
             If the archive lacks a frame.
         """
-        start, stop = index(start), index(stop)
-        if not 0 <= start <= stop <= self.frames:
-            raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        start, stop = self._checked(start, stop)
         rows = self._rows(name, start, stop)
         return rows.view("datetime64[ms]") if name == "t_obs" else rows
 
@@ -493,9 +490,7 @@ class Archive:
 
     def table(self, start: int, stop: int) -> ShardTable:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
-        start, stop = index(start), index(stop)
-        if not 0 <= start <= stop <= self.frames:
-            raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        start, stop = self._checked(start, stop)
         n = self._grid.frames_per_shard
         self._table_chunks(("t_obs", "valid", *layout.STATS), range(start // n, -(-stop // n)))
         headers: list[list[Header]] = [list(self.headers(i)) for i in range(start, stop)]
@@ -524,18 +519,7 @@ class Archive:
         DamagedError
             As `block`.
         """
-        numbers = [index(n) for n in numbers]
-        wrong = [n for n in numbers if not 0 <= n < self.blocks]
-        if wrong:
-            raise IndexError(f"block {wrong[0]} of {self.blocks}")
-        per_shard = self._grid.blocks_per_shard
-        self._read_indexes({n // per_shard for n in numbers})
-        wanted: list[tuple[str, int, int | None]] = []
-        for number in numbers:
-            shard, entry = divmod(number, per_shard)
-            start, size = self._indexes[shard][entry]
-            wanted.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
-        return self._reader.read_many(wanted)
+        return self._reader.read_many(self._places(numbers))
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the bytes of objects, by key; of those that are not there, nothing."""
@@ -565,21 +549,17 @@ class Archive:
         """
         keys = self._grid.shard_objects(shard)
         sums = {key: sha256(data).hexdigest() for key, data in zip(keys, self.contents(keys), strict=True)}
-        self._check_digest(shard, layout.digest(sums))
+        self.check_digest(shard, layout.digest(sums))
 
-    def check_shards(self, digests: Sequence[str]) -> None:
-        """Hold the first shards against the manifest, given the `layout.digest` of what was read of each.
+    def check_digest(self, shard: int, found: str) -> None:
+        """Hold the `layout.digest` of what was read of a shard against the manifest.
 
         Raises
         ------
         DamagedError
             As `check_shard`.
         """
-        for shard, found in enumerate(digests):
-            self._check_digest(shard, found)
-
-    def _check_digest(self, shard: int, found: str) -> None:
-        if found != self._digests[shard]:
+        if found != self.digests[shard]:
             frames = self._grid.frames_of(shard)
             raise DamagedError(
                 f"{self.path}: frames {frames.start} to {frames.stop - 1} are damaged; "
@@ -608,7 +588,7 @@ class Archive:
             time=np.concatenate([self.time, time]),
             scale=self.scale,
             frames_per_block=self.frames_per_block,
-            frames_per_shard=self._grid.frames_per_shard,
+            frames_per_shard=self.frames_per_shard,
             codec=self.codec,
             model=self.model,
             source=source,
@@ -626,13 +606,8 @@ class Archive:
         DamagedError
             As `block`.
         """
-        number = index(number)
-        if not 0 <= number < self.blocks:
-            raise IndexError(f"block {number} of {self.blocks}")
-        shard, entry = divmod(number, self._grid.blocks_per_shard)
-        self._read_indexes({shard})
-        start, size = self._indexes[shard][entry]
-        return self._reader.members[self._grid.shard_objects(shard)[-1]].start + int(start), int(size)
+        [(key, start, size)] = self._places([number])
+        return self._reader.members[key].start + start, size
 
     def embedded_model(self) -> dict[str, bytes] | None:
         """Return the files of the model that the archive holds, by name; None if it holds none.
@@ -676,6 +651,20 @@ class Archive:
             checked(self._reader, key, layout.most_packed(size)), f"{self.path}: {key}", size
         )
 
+    def _places(self, numbers: Iterable[int]) -> list[tuple[str, int, int]]:
+        """Return the object that each block is in, where it begins there, and its bytes."""
+        numbers = [index(n) for n in numbers]
+        wrong = [n for n in numbers if not 0 <= n < self.blocks]
+        if wrong:
+            raise IndexError(f"block {wrong[0]} of {self.blocks}")
+        per_shard = self._grid.blocks_per_shard
+        self._read_indexes({n // per_shard for n in numbers})
+        places = []
+        for shard, entry in (divmod(n, per_shard) for n in numbers):
+            start, size = self._indexes[shard][entry]
+            places.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
+        return places
+
     def _read_indexes(self, shards: Iterable[int]) -> None:
         """Read the indexes of shards that are not at hand."""
         new = sorted(s for s in shards if s not in self._indexes)
@@ -685,6 +674,13 @@ class Archive:
         for shard, key, size, data in zip(new, keys, sizes, raw, strict=True):
             blocks = len(self._grid.blocks_of(shard))
             self._indexes[shard] = layout.read_shard_index(data, blocks, size, f"{self.path}: {key}")
+
+    def _checked(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the limits of a range of frames that the archive has, without NumPy's integers."""
+        start, stop = index(start), index(stop)
+        if not 0 <= start <= stop <= self.frames:
+            raise IndexError(f"frames {start}:{stop} of {self.frames}")
+        return start, stop
 
     def _rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start` to `stop` of one of the tables."""

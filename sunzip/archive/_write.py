@@ -240,7 +240,8 @@ class ArchiveWriter:
                 objects = self._objects(sizes, old, model)
                 packed = pack(file, objects, self._grid, self.spec.attributes(), self.path)
                 if self.before is not None:
-                    self.before.check_shards(packed.shards[: self._taken])
+                    for shard in range(self._taken):
+                        self.before.check_digest(shard, packed.shards[shard])
                     self.before.close()  # Windows replaces no file that is open
         try:
             self._place.clear()
