@@ -20,6 +20,7 @@ from sunzip.cube import PIXEL_OF_512, Header
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.frame import MAX_FRAMES, MAX_SIDE
 from sunzip.packed import pack, unpack
+from sunzip.weights import FILES
 
 FORMAT = 1
 MISSING_TIME = np.int64(-(1 << 63))
@@ -203,7 +204,7 @@ class Grid:
     @property
     def count(self) -> int:
         """Number of objects of an archive except manifest and model."""
-        return 1 + len(ARRAYS) + len(COORDINATES) + self.shards * (len(TABLES) + 3)
+        return len(OF_ALL) + self.shards * len(OF_SHARDS)
 
     @property
     def index_size(self) -> int:
@@ -222,12 +223,16 @@ class Grid:
         frames = self.frames_of(shard)
         return range(frames.start // self.frames_per_block, -(-frames.stop // self.frames_per_block))
 
+    def cube_of(self, shard: int) -> str:
+        """Return the key of the object that holds the blocks of a shard."""
+        return f"cube/c/{shard}/0/0/0"
+
     def shard_objects(self, shard: int) -> list[str]:
         """Return the keys of the objects that one shard consists of, in the order of writing."""
         return [f"{n}/c/{shard}/0" for n in TABLES] + [
             f"bytes/c/{shard}",
             f"keywords/c/{shard}",
-            f"cube/c/{shard}/0/0/0",  # last: its presence says that the shard is complete
+            self.cube_of(shard),  # last: its presence says that the shard is complete
         ]
 
     def digests(self, sha256_of: Mapping[str, str]) -> tuple[list[str], str]:
@@ -241,11 +246,7 @@ class Grid:
 
     def objects(self) -> set[str]:
         """Return the keys of all objects of an archive except manifest and model."""
-        keys = {
-            "zarr.json",
-            *(f"{name}/zarr.json" for name in ARRAYS),
-            *(f"{name}/c/0" for name in COORDINATES),
-        }
+        keys = set(OF_ALL)
         for shard in range(self.shards):
             keys.update(self.shard_objects(shard))
         return keys
@@ -331,7 +332,21 @@ def newer(where: str, version: object) -> str:
 
 
 COORDINATES = ("time", "channel", "wavelength", "unit", "x", "y")
-ARRAYS = ("cube", *COORDINATES, *TABLES, "bytes", "keywords")
+#: Arrays of which each shard has a chunk.
+OF_SHARDS = (*TABLES, "bytes", "keywords", "cube")
+ARRAYS = (*COORDINATES, *OF_SHARDS)
+
+#: Objects of every archive that are of no shard.
+OF_ALL = frozenset(
+    {
+        "zarr.json",
+        *(f"{name}/zarr.json" for name in ARRAYS),
+        *(f"{name}/c/0" for name in COORDINATES),
+    }
+)
+
+#: Those of an embedded model, and the most bytes that each may have.
+OF_MODEL = {f"model/{name}": most for name, most in FILES.items()}
 
 
 def _array(
@@ -583,6 +598,29 @@ def unzstd(data: bytes, where: str, size: int | None = None) -> bytes:
         return unpack(data, size, most=MAX_TEXT)
     except DamagedError as error:
         raise DamagedError(f"{where}: {error}") from error
+
+
+def model_sha256(files: Mapping[str, bytes]) -> str | None:
+    """Return the identity of an embedded model: sha256 of its configuration and its weights.
+
+    Parameters
+    ----------
+    files
+        By key, those of `OF_MODEL` among them, or else None is returned.
+    """
+    if not files.keys() >= OF_MODEL.keys():
+        return None
+    digest = sha256()
+    for key in OF_MODEL:
+        digest.update(files[key])
+    return digest.hexdigest()
+
+
+def block_sizes(sizes: Sequence[int], entries: int) -> bytes:
+    """Return the chunk of the array ``bytes`` of a shard whose blocks have these sizes."""
+    padded = np.zeros(entries, "<u4")
+    padded[: len(sizes)] = sizes
+    return zstd(padded.tobytes())
 
 
 def shard_index(sizes: Sequence[int], entries: int) -> bytes:

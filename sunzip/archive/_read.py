@@ -662,13 +662,13 @@ class Archive:
         places = []
         for shard, entry in (divmod(n, per_shard) for n in numbers):
             start, size = self._indexes[shard][entry]
-            places.append((self._grid.shard_objects(shard)[-1], int(start), int(size)))
+            places.append((self._grid.cube_of(shard), int(start), int(size)))
         return places
 
     def _read_indexes(self, shards: Iterable[int]) -> None:
         """Read the indexes of shards that are not at hand."""
         new = sorted(s for s in shards if s not in self._indexes)
-        keys = [self._grid.shard_objects(s)[-1] for s in new]
+        keys = [self._grid.cube_of(s) for s in new]
         sizes, tail = [self._reader.members[k].size for k in keys], self._grid.index_size
         raw = self._reader.read_many((k, max(n - tail, 0), tail) for k, n in zip(keys, sizes, strict=True))
         for shard, key, size, data in zip(new, keys, sizes, raw, strict=True):

@@ -17,28 +17,20 @@ import numpy.typing as npt
 from sunzip.archive import _layout as layout
 from sunzip.archive._flip import flipped_bit
 from sunzip.archive._json import MAX_BYTES
-from sunzip.archive._keywords import decode, encode, without_times
+from sunzip.archive._keywords import Headers, decode, encode, without_times
 from sunzip.archive._layout import Grid, ShardTable
 from sunzip.archive._place import is_remote, place_of
 from sunzip.archive._read import Manifest, parse_root, refuse_absent
-from sunzip.archive._shard import ShardChecker, check_block
-from sunzip.archive._verify import Problem, problem_of, verify
-from sunzip.archive._write import model_sha256, os_errors, pack
+from sunzip.archive._shard import ShardChecker, check_block, mask_bits
+from sunzip.archive._verify import Problem, Progress, problem_of, verify
+from sunzip.archive._write import os_errors, pack
 from sunzip.archive._zip import MANIFEST, Member, Salvager
-from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError, UnsupportedError
 from sunzip.frame import EMPTY, Block
-from sunzip.weights import FILES, Model
+from sunzip.weights import Model
 from sunzip.weights import load as load_model
 
 _PIECE = 1 << 23  # bytes read at a time
-_OF_SHARDS = (*layout.TABLES, "bytes", "keywords", "cube")
-_OUTSIDE = {
-    "zarr.json",
-    *(f"{name}/zarr.json" for name in layout.ARRAYS),
-    *(f"{name}/c/0" for name in layout.COORDINATES),
-}
-_OF_MODEL = {f"model/{name}": most for name, most in FILES.items()}
 
 #: The most keywords that are taken apart and put together again.
 _MOST_KEYWORDS = 1 << 22
@@ -47,8 +39,6 @@ _MOST_KEYWORDS = 1 << 22
 _TOLD_BY = {"t_obs": "times of observation", "keywords": "FITS keywords"} | dict.fromkeys(
     layout.STATS, "error statistics"
 )
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +157,7 @@ def repair(
         if not force and place.exists():
             raise OutputError(f"{out}: exists; remove it or use --force")
     try:
-        found = verify(path, progress, anon=anon)
-        problems = found.problems
+        problems = verify(path, progress, anon=anon).problems
     except DamagedError as error:
         problems = [Problem("directory", str(error).removeprefix(f"{path}: "))]
     if not problems:
@@ -177,7 +166,7 @@ def repair(
     try:
         for name in (path, *others):
             sources.append(_Source(name, anon, progress or (lambda *_: None)))
-            if name is not path:
+            if len(sources) > 1:
                 _refuse_other(sources[0], sources[-1])
         merged = _Merged(sources)
         report = RepairReport(path, out, problems)
@@ -333,7 +322,7 @@ class _Merged(ShardChecker):
             key
             for source in sources
             for key in source.members
-            if key in source.sure or key in _OUTSIDE or key in _OF_MODEL or _is_of_shard(key)
+            if key in source.sure or key in layout.OF_ALL or key in layout.OF_MODEL or _is_of_shard(key)
         } - {MANIFEST}
         for key in self.names:
             whole = [source for source in sources if key in source.whole]
@@ -366,9 +355,6 @@ class _Merged(ShardChecker):
     def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
         return self.of[key].read(key, start, size)
 
-    def problem(self, key: str, what: object, frames: slice | None = None) -> None:
-        self.damaged.add(key)
-
     def salvage(self, report: RepairReport) -> None:
         """Decide where every object comes from; tell of what is made anew and of what is lost.
 
@@ -379,15 +365,14 @@ class _Merged(ShardChecker):
         """
         rest = {key for key in self.names if not _is_of_shard(key)}
         m = self.manifest
-        proven = m is None or self._prove(rest, m.rest)
-        if m is not None and not proven:
+        if m is not None and not self._prove(rest, m.rest):
             # What is lost, or not even missed, may be at fault.
-            proven = not rest <= self.of.keys() or len(rest) < m.objects - len(m.shards) * len(_OF_SHARDS)
-        if not proven:
-            raise DamagedError(
-                f"{self.where}: objects outside shards are not those that were packed; fetch it again, or "
-                "compress its source again"
-            )
+            outside = m.objects - len(m.shards) * len(layout.OF_SHARDS)
+            if rest <= self.of.keys() and len(rest) >= outside:
+                raise DamagedError(
+                    f"{self.where}: objects outside shards are not those that were packed; fetch it again, "
+                    "or compress its source again"
+                )
         self._root(report)
         refuse_absent(self.grid, len(self.names) + 1, f"{self.where}: zarr.json")
         for key in self.of.keys() - self.grid.objects():
@@ -488,8 +473,8 @@ class _Merged(ShardChecker):
 
     def _model_of(self, wanted: str) -> Model:
         """Return the model of a sha256, be it embedded or on this machine."""
-        files = {key: self.whole(key, most) for key, most in _OF_MODEL.items() if key in self.of}
-        if model_sha256(files) == wanted:
+        files = {key: self.whole(key, most) for key, most in layout.OF_MODEL.items() if key in self.of}
+        if layout.model_sha256(files) == wanted:
             with contextlib.suppress(DamagedError, UnsupportedError):
                 return Model.from_files({k.removeprefix("model/"): v for k, v in files.items()}, self.where)
         try:
@@ -523,8 +508,8 @@ class _Merged(ShardChecker):
         keys = [key for key in self.names if key.startswith("model/")]
         wanted = self.attributes["model"]["sha256"]
         embedded = bool(keys) or self._model_told
-        files = {k: self.whole(k, most) for k, most in _OF_MODEL.items() if k in self.of}
-        if not embedded or model_sha256(files) == wanted:
+        files = {k: self.whole(k, most) for k, most in layout.OF_MODEL.items() if k in self.of}
+        if not embedded or layout.model_sha256(files) == wanted:
             return
         for key in keys:
             self.of.pop(key, None)
@@ -550,7 +535,7 @@ class _Merged(ShardChecker):
             if mended and not exchanged:
                 self.of[key] = mended[0]
         before = len(self.damaged)
-        super().shard(self.grid, self.attributes["model"]["sha256"], shard)
+        self.shard(self.grid, self.attributes["model"]["sha256"], shard)
         if sound and len(self.damaged) == before:
             return
         salvaged = _Shard(self, shard, gather=not exchanged)
@@ -586,7 +571,7 @@ class _Shard:
         self._merged = merged
         self._grid = grid = merged.grid
         self._shard = shard
-        self._key = grid.shard_objects(shard)[-1]
+        self._key = grid.cube_of(shard)
         self._frames = grid.frames_of(shard)
         self._n = self._frames.stop - self._frames.start
         self._numbers = grid.blocks_of(shard)
@@ -692,7 +677,7 @@ class _Shard:
 
     def _images(self) -> npt.NDArray[np.bool_]:
         """Return which images there are now, by the masks of the blocks."""
-        bits = np.array([1 << NAMES.index(name) for name in self._grid.channels])
+        bits = mask_bits(self._grid)
         masks = np.array([mask for block in self._masks for mask in block])[:, None] & bits > 0
         out = np.zeros((self._grid.frames_per_shard, len(bits)), bool)
         out[: self._n] = masks[: self._n]
@@ -726,17 +711,23 @@ class _Shard:
         text = layout.one_text(self._merged.chunk(key, None), key)
         return text if f"t_obs/c/{self._shard}/0" in self._merged.of else without_times(text, key)
 
+    def _stored_headers(self) -> Headers | None:
+        """Return the keywords as they were, or None."""
+        text = self._text()
+        if text is None:
+            return None
+        times = self._stored("t_obs")
+        if times is None:
+            times = np.full((self._n, len(self._grid.channels)), layout.MISSING_TIME)
+        return decode(text, self._grid.channels, times[: self._n], self._key)
+
     def _headers(self) -> list[list[Mapping[str, Any]]]:
         """Return the keywords of the images that there are now."""
         images = self._images()
         nothing: list[list[Mapping[str, Any]]] = [[{} for _ in row] for row in images[: self._n]]
-        text = self._text()
-        if text is None:
+        found = self._stored_headers()
+        if found is None:
             return nothing
-        times = self._stored("t_obs")
-        if times is None:
-            times = np.full(images.shape, layout.MISSING_TIME)
-        found = decode(text, self._grid.channels, times[: self._n], self._key)
         return [
             [header if there else {} for header, there in zip(row, images[i], strict=True)]
             for i, row in enumerate(found)
@@ -744,18 +735,11 @@ class _Shard:
 
     def _check_keywords(self) -> None:
         """Give up keywords that cannot be read, or that would fill the memory."""
-        key = f"keywords/c/{self._shard}"
-        times = self._stored("t_obs")
-        if times is None:
-            times = np.full((self._n, len(self._grid.channels)), layout.MISSING_TIME)
         with contextlib.suppress(DamagedError):
-            text = self._text()
-            if (
-                text is None
-                or decode(text, self._grid.channels, times[: self._n], key).values <= _MOST_KEYWORDS
-            ):
+            found = self._stored_headers()
+            if found is None or found.values <= _MOST_KEYWORDS:
                 return
-        del self._merged.of[key]
+        del self._merged.of[f"keywords/c/{self._shard}"]
 
     def _keywords(self) -> bytes:
         text = self._text()
@@ -779,9 +763,7 @@ class _Shard:
         return [len(self._one(i)) if b is None else b[2] for i, b in enumerate(self._blocks)]
 
     def _sizes(self) -> bytes:
-        padded = np.zeros(self._grid.blocks_per_shard, "<u4")
-        padded[: len(self._blocks)] = self._lengths()
-        return layout.zstd(padded.tobytes())
+        return layout.block_sizes(self._lengths(), self._grid.blocks_per_shard)
 
     def _cube(self) -> bytes:
         for block in self._blocks:
@@ -793,4 +775,4 @@ class _Shard:
 
 def _is_of_shard(key: str) -> bool:
     name, _, rest = key.partition("/c/")
-    return bool(rest) and name in _OF_SHARDS
+    return bool(rest) and name in layout.OF_SHARDS

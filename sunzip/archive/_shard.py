@@ -44,9 +44,9 @@ class ShardChecker(ABC):
     def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
         """Read an object or a range of it."""
 
-    @abstractmethod
     def problem(self, key: str, what: object, frames: slice | None = None) -> None:
         """Take note of what is wrong with an object, and which frames it concerns if not the whole shard."""
+        self.damaged.add(key)
 
     def attempt(self, key: str, check: Callable[[], _T]) -> _T | None:
         """Return what a check returns; note a problem and return None if it fails or the object is bad."""
@@ -102,7 +102,7 @@ class ShardChecker(ABC):
         return layout.read_table(name, self.chunk(key, layout.table_size(name, shape)), shape, key)
 
     def _blocks(self, grid: Grid, model: str, shard: int, valid: npt.NDArray[np.bool_] | None) -> int:
-        key = grid.shard_objects(shard)[-1]
+        key = grid.cube_of(shard)
         length = self.size(key)
         if length is None:
             return 0
@@ -133,6 +133,11 @@ class ShardChecker(ABC):
         return len(numbers)
 
 
+def mask_bits(grid: Grid) -> npt.NDArray[np.int64]:
+    """Return (C,) the bit of each channel in the masks of blocks."""
+    return np.array([1 << NAMES.index(name) for name in grid.channels], np.int64)
+
+
 def check_block(grid: Grid, model: str, data: bytes, valid: npt.NDArray[np.bool_] | None) -> Block:
     """Check one block by itself, and against what the archive says of it; return it.
 
@@ -148,8 +153,7 @@ def check_block(grid: Grid, model: str, data: bytes, valid: npt.NDArray[np.bool_
         raise DamagedError(f"holds {len(block.masks)} frames of {block.shape} pixels")
     if valid is None:
         return block
-    bits = np.array([1 << NAMES.index(name) for name in grid.channels])
-    stated = (valid[: grid.frames_per_block] * bits).sum(axis=1).tolist()
+    stated = (valid[: grid.frames_per_block] * mask_bits(grid)).sum(axis=1).tolist()
     if list(block.masks) != stated + [0] * (len(block.masks) - len(stated)):
         raise DamagedError("holds other images than the table `valid` says")
     return block

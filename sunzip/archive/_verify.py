@@ -17,13 +17,14 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root, read_summary
 from sunzip.archive._shard import ShardChecker
-from sunzip.archive._write import model_sha256
 from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
 from sunzip.errors import DamagedError
-from sunzip.weights import FILES
 
 _PIECE = 1 << 23  # bytes fetched at a time
 _HELD = 1 << 26  # bytes of a shard that is fetched as a whole
+
+#: (bytes looked at, of how many).
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class VerifyReport:
 
 def verify(
     path: str | os.PathLike[str],
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     *,
     anon: bool = False,
 ) -> VerifyReport:
@@ -155,7 +156,7 @@ class _Stream:
 
 
 class _Verifier(ShardChecker):
-    def __init__(self, reader: Reader, progress: Callable[[int, int], object]) -> None:
+    def __init__(self, reader: Reader, progress: Progress) -> None:
         super().__init__(reader.path)
         self.reader = reader
         self.progress = progress
@@ -298,13 +299,12 @@ class _Verifier(ShardChecker):
     def model(self) -> None:
         keys = [k for k in self.reader.members if k.startswith("model/")]
         self.report.model_embedded = bool(keys)
-        needed = {f"model/{name}": most for name, most in FILES.items()}
-        lost = [key for key in needed if keys and key not in keys]
+        lost = [key for key in layout.OF_MODEL if keys and key not in keys]
         for key in lost:
             self.problem(key, "is missing")
         if self.grid is None or not keys or lost:
             return
-        files = {k: self.attempt(k, partial(self.whole, k, most)) for k, most in needed.items()}
+        files = {k: self.attempt(k, partial(self.whole, k, most)) for k, most in layout.OF_MODEL.items()}
         found = {k: data for k, data in files.items() if data is not None}
-        if len(found) == len(needed) and model_sha256(found) != self.attributes["model"]["sha256"]:
+        if len(found) == len(files) and layout.model_sha256(found) != self.attributes["model"]["sha256"]:
             self.problem("model/", "the embedded model is not the one that the archive was coded with")

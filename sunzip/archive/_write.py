@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from sunzip.archive._read import Archive, open_archive
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
 from sunzip.errors import DamagedError, OutputError, UnsupportedError
-from sunzip.weights import FILES
 
 
 class ArchiveWriter:
@@ -178,9 +176,7 @@ class ArchiveWriter:
         values = {n: layout.table_values(n, table, grid.frames_per_shard) for n in layout.TABLES}
         chunks = {n: layout.zstd(v.tobytes()) for n, v in values.items()}
         sizes = [len(b) for b in blocks]
-        padded = np.zeros(grid.blocks_per_shard, "<u4")
-        padded[: len(sizes)] = sizes
-        chunks["bytes"] = layout.zstd(padded.tobytes())
+        chunks["bytes"] = layout.block_sizes(sizes, grid.blocks_per_shard)
         text = encode(grid.channels, table.headers, values["t_obs"][: expected[0]])
         chunks["keywords"] = layout.zstd(layout.texts([text.decode()]))
         chunks["cube"] = b"".join(blocks) + layout.shard_index(sizes, grid.blocks_per_shard)
@@ -222,7 +218,7 @@ class ArchiveWriter:
         model = {f"model/{name}": data for name, data in sorted((embed or {}).items())}
         if not all(is_name(key) for key in model):
             raise ValueError(f"names of model files are {sorted(embed or {})}")
-        if model and model_sha256(model) != self.spec.model["sha256"]:
+        if model and layout.model_sha256(model) != self.spec.model["sha256"]:
             raise ValueError("the embedded model is not the one that the specification names")
         self._refuse_existing()
         with os_errors(self.path):
@@ -295,7 +291,7 @@ class ArchiveWriter:
             found = _Found(self.path, dict(zip(sizes, contents, strict=False)))
             found.shard(self._grid, self.spec.model["sha256"], shard)
             if found.damaged:
-                self._place.put({self._grid.shard_objects(shard)[-1]: b""})
+                self._place.put({self._grid.cube_of(shard): b""})
 
     def _continue(self, resume: bool, force: bool) -> bool:
         """Whether the folder that exists is to be continued; False if it is to be replaced."""
@@ -465,26 +461,6 @@ class _Found(ShardChecker):
 
     def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
         return self._objects[key][start : None if size is None else start + size]
-
-    def problem(self, key: str, what: object, frames: slice | None = None) -> None:
-        self.damaged.add(key)
-
-
-def model_sha256(files: Mapping[str, bytes]) -> str | None:
-    """Return the identity of an embedded model: sha256 of its configuration and its weights.
-
-    Parameters
-    ----------
-    files
-        By key, ``model/config.json`` and ``model/model.safetensors`` among them, or else None is returned.
-    """
-    keys = [f"model/{name}" for name in FILES]
-    if not all(k in files for k in keys):
-        return None
-    digest = sha256()
-    for k in keys:
-        digest.update(files[k])
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
