@@ -15,16 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.api._evaluate import Stabilise
+from sunzip.api._pairs import Decoded, Stabilise, in_both
 from sunzip.api._reports import ChannelDiff, DiffReport, Lone, OnProgress, Progress, Side
-from sunzip.api._series import (
-    Alignment,
-    Decoded,
-    Sources,
-    alignment_of,
-    in_both,
-    open_series,
-)
+from sunzip.api._series import Alignment, Sources, alignment_of, open_series
 from sunzip.archive import names_archive, summary, verify
 from sunzip.bounds import told
 from sunzip.channels import NAMES, channel

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from sunzip.api._pairs import Decoded, Stabilise, in_both
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
-from sunzip.api._series import Decoded, Sources, in_both, source_of
+from sunzip.api._series import Sources, source_of
 from sunzip.bounds import told
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.metrics import Accumulator
-from sunzip.normalize import NOISE, Stabiliser
 from sunzip.sources.series import Series
 from sunzip.sun import open
 from sunzip.weights import Model
-
-
-@dataclass(slots=True)
-class Stabilise:
-    """Units of noise for the metrics; a class, so that an accumulator can be pickled."""
-
-    made: dict[str, Stabiliser] = field(
-        default_factory=lambda: {name: Stabiliser.for_channels([name]) for name in NOISE}
-    )
-
-    def __call__(self, values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
-        stable = self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1))
-        return stable.reshape(-1).astype(np.float64)
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -13,17 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.api._shards import frames_at_a_time
 from sunzip.archive import Archive
 from sunzip.arguments import whole
 from sunzip.channels import listed
-from sunzip.cube import Cube, Scale
+from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources import open_source
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
-from sunzip.times import Times, When, parse_date, parse_duration
+from sunzip.times import When, parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -108,12 +106,6 @@ def _opened(src: Sources, hmi: str | None, anon: bool, degradation: str | None) 
     ]
 
 
-def degradation_of(archive: Archive) -> str | None:
-    """Return the folder with tables of AIA's degradation that an archive's source was read with."""
-    recorded = archive.coding.get("degradation")
-    return recorded if isinstance(recorded, str) else None
-
-
 def source_of(
     sun: Sun,
     src: Sources | Series,
@@ -138,26 +130,22 @@ def source_of(
     DamagedError
         If the archive does not say how its source was aligned.
     """
-    path = sun.archive.path
+    archive = sun.archive
     if isinstance(src, Series):
         series = src
     else:
-        align = alignment_of(sun.archive)
+        align = alignment_of(archive)
         if align is None:
-            raise InputError(f"{path}: was made from a series in memory; hold it against that series")
+            raise InputError(f"{archive.path}: was made from a series in memory; hold it against that series")
         series = open_series(
             src,
             hmi=hmi,
             anon=anon,
-            degradation=degradation or degradation_of(sun.archive),
-            align=replace(align, channels=sun.channels),
+            degradation=degradation or _degradation_of(archive),
+            align=replace(align, channels=archive.channels),
         )
-    if series.shape != sun.archive.shape or series.channels != sun.channels:
-        mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, sun.archive.shape))
-        raise InputError(
-            f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {path} has "
-            f"{' '.join(sun.channels)} at {theirs}; name the archive's own source"
-        )
+    if series.shape != archive.shape or series.channels != archive.channels:
+        raise _unlike(series, archive, "name the archive's own source")
     return series
 
 
@@ -220,7 +208,7 @@ def what_follows(
             raise InputError(
                 f"{archive.path}: was made from a series in memory; what is added must be one as well"
             )
-        sources = _opened(src, hmi, anon, degradation or degradation_of(archive))
+        sources = _opened(src, hmi, anon, degradation or _degradation_of(archive))
         held = {name for source in sources for name in source.channels}
         common = [name for name in archive.channels if name in held]
         if not common:
@@ -238,11 +226,7 @@ def what_follows(
         start = align.start if align.start is not None else str(archive.time[0])
         series = join(sources, **asdict(replace(align, start=start, channels=common)))
     if series.shape != archive.shape or not set(series.channels) <= set(archive.channels):
-        mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, archive.shape))
-        raise InputError(
-            f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {archive.path} "
-            f"has {' '.join(archive.channels)} at {theirs}; add images of these"
-        )
+        raise _unlike(series, archive, "add images of these")
     if series.missing == "drop":
         # Frames that the archive left out for an image without measurement are not absent from it.
         series = series.whole(~np.isin(series.time, archive.time))
@@ -251,6 +235,20 @@ def what_follows(
     there = archive.valid[rows][:, [archive.channels.index(name) for name in series.channels]]
     images = int(np.count_nonzero(~np.isnat(series.t_obs[frames]) & ~there))
     return following, align, Late(before[~np.isin(before, archive.time)], images)
+
+
+def _degradation_of(archive: Archive) -> str | None:
+    """Return the folder with tables of AIA's degradation that an archive's source was read with."""
+    recorded = archive.coding.get("degradation")
+    return recorded if isinstance(recorded, str) else None
+
+
+def _unlike(series: Series, archive: Archive, remedy: str) -> InputError:
+    mine, theirs = ("×".join(map(str, shape)) for shape in (series.shape, archive.shape))
+    return InputError(
+        f"{series.urls[0]}: has {' '.join(series.channels)} at {mine} pixels, the archive {archive.path} "
+        f"has {' '.join(archive.channels)} at {theirs}; {remedy}"
+    )
 
 
 def alignment_of(archive: Archive) -> Alignment | None:
@@ -273,74 +271,3 @@ def alignment_of(archive: Archive) -> Alignment | None:
         ):
             return replace(align, channels=settings.get("channels"))
     raise DamagedError(f"{archive.path}: its alignment settings are not known to this sunzip")
-
-
-def in_both(
-    time: Times, t_obs: Times, other_time: Times, other_t_obs: Times
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Find the frames that two have in common: of one nominal time, or else with an image of one time.
-
-    The latter are those of the same images on another time axis, as that of times as they are.
-
-    Parameters
-    ----------
-    time, other_time
-        (T,) datetime64[ms], strictly increasing: the nominal times of each.
-    t_obs, other_t_obs
-        (T, C) datetime64[ms], of the same channels; NaT where there is no image.
-
-    Returns
-    -------
-    The numbers of these frames in the first, which rise, and in the other.
-    """
-    _, ours, theirs = np.intersect1d(time, other_time, assume_unique=True, return_indices=True)
-    for c in range(t_obs.shape[1]):
-        left = np.setdiff1d(np.flatnonzero(~np.isnat(t_obs[:, c])), ours)
-        other_left = np.setdiff1d(np.flatnonzero(~np.isnat(other_t_obs[:, c])), theirs)
-        _, a, b = np.intersect1d(t_obs[left, c], other_t_obs[other_left, c], return_indices=True)
-        ours, theirs = np.concatenate([ours, left[a]]), np.concatenate([theirs, other_left[b]])
-    order = np.argsort(ours)
-    return ours[order], theirs[order]
-
-
-class Decoded:
-    """An archive's frames, one by one: those that are decoded together are kept until others are asked for.
-
-    Parameters
-    ----------
-    sun
-        The archive.
-    channels
-        Which are decoded; by default all.
-    """
-
-    def __init__(self, sun: Sun, channels: tuple[str, ...] | None = None) -> None:
-        self._sun = sun
-        self._channels = sun.held(channels)
-        self._begins: list[int] = []
-        self._begin = 0
-        self._cube: Cube | None = None
-
-    def read(self, frame: int) -> Cube:
-        """Return one frame; rising ones are decoded once.
-
-        Raises
-        ------
-        DamagedError, ModelNotFoundError
-            As `sunzip.sun.Sun.read` and `sunzip.sun.Sun.codec`.
-        """
-        if self._cube is None or not self._begin <= frame < self._begin + len(self._cube):
-            sun = self._sun
-            # Before the next ones are made: both together may be of gigabytes.
-            self._cube = None
-            if not self._begins:
-                y, x = sun.archive.shape
-                most = frames_at_a_time(len(self._channels) * y * x, sun.together, stretches=1)
-                self._begins = [stretch[0] for stretch in sun.stretches(range(len(sun)), most)]
-            n = bisect_right(self._begins, frame)
-            self._begin = self._begins[n - 1]
-            end = self._begins[n] if n < len(self._begins) else len(sun)
-            self._cube = sun.cube(self._begin, end, self._channels)
-        i = slice(frame - self._begin, frame - self._begin + 1)
-        c = self._cube
-        return Cube(c.data[i], c.channels, c.time[i], c.t_obs[i], c.valid[i], c.headers[i], c.scale)
