@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time as clock
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sunzip.api._compress import report
+from sunzip.api._compress import fingerprint_of, report
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import Run, wanted_workers
 from sunzip.api._series import Sources, what_follows
@@ -110,8 +108,7 @@ def append(
             coding = {**old.coding, "align": asdict(align) if align else None}
             if degradation is not None:
                 coding["degradation"] = degradation
-            identity = [old.identity, series.fingerprint(), json.dumps(coding, sort_keys=True)]
-            fingerprint = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+            fingerprint = fingerprint_of(old.identity, series.fingerprint(), coding=coding)
             spec = old.longer(series.time, source, coding, fingerprint)
             size, now = Run(path, series, codec, spec, old).go(
                 embed=old.embedded_model(),
@@ -122,7 +119,7 @@ def append(
                 progress=progress,
             )
     with open_archive(path, anon=anon) as archive:
-        return report(archive, series, codec, size, clock.monotonic() - begin, now, None, late)
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, late=late)
 
 
 def _sources(old: Archive, series: Series) -> Mapping[str, Any]:

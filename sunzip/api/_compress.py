@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import time as clock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -136,15 +136,17 @@ def compress(
         if target_ratio is not None or target_bytes is not None:
             raise InputError("bounded errors take the bytes that they take: give no target, or no max_error")
         codec = codec.within(bounds_of(max_error, series.channels), quality)
-    job = _job(src, series, codec, block, degradation, align)
-    series, path = job.series, os.fspath(out)
+    looking = clock.monotonic()
+    series = _settled(series)
+    looking = clock.monotonic() - looking
+    spec, path = _specifying(src, series, codec, block, degradation, align), os.fspath(out)
     if target_ratio is not None:
         target_ratio = positive(target_ratio, "target_ratio (--target-ratio)")
     elif target_bytes is not None:
         target_bytes = whole(target_bytes, "target_bytes (--target-bytes)", 1)
     open_quality = bool(codec.bounds) and quality is None
     if dry_run or target_ratio is not None or target_bytes is not None or open_quality:
-        sample = Sample(series, job.spec(codec))
+        sample = Sample(series, spec(codec))
         if target_ratio is not None:
             target_bytes = _within(sample.raw_bytes, target_ratio)
         embedded = codec.model.nbytes if embed_model else 0
@@ -159,9 +161,9 @@ def compress(
         if open_quality:
             codec = codec.at(sample.cheapest(codec))
         if dry_run:
-            return _estimated(sample, series, codec, path, embedded, target_bytes, job.looking)
+            return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
-    run = Run(path, series, codec, job.spec(codec))
+    run = Run(path, series, codec, spec(codec))
     size, now = run.go(
         embed=codec.model.files if embed_model else None,
         force=force,
@@ -172,24 +174,6 @@ def compress(
     )
     with open_archive(path) as archive:
         return report(archive, series, codec, size, clock.monotonic() - begin, now, target_bytes)
-
-
-class _Job(NamedTuple):
-    """What is to be coded.
-
-    Attributes
-    ----------
-    series
-        The frames, of which none will be left out any more.
-    looking
-        Seconds that it took to find that out.
-    spec
-        Returns the archive that a codec makes of them.
-    """
-
-    series: Series
-    looking: float
-    spec: Callable[[Codec], ArchiveSpec]
 
 
 def _opened(
@@ -214,21 +198,22 @@ def _opened(
     return series
 
 
-def _job(
+def _settled(series: Series) -> Series:
+    """Return the frames of which none will be left out any more."""
+    # Those of an archive are fixed before the first one is coded.
+    return series.whole() if series.missing == "drop" else series
+
+
+def _specifying(
     src: Sources | Series,
     series: Series,
     codec: Codec,
     block: Block,
     degradation: str | None,
     align: Alignment | None,
-) -> _Job:
-    """Find out which frames there are, and how many are coded together."""
-    looking = clock.monotonic()
-    if series.missing == "drop":
-        # The frames of an archive are fixed before the first one is coded.
-        series = series.whole()
-    looking = clock.monotonic() - looking
-    spec = partial(
+) -> Callable[[Codec], ArchiveSpec]:
+    """Return what tells the archive that a codec makes of frames, at any quality."""
+    return partial(
         _specification,
         series,
         frames=series.fingerprint(),
@@ -236,7 +221,6 @@ def _job(
         align=None if isinstance(src, Series) and align is None else align or Alignment(),
         degradation=degradation,
     )
-    return _Job(series, looking, spec)
 
 
 def sampled(
@@ -262,8 +246,8 @@ def sampled(
     InputError, DamagedError
         As `compress`.
     """
-    job = _job(src, _opened(src, codec, hmi, anon, degradation, align), codec, "auto", degradation, align)
-    return job.series, Sample(job.series, job.spec(codec))
+    series = _settled(_opened(src, codec, hmi, anon, degradation, align))
+    return series, Sample(series, _specifying(src, series, codec, "auto", degradation, align)(codec))
 
 
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
@@ -303,7 +287,6 @@ def _specification(
     }
     held = {"max_error": told(codec.bounds)} if codec.bounds else {}
     coding |= held
-    identity = [frames, codec.model.sha256, json.dumps(coding, sort_keys=True)]
     return ArchiveSpec(
         channels=series.channels,
         shape=series.shape,
@@ -326,18 +309,19 @@ def _specification(
             "stored_bytes": series.stored_bytes,
         },
         coding=coding,
-        fingerprint=hashlib.sha256("\n".join(identity).encode()).hexdigest(),
+        fingerprint=fingerprint_of(frames, codec.model.sha256, coding=coding),
     )
+
+
+def fingerprint_of(*identities: str, coding: Mapping[str, Any]) -> str:
+    """Return what tells an archive from others: by all that it is made from, and how."""
+    text = "\n".join([*identities, json.dumps(coding, sort_keys=True)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _latents(codec: Codec, shape: tuple[int, int]) -> int | None:
     """Return how many numbers a frame is, before they are coded; None if latents are not what is coded."""
     return int(np.prod(codec.family.latent_shape(*shape))) if codec.family.latents_coded else None
-
-
-def _latent_bytes(codec: Codec, shape: tuple[int, int], frames: int) -> int | None:
-    latents = _latents(codec, shape)
-    return None if latents is None else 4 * latents * frames
 
 
 def _errors(
@@ -360,7 +344,7 @@ def report(
     size: int,
     seconds: float,
     frames_coded: int,
-    target: int | None,
+    target: int | None = None,
     late: Late | None = None,
 ) -> CompressReport:
     """Return what there is to tell of an archive, whose last frames are those of a series.
@@ -384,33 +368,19 @@ def report(
             "image that the archive's frames lack, as it came later or has no measurement": late.images,
         }
         alignment["odd"] |= {what: n for what, n in counts.items() if n}
-    return CompressReport(
+    return _report(
+        done,
+        codec,
         path=done.path,
         dry_run=False,
-        frames=done.frames,
         frames_before=done.frames - len(series),
         images=int(valid.sum()),
-        channels=done.channels,
-        shape=done.shape,
-        scale=done.scale,
-        first=str(done.time[0]),
-        last=str(done.time[-1]),
-        model=codec.model.name,
-        model_sha256=codec.model.sha256,
-        quality=codec.shown_quality,
-        max_error=told(codec.bounds) or None,
-        block=done.frames_per_block,
-        target_bytes=target,
+        target=target,
         seconds=seconds,
         frames_coded=frames_coded,
-        raw_bytes=int(valid.sum()) * done.shape[0] * done.shape[1] * 4,
-        # As found at the beginning: listing a large remote store once more would take minutes.
-        source_bytes=done.source["stored_bytes"],
         archive_bytes=size,
         coded_bytes=int(done.block_bytes.sum()),
-        latent_bytes=_latent_bytes(codec, done.shape, done.frames),
-        model_bytes=codec.model.nbytes,
-        errors=_errors(done.channels, done.stats),
+        stats=done.stats,
         alignment=alignment,
     )
 
@@ -425,31 +395,66 @@ def _estimated(
     looking: float,
 ) -> CompressReport:
     found = sample.code(codec)
-    return CompressReport(
+    return _report(
+        sample.spec,
+        codec,
         path=path,
         dry_run=True,
-        frames=len(series),
         frames_before=0,
         images=sample.images,
-        channels=series.channels,
-        shape=series.shape,
-        scale=str(series.scale),
-        first=str(series.time[0]),
-        last=str(series.time[-1]),
+        target=target,
+        seconds=looking + found.seconds,
+        frames_coded=len(series),
+        archive_bytes=found.coded_bytes + found.overhead + embedded,
+        coded_bytes=found.coded_bytes,
+        stats=found.stats,
+        alignment=series.report.as_dict(),
+    )
+
+
+def _report(
+    of: Archive | ArchiveSpec,
+    codec: Codec,
+    *,
+    path: str,
+    dry_run: bool,
+    frames_before: int,
+    images: int,
+    target: int | None,
+    seconds: float,
+    frames_coded: int,
+    archive_bytes: int,
+    coded_bytes: int,
+    stats: dict[str, npt.NDArray[np.float32]],
+    alignment: dict[str, Any],
+) -> CompressReport:
+    frames, latents = len(of.time), _latents(codec, of.shape)
+    return CompressReport(
+        path=path,
+        dry_run=dry_run,
+        frames=frames,
+        frames_before=frames_before,
+        images=images,
+        channels=of.channels,
+        shape=of.shape,
+        scale=str(of.scale),
+        first=str(of.time[0]),
+        last=str(of.time[-1]),
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.shown_quality,
         max_error=told(codec.bounds) or None,
-        block=sample.spec.frames_per_block,
+        block=of.frames_per_block,
         target_bytes=target,
-        seconds=looking + found.seconds,
-        frames_coded=len(series),
-        raw_bytes=sample.raw_bytes,
-        source_bytes=series.stored_bytes,
-        archive_bytes=found.coded_bytes + found.overhead + embedded,
-        coded_bytes=found.coded_bytes,
-        latent_bytes=_latent_bytes(codec, series.shape, len(series)),
+        seconds=seconds,
+        frames_coded=frames_coded,
+        raw_bytes=4 * images * of.shape[0] * of.shape[1],
+        # As found at the beginning: listing a large remote store once more would take minutes.
+        source_bytes=of.source["stored_bytes"],
+        archive_bytes=archive_bytes,
+        coded_bytes=coded_bytes,
+        latent_bytes=None if latents is None else 4 * latents * frames,
         model_bytes=codec.model.nbytes,
-        errors=_errors(series.channels, found.stats),
-        alignment=series.report.as_dict(),
+        errors=_errors(of.channels, stats),
+        alignment=alignment,
     )
