@@ -11,7 +11,6 @@ import json
 import math
 import struct
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.normalize import NOISE, Stabiliser
 from sunzip.residual import correct
+from sunzip.studies.timing import fastest
 
 Float = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -590,18 +590,9 @@ def _theirs(
 
 def _speeds(case: Case, encode: Callable[[], Any], decode: Callable[[], Any]) -> dict[str, float]:
     return {
-        f"{what}_mb_s": float(f"{case.data.nbytes / 1e6 / _fastest(work):.3g}")
+        f"{what}_mb_s": float(f"{case.data.nbytes / 1e6 / fastest(work, 0, _ROUNDS, warm=True):.3g}")
         for what, work in (("encode", encode), ("decode", decode))
     }
-
-
-def _fastest(work: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(_ROUNDS):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 @click.command()

@@ -12,6 +12,7 @@ from sunzip.api._reports import (
     DiffReport,
     EvaluateReport,
     OnProgress,
+    OnStep,
     Progress,
 )
 from sunzip.api._sample import Sample
@@ -29,6 +30,7 @@ __all__ = [
     "DiffReport",
     "EvaluateReport",
     "OnProgress",
+    "OnStep",
     "Progress",
     "Sample",
     "Sources",

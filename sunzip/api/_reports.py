@@ -19,6 +19,9 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 
+#: What a job of several parts calls: (what is being done, how much of it is done, of how much).
+OnStep = Callable[[str, int, int], object]
+
 
 @dataclass(frozen=True, slots=True)
 class CompressReport:

@@ -18,7 +18,7 @@ from sunzip.files import printable
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from sunzip.api import OnProgress, Progress
+    from sunzip.api import OnProgress, OnStep, Progress
 
 #: Stands where there is no value.
 NONE = "–"
@@ -226,7 +226,7 @@ def bytes_bar(quiet: bool) -> Iterator[Callable[[int, int], object] | None]:
 
 
 @contextmanager
-def steps_bar(quiet: bool, opening: str) -> Iterator[Callable[[str, int, int], object] | None]:
+def steps_bar(quiet: bool, opening: str) -> Iterator[OnStep | None]:
     """As `frames_bar`, for a job of several parts that tells what is done, and how much of how much."""
     if not shows_progress(quiet):
         yield None

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time as clock
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.api import compress, open
+from sunzip.api import OnStep, compress, open
 from sunzip.arguments import whole
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
@@ -65,9 +65,6 @@ KNOWN = (
     ),
     "96a8c97f6f423a4335722aa47cc7c0829ba2c352d543cb64493a9ef8efb4c166",
 )
-
-#: (what is being done, how much of it is done, of how much).
-Advance = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,7 @@ def bench(
     quality: int | None = None,
     size: int = 512,
     cores: Iterable[int] | None = None,
-    progress: Advance | None = None,
+    progress: OnStep | None = None,
 ) -> BenchReport:
     """Time coding and decoding of a film of the synthetic Sun, 12 channels every 12 minutes.
 

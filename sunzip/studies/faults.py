@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import __version__, weights
-from sunzip.api import Alignment, open_series
+from sunzip.api import Alignment, OnStep, open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.lanes import here
@@ -181,7 +181,7 @@ def faults(
     burst: float = 8.0,
     packet: int = 1776,
     seed: int = 0,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: OnStep | None = None,
 ) -> dict[str, Any]:
     """Send coded frames through channels that lose packets and flip bits, and strike the encoder's weights.
 
@@ -575,7 +575,7 @@ def strike_weights(
     channels: tuple[str, ...],
     wanted: int,
     rng: np.random.Generator,
-    advance: Callable[[str, int, int], object],
+    advance: OnStep,
 ) -> dict[str, Any]:
     """Flip single bits in the encoder's memory and code a frame with each.
 

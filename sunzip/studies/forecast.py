@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.api import OnStep
 from sunzip.errors import InputError
 from sunzip.studies import extractors
 from sunzip.studies.extractors import Days
@@ -56,9 +57,6 @@ _MIN_ROWS = 8
 # Days before and after that are tried, by which features may be ahead, and the share of the variance above
 # which that counts.
 _LAGS, _MAX_LAG, _TELLS = 10, 2, 0.3
-
-#: (what is being done, how much of it is done, of how much).
-OnStep = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, slots=True)

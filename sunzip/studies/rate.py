@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.api import Alignment, Sample, Sources, judging, sampled
+from sunzip.api import Alignment, OnStep, Sample, Sources, judging, sampled
 from sunzip.arguments import whole
 from sunzip.codec import Codec
 from sunzip.codec.processes import ahead, settle
@@ -26,9 +26,6 @@ Float = npt.NDArray[np.float32]
 
 #: From coarse to fine; the model's default is always among them.
 QUALITIES = (5, 15, 25, 35, 50, 65, 80, 95)
-
-#: (what is being done, how much of it is done, of how much).
-Advance = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +130,7 @@ def rate(
     align: Alignment | None = None,
     model: str | Path | Model = weights.DEFAULT,
     qualities: Iterable[int] | None = None,
-    progress: Advance | None = None,
+    progress: OnStep | None = None,
 ) -> RateReport:
     """Tell what frames would cost at which error, by coding a sample of them at several qualities.
 
