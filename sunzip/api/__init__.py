@@ -1,7 +1,7 @@
 """The main jobs: sources into archives, archives into sinks and arrays, and what was lost on the way."""
 
 from sunzip.api._append import append
-from sunzip.api._compress import Block, compress, sampled
+from sunzip.api._compress import Block, compress, longest_block, sampled
 from sunzip.api._decompress import decompress, replacing
 from sunzip.api._diff import diff
 from sunzip.api._evaluate import evaluate, judging
@@ -43,6 +43,7 @@ __all__ = [
     "diff",
     "evaluate",
     "judging",
+    "longest_block",
     "open",
     "open_series",
     "replacing",

@@ -250,12 +250,17 @@ def sampled(
     return series, Sample(series, _specifying(src, series, codec, "auto", degradation, align)(codec))
 
 
+def longest_block(pixels: int) -> int:
+    """Return the most frames of so many pixels that are coded together unless others are asked for."""
+    return min(_TOGETHER, max(1, _BLOCK_PIXELS // pixels))
+
+
 def _frames_per_block(wanted: Block, codec: Codec, time: npt.NDArray[np.datetime64], pixels: int) -> int:
     """Return how many frames are coded together; shards have a whole number of blocks."""
     if isinstance(wanted, str) and wanted == "auto":
         if not codec.family.sequential or len(time) < 2 or np.median(np.diff(time).astype("m8[ms]")) > _APART:
             return 1
-        return min(_TOGETHER, FRAMES_PER_SHARD, len(time), max(1, _BLOCK_PIXELS // pixels))
+        return min(longest_block(pixels), FRAMES_PER_SHARD, len(time))
     return whole(wanted, "block (--block), if not 'auto',", 1, FRAMES_PER_SHARD)
 
 

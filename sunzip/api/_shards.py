@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sunzip import archive as lat
 from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
-from sunzip.codec.lanes import Task, count
+from sunzip.codec.lanes import BUSY, Task, count
 from sunzip.codec.processes import ahead
 from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
@@ -29,9 +29,6 @@ from sunzip.times import format_utc
 #: float32 pixels held at a time: frames are read, coded and written in stretches of this many; and of so many
 #: at most, 2 GB, where each lane or each block wants more.
 _STRETCH_PIXELS, _MOST_PIXELS = 1 << 24, 1 << 29
-
-#: Lanes that the frames of a block keep busy, some of which wait for others.
-_BUSY = 3
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
@@ -272,7 +269,7 @@ def frames_at_a_time(pixels: int, block: int, stretches: int) -> int:
     """
     lanes = -(-count() // stretches)
     # Frames that stand alone are done by each lane alike; of those of a block some wait for others.
-    unit = lanes if block == 1 else -(-lanes // _BUSY) * block
+    unit = lanes if block == 1 else -(-lanes // BUSY) * block
     held = max(_STRETCH_PIXELS // pixels // unit, 1) * unit
     return max(min(held, _MOST_PIXELS // pixels) // block, 1) * block
 

@@ -22,6 +22,9 @@ from typing import Any, Generic, TypeVar
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
 
+#: Lanes that the frames of a block keep busy, some of which wait for others.
+BUSY = 3
+
 #: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, and of how many bytes they are made: the second
 #: is the largest that glibc takes.
 _MALLOC = {-1: 128 << 20, -3: 32 << 20}

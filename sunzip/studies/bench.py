@@ -22,22 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import weights
-from sunzip.api import OnStep, compress, open
+from sunzip.api import OnStep, compress, longest_block, open
 from sunzip.arguments import whole
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
-from sunzip.codec.lanes import count
+from sunzip.codec.lanes import BUSY, count
 from sunzip.codec.processes import ahead, pids, settle
 from sunzip.errors import InputError
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.studies.timing import fastest
-
-#: Frames that are made, and pixels of them at most, as a block has; they follow each other again and again.
-_FILM, _PIXELS = 24, 24 * 12 * 1024**2
-
-#: Lanes that a block keeps busy.
-_BUSY = 3
 
 #: Frames after which one core has done all that it does: the second builds on the first.
 _WARM = 2
@@ -208,8 +202,8 @@ def bench(
 
 
 def _rendered(size: int) -> int:
-    """Return how many frames of a size are made: as many as a block of them has."""
-    return min(_FILM, max(1, _PIXELS // (len(NAMES) * size * size)))
+    """Return how many frames of a size are made, that follow each other again and again: those of a block."""
+    return longest_block(len(NAMES) * size * size)
 
 
 def _numbers(most: int) -> list[int]:
@@ -287,7 +281,7 @@ def serve(folder: str, size: str, cores: str, model: str, quality: str) -> None:
 
     # As in a run of which no end is to be seen.
     with ahead(1 << 62):
-        blocks = -(-lanes // _BUSY)
+        blocks = -(-lanes // BUSY)
         settle(partial(code, film(blocks * _rendered(side) if lanes > 1 else _WARM)))
         series = film(lanes * _rendered(side))
         into = fastest(partial(code, series), _SECONDS, 1, warm=True)
