@@ -42,7 +42,7 @@ def image_map(cube: Cube, frame: int = 0, about: Mapping[str, Any] | None = None
         raise InputError(f"there is no image of {cube.channels[0]} at {cube.time[frame]}")
     data = cube.to_scale(Scale.MEAN).data[frame, 0]
     known, taken = channel(cube.channels[0]), taken_at(cube, frame, 0)
-    header = header_of(known, taken, side, cube.headers[frame][0], about or {})
+    header = header_of(known, taken, side, cube.headers[frame][0], about)
     return sunpy.map.Map(data, header)
 
 

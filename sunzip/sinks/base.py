@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -182,6 +182,8 @@ class Sink(Target):
         (Y, X) of every image.
     scale
         What AIA pixels mean, in the layouts that can say so; the others convert to their own.
+    about
+        What is to be said of all images, in the layouts that have a place for it.
 
     Raises
     ------
@@ -192,11 +194,18 @@ class Sink(Target):
     layout: ClassVar[str]
 
     def __init__(
-        self, path: str | os.PathLike[str], *, channels: Sequence[str], shape: tuple[int, int], scale: Scale
+        self,
+        path: str | os.PathLike[str],
+        *,
+        channels: Sequence[str],
+        shape: tuple[int, int],
+        scale: Scale,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.channels = canonical(channels)
         self.shape = shape
         self.scale = scale
+        self._about = about or {}
         super().__init__(path)
 
     def write(self, cube: Cube) -> None:

@@ -58,8 +58,7 @@ class FitsSink(Sink):
         shape: tuple[int, int],
         about: Mapping[str, Any] | None,
     ) -> None:
-        self._about = about or {}
-        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
+        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN, about=about)
         if shape[0] != shape[1]:
             self.abort()
             raise OutputError(f"{path}: FITS files are of square images, and these have shape {shape}")

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from sunzip.cube import Cube, Scale
+from sunzip.cube import Cube
 from sunzip.sinks.base import MARK, Sink, Target
 
 
@@ -71,18 +70,6 @@ class Hdf5Sink(Hdf5Target, Sink):
     """Writes one HDF5 file, growing along time."""
 
     layout = "hdf5"
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        channels: Sequence[str],
-        shape: tuple[int, int],
-        scale: Scale,
-        about: Mapping[str, Any] | None,
-    ) -> None:
-        self._about = about or {}
-        super().__init__(path, channels=channels, shape=shape, scale=scale)
 
     def _lay_out(self, file: Any) -> None:
         import h5py

@@ -30,10 +30,8 @@ class SdomlV2Sink(Sink):
 
     Parameters
     ----------
-    path, channels, shape
-        As `Sink`.
-    about
-        JSON that the root group gets besides: what has to be said of the store as a whole.
+    path, channels, shape, about
+        As `Sink`; the last is JSON, of the root group.
     """
 
     layout = "sdoml-v2"
@@ -47,16 +45,15 @@ class SdomlV2Sink(Sink):
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._year: str | None = None
-        self._about = {MARK: self.layout, **(about or {})}
         self._arrays: dict[str, _Rows] = {}
-        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN)
+        super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN, about=about)
 
     def _begin(self) -> None:
         import zarr
 
         # Mode "w" would make the folder anew, and it is held.
         self._root = zarr.create_group(self._partial, zarr_format=2)
-        self._root.attrs.put(self._about)
+        self._root.attrs.put({MARK: self.layout, **self._about})
 
     def _write(self, cube: Cube) -> None:
         for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):
