@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sunzip.errors import InputError, OutputError
-from sunzip.files import Aside, sync_folder
+from sunzip.files import Aside, sync_folder, write_through
 
 #: The environment variable that names another folder.
 VARIABLE = "SUNZIP_MODELS"
@@ -132,7 +132,7 @@ def put(entry: Entry, files: Mapping[str, bytes]) -> None:
         aside = Aside(path, folder=True)
         try:
             for name, data in files.items():
-                _write(aside.path / name, data)
+                write_through(aside.path / name, data)
             sync_folder(aside.path)
             if not path.is_dir() and _renamed(aside, path):
                 sync_folder(path.parent)
@@ -176,7 +176,7 @@ def call(entry: Entry, name: str | None) -> None:
         else:
             aside = Aside(path)
             try:
-                _write(aside.path, name.encode())
+                write_through(aside.path, name.encode())
                 aside.release()
                 os.replace(aside.path, path)
             except BaseException:
@@ -187,7 +187,7 @@ def call(entry: Entry, name: str | None) -> None:
         raise _unwritable(entry.path, error) from None
 
 
-def remove(entry: Entry, files: Mapping[str, object]) -> None:
+def remove(entry: Entry, files: Iterable[str]) -> None:
     """Remove a model.
 
     Parameters
@@ -208,21 +208,15 @@ def remove(entry: Entry, files: Mapping[str, object]) -> None:
         if entry.path.is_symlink():
             entry.path.unlink()
             return
+        ours = {*files, _NAME}
         for name in sorted(os.listdir(entry.path)):
-            if name.partition(".partial")[0] not in {*files, _NAME}:
+            if name.partition(".partial")[0] not in ours:
                 raise InputError(f"{entry.path}: {name} in it is not of sunzip; remove the folder by hand")
         shutil.rmtree(entry.path)
         with suppress(OSError):
             sync_folder(entry.path.parent)
     except OSError as error:
         raise OutputError(f"{entry.path}: cannot be removed: {error.strerror or error}") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -237,6 +237,20 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
         raise
 
 
+def write_through(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file, and bring it to the disk.
+
+    Raises
+    ------
+    OSError
+        If that fails.
+    """
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Bring to the disk what a folder says is in it: a rename survives losing power only then.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
-from sunzip.files import keep_mode, locked, sync_folder
+from sunzip.files import keep_mode, locked, sync_folder, write_through
 from sunzip.sources.storage import SPECIAL, Connection, reason
 
 Range = tuple[int, int]  # offset and size
@@ -411,10 +411,7 @@ class _LocalPlace:
             os.makedirs(folder, exist_ok=True)
             temporary = os.path.join(folder, _temporary())
             with _removed_on_error(temporary):
-                with open(temporary, "wb") as f:
-                    f.write(data)
-                    f.flush()
-                    os.fsync(f.fileno())
+                write_through(temporary, data)
                 os.replace(temporary, file)
 
     def get(self, key: str) -> bytes | None:
