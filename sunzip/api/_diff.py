@@ -31,6 +31,9 @@ from sunzip.weights import Model
 #: How many times are named of what only one has.
 _TOLD = 5
 
+#: In place of a keyword that a header lacks.
+_ABSENT: Any = object()
+
 
 class _Held(ABC):
     """One of the two: its frames, read or decoded one by one.
@@ -218,16 +221,15 @@ def diff(
             made = alignment_of(sun.archive)
             if cadence is None and made is not None:
                 align = Alignment(made.cadence, made.tolerance)
-        one, other = (
-            _Archive(sun)
-            if sun is not None
-            else _Source(
-                x
-                if isinstance(x, Series)
-                else open_series(x, hmi=hmi, anon=anon, degradation=degradation, align=align)
-            )
-            for x, sun, hmi in zip((a, b), suns, (hmi_a, hmi_b), strict=True)
-        )
+
+        def held(x: Sources | Series, sun: Sun | None, hmi: str | None) -> _Held:
+            if sun is not None:
+                return _Archive(sun)
+            if not isinstance(x, Series):
+                x = open_series(x, hmi=hmi, anon=anon, degradation=degradation, align=align)
+            return _Source(x)
+
+        one, other = held(a, suns[0], hmi_a), held(b, suns[1], hmi_b)
         return _Comparison(one, other).run(progress)
 
 
@@ -252,7 +254,7 @@ class _Comparison:
         self.comparable = a.shape == b.shape and bool(self.common)
         self.channels = {name: _Images(name) for name in self.common}
         self.alone = (Counter[str](), Counter[str]())
-        self.frames = self.later = self.renamed = 0
+        self.frames = self.retimed = self.renamed = 0
         self.apart = np.timedelta64(0, "ms")
         self.worded = 0
         self.words: Counter[str] = Counter()
@@ -322,7 +324,7 @@ class _Comparison:
             if here and there:
                 self.channels[name].add(x.data[0, c], y.data[0, c])
                 apart = abs(x.t_obs[0, c] - y.t_obs[0, c])
-                self.later += bool(apart)
+                self.retimed += bool(apart)
                 self.apart = max(self.apart, apart)
                 words = list(_words(x.headers[0][c], y.headers[0][c]))
                 self.words.update(words)
@@ -345,7 +347,7 @@ class _Comparison:
             "frames": any(lone.frames for lone in frames_only),
             "images": any(images_only),
             "nominal times": bool(self.renamed),
-            "times": bool(self.later),
+            "times": bool(self.retimed),
             "pixels": any(row.differing for row in rows.values()),
             "keywords": bool(self.worded),
         }
@@ -360,7 +362,7 @@ class _Comparison:
             images_only=(images_only[0], images_only[1]),
             unseen=(a.unseen, b.unseen),
             nominal_times=self.renamed,
-            times=self.later,
+            times=self.retimed,
             seconds_apart=int(self.apart.astype(np.int64)) / 1000,
             keywords=self.worded,
             keyword_names=dict(sorted(self.words.items(), key=lambda item: (-item[1], item[0]))),
@@ -394,7 +396,7 @@ class _Images:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.images = self.identical = self.pixels = self.differing = self.lone = self.measured = 0
+        self.images = self.identical = self.pixels = self.differing = self.nan_in_one = self.measured = 0
         self.most = self.most_sigma = self.rmse = self.rmse_sigma = 0.0
 
     def add_same(self, pixels: int) -> None:
@@ -413,7 +415,7 @@ class _Images:
         self.images += 1
         self.pixels += x.size
         self.differing += int(np.count_nonzero(other))
-        self.lone += int(np.count_nonzero(nan[0] != nan[1]))
+        self.nan_in_one += int(np.count_nonzero(nan[0] != nan[1]))
         known = np.isfinite(x) & np.isfinite(y)
         if not known.any():
             return
@@ -436,7 +438,7 @@ class _Images:
             identical=self.identical,
             pixels=self.pixels,
             differing=self.differing,
-            nan_in_one=self.lone,
+            nan_in_one=self.nan_in_one,
             max_error=self.most if n else None,
             rmse=self.rmse / n if n else None,
             max_sigma=self.most_sigma if n else None,
@@ -451,6 +453,3 @@ def _words(x: Header, y: Header) -> Iterator[str]:
         # NaN is the same as NaN, and equals nothing.
         if here != there and not (here != here and there != there):
             yield key
-
-
-_ABSENT: Any = object()

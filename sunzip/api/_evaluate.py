@@ -63,9 +63,10 @@ def evaluate(
             same = original.valid & decoded.valid & (original.t_obs == decoded.t_obs)
             # A bound is meant in the archive's own scale.
             there = read.to_scale(cube.scale) if bounds else read
-            for name in (name for name in bounds if same[0, sun.channels.index(name)]):
+            for name, bound in bounds.items():
                 c = sun.channels.index(name)
-                outside[name] += bounds[name].outside(there.data[0, c], cube.data[0, c], name, cube.scale)
+                if same[0, c]:
+                    outside[name] += bound.outside(there.data[0, c], cube.data[0, c], name, cube.scale)
             gather.add(original.data, decoded.data, same)
             images, frames = images + int(same.sum()), frames + bool(same.any())
             offered += int(original.valid.sum())

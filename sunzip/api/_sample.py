@@ -41,7 +41,6 @@ _PIXELS = 1 << 29
 #: Bytes of a frame's entry in a block's table, about.
 _ENTRY = 2
 
-
 #: Qualities tried first where errors are bounded, and how far from the best of them others then are.
 QUALITIES, NEARER = (10, 30, 50, 70, 90), (10, 5)
 
