@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -572,6 +572,7 @@ class _Shard:
         self._grid = grid = merged.grid
         self._shard = shard
         self._key = grid.cube_of(shard)
+        self._t_obs_key, self._keywords_key = f"t_obs/c/{shard}/0", f"keywords/c/{shard}"
         self._frames = grid.frames_of(shard)
         self._n = self._frames.stop - self._frames.start
         self._numbers = grid.blocks_of(shard)
@@ -595,7 +596,7 @@ class _Shard:
         self._changed = bool(self.lost.any())
         self._check_keywords()
         told = set(_TOLD_BY)
-        if f"keywords/c/{shard}" not in merged.of:
+        if self._keywords_key not in merged.of:
             told |= {"exptime", "deg_cor", "quality"}
         self.gone = {
             key
@@ -607,8 +608,7 @@ class _Shard:
         """Return what makes an object anew; None if it stays as it is."""
         name = key.partition("/")[0]
         kept = key in self._merged.of and not self._changed
-        t_obs = f"t_obs/c/{self._shard}/0"
-        if kept and not (name == "keywords" and t_obs in self.gone):
+        if kept and not (name == "keywords" and self._t_obs_key in self.gone):
             return None
         match name:
             case "cube":
@@ -675,8 +675,9 @@ class _Shard:
             name, self._merged.chunk(key, layout.table_size(name, shape)), shape, key
         ).copy()
 
+    @cached_property
     def _images(self) -> npt.NDArray[np.bool_]:
-        """Return which images there are now, by the masks of the blocks."""
+        """Which images there are now, by the masks of the blocks."""
         bits = mask_bits(self._grid)
         masks = np.array([mask for block in self._masks for mask in block])[:, None] & bits > 0
         out = np.zeros((self._grid.frames_per_shard, len(bits)), bool)
@@ -686,7 +687,7 @@ class _Shard:
     def _table(self, name: str) -> npt.NDArray[Any]:
         """Return one of the tables as it is now: without what is lost."""
         if name == "valid":
-            return self._images()
+            return self._images
         out = self._stored(name)
         if out is None:
             n = self._grid.frames_per_shard
@@ -700,16 +701,16 @@ class _Shard:
             )
             out = layout.table_values(name, table, n)
         fill = layout.TABLES[name][1]
-        out[~self._images()] = np.nan if fill == "NaN" else fill
+        out[~self._images] = np.nan if fill == "NaN" else fill
         return out
 
     def _text(self) -> bytes | None:
         """Return the keywords as they were stored, without those that lost times of observation told."""
-        key = f"keywords/c/{self._shard}"
+        key = self._keywords_key
         if key not in self._merged.of:
             return None
         text = layout.one_text(self._merged.chunk(key, None), key)
-        return text if f"t_obs/c/{self._shard}/0" in self._merged.of else without_times(text, key)
+        return text if self._t_obs_key in self._merged.of else without_times(text, key)
 
     def _stored_headers(self) -> Headers | None:
         """Return the keywords as they were, or None."""
@@ -723,7 +724,7 @@ class _Shard:
 
     def _headers(self) -> list[list[Mapping[str, Any]]]:
         """Return the keywords of the images that there are now."""
-        images = self._images()
+        images = self._images
         nothing: list[list[Mapping[str, Any]]] = [[{} for _ in row] for row in images[: self._n]]
         found = self._stored_headers()
         if found is None:
@@ -739,7 +740,7 @@ class _Shard:
             found = self._stored_headers()
             if found is None or found.values <= _MOST_KEYWORDS:
                 return
-        del self._merged.of[f"keywords/c/{self._shard}"]
+        del self._merged.of[self._keywords_key]
 
     def _keywords(self) -> bytes:
         text = self._text()
@@ -754,13 +755,18 @@ class _Shard:
         if (where := self._blocks[i]) is not None:
             source, at, size = where
             return source.read(self._key, at, size)
+        return self._empty
+
+    @cached_property
+    def _empty(self) -> bytes:
+        """A block without images."""
         nothing = [EMPTY] * self._grid.frames_per_block
         quality = self._merged.attributes["codec"].get("quality", 0)
         masks, payloads, gaps, _ = zip(*nothing, strict=True)
         return Block(bytes.fromhex(self._model)[:4], self._grid.shape, quality, masks, payloads, gaps).pack()
 
     def _lengths(self) -> list[int]:
-        return [len(self._one(i)) if b is None else b[2] for i, b in enumerate(self._blocks)]
+        return [len(self._empty) if where is None else where[2] for where in self._blocks]
 
     def _sizes(self) -> bytes:
         return layout.block_sizes(self._lengths(), self._grid.blocks_per_shard)
