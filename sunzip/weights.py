@@ -207,6 +207,11 @@ def installed() -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def _own_names() -> set[str]:
+    """Return the names of these models, which no other may have."""
+    return {folder.name for folder in installed()}
+
+
 @lru_cache(maxsize=8)
 def _read_cached(folder: Path, _changed: tuple[tuple[int, int], ...]) -> Model:
     return read_folder(folder)
@@ -300,8 +305,12 @@ def _by_sha256(text: str) -> Model | Entry | None:
             found[model.sha256] = model
     found |= {sha256: model for sha256, model in _REGISTERED.items() if sha256.startswith(text)}
     if len(found) > 1:
-        raise InputError(f"the sha256 of several models begins with {text}; give more of it")
+        raise _ambiguous(text)
     return next(iter(found.values()), None)
+
+
+def _ambiguous(text: str) -> InputError:
+    return InputError(f"the sha256 of several models begins with {text}; give more of it")
 
 
 def _absent(text: str, remedy: str) -> ModelNotFoundError:
@@ -381,7 +390,7 @@ def add(model: Model, name: str | None = None, *, force: bool = False) -> AddRep
             f"a model cannot be added as {name!r}: a name has up to {LONGEST_NAME} printable characters, no "
             "slashes, and is not like a sha256; give it another one (--name, name=)"
         )
-    if name in {folder.name for folder in installed()}:
+    if name in _own_names():
         raise InputError(
             f"{name} is the name of a model that came with sunzip, and of no other; give this one another "
             "(--name, name=)"
@@ -432,7 +441,7 @@ def _can_be_called(name: str) -> bool:
 
 def names_of_added() -> dict[str, str]:
     """Return the names by which added models are found, by their sha256; that alone tells the others."""
-    ours = {folder.name for folder in installed()}
+    ours = _own_names()
     return {entry.sha256: name for name, entry in added.names().items() if name not in ours}
 
 
@@ -458,16 +467,16 @@ def remove(wanted: str) -> Path:
     OutputError
         If it cannot be removed.
     """
-    ours = {folder.name for folder in installed()}
-    found = [entry] if wanted not in ours and (entry := added.names().get(wanted)) else []
+    ours = wanted in _own_names()
+    found = [entry] if not ours and (entry := added.names().get(wanted)) else []
     if not found and begins_sha256(wanted):
         found = [entry for entry in added.entries() if entry.sha256.startswith(wanted)]
-        ours |= {wanted for folder in installed() if (_sha256_of(folder) or "").startswith(wanted)}
-    if not found and wanted in ours:
+        ours |= any((_sha256_of(folder) or "").startswith(wanted) for folder in installed())
+    if not found and ours:
         raise InputError(f"{wanted} came with sunzip, and stays; only models that were added can be removed")
     if not found:
         raise _absent(wanted, "only those that were added can be removed")
     if len(found) > 1:
-        raise InputError(f"the sha256 of several models begins with {wanted}; give more of it")
+        raise _ambiguous(wanted)
     added.remove(found[0], FILES)
     return found[0].path
