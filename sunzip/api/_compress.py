@@ -19,7 +19,7 @@ from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import Run, wanted_workers
 from sunzip.api._sample import Sample
-from sunzip.api._series import Alignment, Late, Sources, open_series
+from sunzip.api._series import Alignment, Late, Sources, open_series, settled
 from sunzip.archive import Archive, ArchiveSpec, open_archive
 from sunzip.arguments import positive, whole
 from sunzip.bounds import Wish, bounds_of, told
@@ -137,7 +137,8 @@ def compress(
             raise InputError("bounded errors take the bytes that they take: give no target, or no max_error")
         codec = codec.within(bounds_of(max_error, series.channels), quality)
     looking = clock.monotonic()
-    series = _settled(series)
+    # The frames of an archive are fixed before the first one is coded.
+    series = settled(series)
     looking = clock.monotonic() - looking
     spec, path = _specifying(src, series, codec, block, degradation, align), os.fspath(out)
     if target_ratio is not None:
@@ -198,12 +199,6 @@ def _opened(
     return series
 
 
-def _settled(series: Series) -> Series:
-    """Return the frames of which none will be left out any more."""
-    # Those of an archive are fixed before the first one is coded.
-    return series.whole() if series.missing == "drop" else series
-
-
 def _specifying(
     src: Sources | Series,
     series: Series,
@@ -246,7 +241,7 @@ def sampled(
     InputError, DamagedError
         As `compress`.
     """
-    series = _settled(_opened(src, codec, hmi, anon, degradation, align))
+    series = settled(_opened(src, codec, hmi, anon, degradation, align))
     return series, Sample(series, _specifying(src, series, codec, "auto", degradation, align)(codec))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sunzip.api._pairs import Decoded, Stabilise, in_both
 from sunzip.api._reports import EvaluateReport, OnProgress, Progress
-from sunzip.api._series import Sources, source_of
+from sunzip.api._series import Sources, settled, source_of
 from sunzip.bounds import told
 from sunzip.cube import Scale
 from sunzip.errors import InputError
@@ -43,9 +43,8 @@ def evaluate(
     """
     with open(path, model=model, anon=anon) as sun:
         series = source_of(sun, src, hmi=hmi, anon=anon, degradation=degradation)
-        if series.missing == "drop":
-            # Frames that the archive left out for an image without measurement are not absent from it.
-            series = series.whole(~np.isin(series.time, sun.time))
+        # Frames that the archive left out for an image without measurement are not absent from it.
+        series = settled(series, sun.time)
         ours, theirs = in_both(series.time, series.t_obs, sun.time, sun.archive.t_obs)
         gather = judging(sun.channels, sun.archive.shape)
         images = frames = raw = 0

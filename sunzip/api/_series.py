@@ -21,7 +21,7 @@ from sunzip.sources import open_source
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
-from sunzip.times import When, parse_date, parse_duration
+from sunzip.times import Times, When, parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -104,6 +104,26 @@ def _opened(src: Sources, hmi: str | None, anon: bool, degradation: str | None) 
         open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
         for i, u in enumerate(urls)
     ]
+
+
+def settled(series: Series, known: Times | None = None) -> Series:
+    """Return the frames of which none will be left out any more, which only reading them can tell.
+
+    Parameters
+    ----------
+    series
+        As they were opened.
+    known
+        Times of frames that need not be read, as an archive has them.
+
+    Raises
+    ------
+    InputError
+        As `Series.whole`.
+    """
+    if series.missing != "drop":
+        return series
+    return series.whole(None if known is None else ~np.isin(series.time, known))
 
 
 def source_of(
@@ -227,9 +247,8 @@ def what_follows(
         series = join(sources, **asdict(replace(align, start=start, channels=common)))
     if series.shape != archive.shape or not set(series.channels) <= set(archive.channels):
         raise _unlike(series, archive, "add images of these")
-    if series.missing == "drop":
-        # Frames that the archive left out for an image without measurement are not absent from it.
-        series = series.whole(~np.isin(series.time, archive.time))
+    # Frames that the archive left out for an image without measurement are not absent from it.
+    series = settled(series, archive.time)
     following, before = series.following(last, archive.channels, Scale(archive.scale))
     _, frames, rows = np.intersect1d(series.time, archive.time, assume_unique=True, return_indices=True)
     there = archive.valid[rows][:, [archive.channels.index(name) for name in series.channels]]

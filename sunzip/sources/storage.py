@@ -164,7 +164,7 @@ class Storage:
                 raise InputError(f"{self.name(path)}: cannot be read: {reason(error)}") from error
             data = b""
         if len(data) > limit:
-            raise InputError(f"{self.name(path)}: is longer than the {limit} bytes that such a file may have")
+            raise _too_long(self.name(path), limit)
         return data
 
 
@@ -201,8 +201,12 @@ def fetch(url: str, *, limit: int, anon: bool = False) -> bytes | None:
             return None
         raise InputError(f"{url}: cannot be read: {said}") from error
     if data.tell() > limit:
-        raise InputError(f"{url}: is longer than the {limit} bytes that such a file may have")
+        raise _too_long(url, limit)
     return data.getvalue()
+
+
+def _too_long(name: str, limit: int) -> InputError:
+    return InputError(f"{name}: is longer than the {limit} bytes that such a file may have")
 
 
 class Connection:
