@@ -220,8 +220,8 @@ class _Source:
         except BaseException:
             self.reader.close()
             raise
-        #: What is called so for certain.
         doubted = {member.header for member in self.reader.others}
+        #: What is called so for certain.
         self.sure = {
             key for key, m in self.members.items() if self.reader.complete and m.header not in doubted
         }
@@ -498,10 +498,9 @@ class _Merged(ShardChecker):
             if not _is_of_shard(key) and not key.startswith("model/"):
                 report.lost.append(Problem(key, "is lost; this sunzip does not know what it was"))
 
-    def _make(self, key: str, data: bytes | Callable[[], bytes], report: RepairReport | None) -> None:
+    def _make(self, key: str, data: bytes, report: RepairReport) -> None:
         self._made[key] = data
-        if report is not None:
-            report.made.append(key)
+        report.made.append(key)
 
     def _model(self, report: RepairReport) -> None:
         """See to it that the model that was embedded is whole, or is none."""
@@ -547,11 +546,12 @@ class _Merged(ShardChecker):
             make = salvaged.made(key)
             if make is None:
                 continue
-            anew = key not in self.of and key not in salvaged.gone and not salvaged.lost.any()
-            self._make(key, make, report if anew else None)
+            self._made[key] = make
             if key in salvaged.gone:
                 what = f"the {_TOLD_BY.get(name, name)} are lost"
                 report.lost.append(problem_of(key, what, frames, self.time))
+            elif key not in self.of and not salvaged.lost.any():
+                report.made.append(key)
 
 
 class _Shard:

@@ -25,8 +25,8 @@ class ArchiveWriter:
     """An archive that is being written into the folder ``<path>.partial``, on disk or in an object store.
 
     Each shard is written once, by any thread, process or machine that the writer is pickled to: shards share
-    no object. Left without `finish` or
-    `abort`, by an error or by losing power, the folder stays, and `create` with ``resume=True`` continues it.
+    no object. Left without `finish` or `abort`, by an error or by losing power, the folder stays, and
+    `create` with ``resume=True`` continues it.
 
     Attributes
     ----------

@@ -56,12 +56,13 @@ def diff(
     from sunzip import api
     from sunzip.archive import names_archive
 
-    for path, option in ((a, "--hmi-a"), (b, "--hmi-b")):
-        if names_archive(path):
+    archives = [names_archive(path) for path in (a, b)]
+    for is_one, option in zip(archives, ("--hmi-a", "--hmi-b"), strict=True):
+        if is_one:
             refuse_idle(f"where {option[-1].upper()} is an archive", option)
-    if names_archive(a) and names_archive(b):
+    if all(archives):
         refuse_idle("between two archives", "--degradation", "--cadence")
-    elif not names_archive(a) and not names_archive(b):
+    elif not any(archives):
         refuse_idle("where no archive is decoded", "--model")
     with frames_bar(quiet, f"opening {a} and {b}") as progress:
         report = api.diff(
