@@ -13,7 +13,7 @@ import numpy as np
 
 from sunzip.api._compress import fingerprint_of, report
 from sunzip.api._reports import CompressReport, OnProgress
-from sunzip.api._run import Run, wanted_workers
+from sunzip.api._run import code_archive, wanted_workers
 from sunzip.api._series import Sources, what_follows
 from sunzip.archive import Archive, exists, open_archive, remove_left
 from sunzip.errors import DamagedError, InputError
@@ -110,7 +110,12 @@ def append(
                 coding["degradation"] = degradation
             fingerprint = fingerprint_of(old.identity, series.fingerprint(), coding=coding)
             spec = old.longer(series.time, source, coding, fingerprint)
-            size, now = Run(path, series, codec, spec, old).go(
+            size, now = code_archive(
+                path,
+                series,
+                codec,
+                spec,
+                before=old,
                 embed=old.embedded_model(),
                 force=force,
                 resume=resume,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress
-from sunzip.api._run import Run, wanted_workers
+from sunzip.api._run import code_archive, wanted_workers
 from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Late, Sources, open_series, settled
 from sunzip.archive import Archive, ArchiveSpec, open_archive
@@ -164,8 +164,11 @@ def compress(
         if dry_run:
             return _estimated(sample, series, codec, path, embedded, target_bytes, looking)
         del sample
-    run = Run(path, series, codec, spec(codec))
-    size, now = run.go(
+    size, now = code_archive(
+        path,
+        series,
+        codec,
+        spec(codec),
         embed=codec.model.files if embed_model else None,
         force=force,
         resume=resume,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sunzip.api._reports import OnProgress, Progress
@@ -19,81 +18,67 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """An archive to be written.
+def code_archive(
+    path: str,
+    series: Series,
+    codec: Codec,
+    spec: ArchiveSpec,
+    *,
+    before: Archive | None = None,
+    embed: Mapping[str, bytes] | None,
+    force: bool,
+    resume: bool,
+    workers: int | None,
+    client: Client | str | None,
+    progress: OnProgress | None,
+) -> tuple[int, int]:
+    """Code what is left to be coded, and pack; return the archive's bytes and the frames coded.
 
-    Attributes
+    Parameters
     ----------
     path
-        Where.
-    series
-        The frames.
-    codec
-        What codes them.
+        The archive.
+    series, codec
+        The frames, and what codes them.
     spec
         What the archive will hold.
     before
         The archive that is there, if the frames are to be added to it.
+    embed
+        Files of the model, if the archive is to hold them.
+    force, resume, workers, client, progress
+        As `compress`.
     """
-
-    path: str
-    series: Series
-    codec: Codec
-    spec: ArchiveSpec
-    before: Archive | None = None
-
-    def go(
-        self,
-        *,
-        embed: Mapping[str, bytes] | None,
-        force: bool,
-        resume: bool,
-        workers: int | None,
-        client: Client | str | None,
-        progress: OnProgress | None,
-    ) -> tuple[int, int]:
-        """Code what is left to be coded, and pack; return the archive's bytes and the frames coded.
-
-        Parameters
-        ----------
-        embed
-            Files of the model, if the archive is to hold them.
-        force, resume, workers, client, progress
-            As `compress`.
-        """
-        series, raw, coded = self.series, 0, 0
-        if resume and not force and self.before is None:
-            size = size_if_complete(self.path, self.spec, embedded=embed is not None)
-            if size is not None:
-                return size, 0
-        with (
-            _found(client, workers) as cluster,
-            ArchiveWriter.create(
-                self.path, self.spec, force=force, resume=resume, before=self.before
-            ) as writer,
-        ):
-            plan, todo = Plan(series, writer, self.spec.frames_per_block), writer.left()
-            now = sum(f.stop - f.start for f in map(plan.frames_of, todo))
-            done = len(series) - now
-            if progress:
-                progress(Progress(done, len(series), 0, 0))
-            try:
-                with _coding(plan, self.codec, todo, cluster, workers) as finished:
-                    for part in finished:
-                        done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
-                        if progress:
-                            progress(Progress(done, len(series), raw, coded))
-            except (InputError, DamagedError):
-                # A source may be out of reach for a while, so that days of work stay; without a whole shard
-                # there is nothing to stay. On a cluster shards may still be written.
-                if cluster is None and not any(map(writer.done, todo)) and now == len(series):
-                    writer.abort()
-                raise
-            if not raw and now == len(series):
+    raw = coded = 0
+    if resume and not force and before is None:
+        size = size_if_complete(path, spec, embedded=embed is not None)
+        if size is not None:
+            return size, 0
+    with (
+        _found(client, workers) as cluster,
+        ArchiveWriter.create(path, spec, force=force, resume=resume, before=before) as writer,
+    ):
+        plan, todo = Plan(series, writer, spec.frames_per_block), writer.left()
+        now = sum(f.stop - f.start for f in map(plan.frames_of, todo))
+        done = len(series) - now
+        if progress:
+            progress(Progress(done, len(series), 0, 0))
+        try:
+            with _coding(plan, codec, todo, cluster, workers) as finished:
+                for part in finished:
+                    done, raw, coded = done + part.frames, raw + part.raw_bytes, coded + part.coded_bytes
+                    if progress:
+                        progress(Progress(done, len(series), raw, coded))
+        except (InputError, DamagedError):
+            # A source may be out of reach for a while, so that days of work stay; without a whole shard
+            # there is nothing to stay. On a cluster shards may still be written.
+            if cluster is None and not any(map(writer.done, todo)) and now == len(series):
                 writer.abort()
-                raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
-            return writer.finish(embed), now
+            raise
+        if not raw and now == len(series):
+            writer.abort()
+            raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
+        return writer.finish(embed), now
 
 
 def wanted_workers(wanted: int | None, client: Client | str | None) -> int | None:
