@@ -124,7 +124,7 @@ def append(
                 progress=progress,
             )
     with open_archive(path, anon=anon) as archive:
-        return report(archive, series, codec, size, clock.monotonic() - begin, now, late=late)
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, late=late.counts())
 
 
 def _sources(old: Archive, series: Series) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import code_archive, wanted_workers
 from sunzip.api._sample import Sample
-from sunzip.api._series import Alignment, Late, Sources, open_series, settled
+from sunzip.api._series import Alignment, Sources, open_series, settled
 from sunzip.archive import Archive, ArchiveSpec, open_archive
 from sunzip.arguments import positive, whole
 from sunzip.bounds import Wish, bounds_of, told
@@ -348,7 +348,7 @@ def report(
     seconds: float,
     frames_coded: int,
     target: int | None = None,
-    late: Late | None = None,
+    late: Mapping[str, int] | None = None,
 ) -> CompressReport:
     """Return what there is to tell of an archive, whose last frames are those of a series.
 
@@ -359,18 +359,13 @@ def report(
     size, seconds, frames_coded, target
         As `CompressReport` has them.
     late
-        What could not be added to it.
+        How much of what could not be added to it, if anything could be.
     """
     valid = done.valid
     # A run that was continued has not read all images itself.
     series.note_valid(valid[done.frames - len(series) :])
     alignment = series.report.as_dict()
-    if late:
-        counts = {
-            "frame before the archive's last": len(late.frames),
-            "image that the archive's frames lack, as it came later or has no measurement": late.images,
-        }
-        alignment["odd"] |= {what: n for what, n in counts.items() if n}
+    alignment["odd"] |= {what: n for what, n in (late or {}).items() if n}
     return _report(
         done,
         codec,

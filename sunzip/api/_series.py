@@ -183,6 +183,13 @@ class Late(NamedTuple):
     frames: npt.NDArray[np.datetime64]
     images: int
 
+    def counts(self) -> dict[str, int]:
+        """Return how much that is, in words of what was found odd."""
+        return {
+            "frame before the archive's last": len(self.frames),
+            "image that the archive's frames lack, as it came later or has no measurement": self.images,
+        }
+
 
 def what_follows(
     archive: Archive,
