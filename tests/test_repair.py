@@ -150,6 +150,23 @@ def test_without_its_end_an_archive_is_whole_again(files: Files) -> None:
         assert files.check(report)
 
 
+def test_neither_its_beginning_nor_its_end_need_be_there(files: Files, tmp_path: Path) -> None:
+    """Downloads in pieces lack any of them."""
+    data = bytearray(files.data)
+    data[:100] = bytes(100)
+    data[-200:] = bytes(200)
+    files.bad.write_bytes(data)
+    with pytest.raises(InputError, match="not a sunzip archive"):
+        verify(files.bad)
+    report = files.repair()
+    assert report.ok
+    assert files.check(report)
+    files.bad.write_bytes(bytes(5000))
+    for none in (files.bad, tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match=r"not a sunzip archive|directory|no such file"):
+            repair(none, files.out, force=True)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_two_copies_damaged_apart_make_the_original(files: Files, draw: st.DataObject) -> None:

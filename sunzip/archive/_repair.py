@@ -158,7 +158,8 @@ def repair(
             raise OutputError(f"{out}: exists; remove it or use --force")
     try:
         problems = verify(path, progress, anon=anon).problems
-    except DamagedError as error:
+    except (DamagedError, InputError) as error:
+        # If it is none or cannot be read, who looks for its objects is told so again.
         problems = [Problem("directory", str(error).removeprefix(f"{path}: "))]
     if not problems:
         return RepairReport(path, None, same=True)

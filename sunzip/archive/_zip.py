@@ -317,9 +317,13 @@ class Salvager(Reader):
         self.others = []
         try:
             members, sha256 = super()._directory()
-        except DamagedError:
+        except (DamagedError, InputError) as error:
             self.complete = False
-            return self._scan(), ""
+            members = self._scan()
+            # Where its first and its last bytes are gone, what is between them tells that it is an archive.
+            if not members and isinstance(error, InputError):
+                raise
+            return members, ""
         for member in members.values():
             found = self._header(member.header)
             if (
