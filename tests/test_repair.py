@@ -313,6 +313,19 @@ def test_only_copies_of_the_same_archive_are_taken_from(files: Files, tmp_path: 
             files.repair((tmp_path / "a.lat",))
 
 
+def test_what_was_appended_is_not_lost_to_an_older_archive(files: Files, tmp_path: Path) -> None:
+    """Of that one all objects of shards are the same, and what tells of more frames may be damaged."""
+    write(tmp_path / "older.lat", spec_of(4))
+    longer = Files(tmp_path)
+    longer.spoil("bytes/zarr.json", size=20)
+    end, _ = member(longer.whole, "cube/zarr.json")
+    longer.bad.write_bytes(longer.bad.read_bytes()[: end - 100])
+    with pytest.raises(InputError, match=r"older\.lat: is not a copy of .*bad\.lat"):
+        longer.repair((tmp_path / "older.lat",))
+    longer.harm(end, bytes(12), longer.copy)
+    assert longer.check(longer.repair((longer.copy,)))
+
+
 def test_nothing_else_is_written_to(files: Files, tmp_path: Path) -> None:
     files.spoil("cube/c/0/0/0/0", at=20)
     before = files.bad.read_bytes()

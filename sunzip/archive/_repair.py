@@ -221,6 +221,8 @@ class _Source:
         except BaseException:
             self.reader.close()
             raise
+        #: What its objects are, whatever they are called.
+        self.contents = {_told(m) for m in (*self.reader.members.values(), *self.reader.others)}
         doubted = {member.header for member in self.reader.others}
         #: What is called so for certain.
         self.sure = {
@@ -290,6 +292,10 @@ def _refuse_other(first: _Source, other: _Source) -> None:
         if first.identity != other.identity:
             raise wrong
         return
+    for one, two in ((first, other), (other, first)):
+        # Of one series, of which an archive may hold more than the other, much is the same.
+        if one.reader.complete and not {_told(two.members[key]) for key in two.whole} <= one.contents:
+            raise wrong
     both = [key for key in first.members if key in other.members]
     alike = {key for key in both if _told(first.members[key]) == _told(other.members[key])}
     if not any(key.startswith("cube/c/") for key in alike):
