@@ -18,6 +18,7 @@ from test_archive import EMBED, MODEL, member, objects_of, pack, spec_of, write
 from sunzip.archive import RepairReport, _repair, open_archive, repair, verify
 from sunzip.archive._flip import flipped_bit
 from sunzip.errors import DamagedError, InputError, OutputError, UnsupportedError
+from sunzip.weights import Model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -402,6 +403,34 @@ def test_old_archives_come_back_byte_for_byte(tmp_path: Path, name: str) -> None
     (tmp_path / "a.lat").write_bytes(data[:-200])
     assert repair(tmp_path / "a.lat", tmp_path / "b.lat").ok
     assert (tmp_path / "b.lat").read_bytes() == data
+
+
+@pytest.mark.parametrize("beside", ["", "02"])
+def test_a_table_that_a_flipped_bit_calls_by_the_name_of_another_is_not_taken_for_it(
+    beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a directory and a manifest its whole bytes alone would speak for it."""
+    monkeypatch.setattr(_repair, "load_model", lambda _: Model("fake", {}, MODEL, EMBED))
+    many = Files(tmp_path)
+    write(many.whole, spec_of(16), force=True)
+    data = bytearray(many.whole.read_bytes())
+    many.data = bytes(data)
+    for shard in beside:
+        data[data.index(f"t_obs/c/{shard}/0".encode()) - 30] ^= 0x20
+    # The fourth is lost, and the second is called so.
+    for name in ("t_obs/c/3/0", "valid/c/3/0"):
+        data[data.index(name.encode()) - 30] ^= 0x20
+        at = data.index(name.replace("3", "1").encode())
+        data[at + name.index("3")] ^= 2
+    start, _ = member(many.whole, "zarr.json")
+    many.bad.write_bytes(data[: start - 50])
+    report = many.repair()
+    many.check(report)
+    assert {p.object for p in report.lost} == {"zarr.json", *(f"t_obs/c/{n}/0" for n in "13" + beside)}
+    with open_archive(many.whole) as a, open_archive(many.out) as b:
+        np.testing.assert_array_equal(a.valid, b.valid)
+        for first in (4, 12):
+            assert np.isnat(b.rows("t_obs", first, first + 4)).all()
 
 
 def test_arrays_of_later_programs_are_kept(files: Files) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,33 @@ class _Source:
             return bytes(mended)
         return data
 
+    def forget_misnamed(self, places: Mapping[str, int]) -> set[str]:
+        """Forget objects of shards that may bear the names of others; return the names.
+
+        Each is borne out by another that lies as far from it as their names say.
+
+        Parameters
+        ----------
+        places
+            Where objects come in the order in which an archive has all of them.
+        """
+        # Where a directory tells the names, each is there once, and in order.
+        found = [] if self.reader.complete else list(self.members.values())
+        touch = [one.start + one.size == two.header for one, two in pairwise(found)]
+        fit = set[str]()
+        for steps in (1, 2):
+            for i, (one, two) in enumerate(zip(found, found[steps:], strict=False)):
+                apart = places.get(two.name, 0) - places.get(one.name, len(places))
+                if all(touch[i : i + steps]) and apart == steps:
+                    fit |= {one.name, two.name}
+        misnamed = {m.name for m in found if _is_of_shard(m.name)} - fit
+        for key in misnamed:
+            del self.members[key]
+            self.whole.discard(key)
+            self.flips.pop(key, None)
+            self.sha256.pop(key, None)
+        return misnamed
+
     def _look_at(self, member: Member) -> None:
         key = member.name
         self.members[key] = member
@@ -331,10 +359,7 @@ class _Merged(ShardChecker):
             for key in source.members
             if key in source.sure or key in layout.OF_ALL or key in layout.OF_MODEL or _is_of_shard(key)
         } - {MANIFEST}
-        for key in self.names:
-            whole = [source for source in sources if key in source.whole]
-            if whole:
-                self.of[key] = whole[0]
+        self._choose(self.names)
 
     @property
     def taken(self) -> dict[str, _Source]:
@@ -354,6 +379,13 @@ class _Merged(ShardChecker):
                 yield key, self.read(key)
             else:
                 yield key, made if isinstance(made, bytes) else made()
+
+    def _choose(self, keys: Iterable[str]) -> None:
+        """Take each object from the first that has it whole."""
+        for key in keys:
+            self.of.pop(key, None)
+            if whole := [source for source in self.sources if key in source.whole]:
+                self.of[key] = whole[0]
 
     def size(self, key: str) -> int | None:
         source = self.of.get(key)
@@ -382,7 +414,10 @@ class _Merged(ShardChecker):
                 )
         self._root(report)
         refuse_absent(self.grid, len(self.names) + 1, f"{self.where}: zarr.json")
-        for key in self.of.keys() - self.grid.objects():
+        places = {key: i for i, key in enumerate(sorted(self.grid.objects()))}
+        for source in self.sources:
+            self._choose(source.forget_misnamed(places))
+        for key in self.of.keys() - places.keys():
             if _is_of_shard(key):
                 del self.of[key]
         self._others(report)
