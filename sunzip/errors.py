@@ -20,6 +20,10 @@ _SECRET = re.compile(
 )
 
 
+#: What to do about an archive that is damaged.
+MEND = "fetch it again, repair it, or compress its source again"
+
+
 def without_secrets(text: str) -> str:
     """Return text without the passwords and signatures in its URLs: messages and archives go to others.
 

@@ -18,11 +18,13 @@ from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
 from sunzip.errors import (
+    MEND,
     DamagedError,
     InputError,
     ModelNotFoundError,
     UnsupportedError,
 )
+from sunzip.frame import Block
 from sunzip.times import When, parse_date, plain
 from sunzip.weights import Model
 
@@ -251,8 +253,12 @@ class Sun:
         try:
             return decode(blocks, {"frames": inside, "frames_per_block": t})
         except (DamagedError, UnsupportedError) as error:
-            which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {rows[0]} to {rows[-1]}"
-            raise type(error)(f"{self.archive.path}: {which}: {error}") from None
+            # Of many blocks one is at fault, as a rule: the others' frames can be had without it.
+            wrong = next((n for n, data in zip(numbers, blocks, strict=True) if _unreadable(data)), None)
+            asked = [i for i in rows if wrong in (None, i // t)]
+            which = f"frame {asked[0]}" if len(asked) == 1 else f"frames {min(asked)} to {max(asked)}"
+            remedy = f"; {MEND}" if isinstance(error, DamagedError) else ""
+            raise type(error)(f"{self.archive.path}: {which}: {error}{remedy}") from None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         """Decode all frames, one after the other: what frames of a block have in common but once."""
@@ -495,6 +501,15 @@ def _step(value: object) -> int:
     if not _is_number(value) or value < 1:
         raise IndexError(f"steps from frame to frame must be whole and positive, not {value!r}")
     return int(value)
+
+
+def _unreadable(block: bytes) -> bool:
+    """Say whether a block is damaged, or of another format, as its bytes alone tell."""
+    try:
+        Block.unpack(block)
+    except (DamagedError, UnsupportedError):
+        return True
+    return False
 
 
 def _numbers(frames: Numbers) -> list[int]:

@@ -304,7 +304,7 @@ def test_equal_damage_is_damage(lat: Path, tmp_path: Path) -> None:
     data[start + 20] ^= 1
     for name in ("b.lat", "c.lat"):
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(DamagedError, match=r"b\.lat: is damaged in cube.* block 1.*fetch it again"):
+    with pytest.raises(DamagedError, match=r"b\.lat: is damaged in cube.* block 1.*, repair it"):
         sunzip.diff(tmp_path / "b.lat", tmp_path / "c.lat")
 
 

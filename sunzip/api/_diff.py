@@ -22,7 +22,7 @@ from sunzip.archive import names_archive, summary, verify
 from sunzip.bounds import told
 from sunzip.channels import NAMES, channel
 from sunzip.cube import Cube, Header, Scale, summed
-from sunzip.errors import DamagedError
+from sunzip.errors import MEND, DamagedError
 from sunzip.sources.series import Series
 from sunzip.sun import Sun, open
 from sunzip.times import Times, format_utc
@@ -242,9 +242,7 @@ def _refuse_damaged(path: str, anon: bool) -> None:
     problems = verify(path, anon=anon).problems
     if problems:
         more = f" and in {len(problems) - 1} more (`sunzip verify`)" if len(problems) > 1 else ""
-        raise DamagedError(
-            f"{path}: is damaged in {problems[0]}{more}; fetch it again, or compress its source again"
-        )
+        raise DamagedError(f"{path}: is damaged in {problems[0]}{more}; {MEND}")
 
 
 class _Comparison:

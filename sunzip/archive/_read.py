@@ -24,7 +24,7 @@ from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in, told
 from sunzip.cube import Header
-from sunzip.errors import DamagedError, UnsupportedError
+from sunzip.errors import MEND, DamagedError, UnsupportedError
 from sunzip.weights import FILES
 
 if TYPE_CHECKING:
@@ -562,8 +562,8 @@ class Archive:
         if found != self.digests[shard]:
             frames = self._grid.frames_of(shard)
             raise DamagedError(
-                f"{self.path}: frames {frames.start} to {frames.stop - 1} are damaged; "
-                "`sunzip verify` tells what is"
+                f"{self.path}: is damaged somewhere in frames {frames.start} to {frames.stop - 1}, "
+                f"`sunzip verify` tells where; {MEND}"
             )
 
     def longer(

@@ -21,7 +21,7 @@ from sunzip.cli.options import (
 )
 from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, natural, result, size, table
 from sunzip.cli.program import refuse_idle
-from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
+from sunzip.errors import MEND, DamagedError, InputError, OutputError, SunzipError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +150,7 @@ def verify(archive: str, anon: bool, as_json: bool, quiet: bool) -> None:
     }
     result(as_json, data, _verified(report, held))
     if not report.ok:
-        raise DamagedError(f"{archive}: {what}; fetch it again, repair it, or compress its source again")
+        raise DamagedError(f"{archive}: {what}; {MEND}")
 
 
 def _size(archive: str) -> int:
