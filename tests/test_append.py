@@ -283,7 +283,7 @@ def test_images_that_came_late_are_told_of(model: Model, tmp_path: Path) -> None
         report = api.append(series(end), path)
         # From frame 3 on, which is empty, all three images of that are lacking.
         empty = len(CHANNELS) * (report.frames_before == 6)
-        lacking = {k: n for k, n in report.alignment["odd"].items() if "lack" in k}
+        lacking = {k: n for k, n in report.alignment["odd"].items() if "lack: late, lost" in k}
         assert list(lacking.values()) == [2 + empty]
 
 

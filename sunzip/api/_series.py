@@ -187,7 +187,7 @@ class Late(NamedTuple):
         """Return how much that is, in words of what was found odd."""
         return {
             "frame before the archive's last": len(self.frames),
-            "image that the archive's frames lack, as it came later or has no measurement": self.images,
+            "image that the archive's frames lack: late, lost or without a measurement": self.images,
         }
 
 
