@@ -291,7 +291,12 @@ def test_images_that_came_late_are_told_of(model: Model, tmp_path: Path) -> None
 def test_channels_that_a_source_lacks_are_missing_in_what_is_added(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(3), path, model=model, block=2)
-    api.append(series(5, channels=("304A",)), path)
+    report = api.append(series(5, channels=("304A",)), path)
+    others = " ".join(name for name in CHANNELS if name != "304A")
+    told = {k: n for k, n in report.alignment["odd"].items() if "added without" in k}
+    assert [(k.startswith(f"frame added without {others},"), n) for k, n in told.items()] == [(True, 2)]
+    again = api.append(series(5, channels=("304A",)), path)
+    assert not any("added without" in k for k in again.alignment["odd"])
     with sunzip.open(path) as sun:
         assert sun.channels == CHANNELS
         assert sun.archive.valid[3:].tolist() == [[False, False, False], [False, True, False]]

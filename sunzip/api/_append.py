@@ -124,7 +124,19 @@ def append(
                 progress=progress,
             )
     with open_archive(path, anon=anon) as archive:
-        return report(archive, series, codec, size, clock.monotonic() - begin, now, late=late.counts())
+        odd = late.counts() | _lacking(archive, len(series))
+        return report(archive, series, codec, size, clock.monotonic() - begin, now, odd=odd)
+
+
+def _lacking(archive: Archive, added: int) -> dict[str, int]:
+    """Return how many frames were added without the channels that those before them have, in words.
+
+    Nothing completes a frame later: who forgot the second store is to learn of it.
+    """
+    before, new = np.split(archive.valid, [archive.frames - added])
+    names = [archive.channels[i] for i in np.flatnonzero(before.any(axis=0) & ~new.any(axis=0))]
+    what = f"frame added without {' '.join(names)}, which earlier ones have and later runs cannot add"
+    return {what: added if names else 0}
 
 
 def _sources(old: Archive, series: Series) -> Mapping[str, Any]:

@@ -348,7 +348,7 @@ def report(
     seconds: float,
     frames_coded: int,
     target: int | None = None,
-    late: Mapping[str, int] | None = None,
+    odd: Mapping[str, int] | None = None,
 ) -> CompressReport:
     """Return what there is to tell of an archive, whose last frames are those of a series.
 
@@ -358,14 +358,14 @@ def report(
         The archive, the series, and what coded it.
     size, seconds, frames_coded, target
         As `CompressReport` has them.
-    late
+    odd
         How much of what could not be added to it, if anything could be.
     """
     valid = done.valid
     # A run that was continued has not read all images itself.
     series.note_valid(valid[done.frames - len(series) :])
     alignment = series.report.as_dict()
-    alignment["odd"] |= {what: n for what, n in (late or {}).items() if n}
+    alignment["odd"] |= {what: n for what, n in (odd or {}).items() if n}
     return _report(
         done,
         codec,
