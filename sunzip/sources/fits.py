@@ -302,11 +302,12 @@ class Fits(Source):
                                 if more := sum(map(_is_image, hdus)) - 1:
                                     self.skip("further image of a FITS file", more)
                         yield hdu
-            except (_Unusable, InputError):
+            except (_Unusable, InputError, MemoryError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
-                if not self._storage.local and (raw is None or raw.failed):
-                    # What a store does not give now is no damaged file, to be passed over.
+                gone = self._storage.local and isinstance(error, FileNotFoundError)  # or a link to nothing
+                if not gone and (raw is None or raw.failed):
+                    # What a store or a disk does not give now is no damaged file, to be passed over.
                     raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise _Unusable("cannot be read", f"cannot be read, truncated or damaged: {text}") from error

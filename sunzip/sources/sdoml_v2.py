@@ -373,6 +373,8 @@ def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any
             raise ValueError(f"{flat.size} bytes instead of {size}")
         order: Literal["C", "F"] = "F" if array.order == "F" else "C"
         return flat.view(array.dtype).reshape(array.chunks, order=order)
+    except MemoryError:
+        raise
     except Exception as error:  # numcodecs' codecs raise RuntimeError, ValueError, TypeError … alike
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

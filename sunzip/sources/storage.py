@@ -305,6 +305,8 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
         assert cause is not None
         error = cause
     line, kinds = _line(error), _kinds(error)
+    if isinstance(error, MemoryError):
+        return "the memory of this machine is not enough for it"
     if "ClientResponseError" in kinds:
         return _status(error)
     if isinstance(error, FileNotFoundError):

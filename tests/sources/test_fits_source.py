@@ -1,7 +1,9 @@
 """FITS images come out in SDOML's geometry and units, and whatever is no image is told in one line."""
 
+import errno
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from fsspec.implementations.local import LocalFileOpener
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
@@ -584,3 +587,33 @@ def test_a_file_of_which_a_store_gives_but_the_beginning_is_not_passed_over(tmp_
             Fits("memory://sun")
     finally:
         memory.rm("/sun", recursive=True)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_a_disk_does_not_give_now_is_not_passed_over(tmp_path, monkeypatch, number, packed):
+    for name in "ab":
+        whole = Path(save(tmp_path / f"{name}.fits", disk(1024, 399.9), AIA)).read_bytes()
+        (tmp_path / f"{name}.fits").write_bytes(gzip.compress(whole, 1) if packed else whole)
+    (tmp_path / "c.fits").symlink_to(tmp_path / "not-fetched")
+
+    def refuse(file, size=-1):
+        if number == errno.EACCES or (file.name.endswith("b.fits") and size != 2):
+            raise OSError(number, os.strerror(number), file.name)
+        return file.f.read(size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileOpener, "read", refuse, raising=False)
+        with pytest.raises(InputError, match=r"[ab]\.fits: cannot be read: "):
+            Fits(str(tmp_path))
+    assert Fits(str(tmp_path)).counts["cannot be read"] == 1
+
+
+def test_want_of_memory_is_not_told_of_the_file(tmp_path, monkeypatch):
+    def short(*_, **__):
+        raise MemoryError
+
+    save(tmp_path / "a.fits", disk(1024, 399.9), AIA)
+    monkeypatch.setattr(fits, "open", short)
+    with pytest.raises(MemoryError):
+        Fits(str(tmp_path))

@@ -372,6 +372,15 @@ def test_truncated_chunk_names_the_file(store, keep):
         SdomlV2(str(store)).read("193A", 0)
 
 
+def test_want_of_memory_is_not_told_of_the_chunk(store, monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(numcodecs, "get_codec", short)
+    with pytest.raises(MemoryError):
+        SdomlV2(str(store)).read("193A", 0)
+
+
 @pytest.mark.parametrize(
     "codec", [numcodecs.Zstd(3), numcodecs.LZ4(), numcodecs.Zlib(), numcodecs.Blosc()], ids=str
 )
