@@ -152,7 +152,7 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
             return f"error: {error}", error.exit_code
         case MemoryError():
             return f"error: {_MEMORY}", 1
-        case RuntimeError() if "allocate memory" in str(error):
+        case RuntimeError() if any(words in str(error) for words in _NO_MEMORY):
             return f"error: {_MEMORY}", 1
         case RuntimeError() if "start new thread" in str(error):
             return f"error: {_THREADS}", 1
@@ -164,6 +164,8 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
     return f"error: internal: {what}{how}", 1
 
 
+#: What PyTorch says where memory is short; the second is all that oneDNN tells, by which it convolves.
+_NO_MEMORY = ("allocate memory", "could not create a primitive")
 _MEMORY = (
     "the memory of this machine is not enough; take smaller images (--size), fewer channels (--channels) or "
     "fewer frames in a block (--block)"

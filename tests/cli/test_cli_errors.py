@@ -714,6 +714,7 @@ def test_show_names_what_it_has_not(sunzip, archive, store, tmp_path):
             1,
             "error: the memory of this machine",
         ),
+        (RuntimeError("could not create a primitive"), 1, "error: the memory of this machine is not enough"),
         (RuntimeError("can't start new thread"), 1, "error: no more threads can be started here; allow"),
         (OSError(28, "No space left on device", "x.tmp"), 1, "error: x.tmp: No space left on device\n"),
         (ValueError("https://me:word@host/a?b"), 1, "error: internal: ValueError: https://host/a?b; run"),
