@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -154,6 +155,34 @@ def test_a_run_that_was_broken_off_is_resumed_to_the_same_bytes(model: Model, tm
     api.append(series(20), other)
     assert path.read_bytes() == other.read_bytes()
     assert not (tmp_path / "sun.lat.partial").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_a_link_leads_to_grows_and_the_link_stays(model: Model, tmp_path: Path) -> None:
+    disk, link = tmp_path / "disk", tmp_path / "sun.lat"
+    disk.mkdir()
+    real = disk / "2014.lat"
+    link.symlink_to("again.lat")
+    (tmp_path / "again.lat").symlink_to("disk/2014.lat")
+    api.compress(series(8), real, model=model, block=2)
+    real.chmod(0o640)
+    broken = source(20)
+    broken.broken_row = 15
+    with pytest.raises(InputError, match="chunk 15"):
+        api.append(join([broken]), link)
+    assert (disk / "2014.lat.partial").is_dir()
+    with pytest.raises(OutputError, match=r"disk/2014\.lat\.partial: an unfinished archive"):
+        api.append(series(20), link)
+    assert api.append(series(20), link, resume=True).frames == 20
+    with open_archive(real) as archive:
+        assert archive.frames == 20
+    api.compress(series(3), link, model=model, block=2, force=True)
+    with open_archive(real) as archive:
+        assert archive.frames == 3
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(disk) == ["2014.lat"]
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sunzip import __version__, weights
 from sunzip.api._shards import Coded, Plan, code_shards
+from sunzip.archive import partial_of
 from sunzip.bounds import Bounds
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.lanes import Task
@@ -273,8 +274,8 @@ def _code(errand: Errand, shard: int) -> tuple[Coded, Notes] | SunzipError:
             import socket
 
             raise OutputError(
-                f"{writer.path}.partial: a Dask worker on {socket.gethostname()} does not see it; name an "
-                "absolute path on a file system that all workers share, or an object store (s3://…)"
+                f"{partial_of(writer.path)}: a Dask worker on {socket.gethostname()} does not see it; name "
+                "an absolute path on a file system that all workers share, or an object store (s3://…)"
             )
         weights.register(errand.model)
         codec = codec_for(errand.model.sha256, errand.quality, errand.bounds)

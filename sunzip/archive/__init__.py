@@ -6,7 +6,7 @@ mean is the codec's matter. `summary` reads no array, so that it needs neither z
 
 from sunzip.archive._layout import FORMAT, STATS, ArchiveSpec, ShardTable
 from sunzip.archive._left import remove_left, size_if_complete
-from sunzip.archive._place import absolute, exists, unfinished
+from sunzip.archive._place import absolute, exists, partial_of, unfinished
 from sunzip.archive._read import Archive, open_archive, summary
 from sunzip.archive._repair import RepairReport, repair
 from sunzip.archive._verify import Problem, VerifyReport, verify
@@ -30,6 +30,7 @@ __all__ = [
     "is_archive",
     "names_archive",
     "open_archive",
+    "partial_of",
     "remove_left",
     "repair",
     "size_if_complete",

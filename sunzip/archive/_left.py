@@ -8,7 +8,7 @@ from typing import Any
 from sunzip.archive import _layout as layout
 from sunzip.archive._json import load
 from sunzip.archive._layout import ArchiveSpec
-from sunzip.archive._place import place_of
+from sunzip.archive._place import partial_of, place_of
 from sunzip.archive._read import Archive, open_archive
 from sunzip.archive._verify import verify
 from sunzip.archive._write import os_errors
@@ -70,7 +70,7 @@ def remove_left(path: str, archive: Archive) -> None:
     OutputError
         If the folder is of another run, not of sunzip, or cannot be removed.
     """
-    place, partial = place_of(path), f"{path}.partial"
+    place, partial = place_of(path), partial_of(path)
     with os_errors(path):
         if not place.begin():
             names = place.names()

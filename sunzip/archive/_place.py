@@ -250,10 +250,21 @@ def _hint(path: str) -> str:
     return "; it is unfinished, continue with --resume" if unfinished(path) else ""
 
 
+def partial_of(path: str) -> str:
+    """Return what the folder is called in which an archive grows: it is beside the archive itself."""
+    return f"{_followed(path)}.partial"
+
+
+def _followed(path: str) -> str:
+    """Return where a link to a file leads, which is what is replaced; a link to nothing is itself."""
+    file = path.removeprefix("file://")
+    return os.path.realpath(file) if os.path.islink(file) and os.path.exists(file) else path
+
+
 def unfinished(path: str) -> bool:
     """Whether an archive of this name was begun and can be continued."""
     if not is_remote(path):
-        return os.path.isdir(f"{path.removeprefix('file://')}.partial")
+        return os.path.isdir(partial_of(path.removeprefix("file://")))
     try:
         fs, root = Connection(f"{path}.partial/zarr.json").open()
         return bool(fs.exists(root))
@@ -327,7 +338,7 @@ def place_of(path: str) -> Place:
     OutputError
         If there is no such kind of store, or its package is not installed.
     """
-    return _RemotePlace(path) if is_remote(path) else _LocalPlace(path.removeprefix("file://"))
+    return _RemotePlace(path) if is_remote(path) else _LocalPlace(_followed(path.removeprefix("file://")))
 
 
 def exists(path: str) -> bool:

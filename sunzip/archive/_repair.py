@@ -20,7 +20,7 @@ from sunzip.archive._flip import flipped_bit
 from sunzip.archive._json import MAX_BYTES
 from sunzip.archive._keywords import Headers, decode, encode, without_times
 from sunzip.archive._layout import Grid, ShardTable
-from sunzip.archive._place import is_remote, place_of
+from sunzip.archive._place import is_remote, partial_of, place_of
 from sunzip.archive._read import Manifest, parse_root, refuse_absent
 from sunzip.archive._shard import ShardChecker, check_block, mask_bits
 from sunzip.archive._verify import Problem, Progress, problem_of, verify
@@ -175,7 +175,9 @@ def repair(
         merged.salvage(report)
         with os_errors(out):
             if not place.begin() and place.names():
-                raise OutputError(f"{out}.partial: is in the way, an unfinished archive perhaps; remove it")
+                raise OutputError(
+                    f"{partial_of(out)}: is in the way, an unfinished archive perhaps; remove it"
+                )
             place.hold()
             try:
                 place.empty()

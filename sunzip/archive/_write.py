@@ -14,7 +14,7 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._json import dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
-from sunzip.archive._place import place_of
+from sunzip.archive._place import partial_of, place_of
 from sunzip.archive._read import Archive, open_archive
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
@@ -45,7 +45,7 @@ class ArchiveWriter:
         self.spec = spec
         self._grid = Grid.read(spec.attributes(), path)
         self._place = place_of(path)
-        self._partial = f"{path}.partial"
+        self._partial = partial_of(path)
         self._force = False
         self._root = b""
         self.before: Archive | None = None

@@ -244,9 +244,9 @@ def append(
 @contextmanager
 def _continuable(out: str, dry_run: bool) -> Iterator[None]:
     """Say of what breaks off how it is continued."""
-    from sunzip.archive import unfinished
+    from sunzip.archive import partial_of, unfinished
 
-    left = without_secrets(f"{out}.partial")
+    left = without_secrets(partial_of(out))
     try:
         yield
     except (KeyboardInterrupt, InputError, OutputError) as error:
