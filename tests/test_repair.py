@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_archive import EMBED, MODEL, member, objects_of, pack, spec_of, write
 
-from sunzip.archive import RepairReport, _repair, open_archive, repair, verify
+from sunzip.archive import RepairReport, _place, _repair, open_archive, repair, verify
 from sunzip.archive._flip import flipped_bit
 from sunzip.errors import DamagedError, InputError, OutputError, UnsupportedError
 from sunzip.weights import Model
@@ -453,3 +454,33 @@ def test_a_model_of_which_not_even_a_name_is_left_is_missed(files: Files) -> Non
     report = files.repair()
     assert verify(files.out).ok
     assert [p.object for p in report.lost] == ["model/"]
+
+
+@pytest.mark.parametrize("some", [True, False])
+def test_what_a_disk_cannot_read_any_more_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: bool
+) -> None:
+    """Whether the disk gives what lies before that, or nothing of what was asked for."""
+    files = Files(tmp_path)
+    files.bad.write_bytes(files.data)
+    start, _ = member(files.whole, "cube/c/0/0/0/0")
+    at, read = start + 30, _place._read_at
+
+    def fail(fd: int, wanted: int, begin: int) -> bytes:
+        if os.path.samestat(os.fstat(fd), files.bad.stat()) and begin < at + 9 and at < begin + wanted:
+            wanted = at // 64 * 64 - begin
+            if not some or wanted <= 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, wanted, begin)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_place, "_PAGE", 64)
+        patch.setattr(_place, "_read_at", fail)
+        with pytest.raises(InputError, match="Input/output error"):
+            verify(files.bad)
+        files.copy.write_bytes(files.data)
+        assert files.repair((files.copy,)).same
+        report = files.repair()
+    files.check(report)
+    assert report.images > 0
+    assert {p.object for p in report.problems} == {"disk"}

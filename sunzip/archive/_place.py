@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -38,6 +39,9 @@ _FEW = 12
 _PART = 1 << 25
 _MOST_PARTS = 9000
 
+#: A disk that fails does so by pages of this size, as the operating system reads them.
+_PAGE = 4096
+
 #: The names of files that are not whole yet.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
@@ -67,20 +71,28 @@ class Bytes(Protocol):
         """Close the file; a second time does nothing."""
 
 
-def open_bytes(path: str, anon: bool) -> Bytes:
+def open_bytes(path: str, anon: bool, *, gaps: bool = False) -> Bytes:
     """Open a file, wherever it is.
+
+    Parameters
+    ----------
+    path, anon
+        As for `Connection`.
+    gaps
+        Whether zeros stand for what a failing disk of this machine does not give.
 
     Raises
     ------
     InputError
         If it is absent, unreadable or a folder.
     """
-    return _RemoteFile(path, anon) if is_remote(path) else _LocalFile(path)
+    return _RemoteFile(path, anon) if is_remote(path) else _LocalFile(path, gaps)
 
 
 class _LocalFile:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, gaps: bool) -> None:
         self._path = path
+        self._gaps = gaps
         file = path.removeprefix("file://")
         try:
             if os.path.isdir(file):
@@ -119,7 +131,7 @@ class _LocalFile:
         parts = []
         try:
             while size:
-                part = _read_at(self._fd, min(size, 1 << 30), start)
+                part = self._part(start, min(size, 1 << 30))
                 if not part:
                     raise DamagedError(f"{self._path}: ends at byte {start}, sooner than when it was opened")
                 parts.append(part)
@@ -128,6 +140,16 @@ class _LocalFile:
         except OSError as e:
             raise InputError(f"{self._path}: cannot be read: {e.strerror}") from e
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _part(self, start: int, size: int) -> bytes:
+        """Read some bytes; page by page where there are gaps, of which each is zeros."""
+        try:
+            return _read_at(self._fd, size, start)
+        except OSError as e:
+            if not self._gaps or e.errno != errno.EIO:
+                raise
+        page = min(size, _PAGE - start % _PAGE)
+        return self._part(start, page) if page < size else bytes(size)
 
 
 #: Held while the position of a file is used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -162,6 +163,11 @@ def repair(
     except (DamagedError, InputError) as error:
         # If it is none or cannot be read, who looks for its objects is told so again.
         problems = [Problem("directory", str(error).removeprefix(f"{path}: "))]
+    except InputError as error:
+        cause = error.__cause__
+        if is_remote(path) or not isinstance(cause, OSError) or cause.errno != errno.EIO:
+            raise
+        problems = [Problem("disk", "cannot read all of it any more")]
     if not problems:
         return RepairReport(path, None, same=True)
     sources: list[_Source] = []

@@ -177,9 +177,11 @@ class Reader:
         If the zip's directory is missing or not of the canonical form.
     """
 
+    _gaps = False
+
     def __init__(self, path: str, anon: bool = False) -> None:
         self.path = path
-        self._file = open_bytes(path, anon)
+        self._file = open_bytes(path, anon, gaps=self._gaps)
         self.size = self._file.size
         try:
             self.members, self.manifest_sha256 = self._directory()
@@ -299,7 +301,7 @@ class Reader:
 class Salvager(Reader):
     """The objects of a file whose directory may be damaged or cut off: those whose local headers are whole.
 
-    What is read of them need not be whole, nor all there.
+    What is read of them need not be whole, nor all there, nor what a failing disk has: zeros stand for that.
 
     Attributes
     ----------
@@ -311,6 +313,7 @@ class Salvager(Reader):
 
     complete = True
     others: list[Member]
+    _gaps = True
     _window = (0, b"")
 
     def _directory(self) -> tuple[dict[str, Member], str]:
