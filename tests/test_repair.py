@@ -357,6 +357,7 @@ def test_archives_behind_urls_are_repaired(files: Files) -> None:
     assert report.same
     assert fs.cat("/bucket/out.lat") == files.data
     assert fs.glob("/bucket/*.partial") == []
+    fs.rm("/bucket", recursive=True)
 
 
 # --- archives of strangers -------------------------------------------------------------------------------
