@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sunzip.cli.options import json_option, model_option, quiet_option
+from sunzip.cli.options import json_option, model_option, quality_option, quiet_option
 from sunzip.cli.output import NONE, coder, count, duration, fields, number, result, size, steps_bar, table
 from sunzip.errors import UnsupportedError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Tell how fast this machine codes and decodes.")
 @model_option
-@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@quality_option
 @click.option(
     "--size",
     "side",

@@ -41,6 +41,9 @@ channels_option = click.option(
 )
 start_option = click.option("--start", metavar="TIME", help="First time (UTC), as in 2014-01-31T06:00.")
 stop_option = click.option("--stop", metavar="TIME", help="Time to stop before.")
+quality_option = click.option(
+    "--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's."
+)
 resume_option = click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
 workers_option = click.option(
     "--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine."

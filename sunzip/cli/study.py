@@ -20,6 +20,7 @@ from sunzip.cli.options import (
     hmi_option,
     json_option,
     model_option,
+    quality_option,
     quiet_option,
     read_options,
 )
@@ -177,7 +178,7 @@ def _rated(r: RateReport) -> Iterator[str]:
 @hmi_option
 @anon_option
 @model_option
-@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@quality_option
 @click.option(
     "--frames", type=click.IntRange(2), default=24, show_default=True, help="Most frames of a period."
 )
@@ -240,7 +241,7 @@ def onboard(
 @hmi_option
 @anon_option
 @model_option
-@click.option("--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's.")
+@quality_option
 @click.option(
     "--size",
     "side",
