@@ -484,4 +484,4 @@ def test_what_a_disk_cannot_read_any_more_is_damage(
         report = files.repair()
     files.check(report)
     assert report.images > 0
-    assert {p.object for p in report.problems} == {"disk"}
+    assert {p.object for p in report.problems} == {"file"}

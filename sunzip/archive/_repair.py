@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -161,13 +160,9 @@ def repair(
     try:
         problems = verify(path, progress, anon=anon).problems
     except (DamagedError, InputError) as error:
-        # If it is none or cannot be read, who looks for its objects is told so again.
-        problems = [Problem("directory", str(error).removeprefix(f"{path}: "))]
-    except InputError as error:
-        cause = error.__cause__
-        if is_remote(path) or not isinstance(cause, OSError) or cause.errno != errno.EIO:
-            raise
-        problems = [Problem("disk", "cannot read all of it any more")]
+        # If it is none or cannot be opened, who looks for its objects is told so again.
+        what = "directory" if isinstance(error, DamagedError) else "file"
+        problems = [Problem(what, str(error).removeprefix(f"{path}: "))]
     if not problems:
         return RepairReport(path, None, same=True)
     sources: list[_Source] = []
