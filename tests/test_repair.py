@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_archive import EMBED, MODEL, member, objects_of, pack, spec_of, write
 
-from sunzip.archive import RepairReport, _place, _repair, open_archive, repair, verify
+from sunzip.archive import RepairReport, _place, _salvage, open_archive, repair, verify
 from sunzip.archive._flip import flipped_bit
 from sunzip.errors import DamagedError, InputError, OutputError, UnsupportedError
 from sunzip.weights import Model
@@ -264,7 +264,7 @@ def test_a_lost_root_is_told_by_the_images_if_their_model_is_known(
     class Known:
         name, sha256, nbytes = "fake", MODEL, 60
 
-    monkeypatch.setattr(_repair, "load_model", lambda _: Known)
+    monkeypatch.setattr(_salvage, "load_model", lambda _: Known)
     report = files.repair()
     assert [p.object for p in report.lost] == ["zarr.json"]
     assert not files.check(report)
@@ -296,7 +296,7 @@ def test_a_lost_model_is_taken_from_this_machine(files: Files, monkeypatch: pyte
     class Known:
         files = EMBED
 
-    monkeypatch.setattr(_repair, "load_model", lambda _: Known)
+    monkeypatch.setattr(_salvage, "load_model", lambda _: Known)
     assert files.check(files.repair())
 
 
@@ -366,7 +366,7 @@ def test_archives_behind_urls_are_repaired(files: Files) -> None:
 def test_keywords_that_would_fill_the_memory_are_given_up(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_repair, "_MOST_KEYWORDS", 5)
+    monkeypatch.setattr(_salvage, "_MOST_KEYWORDS", 5)
     files.spoil("cube/c/0/0/0/0", at=20, size=9)
     report = files.repair()
     files.check(report)
@@ -412,7 +412,7 @@ def test_a_table_that_a_flipped_bit_calls_by_the_name_of_another_is_not_taken_fo
     beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a directory and a manifest its whole bytes alone would speak for it."""
-    monkeypatch.setattr(_repair, "load_model", lambda _: Model("fake", {}, MODEL, EMBED))
+    monkeypatch.setattr(_salvage, "load_model", lambda _: Model("fake", {}, MODEL, EMBED))
     many = Files(tmp_path)
     write(many.whole, spec_of(16), force=True)
     data = bytearray(many.whole.read_bytes())
