@@ -352,12 +352,12 @@ def test_archives_behind_urls_are_repaired(files: Files) -> None:
     import fsspec
 
     fs = fsspec.filesystem("memory")
-    fs.pipe("/bucket/bad.lat", files.data[:-900])
-    report = repair("memory://bucket/bad.lat", "memory://bucket/out.lat")
+    fs.pipe("/damaged/bad.lat", files.data[:-900])
+    report = repair("memory://damaged/bad.lat", "memory://damaged/out.lat")
     assert report.same
-    assert fs.cat("/bucket/out.lat") == files.data
-    assert fs.glob("/bucket/*.partial") == []
-    fs.rm("/bucket", recursive=True)
+    assert fs.cat("/damaged/out.lat") == files.data
+    assert fs.glob("/damaged/*.partial") == []
+    fs.rm("/damaged", recursive=True)
 
 
 # --- archives of strangers -------------------------------------------------------------------------------

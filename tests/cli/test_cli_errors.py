@@ -575,7 +575,7 @@ def test_verify_names_the_damaged_frame(sunzip, archive, tmp_path):
     assert [p["frames"] for p in found["problems"]] == [[2, 3]]
 
     line = sunzip("decompress", broken, tmp_path / "a.h5", code=3).stderr
-    assert f"{broken}: frames " in line
+    assert f"{broken}: frame 2: " in line
     assert os.listdir(tmp_path) == ["a.lat"]
     # Info decodes nothing, and what it reads is whole.
     sunzip("info", broken)
