@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sunzip.cli.options import json_option, model_option, quality_option, quiet_option
+from sunzip.cli.options import json_option, model_option, quality_option, quiet_option, side_option
 from sunzip.cli.output import NONE, coder, count, duration, fields, number, result, size, steps_bar, table
 from sunzip.errors import UnsupportedError
 
@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Tell how fast this machine codes and decodes.")
 @model_option
 @quality_option
-@click.option(
-    "--size",
-    "side",
-    metavar="N",
-    type=click.IntRange(16),
-    default=512,
-    show_default=True,
-    help="Pixels a side, a multiple of 16.",
-)
+@side_option("Pixels a side, a multiple of 16.")
 @json_option
 @quiet_option
 def bench(model: str | None, quality: int | None, side: int, as_json: bool, quiet: bool) -> None:

@@ -44,6 +44,15 @@ stop_option = click.option("--stop", metavar="TIME", help="Time to stop before."
 quality_option = click.option(
     "--quality", type=click.IntRange(0, 100), help="0 (smallest) to 100; default the model's."
 )
+
+
+def side_option(text: str) -> Callable[..., Any]:
+    """Return the option of how large the frames are that a command makes; `text` is its help."""
+    return click.option(
+        "--size", "side", metavar="N", type=click.IntRange(16), default=512, show_default=True, help=text
+    )
+
+
 resume_option = click.option("--resume", is_flag=True, help="Continue a run that was broken off.")
 workers_option = click.option(
     "--workers", metavar="N", type=click.IntRange(1), help="Code in N processes of this machine."

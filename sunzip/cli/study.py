@@ -23,6 +23,7 @@ from sunzip.cli.options import (
     quality_option,
     quiet_option,
     read_options,
+    side_option,
 )
 from sunzip.cli.output import (
     NONE,
@@ -242,15 +243,7 @@ def onboard(
 @anon_option
 @model_option
 @quality_option
-@click.option(
-    "--size",
-    "side",
-    metavar="N",
-    type=click.IntRange(16),
-    default=512,
-    show_default=True,
-    help="Of the frames.",
-)
+@side_option("Of the frames.")
 @click.option(
     "--faults",
     "wanted",
