@@ -294,13 +294,15 @@ def test_nothing_new_leaves_the_archive_alone(model: Model, tmp_path: Path) -> N
 def test_frames_can_only_be_added_after_the_last(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(4, start=START + np.timedelta64(1, "D")), path, model=model)
-    with pytest.raises(InputError, match=r"lacks, the first of 2014-01-01T00:00.*only later ones"):
+    with pytest.raises(
+        InputError, match=r"lacks, the first of 2014-01-01T00:00.*anew what comes after them with --late"
+    ):
         api.append(series(3), path)
     # Where others come after it, what cannot be added is told of.
     both = [source(3), source(2, start=START + np.timedelta64(2, "D"))]
     report = api.append(join(both), path)
     assert report.frames == 6
-    assert report.alignment["odd"]["frame before the archive's last"] == 3
+    assert report.alignment["odd"]["frame before the archive's last (see --late)"] == 3
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
@@ -314,6 +316,68 @@ def test_images_that_came_late_are_told_of(model: Model, tmp_path: Path) -> None
         empty = len(CHANNELS) * (report.frames_before == 6)
         lacking = {k: n for k, n in report.alignment["odd"].items() if "lack: late, lost" in k}
         assert list(lacking.values()) == [2 + empty]
+
+
+@MODELS
+@pytest.mark.parametrize("block", [1, 3])
+def test_late_images_and_frames_are_coded_with_their_shard_and_those_after_it(
+    model: Model, block: int, tmp_path: Path
+) -> None:
+    path, whole, full = tmp_path / "sun.lat", tmp_path / "whole.lat", series(20)
+    # Bz ends with frame 7, and frames 13 and 14 are not there yet.
+    parts = [source(13, channels=("171A", "304A")), source(8, channels=("Bz",))]
+    later = source(3, start=START + 15 * np.timedelta64(12, "m"))
+    api.compress(join([*parts, later]), path, model=model, block=block)
+    with sunzip.open(path) as sun:
+        kept = [sun.archive.block(n) for n in range(6 // block)]
+    report = api.append(full, path, late=True)
+    assert (report.frames, report.frames_before, report.frames_anew) == (20, 16, 10)
+    assert report.frames_coded == 14
+    assert not any("late" in what for what in report.alignment["odd"])
+    api.compress(full, whole, model=model, block=block)
+    with sunzip.open(path) as sun, sunzip.open(whole) as other:
+        assert [sun.archive.block(n) for n in range(6 // block)] == kept
+        np.testing.assert_array_equal(sun.archive.time, other.archive.time)
+        np.testing.assert_array_equal(sun.archive.valid, other.archive.valid)
+        np.testing.assert_array_equal(sun[:], other[:])
+    assert verify(path).ok
+    # What holds no measurement stays away, and is no reason to code anything anew.
+    before = path.stat()
+    report = api.append(full, path, late=True)
+    assert (report.frames_coded, report.frames_anew) == (0, 0)
+    assert not any("late" in what for what in report.alignment["odd"])
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_came_late_may_change_the_first_shard(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sun.lat"
+    api.compress(
+        series(5, channels=("171A", "304A", "Bz"), start=START + np.timedelta64(24, "m")), path, model=model
+    )
+    api.append(series(9), path, late=True)
+    with sunzip.open(path) as sun:
+        assert (len(sun), sun.time[0]) == (9, START)
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_is_coded_anew_loses_nothing(model: Model, tmp_path: Path) -> None:
+    """A source that has late images but no longer all others is refused."""
+    path = tmp_path / "sun.lat"
+    both = join([source(8, channels=("171A", "304A")), source(2, channels=("Bz",))])
+    api.compress(both, path, model=model)
+    before = path.read_bytes()
+    for lost, src in (
+        ("171A of 2014-01-01T00:00", series(8, channels=("Bz",))),
+        (
+            "304A of 2014-01-01T01:24",
+            join([source(8, channels=("171A", "Bz")), source(7, channels=("304A",))]),
+        ),
+    ):
+        with pytest.raises(InputError, match=rf"lacks {lost}.*would lose; name sources that have all since"):
+            api.append(src, path, late=True)
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["sun.lat"]
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

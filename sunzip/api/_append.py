@@ -34,6 +34,7 @@ def append(
     anon: bool = False,
     degradation: str | None = None,
     stop: When | None = None,
+    late: bool = False,
     model: str | Path | Model | None = None,
     force: bool = False,
     resume: bool = False,
@@ -57,6 +58,9 @@ def append(
         The archive, a path or an fsspec URL. While it grows there is a folder ``<path>.partial``.
     stop
         Time to stop before; by default all is added.
+    late
+        Code anew, too, what the archive has from its first shard on that lacks frames or images that the
+        source has now: late ones, or those that were lost. The source must have all that it has since.
     model
         Name, sha256 or folder of the archive's model, if it is neither in the archive nor on this machine.
     force
@@ -70,13 +74,14 @@ def append(
     -------
     CompressReport
         Of the whole archive. If nothing is new, no frame was coded, and the archive is as it was.
+        `frames_anew` says how many of its frames were coded anew.
 
     Raises
     ------
     InputError, OutputError, ModelNotFoundError, DamagedError
-        See `sunzip.errors`. The archive is never touched unless all went well. Frames that lie before its
-        last and that it lacks cannot be added: a source that has no others is refused. Nor can images that
-        its frames lack; the report's `alignment` counts both.
+        See `sunzip.errors`. The archive is never touched unless all went well. Without `late` frames that
+        lie before its last and that it lacks are not added: a source that has no others is refused. Nor are
+        images that its frames lack; the report's `alignment` counts both.
 
     Examples
     --------
@@ -91,14 +96,15 @@ def append(
         old = sun.archive
         # Archives need not tell a quality: it is then the model's own, as for the Zarr codec.
         codec = sun.codec.within(old.bounds, old.codec.get("quality"))
-        series, align, late = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop)
+        found = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop, late=late)
+        series, align, kept = found.series, found.align, found.kept
         source = _sources(old, series)
         if not len(series):
-            if len(late.frames):
-                first, last = format_utc(np.array([late.frames[0], old.time[-1]]))
+            if len(found.frames):
+                first, last = format_utc(np.array([found.frames[0], old.time[-1]]))
                 raise InputError(
                     f"{series.urls[0]}: has frames that {path} lacks, the first of {first}, but none after "
-                    f"its last, {last}; only later ones can be added"
+                    f"its last, {last}; code anew what comes after them with --late"
                 )
             if resume:
                 # It may have been broken off after the new archive had taken its place.
@@ -109,13 +115,14 @@ def append(
             if degradation is not None:
                 coding["degradation"] = degradation
             fingerprint = fingerprint_of(old.identity, series.fingerprint(), coding=coding)
-            spec = old.longer(series.time, source, coding, fingerprint)
+            spec = old.longer(kept, series.time, source, coding, fingerprint)
             size, now = code_archive(
                 path,
                 series,
                 codec,
                 spec,
                 before=old,
+                kept=kept,
                 embed=old.embedded_model(),
                 force=force,
                 resume=resume,
@@ -124,18 +131,27 @@ def append(
                 progress=progress,
             )
     with open_archive(path, anon=anon) as archive:
-        odd = late.counts() | _lacking(archive, len(series))
-        return report(archive, series, codec, size, clock.monotonic() - begin, now, odd=odd)
+        odd = found.late() | _lacking(archive, len(series))
+        return report(
+            archive,
+            series,
+            codec,
+            size,
+            clock.monotonic() - begin,
+            now,
+            before=old.frames,
+            odd=odd,
+        )
 
 
 def _lacking(archive: Archive, added: int) -> dict[str, int]:
     """Return how many frames were added without the channels that those before them have, in words.
 
-    Nothing completes a frame later: who forgot the second store is to learn of it.
+    Who forgot the second store is to learn of it.
     """
     before, new = np.split(archive.valid, [archive.frames - added])
     names = [archive.channels[i] for i in np.flatnonzero(before.any(axis=0) & ~new.any(axis=0))]
-    what = f"frame added without {' '.join(names)}, which earlier ones have and later runs cannot add"
+    what = f"frame added without {' '.join(names)}, which earlier ones have; with --late these can be added"
     return {what: added if names else 0}
 
 

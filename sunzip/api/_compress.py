@@ -348,6 +348,7 @@ def report(
     seconds: float,
     frames_coded: int,
     target: int | None = None,
+    before: int = 0,
     odd: Mapping[str, int] | None = None,
 ) -> CompressReport:
     """Return what there is to tell of an archive, whose last frames are those of a series.
@@ -358,6 +359,8 @@ def report(
         The archive, the series, and what coded it.
     size, seconds, frames_coded, target
         As `CompressReport` has them.
+    before
+        Frames of the archive that there was, whose first stand before those of the series.
     odd
         How much of what could not be added to it, if anything could be.
     """
@@ -371,7 +374,8 @@ def report(
         codec,
         path=done.path,
         dry_run=False,
-        frames_before=done.frames - len(series),
+        frames_before=before,
+        frames_anew=before - (done.frames - len(series)),
         images=int(valid.sum()),
         target=target,
         seconds=seconds,
@@ -399,6 +403,7 @@ def _estimated(
         path=path,
         dry_run=True,
         frames_before=0,
+        frames_anew=0,
         images=sample.images,
         target=target,
         seconds=looking + found.seconds,
@@ -417,6 +422,7 @@ def _report(
     path: str,
     dry_run: bool,
     frames_before: int,
+    frames_anew: int,
     images: int,
     target: int | None,
     seconds: float,
@@ -432,6 +438,7 @@ def _report(
         dry_run=dry_run,
         frames=frames,
         frames_before=frames_before,
+        frames_anew=frames_anew,
         images=images,
         channels=of.channels,
         shape=of.shape,

@@ -38,6 +38,8 @@ class CompressReport:
         pixels, and with them errors, are 2×2 means or sums.
     frames_before
         How many of these frames it had before others were added; 0 if it is new.
+    frames_anew
+        How many of those were coded anew, with images that came late; they are its last.
     model, model_sha256, quality
         What coded it; a quality of None is that of a model that has none.
     max_error
@@ -72,6 +74,7 @@ class CompressReport:
     dry_run: bool
     frames: int
     frames_before: int
+    frames_anew: int
     images: int
     channels: tuple[str, ...]
     shape: tuple[int, int]

@@ -25,6 +25,7 @@ def code_archive(
     spec: ArchiveSpec,
     *,
     before: Archive | None = None,
+    kept: int = 0,
     embed: Mapping[str, bytes] | None,
     force: bool,
     resume: bool,
@@ -42,8 +43,8 @@ def code_archive(
         The frames, and what codes them.
     spec
         What the archive will hold.
-    before
-        The archive that is there, if the frames are to be added to it.
+    before, kept
+        The archive that is there, if the frames are to be added to so many of its own.
     embed
         Files of the model, if the archive is to hold them.
     force, resume, workers, client, progress
@@ -56,7 +57,7 @@ def code_archive(
             return size, 0
     with (
         _found(client, workers) as cluster,
-        ArchiveWriter.create(path, spec, force=force, resume=resume, before=before) as writer,
+        ArchiveWriter.create(path, spec, force=force, resume=resume, before=before, kept=kept) as writer,
     ):
         plan, todo = Plan(series, writer, spec.frames_per_block), writer.left()
         now = sum(f.stop - f.start for f in map(plan.frames_of, todo))

@@ -21,7 +21,7 @@ from sunzip.sources import open_source
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
-from sunzip.times import Times, When, parse_date, parse_duration
+from sunzip.times import Times, When, format_utc, parse_date, parse_duration
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -169,25 +169,37 @@ def source_of(
     return series
 
 
-class Late(NamedTuple):
-    """What a source has that comes too late to be added to an archive.
+class Following(NamedTuple):
+    """What a source has for an archive, and what of that comes too late to be added after its last frame.
 
     Attributes
     ----------
+    series
+        The frames that are to be coded; there may be none.
+    align
+        How an archive of all frames is aligned; None if one came as a series in memory.
+    kept
+        How many of the archive's frames come before these, and stay as they are.
     frames
-        Times of frames that would have to come before the archive's last, and that it lacks.
+        Times of frames that would have to come before the archive's last, that it lacks, and that are not
+        among those to be coded.
     images
-        How many images its frames lack. Those without a measurement are among them: only reading tells.
+        How many images the frames lack that stay. Those without a measurement are among them where they were
+        not looked for: only reading tells.
     """
 
-    frames: npt.NDArray[np.datetime64]
+    series: Series
+    align: Alignment | None
+    kept: int
+    frames: Times
     images: int
 
-    def counts(self) -> dict[str, int]:
-        """Return how much that is, in words of what was found odd."""
+    def late(self) -> dict[str, int]:
+        """Return how much is not coded for coming late, in words of what was found odd."""
+        lacking = "image that the archive's frames lack: late, lost or without a measurement"
         return {
-            "frame before the archive's last": len(self.frames),
-            "image that the archive's frames lack: late, lost or without a measurement": self.images,
+            "frame before the archive's last (see --late)": len(self.frames),
+            f"{lacking} (see --late)": self.images,
         }
 
 
@@ -199,7 +211,8 @@ def what_follows(
     anon: bool,
     degradation: str | None,
     stop: When | None,
-) -> tuple[Series, Alignment | None, Late]:
+    late: bool,
+) -> Following:
     """Open what is to be added to an archive: the frames of a source that come after its last.
 
     Parameters
@@ -210,24 +223,18 @@ def what_follows(
         As `open_series`; a source may lack channels of the archive.
     stop
         Time to stop before.
-
-    Returns
-    -------
-    series
-        The frames; there may be none.
-    align
-        How an archive of all frames is aligned; None if one came as a series in memory.
     late
-        What cannot be added.
+        Whether the archive's frames are to be coded anew from the first shard on that lacks something.
 
     Raises
     ------
     InputError
-        If the source has none of the archive's channels, or another image size.
+        If the source has none of the archive's channels, or another image size; with `late` also if it lacks
+        images that the archive has.
     DamagedError
         If the archive does not say how its source was aligned.
     """
-    align, last = alignment_of(archive), archive.time[-1]
+    align = alignment_of(archive)
     if isinstance(src, Series):
         series, align = src, None
     else:
@@ -256,11 +263,56 @@ def what_follows(
         raise _unlike(series, archive, "add images of these")
     # Frames that the archive left out for an image without measurement are not absent from it.
     series = settled(series, archive.time)
-    following, before = series.following(last, archive.channels, Scale(archive.scale))
+    kept = _complete(archive, series) if late else archive.frames
+    following = series.following(archive.time[:kept], archive.channels, Scale(archive.scale))
+    before = series.time[: len(series) - len(following)]
+    there, has = _both(archive, series)
+    images = 0 if late else int(np.count_nonzero(has & ~there))
+    return Following(following, align, kept, before[~np.isin(before, archive.time)], images)
+
+
+def _both(archive: Archive, series: Series) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which images (T, C) of an archive's frames, in a series' channels, it has and the series has."""
+    there = archive.valid[:, [archive.channels.index(name) for name in series.channels]]
+    has = np.zeros_like(there)
     _, frames, rows = np.intersect1d(series.time, archive.time, assume_unique=True, return_indices=True)
-    there = archive.valid[rows][:, [archive.channels.index(name) for name in series.channels]]
-    images = int(np.count_nonzero(~np.isnat(series.t_obs[frames]) & ~there))
-    return following, align, Late(before[~np.isin(before, archive.time)], images)
+    has[rows] = ~np.isnat(series.t_obs[frames])
+    return there, has
+
+
+def _complete(archive: Archive, series: Series) -> int:
+    """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has.
+
+    Raises
+    ------
+    InputError
+        If those after them have images that it lacks: coded anew they would be lost.
+    """
+    there, has = _both(archive, series)
+    kept = archive.frames
+    absent = series.time[~np.isin(series.time, archive.time) & (series.time < archive.time[-1])]
+    if len(absent):
+        kept = int(np.searchsorted(archive.time, absent[0]))
+    for frame in np.flatnonzero((has & ~there).any(axis=1)):
+        if frame >= kept:
+            break
+        # Images without a measurement are in no archive: only reading tells them from those that are late.
+        place = int(np.searchsorted(series.time, archive.time[frame]))
+        if (series.read(place, place + 1).valid[0] & ~there[frame]).any():
+            kept = int(frame)
+    if kept < archive.frames:
+        kept -= kept % archive.frames_per_shard
+    lost = archive.valid.copy()
+    lost[:kept] = False
+    lost[:, [archive.channels.index(name) for name in series.channels]] &= ~has
+    if lost.any():
+        frame, channel = np.argwhere(lost)[0]
+        begin, when = format_utc(archive.time[[kept, frame]])
+        raise InputError(
+            f"{series.urls[0]}: lacks {archive.channels[channel]} of {when}, which {archive.path} has and "
+            f"would lose; name sources that have all since {begin}, or leave out --late"
+        )
+    return kept
 
 
 def _degradation_of(archive: Archive) -> str | None:

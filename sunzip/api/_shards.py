@@ -55,7 +55,7 @@ class Plan:
     @property
     def first(self) -> int:
         """The archive's frame that is the first of the series."""
-        return self.writer.before.frames if self.writer.before else 0
+        return self.writer.kept
 
     def frames_of(self, shard: int) -> slice:
         """Return the frames of a shard that are to be coded."""

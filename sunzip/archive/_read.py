@@ -568,24 +568,27 @@ class Archive:
 
     def longer(
         self,
+        kept: int,
         time: npt.NDArray[np.datetime64],
         source: Mapping[str, Any],
         coding: Mapping[str, Any],
         fingerprint: str,
     ) -> ArchiveSpec:
-        """Return the specification of an archive that holds this one's frames, and after them others.
+        """Return the specification of an archive that holds this one's first frames, and after them others.
 
         Parameters
         ----------
+        kept
+            How many of its frames.
         time
-            Of the others, all later than the last.
+            Of the others, all later than the last of these.
         source, coding, fingerprint
             As in `ArchiveSpec`, of the new archive.
         """
         return ArchiveSpec(
             channels=self.channels,
             shape=self.shape,
-            time=np.concatenate([self.time, time]),
+            time=np.concatenate([self.time[:kept], time]),
             scale=self.scale,
             frames_per_block=self.frames_per_block,
             frames_per_shard=self.frames_per_shard,

@@ -36,8 +36,9 @@ class ArchiveWriter:
         What it will hold.
     shards
         Number of shards, with those that are taken over.
-    before
-        The archive whose frames come first, and are taken over as they are; None if there is none.
+    before, kept
+        The archive whose first frames come first and are taken over as they are, and how many these are: all
+        or whole shards; None and 0 if there is none.
     """
 
     def __init__(self, path: str, spec: ArchiveSpec) -> None:
@@ -49,6 +50,7 @@ class ArchiveWriter:
         self._force = False
         self._root = b""
         self.before: Archive | None = None
+        self.kept = 0
 
     @classmethod
     def create(
@@ -59,6 +61,7 @@ class ArchiveWriter:
         force: bool = False,
         resume: bool = False,
         before: Archive | None = None,
+        kept: int = 0,
     ) -> ArchiveWriter:
         """Begin an archive, or continue one.
 
@@ -74,9 +77,9 @@ class ArchiveWriter:
         resume
             Continue an unfinished archive if there is one. It keeps the specification it was begun with.
             All that was written is read: a shard that is damaged counts as not written.
-        before
-            The archive at `path`, which is to be replaced by one that begins with its frames, as its `longer`
-            specifies: its whole shards are taken over, and closed at the end.
+        before, kept
+            The archive at `path`, which is to be replaced by one that begins with so many of its frames, as
+            its `longer` specifies: whole shards of these are taken over, and it is closed at the end.
 
         Raises
         ------
@@ -88,7 +91,7 @@ class ArchiveWriter:
         """
         path = os.fspath(path)
         writer = cls(path, spec)
-        writer._force, writer.before = force, before
+        writer._force, writer.before, writer.kept = force, before, kept
         place = writer._place
         with os_errors(path):
             place.check()
@@ -121,7 +124,7 @@ class ArchiveWriter:
     @property
     def _taken(self) -> int:
         """Number of shards that are taken over whole."""
-        return self.before.frames // self._grid.frames_per_shard if self.before else 0
+        return self.kept // self._grid.frames_per_shard
 
     def frames_of(self, shard: int) -> slice:
         """Return the frames that a shard holds."""

@@ -196,6 +196,11 @@ def compress(
 @read_options
 @stop_option
 @model_option
+@click.option(
+    "--late",
+    is_flag=True,
+    help="Code anew, too, all from the first shard on that lacks images that SRC has now.",
+)
 @click.option("--force", is_flag=True, help="Begin again, whatever a run that was broken off left.")
 @resume_option
 @workers_option
@@ -207,6 +212,7 @@ def append(
     archive: str,
     reading: dict[str, Any],
     stop: str | None,
+    late: bool,
     model: str | None,
     force: bool,
     resume: bool,
@@ -231,6 +237,7 @@ def append(
             archive,
             **reading,
             stop=stop,
+            late=late,
             model=model,
             force=force,
             resume=resume,
@@ -287,9 +294,11 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     speed = f", {number(r.frames_coded / r.seconds)} frames/s" if coded else ""
     held = [("max error", in_short(bounds_of(r.max_error)))] if r.max_error else []
     new = r.frames - r.frames_before
-    added = (
-        [("added", count(new, "frame") if new else "nothing, as nothing is new")] if r.frames_before else []
-    )
+    added = []
+    if r.frames_before:
+        added.append(("added", count(new, "frame") if new or r.frames_anew else "nothing, as nothing is new"))
+    if r.frames_anew:
+        added.append(("coded anew", f"its last {count(r.frames_anew, 'frame')}"))
     yield from fields(
         [
             *added,

@@ -220,7 +220,7 @@ def repair(
     if not report.ok:
         raise DamagedError(
             f"{archive}: not all of it could be saved; what could is in {out}; a copy of it (--from) may "
-            "have the rest"
+            "have the rest, or its source (`sunzip append --late`)"
         )
 
 

@@ -300,19 +300,17 @@ class Series:
         kept._seen[:] = self._seen[keep]
         return kept
 
-    def following(
-        self, last: np.datetime64, channels: tuple[str, ...], scale: Scale
-    ) -> tuple[Series, npt.NDArray[np.datetime64]]:
-        """Return the frames after a time, to be added to others, and the times of those that are not.
+    def following(self, times: npt.NDArray[np.datetime64], channels: tuple[str, ...], scale: Scale) -> Series:
+        """Return the frames after those of some times, to be added to these.
 
         Parameters
         ----------
-        last
-            The time.
+        times
+            In order; there may be none.
         channels, scale
             Those of the others: channels that the sources lack are missing.
         """
-        keep = self.time > last
+        keep = self.time > times[-1] if len(times) else np.ones(len(self), np.bool_)
         into = [channels.index(name) for name in self.channels]
         source, row = (np.full((int(keep.sum()), len(channels)), -1, np.int32) for _ in range(2))
         t_obs = np.full(source.shape, np.datetime64("NaT", "ms"), "datetime64[ms]")
@@ -325,7 +323,7 @@ class Series:
             images_used=self._report.images_used - left,
             not_selected=self._report.not_selected + left,
         )
-        found = Series(
+        return Series(
             self._sources,
             channels,
             self.shape,
@@ -337,7 +335,6 @@ class Series:
             self.missing,
             scale,
         )
-        return found, self.time[~keep]
 
     def none_whole(self) -> InputError:
         """Return what is to be said if in every frame an image holds no measurement."""
