@@ -278,8 +278,9 @@ def _specification(
     align: Alignment | None,
     degradation: str | None,
 ) -> ArchiveSpec:
+    quality = codec.shown_quality
     coding = {
-        "quality": codec.quality,
+        "quality": quality,
         "frames_per_block": block,
         # So that what the latents would take as float32 can be told without the model.
         "latents_per_frame": _latents(codec, series.shape),
@@ -302,7 +303,7 @@ def _specification(
             "model": codec.model.sha256,
             "channels": list(series.channels),
             "scale": str(series.scale),
-            "quality": codec.quality,
+            **({} if quality is None else {"quality": quality}),
             **held,
         },
         model={"name": codec.model.name, "sha256": codec.model.sha256, "bytes": codec.model.nbytes},

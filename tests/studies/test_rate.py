@@ -115,7 +115,8 @@ def test_a_model_without_qualities_is_told_none(sigma_model: Model, tmp_path: Pa
     done = api.compress(sun, tmp_path / "a.lat", model=sigma_model)
     assert done.quality is None
     with open_archive(tmp_path / "a.lat") as archive:
-        assert archive.coding["quality"] == 0
+        assert archive.coding["quality"] is None
+        assert "quality" not in archive.codec
 
 
 @pytest.mark.parametrize(
