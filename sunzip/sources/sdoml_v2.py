@@ -39,6 +39,9 @@ _COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
 
 Value = str | int | float | bool | None
 
+#: What JSON's scalars become, and nothing that is derived of them: a year has ten million, each looked at.
+_VALUES = frozenset({str, int, float, bool, type(None)})
+
 
 @dataclass(slots=True)
 class _Array:
@@ -228,8 +231,7 @@ class SdomlV2(Source):
             k: v
             for k, v in attributes.items()
             # xarray's own note about dimension names is a list but no keyword.
-            if k != "_ARRAY_DIMENSIONS"
-            and (_is_value(v) or (isinstance(v, list) and all(_is_value(x) for x in v)))
+            if k != "_ARRAY_DIMENSIONS" and _VALUES.issuperset(map(type, v if isinstance(v, list) else [v]))
         }
 
     def _index(self, array: _Array) -> npt.NDArray[np.datetime64]:
@@ -275,10 +277,6 @@ class SdomlV2(Source):
                 part = frames[:, y : y + tile[0], x : x + tile[1]]
                 part[:] = block[:depth, : part.shape[1], : part.shape[2]]
         return frames
-
-
-def _is_value(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float)
 
 
 def _read_json(storage: Storage, path: str, limit: int) -> dict[str, Any] | None:
@@ -400,7 +398,7 @@ def _pack(column: Value | list[Value]) -> Value | npt.NDArray[Any] | list[Value]
     """Hold one keyword list in little memory such that every value comes out as it went in."""
     if not isinstance(column, list) or not column:
         return column
-    kinds = {type(v) for v in column}
+    kinds = set(map(type, column))
     if kinds == {float}:
         return np.array(column, np.float64)
     if kinds == {int} and max(map(abs, column)) < 2**63:  # type: ignore[arg-type]
