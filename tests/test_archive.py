@@ -1410,6 +1410,30 @@ def test_few_columns_for_many_images_cost_what_the_columns_do() -> None:
     assert peak < 40 << 20
 
 
+def test_columns_are_looked_at_as_a_whole() -> None:
+    """`verify` reads all keywords of an archive; a call for each value was most of its time."""
+    n = 500
+    headers = [
+        [{"F": 0.1 * (i % 7), "I": i % 11, "T": f"text {i % 5}", "E": 959.6 + i * 1e-4, "B": i % 3 == 0}]
+        for i in range(n)
+    ]
+    t_obs = np.arange(n)[:, None] * 720_000
+    text = encode(("171A",), headers, t_obs)
+    calls = 0
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.endswith("_keywords.py")
+
+    sys.setprofile(count)
+    try:
+        found = decode(text, ("171A",), t_obs, "here")
+    finally:
+        sys.setprofile(None)
+    assert found[:] == headers
+    assert calls < n / 4
+
+
 def test_a_header_is_its_readers_own() -> None:
     t_obs = np.zeros((2, 1), np.int64)
     headers = decode(encode(("94A",), [[{"A": 1}], [{"A": 1}]], t_obs), ("94A",), t_obs, "")

@@ -34,6 +34,9 @@ _MAX_VALUES = 1 << 24
 #: Python writes no integer of more digits.
 _MOST = 10**4300
 
+#: Types of values that JSON holds as they are, whatever they are.
+_AS_THEY_ARE = frozenset({str, float, bool, type(None)})
+
 _NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -286,6 +289,9 @@ def _decode_values(column: Any, n: int) -> list[Value] | Value:
     if isinstance(column, list):
         if len(column) != n:
             raise ValueError("length of a column")
+        # Archives hold far more values than columns: these are looked at as a whole where they can be.
+        if _AS_THEY_ARE.issuperset(map(type, column)) or _are_i64(column):
+            return column
         return [_decode_scalar(v) for v in column]
     if isinstance(column, dict) and "order" in column:
         return _decode_numbers(column, n)
@@ -356,8 +362,10 @@ def _decode_numbers(column: Mapping[str, Any], n: int) -> list[Value]:
     return [float(f"{d}e-{decimals}") for d in digits]
 
 
-def _are_i64(values: Sequence[object]) -> bool:
-    return all(type(v) is int and v in _I64 for v in values)
+def _are_i64(values: Sequence[Any]) -> bool:
+    if not {int}.issuperset(map(type, values)):
+        return False
+    return not values or (min(values) in _I64 and max(values) in _I64)
 
 
 def _encode_times(values: Sequence[Value], times: Sequence[int]) -> Any:
