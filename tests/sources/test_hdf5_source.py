@@ -11,6 +11,7 @@ import pytest
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
+from sunzip.sources import hdf5
 from sunzip.sources.hdf5 import Hdf5
 from sunzip.sources.series import join
 
@@ -406,3 +407,23 @@ def test_behind_fsspec(tmp_path):
         assert Hdf5("memory://sun.h5").read("Bz", 4).tobytes() == GOOD["cube"][4, 1].tobytes()
     finally:
         memory.rm("/sun.h5")
+
+
+def test_chunks_of_many_images_are_unpacked_once(tmp_path, monkeypatch):
+    """A chunk of 24 images was unpacked 48 times: twice for each, as HDF5 keeps no chunk beyond 1 MB."""
+    data = np.arange(24 * 128 * 128, dtype="<f4").reshape(24, 128, 128)
+    with h5py.File(tmp_path / "cube.h5", "w") as file:
+        cube = file.create_dataset("cube", data=data, chunks=(12, 128, 128), compression="gzip")
+        cube.attrs["channel"] = "171A"
+        file["time"] = np.arange(24) * 720_000
+    looked_at = []
+    real = hdf5._chunk
+    monkeypatch.setattr(hdf5, "_chunk", lambda d, begin: looked_at.append(begin) or real(d, begin))
+    source = Hdf5(str(tmp_path / "cube.h5"))
+    for row in range(24):
+        np.testing.assert_array_equal(source.read("171A", row), data[row])
+    assert looked_at == [(0, 0, 0), (12, 0, 0)]
+    # That is open still, and keeps as much as 12 channels of such images want.
+    assert source._open.id.get_access_plist().get_chunk_cache()[1] >= 12 * 16 * 512**2 * 4
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(again.read("171A", 23), data[23])
