@@ -38,7 +38,7 @@ from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, held_out
 from sunzip.train.journal import BOARD, LOG, PICTURES, Journal
-from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, fit
+from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, check_settings, fit
 from sunzip.train.measure import (
     active_units,
     correlations,
@@ -277,6 +277,20 @@ def train(
         if place.leads:
             _claim(out, folder, ends, resume=resume, force=force)
         fingerprint = series.fingerprint()
+        settings: dict[str, Any] = {
+            "model": model,
+            "mode": mode,
+            "beta": beta,
+            "init": init or (coder.sha256 if coder else "random"),
+            "frames": fingerprint[:16],
+            "hold_out": ["all"] if fit_all else list(hold_out),
+            "augment": augment,
+            "processes": place.world,
+        }
+        old = folder / CHECKPOINT
+        begun = checkpoint.read_state(old)["settings"] if resume and old.exists() else None
+        if begun is not None:
+            _check_begun(old, begun, settings)
         kept = partial(cached, series, Path(cache or folder), fingerprint=fingerprint)
         if place.leads:
             kept(progress=lambda done, total: tell(Stage("reading frames", done, total)))
@@ -320,35 +334,25 @@ def train(
             rate=rate or (3e-5 if init == "pca" else _DEFAULTS.get(model, _DEFAULTS[""])[1]),
             seed=seed,
         )
-        old = folder / CHECKPOINT
-        begun = resume and old.exists()
         half = precision == "bf16"
-        if precision == "auto" and begun:
-            half = checkpoint.read_state(old)["settings"].get("precision") == "bf16"
+        if precision == "auto" and begun is not None:
+            half = begun.get("precision") == "bf16"
         elif precision == "auto":
             tell(Stage("trying precisions", 0, 1))
             half = bool(
                 place.agree([float(bf16_is_faster(family, place.device, family.batches(0, 0, 1)))])[0]
             )
-        if isinstance(family, HyperpriorFamily) and not begun:
+        if isinstance(family, HyperpriorFamily) and begun is None:
             tell(Stage("principal components", 0, 1))
             latents = family.network.shape["latents"]
             family.network.begin_as(*principal_components(family.views, latents, COMPONENT_BATCHES))
-        if isinstance(family, SigmaVaeFamily) and init == "pca" and place.leads and not begun:
+        if isinstance(family, SigmaVaeFamily) and init == "pca" and place.leads and begun is None:
             _begin(family, learned, augment=augment, seed=seed, tell=tell)
         place.wait()
-        settings = {
-            "model": model,
-            "mode": mode,
-            "beta": beta,
-            "init": init or (coder.sha256 if coder else "random"),
-            "frames": fingerprint[:16],
+        settings |= {
             "train_frames": len(learned),
-            "hold_out": ["all"] if fit_all else list(hold_out),
             "recipe": asdict(recipe),
-            "augment": augment,
             "precision": "bf16" if half else "fp32",
-            "processes": place.world,
         }
         outcome = fit(
             family,
@@ -624,6 +628,21 @@ def _claim(out: Path, folder: Path, held: ExitStack, *, resume: bool, force: boo
                 shutil.rmtree(folder / left, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made: {error.strerror or error}") from None
+
+
+def _check_begun(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume with settings that are not those of a checkpoint: frames may take hours to read.
+
+    `fit` looks at all settings; these are known before any frame is read.
+    """
+    # Of frames the settings keep a digest, which would tell nobody what is other.
+    alike = now | {"frames": before.get("frames")}
+    check_settings({key: before.get(key) for key in now}, alike, path)
+    if alike != now:
+        raise InputError(
+            f"{path}: was begun with other frames than the sources give now; give those that it was begun "
+            "with and choose from them by the same options (--cadence, --size, …), or begin anew with --force"
+        )
 
 
 def _look(family: Family, frames: Frames) -> Callable[[nn.Module, int, Journal], dict[str, float | None]]:

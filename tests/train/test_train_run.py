@@ -30,7 +30,7 @@ from sunzip.channels import NAMES
 from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.cube import Cube, Scale
-from sunzip.errors import InputError, OutputError
+from sunzip.errors import DamagedError, InputError, OutputError
 from sunzip.files import locked
 from sunzip.nn import sigma_vae
 from sunzip.nn.hyperprior import Hyperprior
@@ -677,6 +677,28 @@ def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> 
     again = json.loads(call(SUN, *VAE, *end, "--steps", 1, "--force", "--json", "--seed", 1))
     assert again["sha256"] != report["sha256"]
     assert [p.name for p in (out / "training").glob("*.f16")] == []
+
+
+@pytest.mark.parametrize("change", ["frames", "options", "damage"])
+def test_what_cannot_be_resumed_is_told_before_frames_are_read(
+    change: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m"
+    go(out, cache)
+    options: dict[str, Any] = {"resume": True}
+    error, message = InputError, "was begun with other frames than the sources give now; give those"
+    if change == "frames":
+        # As where a store has grown since.
+        options["align"] = replace(DAILY, stop="2014-03-01")
+    elif change == "options":
+        options |= {"augment": False, "align": replace(DAILY, stop="2014-03-01")}
+        message = "was begun with augment True, not False; resume with the same"
+    else:
+        (out / "training" / "checkpoint.safetensors").write_bytes(b"half")
+        error, message = DamagedError, "is no checkpoint of sunzip train; begin anew with --force"
+    monkeypatch.setattr(run_module, "cached", lambda *_, **__: pytest.fail("frames were read"))
+    with pytest.raises(error, match=f"checkpoint.safetensors: {message}"):
+        go(out, cache, **options)
 
 
 @pytest.mark.parametrize("name", ["m" * 101, "m\nm", "m\udcff"])
