@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -82,7 +82,7 @@ class Program(click.Group):
             except Exception as error:
                 if debug:
                     traceback.print_exc()
-                message, code = _explain(error, debug)
+                message, code = _explain(error, debug, self._options(words))
                 # Who is told by SIGHUP that the terminal is gone cannot write to it.
                 with contextlib.suppress(OSError):
                     click.echo(f"{NAME}: {one_line(message)}", err=True)
@@ -90,6 +90,14 @@ class Program(click.Group):
         # text, as it makes dataclasses during imports. With the next such code it forgets that.
         exec("")
         sys.exit(code)
+
+    def _options(self, words: Sequence[str]) -> set[str]:
+        """Return the options of the command that words name."""
+        command: click.Command = self
+        for word in words:
+            if isinstance(command, click.Group):
+                command = command.commands.get(word, command)
+        return {option for parameter in command.params for option in parameter.opts}
 
 
 def need_command(ctx: click.Context) -> None:
@@ -136,8 +144,8 @@ def _take_debug(words: list[str]) -> bool:
     return found
 
 
-def _explain(error: Exception, debug: bool) -> tuple[str, int]:
-    """Return what to print after the program's name, and the exit code."""
+def _explain(error: Exception, debug: bool, options: Collection[str]) -> tuple[str, int]:
+    """Return what to print after the program's name, and the exit code, for a command with such options."""
     match error:
         case Interrupted():
             return str(error), error.exit_code
@@ -151,9 +159,10 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
         case SunzipError():
             return f"error: {error}", error.exit_code
         case MemoryError():
-            return f"error: {_MEMORY}", 1
+            return f"error: {_short_of_memory('machine', options)}", 1
         case RuntimeError() if any(words in str(error) for words in _NO_MEMORY):
-            return f"error: {_MEMORY}", 1
+            where = "GPU" if "CUDA" in str(error) else "machine"
+            return f"error: {_short_of_memory(where, options)}", 1
         case RuntimeError() if "start new thread" in str(error):
             return f"error: {_THREADS}", 1
         case OSError():
@@ -164,12 +173,27 @@ def _explain(error: Exception, debug: bool) -> tuple[str, int]:
     return f"error: internal: {what}{how}", 1
 
 
-#: What PyTorch says where memory is short; the second is all that oneDNN tells, by which it convolves.
-_NO_MEMORY = ("allocate memory", "could not create a primitive")
-_MEMORY = (
-    "the memory of this machine is not enough; take smaller images (--size), fewer channels (--channels) or "
-    "fewer frames in a block (--block)"
-)
+def _short_of_memory(where: str, options: Collection[str]) -> str:
+    """Say that memory is short, and which of a command's options take less."""
+    less = [f"{what} ({option})" for option, what in _LESS.items() if option in options]
+    said = f"the memory of this {where} is not enough"
+    if not less:
+        return said
+    *first, last = less
+    return f"{said}; take {', '.join(first)}{' or ' if first else ''}{last}"
+
+
+#: What PyTorch says where memory is short, on a GPU too; the last is all that oneDNN tells, by which it
+#: convolves.
+_NO_MEMORY = ("allocate memory", "out of memory", "could not create a primitive")
+
+#: What takes less memory, by the options that ask for it.
+_LESS = {
+    "--batch": "fewer samples in a step",
+    "--size": "smaller images",
+    "--channels": "fewer channels",
+    "--block": "fewer frames in a block",
+}
 _THREADS = (
     "no more threads can be started here; allow more of them (ulimit -u, a container's pids), or more "
     "address space (ulimit -v) with smaller stacks (ulimit -s), or take fewer (OMP_NUM_THREADS=1)"

@@ -733,6 +733,36 @@ def test_every_error_is_one_line(sunzip, model, store, tmp_path, monkeypatch, er
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "error", "line"),
+    [
+        (
+            "compress",
+            MemoryError(),
+            "machine is not enough; take smaller images (--size), fewer channels (--channels) or fewer "
+            "frames in a block (--block)",
+        ),
+        (
+            "train",
+            RuntimeError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+            ),
+            "GPU is not enough; take fewer samples in a step (--batch), smaller images (--size) or fewer "
+            "channels (--channels)",
+        ),
+        ("decompress", MemoryError(), "machine is not enough; take fewer channels (--channels)"),
+        ("models list", MemoryError(), "machine is not enough"),
+    ],
+)
+def test_where_memory_is_short_options_of_that_command_are_named(monkeypatch, command, error, line):
+    def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(program), "invoke", fail)
+    result = CliRunner().invoke(program, command.split())
+    assert (result.exit_code, result.stderr) == (1, f"sunzip: error: the memory of this {line}\n")
+
+
 @pytest.mark.parametrize("args", [["--debug", "info"], ["info", "--debug"]])
 def test_debug_adds_the_traceback(tmp_path, args):
     result = CliRunner().invoke(program, [*args, str(tmp_path / "gone.lat")])
