@@ -139,6 +139,16 @@ class Model:
         prefix += "."
         return {k.removeprefix(prefix): v for k, v in _tensors(self).items() if k.startswith(prefix)}
 
+    def check(self) -> None:
+        """See that the arrays can be read, and keep none of them, as `arrays` does for the next call.
+
+        Raises
+        ------
+        DamagedError
+            If the file is not valid safetensors.
+        """
+        _parsed(self.sha256, self.files[TENSORS])
+
     def numbers(self, key: str, count: int) -> npt.NDArray[np.float32]:
         """Return positive finite numbers from the configuration's ``stabiliser`` section, (count,) float32.
 
@@ -157,8 +167,7 @@ class Model:
         return np.array(found, np.float32)
 
 
-@lru_cache(maxsize=4)
-def _parse(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
+def _parsed(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -171,8 +180,11 @@ def _parse(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
         ) from None
 
 
+_kept = lru_cache(maxsize=4)(_parsed)
+
+
 def _tensors(model: Model) -> dict[str, npt.NDArray[Any]]:
-    return _parse(model.sha256, model.files[TENSORS])
+    return _kept(model.sha256, model.files[TENSORS])
 
 
 def read_folder(folder: Path) -> Model:
@@ -230,8 +242,15 @@ def _sha256_of(folder: Path) -> str | None:
         return None
 
 
-def read_added(entry: Entry) -> Model:
+def read_added(entry: Entry, *, keep: bool = True) -> Model:
     """Read a model that was added, and see that it still is that one.
+
+    Parameters
+    ----------
+    entry
+        Which.
+    keep
+        Whether to keep it in memory for the next time. Of all models of a machine that would be too much.
 
     Raises
     ------
@@ -241,7 +260,7 @@ def read_added(entry: Entry) -> Model:
         As `read_folder`.
     """
     try:
-        model = _read(entry.path)
+        model = (_read if keep else read_folder)(entry.path)
         problem = "its files are others"
     except (DamagedError, ModelNotFoundError) as error:
         model, problem = None, str(error).removeprefix(f"{entry.path}: ")

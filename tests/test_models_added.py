@@ -10,6 +10,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,11 +21,12 @@ import fsspec
 import numpy as np
 import pytest
 from click.testing import Result
+from safetensors.numpy import load
 
 import sunzip
 from sunzip import added, weights
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
-from sunzip.train.export import write
+from sunzip.train.export import pack, write
 from sunzip.weights import CONFIG, TENSORS, Model
 
 pytestmark = pytest.mark.usefixtures("nothing_registered")
@@ -352,6 +354,24 @@ def test_damage_is_told_hides_no_other_and_is_mended_by_adding_again(
     sunzip.add_model(tiny)
     assert weights.load("tiny").sha256 == folder.name
     assert sorted(os.listdir(folder)) == [CONFIG, TENSORS, "name.txt"]
+
+
+def test_a_list_of_many_models_keeps_none_of_them(
+    home: Path, tiny_model: Model, request: pytest.FixtureRequest
+) -> None:
+    command: Callable[..., Result] = request.getfixturevalue("sunzip")
+    command("models", "list")  # imports
+    arrays = {**load(tiny_model.files[TENSORS]), "more": np.zeros(1 << 20, np.uint8)}
+    for n in range(3):
+        weights.add(pack({**tiny_model.config, "name": f"tiny-{n}"}, arrays))
+    tracemalloc.start()
+    try:
+        rows = json.loads(command("models", "list", "--json").stdout)["models"]
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [row["name"] for row in rows if row["added"]] == ["tiny-0", "tiny-1", "tiny-2"]
+    assert left < 1 << 20
 
 
 def test_what_is_no_entry_is_passed_over(home: Path, tiny: Path) -> None:

@@ -40,7 +40,7 @@ def list_models(as_json: bool) -> None:
         row = {"name": names.get(entry.sha256), "added": True, "default": False}
         # Its folder tells the sha256 even where the files do not.
         row |= {"path": str(entry.path), "sha256": entry.sha256}
-        own.append(row | _told(partial(weights.read_added, entry)))
+        own.append(row | _told(partial(weights.read_added, entry, keep=False)))
     rows += sorted(own, key=lambda row: (row["name"] is None, row["name"], row["sha256"]))
     result(as_json, {"models": rows}, _listed(rows, str(added.folder())))
 
@@ -49,8 +49,8 @@ def _told(read: Callable[[], Model]) -> dict[str, Any]:
     """Return what is to be told of a model, or what is wrong with it."""
     try:
         model = read()
-        # Parsed, as a copy that broke off is told by nothing else.
-        model.arrays("")
+        # A copy that broke off is told by nothing else.
+        model.check()
     except SunzipError as error:
         return {"problem": str(error)}
     return {
