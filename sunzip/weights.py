@@ -46,6 +46,9 @@ _FEWEST = 12
 #: A model's files, and the most bytes that each may have.
 FILES = {CONFIG: 1 << 20, TENSORS: 1 << 31}
 
+#: Of the header of model.safetensors, which names the arrays, so many bytes at most; models have some 15,000.
+_LONGEST_HEADER = 1 << 20
+
 # In a wheel the models lie inside the package; in a checkout beside it.
 _ROOTS = (Path(__file__).parent / "models", Path(__file__).parents[1] / "models")
 
@@ -172,6 +175,9 @@ def _parsed(sha256: str, tensor_bytes: bytes) -> dict[str, npt.NDArray[Any]]:
     from safetensors.numpy import load
 
     try:
+        # Of names alone a hundred megabytes would become gigabytes of objects.
+        if int.from_bytes(tensor_bytes[:8], "little") > _LONGEST_HEADER:
+            raise ValueError(f"its header says to be longer than {_LONGEST_HEADER} bytes")
         return load(tensor_bytes)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

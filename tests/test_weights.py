@@ -226,6 +226,15 @@ def test_tensor_files_that_are_none_are_damage(raw: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_names_alone_are_not_read_without_end() -> None:
+    nothing = np.zeros(0, np.uint8)
+    raw = save({f"a.{n}": nothing for n in range(20_000)})
+    with pytest.raises(DamagedError, match=r"its header says to be longer than 1048576 bytes"):
+        Model.from_files(files(tensors=raw), "here").arrays("a")
+    few = Model.from_files(files(tensors=save({f"a.{n}": nothing for n in range(10_000)})), "here")
+    assert len(few.arrays("a")) == 10_000
+
+
 def test_arrays_are_those_below_a_prefix() -> None:
     raw = save({"a.x": np.arange(3), "a.b.c": np.ones(2), "ab": np.zeros(1), "b.x": np.zeros(1)})
     found = Model.from_files(files(tensors=raw), "here").arrays("a")
