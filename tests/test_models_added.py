@@ -670,7 +670,7 @@ def test_what_does_not_load_is_not_added(
     refused({}, whole[: len(whole) // 2], DamagedError, "is damaged")
     refused({}, b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.", DamagedError, "is damaged")
     refused({"version": 2}, whole, UnsupportedError, "update sunzip")
-    refused({"family": "fresh"}, whole, UnsupportedError, "unknown to this sunzip")
+    refused({"family": "fresh"}, whole, UnsupportedError, f"^{folder}: was not added: .*unknown to")
     refused({"stabiliser": {}}, whole, DamagedError, "stabiliser")
     refused({"name": "a/b"}, whole, InputError, "cannot be added as 'a/b': .*--name")
     refused({"name": weights.DEFAULT}, whole, InputError, "is the name of a model that came with sunzip")

@@ -8,7 +8,7 @@ from pathlib import Path
 from sunzip import weights
 from sunzip.archive import names_archive, open_archive
 from sunzip.codec import Codec
-from sunzip.errors import DamagedError, InputError, ModelNotFoundError
+from sunzip.errors import DamagedError, InputError, ModelNotFoundError, UnsupportedError
 from sunzip.sources.storage import fetch
 from sunzip.sun import embedded_in
 from sunzip.weights import CONFIG, FILES, TENSORS, AddReport, Model
@@ -73,9 +73,9 @@ def add_model(
         )
     try:
         Codec(model).family.load()
-    except DamagedError as error:
+    except (DamagedError, UnsupportedError) as error:
         # Most parts of a model do not know where it came from.
-        raise DamagedError(f"{path}: was not added: {error}") from None
+        raise type(error)(f"{path}: was not added: {error}") from None
     return weights.add(model, name, force=force)
 
 
