@@ -53,9 +53,9 @@ class Days:
     frames
         (N,) their numbers in the archive.
     time
-        (N,) datetime64[ms]: when they are of.
+        (N,) datetime64[ms]: when the last of their images was taken, or their nominal time if that is later.
     known
-        (N,) datetime64[ms]: of when the last frame is that they may be coded given.
+        (N,) datetime64[ms]: the same of the last frame that they may be coded given.
     """
 
     frames: npt.NDArray[np.intp]
@@ -76,10 +76,13 @@ class Days:
             raise InputError(
                 f"{sun.archive.path}: no frame has all of its channels; there is nothing to learn from"
             )
-        _, first = np.unique(sun.time[whole].astype("M8[D]"), return_index=True)
+        # A frame's nominal time may be that of its first image, shortly before midnight, or of a coarse grid:
+        # what an image shows must not count as known before it was taken.
+        time = np.fmax(sun.time, np.fmax.reduce(sun.archive.t_obs, axis=1))
+        _, first = np.unique(time[whole].astype("M8[D]"), return_index=True)
         frames = whole[first]
         last = np.minimum((frames // sun.together + 1) * sun.together, len(sun)) - 1
-        return cls(frames, sun.time[frames], sun.time[last])
+        return cls(frames, time[frames], np.maximum.accumulate(time)[last])
 
     def take(self, which: npt.NDArray[np.intp]) -> Days:
         """Return some of the days, by number."""

@@ -182,7 +182,7 @@ class TestLeaks:
             late = days.known >= days.date + np.timedelta64(1, "D")
             assert late.any() == ((block, hours) == (24, 24))
             if late.any():
-                assert days.known[:2].tolist() == [sun.time[23].item()] * 2
+                assert days.known[:2].tolist() == [sun.archive.t_obs[23].max().item()] * 2
                 with pytest.raises(InputError, match=r"2011-01-01T00.* given others as late as 2011-01-24"):
                     forecast(tmp_path / "s.lat", flux, **QUICK)
 
@@ -298,6 +298,25 @@ class TestDays:
             np.testing.assert_array_equal(latents[1], sun.latents[2].ravel())
             with pytest.raises(InputError, match="cannot be pooled"):
                 extractors.latent_features(sun, days, 2, lambda _: None)
+
+    @pytest.mark.parametrize(("cadence", "seconds"), [("native", (-30, 8)), ("4d", (3600, 30 * 3600))])
+    def test_frames_are_of_the_day_of_their_last_image(
+        self, cadence: str, seconds: tuple[int, int], tiny_model: Model, tmp_path: Path
+    ) -> None:
+        # Magnetograms of before midnight give native frames a time of the day before; coarse grids may, too.
+        nominal = np.array(["2013-01-03", "2013-01-07"], "M8[ms]")
+        t_obs = nominal[:, None] + np.array(seconds) * np.timedelta64(1000, "ms")
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            file["cube"] = np.ones((2, 2, 16, 16), np.float32)
+            file["channel"] = ["171A", "Bz"]
+            file["time"], file["t_obs"] = nominal.astype("i8"), t_obs.astype("i8")
+        align = api.Alignment(cadence=cadence)
+        api.compress(tmp_path / "f.h5", tmp_path / "f.lat", align=align, model=tiny_model)
+        with open_sun(tmp_path / "f.lat") as sun:
+            days = Days.of(sun)
+            assert (sun.time.astype("M8[D]") < t_obs.max(1).astype("M8[D]")).all()
+            np.testing.assert_array_equal(days.time, t_obs.max(1))
+            np.testing.assert_array_equal(days.known, t_obs.max(1))
 
 
 def data(n: int) -> tuple[np.ndarray, np.ndarray]:
