@@ -61,7 +61,9 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
             right.errorbar(x, [s.ratio for s in scores], ratios, **style)
         # What knows nothing would make the rest small.
         most = 1.1 * max(score.high for score in methods[PERSISTENCE])
-        left.set(title=f"{report.column}, {what}", ylabel="RMSE (sfu)", ylim=(0, most))
+        # Names of files and columns are as they are: `$` in them is no formula.
+        left.set_title(f"{report.column}, {what}", parse_math=False)
+        left.set(ylabel="RMSE (sfu)", ylim=(0, most))
         right.set(title="over persistence", ylabel="RMSE / RMSE of persistence", ylim=(0, 2))
         right.axhline(1, color="0.3", linewidth=0.8)
         for panel in (left, right):
@@ -71,7 +73,8 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
         left.legend(fontsize=7.5)
     made = "SYNTHETIC Sun and flux" if report.synthetic else report.flux
     figure.suptitle(
-        f"{made}; latents of {report.model}; bars: {report.interval['level']:.0%} of block bootstrap"
+        f"{made}; latents of {report.model}; bars: {report.interval['level']:.0%} of block bootstrap",
+        parse_math=False,
     )
     figure.savefig(target, format="png")
 

@@ -505,6 +505,11 @@ class TestCommand:
         figures.forecast_figure(report, tmp_path / "f.png")
         assert Image.open(tmp_path / "f.png").size[1] > 1000
 
+    def test_names_are_no_formulas(self, report: ForecastReport, tmp_path: Path) -> None:
+        named = replace(report, flux=r"f$\frac$.csv", column=r"$\frac$", synthetic=False)
+        figures.forecast_figure(named, tmp_path / "f.png")
+        assert (tmp_path / "f.png").stat().st_size
+
     def test_days_ahead_are_whole(self, report: ForecastReport, monkeypatch: pytest.MonkeyPatch) -> None:
         from matplotlib.figure import Figure
 
