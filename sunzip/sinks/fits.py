@@ -35,13 +35,15 @@ from sunzip.times import parse_t_obs, time_of
 RSUN_M = 696_000_000.0
 _AU_M = 149_597_870_691.0
 
-#: Keywords that speak of how pixels are stored or where they lie, which is not as it was in the original.
+#: Keywords that speak of how pixels are stored, where they lie or what they are like on the whole (unit,
+#: least, greatest, mean, how many are missing), which is not as it was in the original.
 _OURS = re.compile(
     r"SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|EXTLEVEL|INHERIT|END|BLOCKED|"
     r"BSCALE|BZERO|BLANK|BUNIT|CHECKSUM|DATASUM|HEADSUM|LONGSTRN|CONTINUE|COMMENT|HISTORY|HIERARCH|"
     r"WCS.*|(CD|PC|PV|PS|CP|CQ|DP|DQ|A|B|AP|BP|D)_?\d.*|C(TYPE|UNIT|DELT|RPIX|RVAL|ROTA|RDER|SYER|NAME)\d.*|"
     r"LONPOLE|LATPOLE|RADESYS|EQUINOX|EPOCH|MJD.*|DATE.*|TIME.*|T_OBS|T(FIELDS|FORM|TYPE|HEAP)\d*|Z.*|SZ_.*|"
-    r"IMSCL_MP|X0_MP|Y0_MP|HA[EX][XYZ]?_OBS|CONTENT"
+    r"IMSCL_MP|X0_MP|Y0_MP|HA[EX][XYZ]?_OBS|CONTENT|PIXLUNIT|"
+    r"DATA(MIN|MAX|MEDN|MEAN|RMS|SKEW|KURT|VALS|CENT\w*|P\d+)|(TOT|MISS|SAT)VALS|PERCENTD"
 )
 
 
