@@ -379,7 +379,7 @@ def _faulted(out: str, found: dict[str, Any]) -> Iterator[str]:
 
 def _studied(out: str, found: dict[str, Any]) -> Iterator[str]:
     mission, model = found["mission"], found["model"]
-    yield f"{out} holds the study of {mission['name']} with {model['name']} at quality {model['quality']}"
+    yield f"{out} holds the study of {mission['name']} with {coder(model['name'], model['quality'])}"
     yield from table(
         ["way", "B/frame", "99.9 %", "worst", "a day", "of downlink", "lost", "latency 95 %"],
         [

@@ -274,7 +274,7 @@ def faults(
             "name": found.name,
             "family": found.family,
             "sha256": found.sha256,
-            "quality": codec.quality,
+            "quality": codec.shown_quality,
         },
         "frames": {"source": told, "coded": len(frames), "side": size, "channels": list(channels)},
         "channel": {"loss": loss, "burst": burst, "packet": packet, "overhead": OVERHEAD, "seed": seed},

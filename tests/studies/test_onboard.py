@@ -400,6 +400,16 @@ class TestStudy:
         assert found["compute"]["counted"]["macs"] > 0
         assert "tiny-wavelet" in page(found)
 
+    def test_a_model_without_qualities_has_none(self, sigma_model: Model, short: None) -> None:
+        from sunzip.cli.study import _studied
+
+        found = study(mission(side=128), model=sigma_model, frames=2)
+        assert found["model"]["quality"] is None
+        assert found["ways"]["model"]["title"] == "sunzip, tiny-sigma-vae"
+        assert [point["quality"] for point in found["measured"]["curve"]] == [None]
+        assert "quality" not in page(found).partition("<p class=note>sunzip")[2]
+        assert next(_studied("a.html", found)).endswith("with tiny-sigma-vae")
+
     def test_frames_come_from_anywhere(self, tiny_model: Model, short: None) -> None:
         source = "synthetic:frames=3,size=64,start=2012-01-01"
         found = study(mission(), model=tiny_model, sources=[source], frames=2, size=32)

@@ -172,7 +172,8 @@ class Measured:
         against what the camera read, ``true`` against the frame before the camera's noise, ``read_jpeg2000``
         of JPEG 2000 in as many bytes.
     curve
-        Of the same frames, at several qualities: bits per sample, ``read`` and ``true``.
+        Of the same frames, at several qualities, or the one of a model that has none: bits per sample,
+        ``read`` and ``true``.
     seconds
         That coding a measured frame takes, on one core of this machine.
     """
@@ -182,7 +183,7 @@ class Measured:
     sizes: Sizes
     stress: dict[str, float]
     errors: dict[str, dict[str, float | None]]
-    curve: list[dict[str, float]]
+    curve: list[dict[str, float | None]]
     seconds: float
 
 
@@ -211,7 +212,8 @@ def measure(
     camera = Camera(mission.channels, mission.bits, mission.binning)
     sizes = Sizes()
     others = peers(mission.bits)
-    sizes.ways = {"model": f"sunzip, {codec.model.name} q{codec.quality}", "raw": f"raw, {mission.bits} bit"}
+    at = "" if codec.shown_quality is None else f" q{codec.shown_quality}"
+    sizes.ways = {"model": f"sunzip, {codec.model.name}{at}", "raw": f"raw, {mission.bits} bit"}
     sizes.notes = {"model": "lossy; see the error", "raw": "bits of the camera, packed"}
     for peer in others:
         sizes.ways[peer.key], sizes.notes[peer.key] = peer.title, peer.note
@@ -295,9 +297,9 @@ def _errors(
 
 def _curve(
     mission: Mission, codec: Codec, camera: Camera, kept: list[tuple[Float, Raw]]
-) -> list[dict[str, float]]:
-    rows = []
-    for quality in sorted({*_QUALITIES, codec.quality}):
+) -> list[dict[str, float | None]]:
+    rows: list[dict[str, float | None]] = []
+    for quality in sorted({*_QUALITIES, codec.quality}) if codec.family.has_qualities else [codec.quality]:
         at = codec.at(quality)
         points = []
         for frame, raw in kept:
@@ -309,9 +311,8 @@ def _curve(
                 (8 * len(block) / raw.size, _rms(decoded - seen, noise), _rms(decoded - true, noise))
             )
         bits, read, true_error = np.mean(points, axis=0).tolist()
-        rows.append({"quality": quality, "bits_per_sample": bits, "read": read, "true": true_error})
-    # A family without a knob gives the same point at every quality.
-    return rows if len({row["bits_per_sample"] for row in rows}) > 1 else rows[:1]
+        rows.append({"quality": at.shown_quality, "bits_per_sample": bits, "read": read, "true": true_error})
+    return rows
 
 
 def _stress(mission: Mission, codec: Codec, camera: Camera, frame: Float) -> dict[str, float]:

@@ -104,6 +104,7 @@ def page(result: dict[str, Any]) -> str:
     """Return the page of what `sunzip.studies.onboard.study` found."""
     mission, model = result["mission"], result["model"]
     title = f"{mission['name']}: {model['name']} on board"
+    quality = "" if model["quality"] is None else f", quality {model['quality']}"
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(mission['summary'])}.</p>",
         _lead(result),
@@ -123,9 +124,8 @@ def page(result: dict[str, Any]) -> str:
         *(f"<li>{escape(line)}</li>" for line in mission["sources"] or ["The mission file names no source"]),
         "</ul>",
         f"<p class=note>sunzip {escape(result['sunzip'])}, model {escape(model['name'])} "
-        f"(family {escape(model['family'])}, sha256 {escape(model['sha256'][:12])}…), quality "
-        f"{model['quality']}; "
-        f"made in {result['seconds']:.0f} s. The numbers are beside this page as JSON.</p>",
+        f"(family {escape(model['family'])}, sha256 {escape(model['sha256'][:12])}…)"
+        f"{quality}; made in {result['seconds']:.0f} s. The numbers are beside this page as JSON.</p>",
     ]
     return whole(title, parts)
 

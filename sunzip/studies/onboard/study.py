@@ -121,7 +121,7 @@ def study(
             "family": found.family,
             "sha256": found.sha256,
             "bytes": found.nbytes,
-            "quality": codec.quality,
+            "quality": codec.shown_quality,
         },
         "measured": {
             "side": side,
