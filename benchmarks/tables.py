@@ -19,6 +19,7 @@ import click
 from benchmarks.common import RESULTS
 from sunzip import weights
 from sunzip.errors import ModelNotFoundError
+from sunzip.metrics import over_images
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -45,8 +46,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _mean(metrics: dict[str, Any], key: str) -> str:
-    known = [(m[key], m["images"]) for m in metrics.values() if m[key] is not None]
-    return f"{sum(v * n for v, n in known) / sum(n for _, n in known):.3f}" if known else "–"
+    mean = over_images(metrics, key)
+    return "–" if mean is None else f"{mean:.3f}"
 
 
 def _source(result: dict[str, Any], library: str = "torch") -> str:

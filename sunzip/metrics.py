@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -398,3 +398,19 @@ class Accumulator:
             }
             for mode, table in self.result().items()
         }
+
+
+def over_images(metrics: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of a metric over the images of all channels; None if none of them has it.
+
+    Parameters
+    ----------
+    metrics
+        By channel, of one mode, as `Accumulator.as_dict` gives them.
+    key
+        ``"r"``, ``"ppe10"``, ``"ppe50"`` or ``"rmse_sigma"``; constant images have no part in ``"r"``.
+    """
+    known = [
+        (m[key], m["images"] - m["constant"] * (key == "r")) for m in metrics.values() if m[key] is not None
+    ]
+    return float(sum(value * n for value, n in known) / sum(n for _, n in known)) if known else None

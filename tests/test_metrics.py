@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from sunzip.channels import NAMES
 from sunzip.errors import InputError
-from sunzip.metrics import MODES, Accumulator, disk_mask, image_metrics
+from sunzip.metrics import MODES, Accumulator, disk_mask, image_metrics, over_images
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -293,6 +293,20 @@ def test_stabiliser_is_told_the_channel() -> None:
     table = total.result()["paper"]
     assert table["171A"].rmse_sigma == pytest.approx(2)
     assert table["Bz"].rmse_sigma == pytest.approx(6)
+
+
+def test_means_over_images_count_each_once() -> None:
+    total = Accumulator(["171A", "Bz"])
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, 2, 8, 8))
+    # Of Bz one image of four has a correlation, as most of weak magnetograms decode to nothing.
+    y[1:, 1] = 0
+    total.add(x, y)
+    found = image_metrics(x, y)
+    paper = total.as_dict()["paper"]
+    assert over_images(paper, "r") == pytest.approx(np.nanmean(found.r))
+    assert over_images(paper, "ppe50") == pytest.approx(found.ppe50.mean())
+    assert over_images(paper, "rmse_sigma") is None
 
 
 def test_json_has_no_nan() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from sunzip.codec import Codec
 from sunzip.codec.processes import ahead, settle
 from sunzip.cube import Scale
 from sunzip.errors import InputError
+from sunzip.metrics import over_images
 from sunzip.sources.series import Series
 from sunzip.weights import Model
 
@@ -228,18 +229,10 @@ def _row(series: Series, sample: Sample, codec: Codec, nbytes: int) -> RateRow:
         bytes_per_frame=size / len(series),
         bits_per_sample=32 * size / sample.raw_bytes,
         ratio=sample.raw_bytes / size,
-        **{key: _mean(metrics["paper"], key) for key in ("rmse_sigma", "r", "ppe10", "ppe50")},
+        **{key: over_images(metrics["paper"], key) for key in ("rmse_sigma", "r", "ppe10", "ppe50")},
         constant=sum(m["constant"] for m in metrics["paper"].values()),
         in_mb_s=sample.raw_bytes / found.seconds / 1e6,
         out_mb_s=nbytes / decoding / 1e6,
         seconds=found.seconds,
         metrics=metrics,
     )
-
-
-def _mean(metrics: Mapping[str, Any], key: str) -> float | None:
-    """Return the mean of a metric over the images of all channels."""
-    known = [
-        (m[key], m["images"] - m["constant"] * (key == "r")) for m in metrics.values() if m[key] is not None
-    ]
-    return sum(value * n for value, n in known) / sum(n for _, n in known) if known else None
