@@ -477,11 +477,15 @@ def test_what_a_disk_cannot_read_any_more_is_damage(
     with monkeypatch.context() as patch:
         patch.setattr(_place, "_PAGE", 64)
         patch.setattr(_place, "_read_at", fail)
-        with pytest.raises(InputError, match="Input/output error"):
-            verify(files.bad)
+        told = {p.object: p for p in verify(files.bad).problems}
+        assert told.keys() == {"file", "cube/c/0/0/0/0"}
+        assert told["file"].what == "the disk does not give 1 of its pages"
+        assert told["cube/c/0/0/0/0"].frames is not None
+        with pytest.raises(InputError, match="Input/output error"), open_archive(files.bad) as archive:
+            archive.block(0)
         files.copy.write_bytes(files.data)
         assert files.repair((files.copy,)).same
         report = files.repair()
     files.check(report)
     assert report.images > 0
-    assert {p.object for p in report.problems} == {"file"}
+    assert {p.object for p in report.problems} == told.keys()

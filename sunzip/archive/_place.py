@@ -57,9 +57,18 @@ def absolute(path: str) -> str:
 
 
 class Bytes(Protocol):
-    """A file that is read at offsets: safe among threads and after a fork, as no position is shared."""
+    """A file that is read at offsets: safe among threads and after a fork, as no position is shared.
+
+    Attributes
+    ----------
+    size
+        Its bytes.
+    lost
+        Numbers of the pages for which zeros stand, as far as it was read.
+    """
 
     size: int
+    lost: set[int]
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read several ranges, those beyond the end excepted: these are damage."""
@@ -93,6 +102,7 @@ class _LocalFile:
     def __init__(self, path: str, gaps: bool) -> None:
         self._path = path
         self._gaps = gaps
+        self.lost: set[int] = set()
         file = path.removeprefix("file://")
         try:
             if os.path.isdir(file):
@@ -149,7 +159,10 @@ class _LocalFile:
             if not self._gaps or e.errno != errno.EIO:
                 raise
         page = min(size, _PAGE - start % _PAGE)
-        return self._part(start, page) if page < size else bytes(size)
+        if page < size:
+            return self._part(start, page)
+        self.lost.add(start // _PAGE)
+        return bytes(size)
 
 
 #: Held while the position of a file is used.
@@ -167,6 +180,7 @@ def _read_at(fd: int, size: int, start: int) -> bytes:
 class _RemoteFile:
     def __init__(self, url: str, anon: bool) -> None:
         self._url = url
+        self.lost: set[int] = set()
         self._at = Connection(url, anon)
         fs, path = self._at.open()
         try:

@@ -17,7 +17,7 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root, read_summary
 from sunzip.archive._shard import ShardChecker
-from sunzip.archive._zip import CHUNK, MANIFEST, Reader, local_header
+from sunzip.archive._zip import CHUNK, MANIFEST, PatientReader, Reader, local_header
 from sunzip.errors import DamagedError
 
 _PIECE = 1 << 23  # bytes fetched at a time
@@ -128,7 +128,7 @@ def verify(
     UnsupportedError
         If the format is newer than this program.
     """
-    reader = Reader(os.fspath(path), anon)
+    reader = PatientReader(os.fspath(path), anon)
     try:
         return _Verifier(reader, progress or (lambda *_: None)).run()
     finally:
@@ -156,7 +156,7 @@ class _Stream:
 
 
 class _Verifier(ShardChecker):
-    def __init__(self, reader: Reader, progress: Progress) -> None:
+    def __init__(self, reader: PatientReader, progress: Progress) -> None:
         super().__init__(reader.path)
         self.reader = reader
         self.progress = progress
@@ -183,6 +183,9 @@ class _Verifier(ShardChecker):
                 self.report.blocks += self.shard(self.grid, self.attributes["model"]["sha256"], shard)
             self.digests(manifest, self.grid)
         self.model()
+        if self.reader.lost:
+            # What it holds, if that was zeros, no checksum misses.
+            self.problem("file", f"the disk does not give {self.reader.lost} of its pages")
         if self.report.ok and self.grid is not None:
             self.summary(self.grid)
         return self.report

@@ -298,6 +298,25 @@ class Reader:
         return members if list(members) == ordered else None
 
 
+class PatientReader(Reader):
+    """The objects of a file whose directory is whole; zeros stand for what a failing disk does not give."""
+
+    _gaps = True
+
+    def _directory(self) -> tuple[dict[str, Member], str]:
+        try:
+            return super()._directory()
+        except (DamagedError, InputError):
+            if self._file.lost:
+                raise DamagedError(f"{self.path}: the disk does not give its zip directory") from None
+            raise
+
+    @property
+    def lost(self) -> int:
+        """How many pages of the file the disk did not give so far."""
+        return len(self._file.lost)
+
+
 class Salvager(Reader):
     """The objects of a file whose directory may be damaged or cut off: those whose local headers are whole.
 
