@@ -292,6 +292,40 @@ def test_without_memory_or_a_free_core_there_are_none(monkeypatch: pytest.Monkey
     assert processes._started() is None
 
 
+@pytest.mark.parametrize(
+    ("told", "limited"),
+    [
+        ("0::/\n", ""),
+        ("0::/system.slice/job_7/step_0\n", "system.slice/job_7/step_0"),
+        ("0::/system.slice/job_7/step_0\n", "system.slice/job_7"),
+        ("9:name=systemd:/\n4:memory:/slurm/job_7\n0::/\n", "memory/slurm/job_7"),
+        ("4:memory:/docker/not/to/be/seen/here\n", "memory"),
+        ("", "memory"),
+    ],
+)
+def test_the_memory_of_a_job_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, limited: str
+) -> None:
+    monkeypatch.setattr(processes, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(processes, "_GROUPS_OF_THIS", tmp_path / "told")
+    monkeypatch.setattr(processes, "_NEEDED", 1 << 20)
+    (tmp_path / "told").write_text(told)
+    group = tmp_path / "groups" / limited
+    group.mkdir(parents=True)
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if "memory" in limited
+        else ("memory.max", "memory.current")
+    )
+    before = processes._room()
+    for name, mebibytes in zip(names, (8, 2), strict=True):
+        (group / name).write_text(f"{mebibytes << 20}\n")
+    assert before > 3
+    assert processes._room() == 3
+    (group / names[0]).write_text("max\n")
+    assert processes._room() > 3
+
+
 def test_what_a_script_had_ends_with_it() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", SCRIPT],

@@ -57,6 +57,10 @@ _MOST = 64 << 20
 #: Bytes of memory that a process may take; all together get half of what there is.
 _NEEDED = 768 << 20
 
+#: Where the system tells of control groups, and of which of them this process is in.
+_GROUPS = Path("/sys/fs/cgroup")
+_GROUPS_OF_THIS = Path("/proc/self/cgroup")
+
 #: Arrays begin at multiples of so many bytes.
 _ALIGNED = 64
 
@@ -203,15 +207,30 @@ def _room() -> int:
         free.append(int(lines["MemAvailable"].split()[0]) * 1024)
     if not free:
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
-    # A container is told of all the machine's memory; what it may use stands elsewhere.
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
-            free.append(most - now)
+    free += _left_by_groups()
     return int(min(free) / 2 / _NEEDED) + len(_processes)
+
+
+def _left_by_groups() -> Iterator[int]:
+    """Yield how much the control groups of this process leave: they are told of all the machine's memory.
+
+    In a container the group is the root of what can be seen; that of a batch system's job, or of a service,
+    is far below it, and any group above it may have the limit.
+    """
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = _GROUPS_OF_THIS.read_text(errors="surrogateescape").splitlines()
+    # A line is as in 0::/system.slice/job or, of version 1, in 4:memory:/slurm/job.
+    of = {kind: path for _, kind, path in (line.split(":", 2) for line in lines if line.count(":") > 1)}
+    for folder, kind, limit, used in (
+        (_GROUPS, "", "memory.max", "memory.current"),
+        (_GROUPS / "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        group = Path(of.get(kind, "/").lstrip("/"))
+        for name in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):
+                most, now = (int((folder / name / file).read_text()) for file in (limit, used))
+                yield most - now
 
 
 class _Process:
