@@ -165,6 +165,8 @@ def _explain(error: Exception, debug: bool, options: Collection[str]) -> tuple[s
             return f"error: {_short_of_memory(where, options)}", 1
         case RuntimeError() if "start new thread" in str(error):
             return f"error: {_THREADS}", 1
+        case ImportError() if not (error.name or "").startswith(NAME):
+            return f"error: {_IMPORT.format(error)}", 1
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"error: {where}{error.strerror or error}", 1
@@ -197,6 +199,10 @@ _LESS = {
 _THREADS = (
     "no more threads can be started here; allow more of them (ulimit -u, a container's pids), or more "
     "address space (ulimit -v) with smaller stacks (ulimit -s), or take fewer (OMP_NUM_THREADS=1)"
+)
+_IMPORT = (
+    "a package that is needed cannot be imported ({}); install sunzip again, with all that it needs, or "
+    "allow more address space (ulimit -v)"
 )
 
 

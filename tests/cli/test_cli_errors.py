@@ -716,6 +716,22 @@ def test_show_names_what_it_has_not(sunzip, archive, store, tmp_path):
         ),
         (RuntimeError("could not create a primitive"), 1, "error: the memory of this machine is not enough"),
         (RuntimeError("can't start new thread"), 1, "error: no more threads can be started here; allow"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            1,
+            "error: a package that is needed cannot be imported (libtorch_cpu.so: failed to map segment from "
+            "shared object); install sunzip again, with all that it needs, or allow more address space",
+        ),
+        (
+            ModuleNotFoundError("No module named 'zarr'", name="zarr"),
+            1,
+            "error: a package that is needed cannot be imported (No module named 'zarr'); install",
+        ),
+        (
+            ImportError("cannot import name 'a' from 'sunzip.b'", name="sunzip.b"),
+            1,
+            "error: internal: ImportError: cannot import name 'a' from 'sunzip.b'; run again",
+        ),
         (OSError(28, "No space left on device", "x.tmp"), 1, "error: x.tmp: No space left on device\n"),
         (ValueError("https://me:word@host/a?b"), 1, "error: internal: ValueError: https://host/a?b; run"),
         (errors.BoundNotMetError("193A: 6 %"), 5, "error: 193A: 6 %\n"),
