@@ -54,7 +54,7 @@ def lat(store: Path, tiny_model: Model, tmp_path_factory: pytest.TempPathFactory
 
 
 def lack(cube: Cube, t: int, c: int) -> None:
-    cube.valid[t, c], cube.data[t, c], cube.t_obs[t, c] = False, np.nan, np.datetime64("NaT")
+    cube.valid[t, c], cube.data[t, c], cube.t_obs[t, c] = False, np.nan, np.datetime64("NaT", "ms")
     cube.headers[t][c] = {}
 
 
