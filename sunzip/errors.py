@@ -96,7 +96,7 @@ def how_to_install(extra: str) -> str:
 
 @contextmanager
 def needing(extra: str, who: str) -> Iterator[None]:
-    """Hold imports of optional packages: of one that is missing, say who needs it and how it is had.
+    """Hold imports of optional packages: of one that fails, say why, who needs it and how it is had.
 
     Parameters
     ----------
@@ -112,10 +112,16 @@ def needing(extra: str, who: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
         package = _CALLED.get(package, package)
         raise InputError(f"{who} {package}, which is not installed; {how_to_install(extra)}") from None
+    except ImportError as error:
+        # It is there, but not whole, or of a release that does not go with the others.
+        raise InputError(
+            f"{who} packages of which one cannot be imported here ({error}); install them again; "
+            f"{how_to_install(extra)}"
+        ) from None
     except (TypeError, AttributeError) as error:
         # Sunpy adds to its docstrings when it is imported.
         if sys.flags.optimize < 2:

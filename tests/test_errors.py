@@ -28,6 +28,15 @@ def test_a_missing_package_is_named_with_who_needs_it_and_its_extra(
     )
 
 
+def test_a_package_that_is_there_and_fails_is_not_called_missing() -> None:
+    with pytest.raises(InputError) as caught, needing("plot", "a test needs"):
+        from email import no_such_name  # type: ignore[attr-defined] # noqa: F401
+    assert str(caught.value).startswith(
+        "a test needs packages of which one cannot be imported here (cannot import name 'no_such_name' from "
+    )
+    assert str(caught.value).endswith("; install them again; in a checkout of sunzip: pip install '.[plot]'")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
