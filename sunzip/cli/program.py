@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from sunzip.cli.output import one_line
-from sunzip.errors import SunzipError
+from sunzip.errors import InputError, SunzipError
 
 NAME = "sunzip"
 
@@ -59,6 +60,7 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C becomes `Interrupted`, before click can say something else of it."""
         try:
+            _need_folder()
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             # What could not be cleaned up is noted where that was tried.
@@ -98,6 +100,20 @@ class Program(click.Group):
             if isinstance(command, click.Group):
                 command = command.commands.get(word, command)
         return {option for parameter in command.params for option in parameter.opts}
+
+
+def _need_folder() -> None:
+    """Refuse to run in a folder that is gone: relative names lead nowhere, and oneMKL ends the process there.
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder does not exist any more; change to one that does (cd)") from None
 
 
 def need_command(ctx: click.Context) -> None:

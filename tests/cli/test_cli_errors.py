@@ -779,6 +779,15 @@ def test_where_memory_is_short_options_of_that_command_are_named(monkeypatch, co
     assert (result.exit_code, result.stderr) == (1, f"sunzip: error: the memory of this {line}\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there a folder in use cannot be removed")
+def test_a_current_folder_that_is_gone_is_named(sunzip, store, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = sunzip("compress", store, tmp_path / "a.lat", code=1)
+    assert result.stderr.startswith("sunzip: error: the current folder does not exist any more;")
+
+
 @pytest.mark.parametrize("args", [["--debug", "info"], ["info", "--debug"]])
 def test_debug_adds_the_traceback(tmp_path, args):
     result = CliRunner().invoke(program, [*args, str(tmp_path / "gone.lat")])
