@@ -280,8 +280,10 @@ def parse_date(value: When, *, name: str = "date") -> np.datetime64:
         time = parse_t_obs([value])[0]
     elif isinstance(value, date):
         time = np.datetime64(value, "ms")
+    elif isinstance(value, np.datetime64):
+        time = value.astype("datetime64[ms]")
     else:
-        time = value.astype("datetime64[ms]") if isinstance(value, np.datetime64) else np.datetime64("NaT")
+        time = np.datetime64("NaT", "ms")
     if np.isnat(time):
         raise InputError(f"{name} {str(value)!r} is not a date; write 2014-01-31 or 2014-01-31T06:00")
     return time

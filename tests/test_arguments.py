@@ -110,16 +110,17 @@ def test_sources_that_are_none_are_refused(src: Any, tmp_path: Path) -> None:
         sunzip.compress(src, tmp_path / "a.lat")
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 def test_an_alignment_is_checked_when_it_is_made(tmp_path: Path) -> None:
     for value in [*NOT_WHOLE, 0]:
         with pytest.raises(InputError, match=r"size \(--size\) must be a whole number from 1 up"):
             sunzip.Alignment(size=value)
     for name in ("start", "stop"):
-        for value in (7, 7.5, NAN, True, [1], b"2014", np.int64(7), np.datetime64("NaT")):
+        for value in (7, 7.5, NAN, True, [1], b"2014", np.int64(7), np.datetime64("NaT", "ms")):
             with pytest.raises(InputError, match=f"{name} .* is not a date"):
                 sunzip.Alignment(**{name: value})
     for name in ("cadence", "tolerance", "every"):
-        for value in (7, 7.5, NAN, True, [1], b"7s", np.datetime64("2014"), np.timedelta64("NaT")):
+        for value in (7, 7.5, NAN, True, [1], b"7s", np.datetime64("2014"), np.timedelta64("NaT", "ms")):
             with pytest.raises(InputError, match=f"{name} .* is not a duration"):
                 sunzip.Alignment(**{name: value})
     with pytest.raises(InputError, match="align must be an Alignment, not dict"):

@@ -257,7 +257,7 @@ class Patchy(Film):
     def times(self, channel: str) -> np.ndarray:
         times = super().times(channel).copy()
         if channel == CHANNELS[0]:
-            times[np.setdiff1d(np.arange(len(times)), self.full)] = np.datetime64("NaT")
+            times[np.setdiff1d(np.arange(len(times)), self.full)] = np.datetime64("NaT", "ms")
         return times
 
 

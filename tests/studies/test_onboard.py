@@ -431,7 +431,7 @@ class TestStudy:
     def test_frames_that_lack_an_image_are_left_out(self, tmp_path: Path) -> None:
         cube = open_series("synthetic:frames=3,size=32", align=Alignment(channels=("171A", "Bz"))).read(0, 3)
         cube.data[1, 0], cube.valid[1, 0] = np.nan, False
-        cube.headers[1][0], cube.t_obs[1, 0] = {}, np.datetime64("NaT")
+        cube.headers[1][0], cube.t_obs[1, 0] = {}, np.datetime64("NaT", "ms")
         with open_sink(tmp_path / "sun.h5", "hdf5", channels=cube.channels, shape=(32, 32)) as sink:
             sink.write(cube)
         (period,) = measure.periods(mission(), [str(tmp_path / "sun.h5")], 3, 32, hmi=None, anon=False)
