@@ -9,7 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from sunzip.api import OnProgress, Progress, replacing
 from sunzip.arguments import whole
+from sunzip.display import Report
 from sunzip.errors import InputError, needing, without_secrets
 from sunzip.files import printable
 from sunzip.sinks.base import MARK, Target, refuse
@@ -71,7 +72,7 @@ class Components:
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesReport:
+class FeaturesReport(Report):
     """What `export_features` wrote.
 
     Attributes
@@ -114,10 +115,6 @@ class FeaturesReport:
     model: str
     model_sha256: str
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def export_features(

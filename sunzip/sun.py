@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -17,11 +18,13 @@ from sunzip.archive import Archive, open_archive
 from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
+from sunzip.display import Shown
 from sunzip.errors import (
     MEND,
     DamagedError,
     InputError,
     ModelNotFoundError,
+    SunzipError,
     UnsupportedError,
 )
 from sunzip.frame import Block
@@ -39,7 +42,7 @@ _T = TypeVar("_T")
 Numbers = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
-class Sun:
+class Sun(Shown):
     """An open archive as arrays: decodes what is asked for and nothing else. Made by `open`.
 
     Attributes
@@ -66,11 +69,17 @@ class Sun:
         self._codec: Codec | None = None
 
     def __repr__(self) -> str:
-        a = self.archive
+        a, times = self.archive, ""
+        with suppress(SunzipError):  # of a file that is closed or damaged
+            times = f" {a.time[0]} … {a.time[-1]}"
         return (
-            f"<Sun {a.path}: {len(a)} frames {a.time[0]} … {a.time[-1]}, "
+            f"<Sun {a.path}: {len(a)} frames{times}, "
             f"{' '.join(a.channels)}, {a.shape[0]}×{a.shape[1]}, model {a.model['name']}>"
         )
+
+    def _told(self) -> Mapping[str, Any]:
+        """See `Shown._told`."""
+        return self.archive._told()
 
     def __len__(self) -> int:
         return len(self.archive)
@@ -457,7 +466,7 @@ class Sun:
         return int(np.argmin(np.abs(self.time - parse_date(when))))
 
 
-class _Latents:
+class _Latents(Shown):
     """Latents of an open archive by frame; see `Sun.latents`."""
 
     def __init__(self, sun: Sun) -> None:
@@ -466,6 +475,17 @@ class _Latents:
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.shape[1:]))
         return f"<latents of {self._sun.archive.path}: {len(self)} frames of {shape}>"
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`."""
+        archive = self._sun.archive
+        return {
+            "file": archive.path,
+            "frames": len(self),
+            "times": f"{archive.time[0]} to {archive.time[-1]}",
+            "shape": "×".join(map(str, self.shape[1:])),
+            "model": archive.model["name"],
+        }
 
     def __len__(self) -> int:
         return len(self._sun)

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from sunzip.channels import NAMES, channel, listed
+from sunzip.display import Shown
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
@@ -22,7 +23,7 @@ from sunzip.times import When
 from sunzip.weights import Model
 
 
-class LatDataset(Dataset[torch.Tensor]):
+class LatDataset(Shown, Dataset[torch.Tensor]):
     """Frames of an archive, or their latents, by number: what `torch.utils.data.DataLoader` takes.
 
     An item is read from one block and decoded by one run of the network; the items of a batch are decoded
@@ -117,6 +118,15 @@ class LatDataset(Dataset[torch.Tensor]):
         what = "latents" if self.latents else " ".join(self.channels)
         times = f"{self.time[0]} … {self.time[-1]}"
         return f"<LatDataset {self._sun.archive.path}: {len(self)} frames {times}, {what}>"
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`."""
+        return {
+            "file": self._sun.archive.path,
+            "frames": len(self),
+            "times": f"{self.time[0]} to {self.time[-1]}",
+            "items": "latents" if self.latents else " ".join(self.channels),
+        }
 
     def __len__(self) -> int:
         return len(self._numbers)

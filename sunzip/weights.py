@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sunzip import added
 from sunzip.added import Entry
+from sunzip.display import Report, Shown, size
 from sunzip.errors import (
     DamagedError,
     InputError,
@@ -62,7 +63,7 @@ def is_name(text: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(Shown):
     """One model's two files.
 
     Attributes
@@ -81,6 +82,19 @@ class Model:
     config: Mapping[str, Any]
     sha256: str
     files: Mapping[str, bytes] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} {self.sha256[:12]}, {self.family}>"
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            "sha256": self.sha256,
+            "size": size(self.nbytes),
+            "parameters": self.config.get("parameters"),
+        }
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], origin: str) -> Model:
@@ -349,7 +363,7 @@ def _absent(text: str, remedy: str) -> ModelNotFoundError:
 
 
 @dataclass(frozen=True, slots=True)
-class AddReport:
+class AddReport(Report):
     """What became of a model that was to be added.
 
     Attributes
@@ -375,10 +389,6 @@ class AddReport:
     path: str
     new: bool
     instead_of: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def add(model: Model, name: str | None = None, *, force: bool = False) -> AddReport:

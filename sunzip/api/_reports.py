@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sunzip.display import Report
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -24,7 +26,7 @@ OnStep = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
-class CompressReport:
+class CompressReport(Report):
     """What `compress` did, or with ``dry_run`` would do.
 
     Attributes
@@ -98,13 +100,9 @@ class CompressReport:
     errors: dict[str, dict[str, float | None]]
     alignment: dict[str, Any]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class DecompressReport:
+class DecompressReport(Report):
     """What `decompress` wrote.
 
     Attributes
@@ -133,13 +131,9 @@ class DecompressReport:
     seconds: float
     raw_bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class EvaluateReport:
+class EvaluateReport(Report):
     """What was lost, measured by holding an archive against its source.
 
     Attributes
@@ -170,10 +164,6 @@ class EvaluateReport:
     ratio: float
     max_error: str | None
     outside: dict[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +244,7 @@ class ChannelDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class DiffReport:
+class DiffReport(Report):
     """What differs between two, A and B; what is a pair says it of A first.
 
     Attributes

@@ -24,6 +24,7 @@ from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in, told
 from sunzip.cube import Header
+from sunzip.display import Shown, moment, size
 from sunzip.errors import MEND, DamagedError, UnsupportedError
 from sunzip.weights import FILES
 
@@ -277,7 +278,7 @@ def summary(path: str | os.PathLike[str], *, anon: bool = False) -> dict[str, An
         return archive.summary()
 
 
-class Archive:
+class Archive(Shown):
     """A finished archive, opened by `open_archive`.
 
     It may be shared by threads, forked, and pickled: a copy opens the file by its path.
@@ -356,6 +357,23 @@ class Archive:
     def __repr__(self) -> str:
         y, x = self.shape
         return f"<Archive {self.path}: {self.frames} frames of {' '.join(self.channels)}, {y}×{x}>"
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`: what the root says; no array is read."""
+        found = self.summary()
+        origin = self.origin(self.channels)
+        return {
+            "file": self.path,
+            "size": size(self.size),
+            "frames": self.frames,
+            "times": " to ".join(map(moment, found["time"])),
+            "pixels": "×".join(map(str, self.shape)),
+            "AIA pixels": f"2×2 {self.scale}s",
+            "images": [{name: found["images"][name] for name in self.channels}],
+            "model": f"{self.model['name']} {self.model['sha256'][:12]}",
+            "quality": origin.get("quality"),
+            "max error": origin.get("max_error"),
+        }
 
     def __len__(self) -> int:
         return self.frames
@@ -674,9 +692,9 @@ class Archive:
         keys = [self._grid.cube_of(s) for s in new]
         sizes, tail = [self._reader.members[k].size for k in keys], self._grid.index_size
         raw = self._reader.read_many((k, max(n - tail, 0), tail) for k, n in zip(keys, sizes, strict=True))
-        for shard, key, size, data in zip(new, keys, sizes, raw, strict=True):
+        for shard, key, length, data in zip(new, keys, sizes, raw, strict=True):
             blocks = len(self._grid.blocks_of(shard))
-            self._indexes[shard] = layout.read_shard_index(data, blocks, size, f"{self.path}: {key}")
+            self._indexes[shard] = layout.read_shard_index(data, blocks, length, f"{self.path}: {key}")
 
     def _checked(self, start: int, stop: int) -> tuple[int, int]:
         """Return the limits of a range of frames that the archive has, without NumPy's integers."""

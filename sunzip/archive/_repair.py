@@ -11,6 +11,7 @@ from sunzip.archive._place import is_remote, partial_of, place_of
 from sunzip.archive._salvage import Merged, Source, refuse_other
 from sunzip.archive._verify import Problem, Progress, verify
 from sunzip.archive._write import os_errors, pack
+from sunzip.display import Report
 from sunzip.errors import DamagedError, InputError, OutputError
 
 
@@ -24,7 +25,7 @@ class Taken:
 
 
 @dataclass(slots=True)
-class RepairReport:
+class RepairReport(Report):
     """What `repair` did.
 
     Attributes

@@ -18,6 +18,7 @@ from sunzip.archive._layout import Grid
 from sunzip.archive._read import Manifest, missing, read_root, read_summary
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import CHUNK, MANIFEST, PatientReader, Reader, local_header
+from sunzip.display import Report
 from sunzip.errors import DamagedError
 
 _PIECE = 1 << 23  # bytes fetched at a time
@@ -68,7 +69,7 @@ def problem_of(key: str, what: str, frames: slice | None, time: npt.NDArray[np.d
 
 
 @dataclass(slots=True)
-class VerifyReport:
+class VerifyReport(Report):
     """What `verify` found.
 
     Attributes

@@ -24,7 +24,7 @@ def _versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
     from sunzip import __version__
     from sunzip.archive import FORMAT
-    from sunzip.cli.output import fields
+    from sunzip.display import fields
     from sunzip.weights import CONFIG_VERSION
 
     def of(package: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sunzip.cli.output import number, size, table
+from sunzip.display import number, size, table
 
 
 @dataclass(frozen=True, slots=True)

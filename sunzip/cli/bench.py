@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sunzip.cli.options import json_option, model_option, quality_option, quiet_option, side_option
-from sunzip.cli.output import NONE, coder, count, duration, fields, number, result, size, steps_bar, table
+from sunzip.cli.output import coder, result, steps_bar
+from sunzip.display import NONE, count, duration, fields, number, size, table
 from sunzip.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from sunzip.cli.options import anon_option, degradation_option, json_option, model_option, quiet_option
-from sunzip.cli.output import NONE, count, fields, frames_bar, moment, number, result, size, table
+from sunzip.cli.output import frames_bar, result
 from sunzip.cli.program import refuse_idle
+from sunzip.display import NONE, count, fields, moment, number, size, table
 from sunzip.errors import DifferentError
 
 if TYPE_CHECKING:

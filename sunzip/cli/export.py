@@ -10,8 +10,9 @@ import click
 
 from sunzip.cli import target
 from sunzip.cli.options import anon_option, force_option, hmi_option, json_option, quiet_option
-from sunzip.cli.output import duration, fields, number, result, shows_progress, size, table
+from sunzip.cli.output import result, shows_progress
 from sunzip.cli.program import refuse_idle
+from sunzip.display import duration, fields, number, size, table
 
 if TYPE_CHECKING:
     from sunzip.studies.onnx import ExportReport

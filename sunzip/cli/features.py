@@ -17,7 +17,8 @@ from sunzip.cli.options import (
     start_option,
     stop_option,
 )
-from sunzip.cli.output import count, duration, fields, frames_bar, moment, number, result
+from sunzip.cli.output import frames_bar, result
+from sunzip.display import count, duration, fields, moment, number
 
 if TYPE_CHECKING:
     from sunzip.features import FeaturesReport

@@ -10,8 +10,9 @@ import click
 
 from sunzip.cli import target
 from sunzip.cli.options import anon_option, force_option, json_option, model_option, quiet_option
-from sunzip.cli.output import count, duration, fields, number, result, steps_bar, table
+from sunzip.cli.output import result, steps_bar
 from sunzip.cli.program import refuse_idle
+from sunzip.display import count, duration, fields, number, table
 from sunzip.errors import OutputError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import click
 
 from sunzip.cli import target
 from sunzip.cli.options import anon_option, force_option, hmi_option, json_option, model_option, quiet_option
-from sunzip.cli.output import NONE, count, duration, fields, frames_bar, moment, number, result, table
+from sunzip.cli.output import frames_bar, result
 from sunzip.cli.program import refuse_idle
+from sunzip.display import NONE, count, duration, fields, moment, number, table
 from sunzip.errors import OutputError
 
 if TYPE_CHECKING:

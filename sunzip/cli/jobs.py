@@ -28,19 +28,9 @@ from sunzip.cli.options import (
     stop_option,
     workers_option,
 )
-from sunzip.cli.output import (
-    coder,
-    count,
-    duration,
-    fields,
-    frames_bar,
-    moment,
-    number,
-    result,
-    size,
-    table,
-)
+from sunzip.cli.output import coder, frames_bar, result
 from sunzip.cli.program import Interrupted
+from sunzip.display import count, duration, fields, moment, number, size, table
 from sunzip.errors import BoundNotMetError, InputError, OutputError, without_secrets
 
 if TYPE_CHECKING:

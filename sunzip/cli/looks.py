@@ -19,8 +19,9 @@ from sunzip.cli.options import (
     quiet_option,
     read_options,
 )
-from sunzip.cli.output import NONE, bytes_bar, count, fields, moment, natural, result, size, table
+from sunzip.cli.output import bytes_bar, natural, result
 from sunzip.cli.program import refuse_idle
+from sunzip.display import NONE, count, fields, moment, size, table
 from sunzip.errors import MEND, DamagedError, InputError, OutputError, SunzipError
 
 if TYPE_CHECKING:

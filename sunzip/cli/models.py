@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sunzip.cli.options import anon_option, json_option
-from sunzip.cli.output import NONE, count, fields, natural, result, size, table
+from sunzip.cli.output import natural, result
 from sunzip.cli.program import need_command
+from sunzip.display import NONE, count, fields, size, table
 from sunzip.errors import SunzipError
 
 if TYPE_CHECKING:

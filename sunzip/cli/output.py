@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sunzip.display import number, size
 from sunzip.errors import OutputError, without_secrets
 from sunzip.files import printable
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from sunzip.api import OnProgress, OnStep, Progress
-
-#: Stands where there is no value.
-NONE = "–"
 
 _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {remaining} left, {rate_fmt}{postfix}"
 
@@ -55,32 +53,6 @@ def _shown(text: str) -> str:
     return printable(without_secrets(text))
 
 
-def count(n: int, noun: str = "") -> str:
-    """Return a number with its noun.
-
-    Examples
-    --------
-    >>> count(1, "frame"), count(12345, "image")
-    ('1 frame', '12,345 images')
-    """
-    return f"{n:,}" + (f" {noun}" + "s" * (n != 1) if noun else "")
-
-
-def size(n: float) -> str:
-    """Return a number of bytes in decimal units.
-
-    Examples
-    --------
-    >>> size(999), size(12345), size(7.2e12)
-    ('999 B', '12.3 kB', '7.20 TB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 999.5 or unit == "TB":
-            break
-        n /= 1000
-    return f"{n:.0f} B" if unit == "B" else f"{number(n)} {unit}"
-
-
 def coder(model: str, quality: int | None) -> str:
     """Return what coded, in words.
 
@@ -92,71 +64,9 @@ def coder(model: str, quality: int | None) -> str:
     return model if quality is None else f"{model}, quality {quality}"
 
 
-def number(value: float | None) -> str:
-    """Return a number with three digits, or a dash for none.
-
-    Examples
-    --------
-    >>> number(0.012345), number(5.0), number(1234.5), number(None)
-    ('0.0123', '5.00', '1,234', '–')
-    """
-    if value is None:
-        return NONE
-    if abs(value) >= 999.5:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.2g}"
-
-
 def natural(value: object) -> int | None:
     """Return a number of things that strangers tell, if it can be one."""
     return value if type(value) is int and 0 <= value < 1 << 62 else None
-
-
-def duration(seconds: float) -> str:
-    """Return a span of time.
-
-    Examples
-    --------
-    >>> duration(0.25), duration(75), duration(8000)
-    ('0.250 s', '1 min 15 s', '2 h 13 min')
-    """
-    if seconds < 59.5:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min"
-
-
-def moment(iso: str) -> str:
-    """Return an ISO 8601 time without what is zero in it.
-
-    Examples
-    --------
-    >>> moment("2014-01-01T00:12:00.000Z")
-    '2014-01-01 00:12'
-    """
-    return iso.removesuffix("Z").removesuffix(".000").removesuffix(":00").replace("T", " ")
-
-
-def fields(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
-    """Return names and values as lines with the values below each other."""
-    shown = list(rows)
-    width = max((len(name) for name, _ in shown), default=0)
-    return [f"{indent}{name:<{width}}  {value}" for name, value in shown]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Return a table as lines: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        indent
-        + "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
 
 
 def shows_progress(quiet: bool) -> bool:

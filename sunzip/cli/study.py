@@ -25,20 +25,9 @@ from sunzip.cli.options import (
     read_options,
     side_option,
 )
-from sunzip.cli.output import (
-    NONE,
-    coder,
-    count,
-    duration,
-    fields,
-    moment,
-    number,
-    result,
-    size,
-    steps_bar,
-    table,
-)
+from sunzip.cli.output import coder, result, steps_bar
 from sunzip.cli.program import need_command, refuse_idle
+from sunzip.display import NONE, count, duration, fields, moment, number, size, table
 from sunzip.errors import BoundNotMetError
 
 if TYPE_CHECKING:

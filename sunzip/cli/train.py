@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from sunzip.cli.options import Finite, align_options, json_option, quiet_option, read_options
-from sunzip.cli.output import count, duration, fields, moment, number, result, shows_progress, size, table
+from sunzip.cli.output import result, shows_progress
 from sunzip.cli.program import Interrupted
+from sunzip.display import count, duration, fields, moment, number, size, table
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.arguments import whole
-from sunzip.bounds import Bounds
+from sunzip.bounds import Bounds, told
 from sunzip.channels import BEYOND, NAMES, canonical, listed
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
@@ -25,6 +25,7 @@ from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, summed
+from sunzip.display import Shown
 from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError
 from sunzip.frame import (
     EMPTY,
@@ -141,7 +142,7 @@ _PIXELS_CPU, _PIXELS_ELSEWHERE = 1 << 17, 1 << 22
 BOUNDED_QUALITY = 70
 
 
-class Codec:
+class Codec(Shown):
     """Codes frames with one model at one quality; may be shared by threads.
 
     Frames go through the networks one at a time, each on one core, several side by side (`lanes`). Libraries
@@ -187,6 +188,18 @@ class Codec:
         self.quality = self._quality(quality)
         self._id = bytes.fromhex(model.sha256)[:4]
         self._token = object()
+
+    def __repr__(self) -> str:
+        return f"<Codec {', '.join(f'{name} {value}' for name, value in self._told().items() if value)}>"
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`."""
+        return {
+            "model": f"{self.model.name} {self.model.sha256[:12]}",
+            "quality": self.shown_quality,
+            "max error": told(self.bounds) or None,
+            "pixels": "the same on every machine" if self.family.exact or self.bounds else "of this machine",
+        }
 
     def __reduce__(self) -> tuple[Callable[..., Codec], tuple[Model, int, Bounds]]:
         # Not with its network, which a process loads but once. Who changes that in memory must do all work

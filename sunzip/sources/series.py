@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
+from sunzip.display import Report, Shown
 from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Source
 from sunzip.times import When, parse_date, parse_duration
@@ -32,7 +33,7 @@ _EMPTY, _INFINITE, _BEYOND = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
-class AlignmentReport:
+class AlignmentReport(Report):
     """What became of every image of the sources: found = the sum of all that follows for images.
 
     Attributes
@@ -72,10 +73,6 @@ class AlignmentReport:
     not_selected: int
     odd: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, fit for JSON."""
-        return asdict(self)
-
 
 class Notes(NamedTuple):
     """What reading some frames showed, as another process can take it over; see `Series.notes`.
@@ -95,7 +92,7 @@ class Notes(NamedTuple):
     absent: tuple[frozenset[tuple[str, int, int]], ...]
 
 
-class Series:
+class Series(Shown):
     """Aligned frames with random access in time; holds nothing but indexes, reads when asked.
 
     Made by `join`. Safe to use from several threads, as its sources are; pickled, it takes its indexes along.
@@ -163,6 +160,19 @@ class Series:
             f"<Series of {len(self)} frames {self.time[0]} … {self.time[-1]}, "
             f"{len(self.channels)} channels ({' '.join(self.channels)}), {y}×{x}, {self.scale}>"
         )
+
+    def _told(self) -> dict[str, Any]:
+        """See `Shown._told`: images of which none was read yet may hold no measurement."""
+        counts = (~np.isnat(self.t_obs)).sum(axis=0).tolist()
+        return {
+            "sources": list(self.urls),
+            "frames": len(self),
+            "times": f"{self.time[0]} to {self.time[-1]}" if len(self) else None,
+            "pixels": "×".join(map(str, self.shape)),
+            "AIA pixels": f"2×2 {self.scale}s",
+            "images": [dict(zip(self.channels, counts, strict=True))],
+            "found on the way": self.report.odd,
+        }
 
     @property
     def pixels(self) -> int:

@@ -13,7 +13,7 @@ import tempfile
 import time as clock
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.lanes import BUSY, count
 from sunzip.codec.processes import ahead, pids, settle
+from sunzip.display import Report
 from sunzip.errors import InputError
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
@@ -93,7 +94,7 @@ class BenchRow:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchReport:
+class BenchReport(Report):
     """How fast a machine is.
 
     Attributes
@@ -130,10 +131,6 @@ class BenchReport:
     exact: bool | None
     seconds: float
     rows: tuple[BenchRow, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def bench(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.api import OnStep
+from sunzip.display import Report
 from sunzip.errors import InputError
 from sunzip.studies import extractors
 from sunzip.studies.extractors import Days
@@ -89,7 +90,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class ForecastReport:
+class ForecastReport(Report):
     """What `forecast` found.
 
     Attributes
@@ -149,10 +150,6 @@ class ForecastReport:
     interval: dict[str, float]
     seed: int
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def forecast(

@@ -6,7 +6,7 @@ import io
 import os
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from sunzip.channels import NAMES, channel
 from sunzip.codec import Codec, codec_for
 from sunzip.codec.lanes import side_by_side
 from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Header, Scale
+from sunzip.display import Report
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
 from sunzip.sinks.base import Target
@@ -55,7 +56,7 @@ _TOGETHER = 8
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateReport:
+class GenerateReport(Report):
     """What `generate` wrote.
 
     Attributes
@@ -92,10 +93,6 @@ class GenerateReport:
     last: str
     realism: dict[str, Any] | None
     seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def generate(

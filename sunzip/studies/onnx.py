@@ -14,7 +14,7 @@ import time as clock
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from sunzip.codec.family import Latents
 from sunzip.codec.lanes import here
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
+from sunzip.display import Report
 from sunzip.errors import DamagedError, InputError, SunzipError, needing
 from sunzip.sinks.base import Target
 from sunzip.sources.synthetic import render
@@ -59,7 +60,7 @@ _TIMED = 9
 
 
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Report):
     """What `export` wrote.
 
     Attributes
@@ -100,10 +101,6 @@ class ExportReport:
     kept_float: list[str]
     tries: list[dict[str, Any]]
     frames: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def _runtime() -> Any:

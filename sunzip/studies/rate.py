@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sunzip.arguments import whole
 from sunzip.codec import Codec
 from sunzip.codec.processes import ahead, settle
 from sunzip.cube import Scale
+from sunzip.display import Report
 from sunzip.errors import InputError
 from sunzip.metrics import over_images
 from sunzip.sources.series import Series
@@ -73,7 +74,7 @@ class RateRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RateReport:
+class RateReport(Report):
     """What frames would cost at which error.
 
     Attributes
@@ -116,10 +117,6 @@ class RateReport:
     seconds: float
     rows: tuple[RateRow, ...]
     alignment: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def rate(

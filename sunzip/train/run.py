@@ -22,6 +22,7 @@ from sunzip.arguments import positive, whole
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.wavelet import WaveletFamily as WaveletCodec
+from sunzip.display import Report
 from sunzip.errors import InputError, OutputError, without_secrets
 from sunzip.files import locked
 from sunzip.nn.context import Context
@@ -108,7 +109,7 @@ Progress = Callable[[Stage | Advance], object]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainReport:
+class TrainReport(Report):
     """What a training came to.
 
     Attributes
@@ -136,10 +137,6 @@ class TrainReport:
     train_frames: int
     notes: dict[str, Any]
     measured: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
 
 
 def train(
