@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
 from sunzip.frame import Block
 from sunzip.metrics import ImageMetrics, image_metrics
+from sunzip.sources.patience import reading_pool
 from sunzip.sources.series import Notes, Series
 from sunzip.times import format_utc
 
@@ -138,7 +139,7 @@ def code_shards(plan: Plan, codec: Codec, shards: Sequence[int]) -> Generator[Co
     frames = sum(stop - begin for _, begin, stop in stretches)
     begun = {shard: plan.begun(shard) for shard in shards}
     # One thread reads, two have frames coded, so that lanes do not wait for the end of a stretch, one writes.
-    with ahead(4 * frames * pixels), _pool(4) as pool:
+    with ahead(4 * frames * pixels), reading_pool(4) as pool:
         written: Task[None] | None = None
         cubes = _one_ahead(pool, stretches, lambda s: plan.read(s[1], s[2]))
         try:
@@ -305,12 +306,3 @@ def _two_at_a_time(
         yield begun.popleft().result()
     if failed:
         raise failed
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="sunzip")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

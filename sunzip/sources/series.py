@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,6 +19,7 @@ from sunzip.cube import Cube, Header, Scale
 from sunzip.display import Report, Shown
 from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Source
+from sunzip.sources.patience import reading_pool
 from sunzip.times import When, parse_date, parse_duration
 
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
@@ -279,7 +279,7 @@ class Series(Shown):
                 int(source[i]), self.channels[j], int(row[i]), np.empty(self.shape, np.float32), (t, j)
             )
 
-        with ThreadPoolExecutor(len(self.channels), thread_name_prefix="sunzip") as pool:
+        with reading_pool(len(self.channels)) as pool:
             for begin, end in zip([0, *steps], [*steps, len(frame)], strict=True):
                 # A row at a time: an error, or Ctrl-C, waits for no more than that.
                 list(pool.map(look, range(begin, end)))

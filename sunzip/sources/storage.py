@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sunzip.errors import InputError, how_to_install
+from sunzip.sources.patience import get_client
 
 #: Bytes that are asked of a stream at once.
 _PART = 1 << 20
@@ -252,6 +253,7 @@ _INHERITED: list[Any] = []
 
 def _connect(url: str, anon: bool) -> tuple[Any, str]:
     from fsspec import filesystem
+    from fsspec.config import conf
     from fsspec.core import split_protocol, url_to_fs
 
     if "://" not in url:
@@ -261,12 +263,18 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
 
     # An archive inside a store (zip::s3://…) takes its options per protocol.
     links = [split_protocol(link)[0] or link for link in url.split("::")]
-    secrets: dict[str, dict[str, Any]] = {
+    given: dict[str, dict[str, Any]] = {
         p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
         for p in links
         if anon and p in ("s3", "s3a", "gs", "gcs")
     }
-    options: dict[str, Any] = secrets if len(links) > 1 else next(iter(secrets.values()), {})
+    # Unless the user's own configuration names a client.
+    given |= {
+        p: {"get_client": get_client}
+        for p in links
+        if p in ("http", "https") and "get_client" not in conf.get(p, {})
+    }
+    options: dict[str, Any] = given if len(links) > 1 else next(iter(given.values()), {})
     try:
         fs, path = url_to_fs(url, **options)
     except ImportError as error:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 import sunzip
+from sunzip.archive._place import open_bytes
 from sunzip.errors import InputError
+from sunzip.sources import patience
 from sunzip.sources.storage import Storage, reason
 
 aiohttp = pytest.importorskip("aiohttp")
@@ -50,16 +59,27 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    Refusing.over = threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as http:
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_PAUSES", (0.01,) * len(patience._PAUSES))
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"
-        Refusing.over.set()
         http.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Refusing.over = threading.Event()
+    with serving(Refusing) as url:
+        yield url
+        Refusing.over.set()
 
 
 def told(job: str, url: str, folder: Path) -> str:
@@ -150,3 +170,157 @@ def test_what_is_denied_here_speaks_of_owner_and_mode_and_not_of_credentials(
         with pytest.raises(InputError, match="cannot be listed: permission is denied; look at the owner"):
             storage.list()
     assert reason(PermissionError("Forbidden")).startswith("access is denied (Forbidden); check the cred")
+
+
+class Faltering(BaseHTTPRequestHandler):
+    """Gives a file, or ranges of it, but fails first: so often as its path says, in the way that it says."""
+
+    DATA = bytes(range(256)) * 40
+    over: threading.Event
+    lock = threading.Lock()
+    asked: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self) -> None:
+        _, way, times, *file = self.path.split("/")
+        if not file:  # their folder, which must be there
+            self.do_HEAD()
+            return
+        with self.lock:
+            self.asked[self.path] = self.asked.get(self.path, 0) + 1
+            fails = self.asked[self.path] <= int(times)
+        first, last = 0, len(self.DATA) - 1
+        if given := self.headers["Range"]:
+            first, last = (min(int(n), last) for n in given.removeprefix("bytes=").split("-"))
+        if fails and way == "silent":
+            self.over.wait(60)
+            return
+        if fails and way == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        if fails and way.isdecimal():
+            self.send_response(int(way))
+            self.send_header("Retry-After", "3600" if way == "429" else "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if given else 200)
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.DATA)}")
+        self.end_headers()
+        if self.command == "GET":
+            half = (first + last) // 2
+            self.wfile.write(self.DATA[first : half if fails and way == "broken" else last + 1])
+            self.close_connection = fails
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.DATA)))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def faltering() -> Iterator[str]:
+    Faltering.over, Faltering.asked = threading.Event(), {}
+    with serving(Faltering) as url:
+        yield url
+        Faltering.over.set()
+
+
+def as_archives_are_read(url: str) -> bytes:
+    file = open_bytes(url, anon=False)
+    return b"".join(file.read([(0, 9000), (9000, file.size - 9000)]))
+
+
+def as_stores_are_read(url: str) -> bytes:
+    folder, _, name = url.rpartition("/")
+    return Storage(folder).read(name, limit=1 << 20) or b""
+
+
+def as_files_are_read(url: str) -> bytes:
+    storage = Storage(url)
+    with storage.fs.open(storage.root, "rb", block_size=4096) as file:
+        return file.read(100) + file.read()
+
+
+READERS = [as_archives_are_read, as_stores_are_read, as_files_are_read]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("way", ["429", "500", "502", "503", "504", "reset", "broken", "silent"])
+def test_what_fails_for_a_moment_is_asked_for_again(
+    faltering: str, monkeypatch: pytest.MonkeyPatch, way: str, read: Callable[[str], bytes]
+) -> None:
+    from fsspec.config import conf
+
+    monkeypatch.setattr(patience, "_LONGEST", 0.02)  # 429 wishes for an hour
+    times = 3
+    if way == "silent":
+        times = 1
+        monkeypatch.setitem(conf, "http", {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.3)}})
+    assert read(f"{faltering}/{way}/{times}/file") == Faltering.DATA
+    assert times < Faltering.asked[f"/{way}/{times}/file"] <= times + 4
+
+
+@pytest.mark.parametrize("status", [404, 403, 410, 416, 501])
+def test_what_is_final_is_asked_for_once(faltering: str, status: int) -> None:
+    storage = Storage(f"{faltering}/{status}/1")
+    Faltering.asked.clear()
+    with contextlib.suppress(InputError):
+        storage.read("file", limit=1 << 20)
+    assert Faltering.asked == {f"/{status}/1/file": 1}
+
+
+@pytest.mark.parametrize("read", READERS[:2])
+def test_after_the_last_try_the_cause_is_told(faltering: str, read: Callable[[str], bytes]) -> None:
+    with pytest.raises(
+        InputError, match=r"the server cannot do it now \(HTTP 503 Service Unavail.*try again la"
+    ):
+        read(f"{faltering}/503/999/file")
+
+
+def test_many_threads_do_not_make_it_worse(faltering: str) -> None:
+    storage = Storage(f"{faltering}/503/999")
+    Faltering.asked.clear()
+    with ThreadPoolExecutor(30) as pool:
+        tasks = [pool.submit(storage.read, "file", limit=1 << 20) for _ in range(30)]
+    assert all("HTTP 503" in str(task.exception()) for task in tasks)
+    # All at once, one after the other with pauses, and each once more, when it is known that it is in vain.
+    assert 30 <= Faltering.asked["/503/999/file"] <= 30 + len(patience._PAUSES) + 30
+
+
+def test_what_was_reached_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_PAUSES", (0.1,) * 100)
+    Faltering.over, Faltering.asked = threading.Event(), {}
+    with serving(Faltering) as url:
+        storage = Storage(f"{url}/503/0")
+    begun = threading.Timer(0.5, lambda: again.enter_context(serving(Faltering, int(url.rpartition(":")[2]))))
+    with contextlib.ExitStack() as again:
+        begun.start()
+        assert storage.read("file", limit=1 << 20) == Faltering.DATA
+        begun.join()
+
+
+def test_ctrl_c_does_not_wait_for_pauses(faltering: str) -> None:
+    storage = Storage(f"{faltering}/429/999")
+    Faltering.asked.clear()
+    start = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt), patience.reading_pool(2) as pool:
+        task = pool.submit(storage.read, "file", limit=1 << 20)
+        while not Faltering.asked:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert not task.done()
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 5
+    assert sum(Faltering.asked.values()) == 1
+
+
+def test_servers_tell_how_long_to_wait() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert [patience._wished(text) for text in ("7", "", "soon", "-1", "²")] == [7, 0, 0, 0, 0]
+    assert 25 < patience._wished(later) <= 30

@@ -1,0 +1,182 @@
+"""Patience with servers of HTTP: what one cannot do just now is asked for again, as clients of S3 do it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import time
+from collections.abc import Coroutine, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+#: Seconds before each further try, or down to half of that, so that many do not ask at the same moment.
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+#: The most seconds that a server may have us wait.
+_LONGEST = 60.0
+
+#: Seconds after which nothing is tried again: a server that keeps silent costs minutes each time.
+_PATIENCE = 600.0
+
+#: Seconds after which who pauses looks whether to go on pausing.
+_GLANCE = 0.1
+
+#: What a server means to be able to do later.
+_LATER = frozenset({429, 500, 502, 503, 504})
+
+#: Who ends now, and does not want to wait for pauses.
+_ending: set[object] = set()
+
+
+@contextlib.contextmanager
+def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that read; when it ends, by Ctrl-C perhaps, none of them pauses any more."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="sunzip")
+    try:
+        yield pool
+    finally:
+        _ending.add(pool)
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            _ending.discard(pool)
+
+
+async def get_client(**options: Any) -> Any:
+    """Return a client of HTTP as fsspec makes one, but with patience."""
+    from fsspec.implementations import http
+
+    return _Patient(await http.get_client(**options))
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of a server.
+
+    Attributes
+    ----------
+    answered
+        Whether it has ever answered. If not, that it cannot be reached is final: its name may be wrong.
+    failed
+        How often it has failed since it last did what it was asked for. Several requests that were on their
+        way together count once, and from then on there is one at a time.
+    until
+        When the pause ends before which it is not asked.
+    turn
+        Held by the one that asks while it fails.
+    """
+
+    answered: bool = False
+    failed: int = 0
+    until: float = 0.0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def pause(self) -> None:
+        """Wait until it may be asked."""
+        while not _ending and (left := self.until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _GLANCE))
+
+
+class _Patient:
+    """A client of HTTP that asks again for what fails to come, unless somebody has seen a part of it."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._hosts: dict[str, _Host] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def get(self, url: Any, **options: Any) -> _Asked:
+        """Ask for what is at a URL. For a size alone, HEAD, fsspec asks so, too, if that fails."""
+        return _Asked(self._get(url, options))
+
+    async def _get(self, url: Any, options: dict[str, Any]) -> Any:
+        host = self._hosts.setdefault(url.raw_authority, _Host())
+        begun, tries = time.monotonic(), 0
+        answer: Any = None
+        error: Exception | None = None
+        while True:
+            async with host.turn if host.failed else contextlib.nullcontext():
+                await host.pause()
+                if tries and _ending:
+                    break
+                asked, answer, error = time.monotonic(), None, None
+                try:
+                    answer = await self._session.get(url, **options)
+                    host.answered = True
+                    if answer.status not in _LATER:
+                        await _take(answer, options)
+                        host.failed = 0
+                        return answer
+                except Exception as e:  # aiohttp's own, or the operating system's
+                    if answer is not None:
+                        answer.close()
+                    if not _passes(e, host.answered):
+                        raise
+                    error = e
+                tries += 1
+                host.failed += asked >= host.until
+                # It may be this that fails for good, or all that the server has.
+                n = max(tries, host.failed)
+                now = time.monotonic()
+                if n > len(_PAUSES) or now > begun + _PATIENCE:
+                    break
+                wait = _PAUSES[n - 1] * random.uniform(0.5, 1)
+                if error is None:
+                    wait = max(wait, _wished(answer.headers.get("Retry-After", "")))
+                    answer.close()
+                host.until = max(host.until, now + min(wait, _LONGEST))
+        if error is not None:
+            raise error
+        return answer  # of which the caller makes an error
+
+
+class _Asked:
+    """A request as aiohttp has them: to be awaited for its answer, or entered for as long as that is read."""
+
+    def __init__(self, asked: Coroutine[Any, Any, Any]) -> None:
+        self._asked = asked
+        self._answer: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._asked.__await__()
+
+    async def __aenter__(self) -> Any:
+        self._answer = await self._asked
+        return await self._answer.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._answer.__aexit__(*error)
+
+
+async def _take(answer: Any, options: Mapping[str, Any]) -> None:
+    """Read an answer if it is no longer than what was asked for, as a connection may break in its middle."""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", (options.get("headers") or {}).get("Range", ""))
+    length = answer.content_length
+    if asked and length is not None and length <= int(asked[2]) - int(asked[1]) + 1:
+        await answer.read()
+
+
+def _passes(error: Exception, answered: bool) -> bool:
+    """Whether what went wrong may go well another time."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return answered and not isinstance(error, aiohttp.ClientSSLError)
+    broken = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
+    return isinstance(error, (TimeoutError, ConnectionError, *broken))
+
+
+def _wished(after: str) -> float:
+    """Return the seconds that a server has us wait, told as such or as a date; 0 if it does not tell."""
+    with contextlib.suppress(ValueError, TypeError):
+        if after.isascii() and after.isdecimal():
+            return float(after)
+        return (parsedate_to_datetime(after) - datetime.now(UTC)).total_seconds()
+    return 0.0
