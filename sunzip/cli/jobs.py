@@ -157,7 +157,10 @@ def compress(
         looking += ", coding some frames to choose the quality"
     elif dry_run:
         looking += ", coding some frames"
-    with _continuable(out, dry_run), frames_bar(quiet, f"opening {src[0]}{looking}") as progress:
+    with (
+        _continuable(out, dry_run),
+        frames_bar(quiet, f"opening {src[0]}{looking}", f"packing {out}") as progress,
+    ):
         report = api.compress(
             src,
             out,
@@ -221,7 +224,10 @@ def append(
     from sunzip import api
     from sunzip.archive import summary
 
-    with _continuable(archive, False), frames_bar(quiet, f"opening {src[0]}") as progress:
+    with (
+        _continuable(archive, False),
+        frames_bar(quiet, f"opening {src[0]}", f"packing {archive}") as progress,
+    ):
         report = api.append(
             src,
             archive,

@@ -75,7 +75,7 @@ def shows_progress(quiet: bool) -> bool:
 
 
 @contextmanager
-def frames_bar(quiet: bool, opening: str) -> Iterator[OnProgress | None]:
+def frames_bar(quiet: bool, opening: str, closing: str | None = None) -> Iterator[OnProgress | None]:
     """Show how a job advances, on stderr; yields what the job is to call, or None if nobody looks.
 
     Parameters
@@ -84,6 +84,8 @@ def frames_bar(quiet: bool, opening: str) -> Iterator[OnProgress | None]:
         Show nothing.
     opening
         What to say until the first call.
+    closing
+        What to say once all frames are done, if something is left to be done with them.
     """
     if not shows_progress(quiet):
         yield None
@@ -95,6 +97,10 @@ def frames_bar(quiet: bool, opening: str) -> Iterator[OnProgress | None]:
 
     def update(p: Progress) -> None:
         nonlocal bar, began
+        if closing is not None and p.done == p.total:
+            bar.close()
+            bar = tqdm(bar_format="{desc}", desc=one_line(closing), leave=False)
+            return
         if not began:
             began = time.monotonic()
             bar.close()

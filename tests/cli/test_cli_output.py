@@ -85,6 +85,17 @@ def test_the_bar_tells_speed_ratio_and_what_is_left(monkeypatch):
     assert "left" in shown
 
 
+def test_what_is_done_once_all_frames_are_is_told(monkeypatch):
+    for seen in ([Progress(0, 100, 0, 0), Progress(100, 100, 6, 6)], [Progress(100, 100, 0, 0)]):
+        screen = Terminal()
+        monkeypatch.setattr("sys.stderr", screen)
+        with output.frames_bar(False, "opening", "packing sun.lat") as update:
+            for progress in seen:
+                assert "packing" not in screen.getvalue()
+                update(progress)
+            assert screen.getvalue().rstrip().endswith("packing sun.lat")
+
+
 def test_no_terminal_no_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with output.frames_bar(False, "opening") as update:
