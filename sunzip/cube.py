@@ -19,6 +19,9 @@ DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
 #: The same radius in pixels of a 512² image.
 DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
 
+#: Solar radius in metres, as SDO's own headers have it (RSUN_REF).
+RSUN_M = 696_000_000.0
+
 
 def disk_radius(side: float) -> float:
     """Return the same radius in pixels of images of so many pixels a side."""

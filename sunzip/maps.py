@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sunzip.channels import channel
-from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, Cube, Scale
+from sunzip.cube import DISK_RADIUS, PIXEL_OF_512, RSUN_M, Cube, Scale
 from sunzip.errors import InputError, needing
 from sunzip.imports import without_home
 from sunzip.sinks.base import taken_at
-from sunzip.sinks.fits import RSUN_M, header_of
+from sunzip.sinks.fits import header_of
 
 if TYPE_CHECKING:
     from ndcube import NDCube

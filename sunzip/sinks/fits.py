@@ -26,13 +26,12 @@ from typing import Any
 import numpy as np
 
 from sunzip.channels import Channel, channel
-from sunzip.cube import Cube, Header, Scale, disk_radius
+from sunzip.cube import RSUN_M, Cube, Header, Scale, disk_radius
 from sunzip.errors import OutputError
 from sunzip.sinks.base import Sink, taken_at
 from sunzip.times import parse_t_obs, time_of
 
-#: Solar radius and astronomical unit in metres, as SDO's own headers have them (RSUN_REF, DSUN_REF).
-RSUN_M = 696_000_000.0
+#: Astronomical unit in metres, as SDO's own headers have it (DSUN_REF).
 _AU_M = 149_597_870_691.0
 
 #: Keywords that speak of how pixels are stored, where they lie or what they are like on the whole (unit,

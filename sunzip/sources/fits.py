@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel
-from sunzip.cube import DISK_RADIUS_512, Header, Scale, disk_radius
+from sunzip.cube import DISK_RADIUS_512, RSUN_M, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
 from sunzip.sources.layouts import Layouts, layout_of
@@ -61,8 +61,24 @@ _PER_SECOND = re.compile(
     r"(1|DN|CTS?|COUNTS?)?((/PIX(EL)?|PIX(EL)?-1)?(/S(EC(OND)?S?)?|S-1)|/PIX(EL)?S|/S/?PIX(EL)?|S-1PIX(EL)?-1)"
 )
 
-#: The matrix of a turned image, and what it is by default.
-_MATRIX = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}
+#: Keywords of a matrix from pixels to coordinates, without CDELT and with it, and what they are by default.
+_CD = {"CD1_1": 0.0, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.0}
+_PC = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0}
+
+#: Arcsec of the units of CUNIT, as programs spell them.
+_ARCSEC = {
+    **dict.fromkeys(("arcsec", "arcsecs", "arcsecond", "arcseconds"), 1.0),
+    **dict.fromkeys(("arcmin", "arcmins", "arcminute", "arcminutes"), 60.0),
+    **dict.fromkeys(("deg", "degs", "degree", "degrees"), 3600.0),
+    "mas": 1e-3,
+    "rad": math.degrees(3600.0),
+}
+
+#: Arcsec of a whole circle, by which a CRVAL1 may be too large.
+_CIRCLE = 360.0 * 3600
+
+#: Arcsec that a Sun's radius may have; seen from SDO it has 943 to 977.
+_RADII = (800.0, 1100.0)
 
 #: Pixels by which an image that sunzip wrote may be off SDOML's geometry and counts as not moved.
 _STILL = 0.5
@@ -176,11 +192,12 @@ class Fits(Source):
             plain = found
         if plan.ready:
             return plain
-        plain = {key: value for key, value in plain.items() if key not in _MATRIX}
+        plain = {key: value for key, value in plain.items() if key not in _CD | _PC | {"CROTA1": 0}}
         n = self.shape[0]
         plate_scale = plan.rsun / DISK_RADIUS_512
         plain |= {"NAXIS1": n, "NAXIS2": n, "CDELT1": plate_scale, "CDELT2": plate_scale}
         plain |= {"CRPIX1": (n + 1) / 2, "CRPIX2": (n + 1) / 2, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0}
+        plain |= {"CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN", "CUNIT1": "arcsec", "CUNIT2": "arcsec"}
         plain |= {"R_SUN": DISK_RADIUS_512, "RSUN_OBS": plan.rsun}
         if plan.channel.instrument == "AIA":
             plain["PIXLUNIT"] = "DN/s"
@@ -345,8 +362,8 @@ class _Plan:
     bins: int = 1
     #: Sun's centre as (row, column) counted from 0, after averaging down.
     centre: tuple[float, float] = (math.nan, math.nan)
-    #: Counter-clockwise angle from the image's to the Sun's axes, in radians.
-    rotation: float = 0.0
+    #: From the Sun's axes, north and west, to the image's, rows and columns: turned, or mirrored, or neither.
+    turn: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
     #: Whether AIA's pixels are in DN/s already, corrected by whoever made them so.
     per_second: bool = False
     exposure: float = 1.0
@@ -433,16 +450,28 @@ def _plan(header: Any, factor: float | None) -> _Plan:
             "wrong size", f"has an image of {n}×{rows} pixels; it must be 512 or a multiple of 1024 squared"
         )
     bins = max(n // 1024, 1)
+    for key, letters in (("CTYPE1", "HPLN SOLAR_X SOLAR-X"), ("CTYPE2", "HPLT SOLAR_Y SOLAR-Y")):
+        kind = str(header.get(key, "")).strip()
+        if kind and not kind.upper().startswith(tuple(letters.split())):
+            raise _Unusable("other coordinates", f"is not helioprojective: {key} is {kind!r:.40}")
     lie = _lie(header)
-    rsun, scale = _number(header, "RSUN_OBS"), lie.scale * bins
-    if not (800 < rsun < 1100 and 0.1 < scale < 20):
-        raise _Unusable("no geometry", "lacks RSUN_OBS or CDELT1, or they are implausible")
-    if "CDELT2" in header and not math.isclose(_number(header, "CDELT2"), lie.scale, rel_tol=1e-3):
-        raise _Unusable("no geometry", "has no square pixels: CDELT2 is not CDELT1")
+    scale = lie.scale * bins
+    if not 0.1 < scale < 20:
+        raise _Unusable(
+            "no geometry", "has no plausible size of a pixel, by CDELT1, CUNIT1, and CROTA2, PCi_j or CDi_j"
+        )
+    a, b, c, d = lie.turn
+    if not np.allclose((a * a + c * c, b * b + d * d, a * b + c * d), (1, 1, 0), rtol=0, atol=2e-3):
+        raise _Unusable(
+            "no geometry", "has no square pixels: CDELT2 is not as CDELT1, or PCi_j or CDi_j are no rotation"
+        )
+    rsun = _radius(header, lie.scale)
+    if math.isnan(rsun):
+        raise _Unusable("no geometry", "lacks RSUN_OBS, DSUN_OBS and R_SUN, or they are implausible")
     # Averaging keeps pixel edges where they are.
     centre = tuple((v - 0.5) / bins - 0.5 for v in lie.centre)
-    if not all(math.isfinite(v) for v in (lie.rotation, *centre)):
-        raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CROTA2 or PCi_j are no rotation")
+    if not all(math.isfinite(v) for v in centre):
+        raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CRVAL1 or CRVAL2 is no number")
     if not all(0 <= v < n / bins for v in centre):
         raise _Unusable("no geometry", "has the disk's centre, by CRPIX and CRVAL, outside of the image")
 
@@ -462,7 +491,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         zoom=disk_radius(min(n, 1024)) * scale / rsun,
         bins=bins,
         centre=(centre[0], centre[1]),
-        rotation=lie.rotation,
+        turn=lie.turn,
         per_second=per_second,
         exposure=max(exposure, _MIN_EXPOSURE),
         degradation=degradation,
@@ -478,25 +507,60 @@ class _Lie:
     scale: float
     #: Sun's centre as (row, column), counted as CRPIX is: from 1 at a pixel's middle.
     centre: tuple[float, float]
-    #: As `_Plan.rotation`.
-    rotation: float
+    #: As `_Plan.turn`, where pixels are square.
+    turn: tuple[float, float, float, float]
 
 
 def _lie(header: Any) -> _Lie:
-    scale = _number(header, "CDELT1") or math.nan
-    rotation = math.radians(_number(header, "CROTA2") if "CROTA2" in header else 0.0)
-    # Where there is a matrix, CROTA2 has no meaning.
-    if any(key in header for key in _MATRIX):
-        a, b, c, d = (_number(header, k) if k in header else v for k, v in _MATRIX.items())
-        turns = np.allclose((a, b, math.hypot(a, c)), (d, -c, 1), rtol=0, atol=1e-3)
-        rotation = math.atan2(c, a) if turns else math.nan
-    rotation = rotation if math.isfinite(rotation) else math.nan
-    east, north = (_number(header, key) if key in header else 0.0 for key in ("CRVAL1", "CRVAL2"))
-    cos, sin = math.cos(rotation), math.sin(rotation)
+    """Read the linear part of FITS WCS (Greisen & Calabretta 2002); over the Sun no projection is felt."""
+    west, north = (
+        _ARCSEC.get(str(header.get(key, "arcsec")).strip().lower(), math.nan) for key in ("CUNIT1", "CUNIT2")
+    )
+
+    def given(**keys: float) -> list[float]:
+        return [_number(header, key) if key in header else value for key, value in keys.items()]
+
+    matrix = any(key in header for key in _PC)
+    (along,) = given(CDELT1=1.0 if matrix else math.nan)
+    (across,) = given(CDELT2=along)
+    if matrix:
+        a, b, c, d = given(**_PC)
+        a, b, c, d = along * a, along * b, across * c, across * d
+    elif any(key in header for key in _CD):
+        a, b, c, d = given(**_CD)
+    else:
+        # Where there is a matrix, CROTA2 has no meaning.
+        turn = math.radians(given(CROTA2=0.0)[0])
+        cos, sin = (math.cos(turn), math.sin(turn)) if math.isfinite(turn) else (math.nan, math.nan)
+        a, b, c, d = along * cos, -across * sin, along * sin, across * cos
+    a, b, c, d = west * a, west * b, north * c, north * d
+    scale = math.hypot(a, c) or math.nan
+    a, b, c, d = a / scale, b / scale, c / scale, d / scale
+    size = a * d - b * c or math.nan
+    back = (a / size, -c / size, -b / size, d / size)
     # CRPIX is the place of CRVAL, which need not be the Sun's centre.
-    row = _number(header, "CRPIX2") - (cos * north - sin * east) / scale
-    column = _number(header, "CRPIX1") - (cos * east + sin * north) / scale
-    return _Lie(scale, (row, column), rotation)
+    x, y = (math.nan if math.isinf(v) else v for v in given(CRVAL1=0.0, CRVAL2=0.0))
+    x, y = math.remainder(west * x, _CIRCLE), north * y
+    row = _number(header, "CRPIX2") - (back[0] * y + back[1] * x) / scale
+    column = _number(header, "CRPIX1") - (back[2] * y + back[3] * x) / scale
+    return _Lie(scale, (row, column), back)
+
+
+def _radius(header: Any, scale: float) -> float:
+    """Return the Sun's apparent radius in arcsec, NaN if nothing tells it, given the arcsec of a pixel."""
+    for key in ("RSUN_OBS", "SOLAR_R", "RADIUS"):
+        if _RADII[0] < (radius := _number(header, key)) < _RADII[1]:
+            return radius
+    distance = _number(header, "DSUN_OBS")
+    reference = _number(header, "RSUN_REF") if "RSUN_REF" in header else RSUN_M
+    sine = reference / distance if distance > 0 else math.nan
+    for radius in (
+        math.degrees(math.asin(sine)) * 3600 if abs(sine) < 1 else math.nan,
+        _number(header, "R_SUN") * scale,
+    ):
+        if _RADII[0] < radius < _RADII[1]:
+            return radius
+    return math.nan
 
 
 def _moved(header: Any, n: int, rows: int) -> bool:
@@ -508,7 +572,7 @@ def _moved(header: Any, n: int, rows: int) -> bool:
     off = (
         lie.centre[0] - (rows + 1) / 2,
         lie.centre[1] - (n + 1) / 2,
-        lie.rotation * n / 2,
+        max(abs(v - w) for v, w in zip(lie.turn, (1, 0, 0, 1), strict=True)) * n / 2,
         (size - 1) * n / 2,
     )
     # What is not said, NaN, is as it was.
@@ -547,8 +611,7 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
         pixels = np.where(pixels <= 0, 0.0, pixels)
 
     n = len(pixels)
-    cos, sin = math.cos(plan.rotation) / plan.zoom, math.sin(plan.rotation) / plan.zoom
-    matrix = np.array([[cos, -sin], [sin, cos]])
+    matrix = np.array(plan.turn).reshape(2, 2) / plan.zoom
     offset = np.array(plan.centre) - matrix @ np.full(2, (n - 1) / 2)
 
     def warp(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
