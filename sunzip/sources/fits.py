@@ -83,6 +83,10 @@ _RADII = (800.0, 1100.0)
 #: Pixels by which an image that sunzip wrote may be off SDOML's geometry and counts as not moved.
 _STILL = 0.5
 
+#: Pixels of 1024² by which SDOML's field of view may go beyond an image and be filled with the nearest ones:
+#: level 1 is as much off centre. Further out there is no measurement.
+_BORDER = 8.0
+
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
     r"SIMPLE|BITPIX|NAXIS|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|"
@@ -474,6 +478,9 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         raise _Unusable("no geometry", "lacks CRPIX1 or CRPIX2, or CRVAL1 or CRVAL2 is no number")
     if not all(0 <= v < n / bins for v in centre):
         raise _Unusable("no geometry", "has the disk's centre, by CRPIX and CRVAL, outside of the image")
+    reach = rsun / scale - _BORDER * min(n, 1024) / 1024
+    if not all(reach < v < n / bins - 1 - reach for v in centre):
+        raise _Unusable("part of the Sun", "does not show the whole disk")
 
     exposure, degradation, unknown = 1.0, 1.0, False
     if known.instrument == "AIA" and not per_second:
@@ -620,6 +627,10 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
 
     weight = warp(weight)
     image = warp(pixels) / (weight + _EPSILON)
+    grid = np.ogrid[:n, :n]
+    places = (matrix[i, 0] * grid[0] + (matrix[i, 1] * grid[1] + offset[i]) for i in (0, 1))
+    beyond = np.maximum(*(abs(v - (n - 1) / 2) for v in places)) > (n - 1) / 2 + _BORDER * n / 1024
+    image[beyond], weight[beyond] = 0.0 if hmi else np.nan, 0.0
     if n == 1024:
         image = _block_mean(image, 2)
         if hmi:

@@ -182,6 +182,18 @@ def test_every_way_to_write_coordinates(tmp_path, cards):
     assert now == {"CUNIT1": "arcsec", "CUNIT2": "arcsec", "CRVAL1": 0, "CRVAL2": 0}
 
 
+def test_beyond_an_image_there_is_no_measurement(tmp_path):
+    image = np.full((1024, 1024), 8.0, np.float32)
+    image[:, -1] = 100
+    out = Fits(save(tmp_path / "a.fits", image, AIA | {"CRPIX1": 600.0})).read("171A", 0)
+    assert np.isnan(out[:, 475:]).all()
+    assert np.isfinite(out[:, :465]).all()
+    cutout = {"CDELT1": 0.6, "CDELT2": 0.6}
+    one_line(save(tmp_path / "cutout.fits", image, AIA | cutout), "does not show the whole disk")
+    one_line(save(tmp_path / "away.fits", image, AIA | {"CRPIX2": 700.0}), "does not show the whole disk")
+    assert Fits(str(tmp_path)).counts["part of the Sun"] == 2
+
+
 @pytest.mark.parametrize("turn", [0.0, 180.0, 179.93, 30.0])
 def test_an_image_is_turned_to_north_up(tmp_path, turn):
     """CROTA2 by FITS WCS: solar x = cos·dx − sin·dy. A gradient to the north stays one."""
