@@ -403,6 +403,12 @@ def _number(header: Any, key: str) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
+def _text(header: Any, key: str) -> str:
+    """Return a keyword's text; "" where it is not there, or blank, or has no value."""
+    value = header.get(key)
+    return "" if value is None else str(value).strip()
+
+
 def _time(header: Any) -> np.datetime64:
     return time_of(header, "T_OBS", "DATE-OBS", "DATE_OBS")
 
@@ -455,7 +461,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         )
     bins = max(n // 1024, 1)
     for key, letters in (("CTYPE1", "HPLN SOLAR_X SOLAR-X"), ("CTYPE2", "HPLT SOLAR_Y SOLAR-Y")):
-        kind = str(header.get(key, "")).strip()
+        kind = _text(header, key)
         if kind and not kind.upper().startswith(tuple(letters.split())):
             raise _Unusable("other coordinates", f"is not helioprojective: {key} is {kind!r:.40}")
     lie = _lie(header)
@@ -521,7 +527,7 @@ class _Lie:
 def _lie(header: Any) -> _Lie:
     """Read the linear part of FITS WCS (Greisen & Calabretta 2002); over the Sun no projection is felt."""
     west, north = (
-        _ARCSEC.get(str(header.get(key, "arcsec")).strip().lower(), math.nan) for key in ("CUNIT1", "CUNIT2")
+        _ARCSEC.get((_text(header, key) or "arcsec").lower(), math.nan) for key in ("CUNIT1", "CUNIT2")
     )
 
     def given(**keys: float) -> list[float]:

@@ -182,6 +182,13 @@ def test_every_way_to_write_coordinates(tmp_path, cards):
     assert now == {"CUNIT1": "arcsec", "CUNIT2": "arcsec", "CRVAL1": 0, "CRVAL2": 0}
 
 
+def test_what_has_no_kind_or_unit_of_coordinates_is_in_arcsec(tmp_path):
+    cards = {"CTYPE1": "", "CTYPE2": fits.card.UNDEFINED, "CUNIT1": "", "CUNIT2": fits.card.UNDEFINED}
+    image = disk(1024, 959.65 / 2.4).astype(np.float32)
+    source = Fits(save(tmp_path / "a.fits", image, HMI | cards))
+    assert measured_disk(source.read("Bz", 0)) == pytest.approx((255.5, 255.5, RADIUS), abs=0.5)
+
+
 def test_beyond_an_image_there_is_no_measurement(tmp_path):
     image = np.full((1024, 1024), 8.0, np.float32)
     image[:, -1] = 100
