@@ -47,6 +47,8 @@ _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
 _MIN_EXPOSURE = 1e-2
 _MAX_SIDE = 16384
+#: The bit of QUALITY that tells images of near real time (Q_NRT of JSOC's quallev1.h).
+_NRT = 2**30
 #: The most bytes of a header: 200,000 cards, where images of SDO have 200.
 _MAX_HEADER = 2**24
 #: The most that a gzipped file may unpack to: four images of 4096² in float64.
@@ -115,6 +117,7 @@ class _Image:
     channel: str
     time: np.datetime64
     shape: tuple[int, int]
+    early: bool
 
 
 class Fits(Source):
@@ -226,7 +229,7 @@ class Fits(Source):
                 with self._opened(path, indexing=True) as hdu:
                     header = hdu.header
                     plan = _plan(header, self._factor(header))
-                    images.append(_Image(path, plan.channel.name, _time(header), plan.shape))
+                    images.append(_Image(path, plan.channel.name, _time(header), plan.shape, _early(header)))
                 self._stored += int(fs.size(path) or 0)
             except _Unusable as error:
                 if single:
@@ -240,7 +243,8 @@ class Fits(Source):
             raise InputError(
                 f"{self.url}: no usable FITS image among {len(paths)} files ({reasons or 'none there'})"
             )
-        return images
+        # Of images of one time the first is taken.
+        return sorted(images, key=lambda i: i.early)
 
     def _found(self) -> list[str]:
         """Return the paths of all FITS files below the root."""
@@ -407,6 +411,17 @@ def _text(header: Any, key: str) -> str:
     """Return a keyword's text; "" where it is not there, or blank, or has no value."""
     value = header.get(key)
     return "" if value is None else str(value).strip()
+
+
+def _early(header: Any) -> bool:
+    """Tell whether an image is the edition of near real time, which a definitive one follows."""
+    from astropy.io.fits.verify import VerifyError
+
+    try:
+        quality = _integer(header.get("QUALITY"))
+    except VerifyError:  # no image is left out for a card that says nothing of its pixels
+        return False
+    return quality > 0 and bool(quality & _NRT)
 
 
 def _time(header: Any) -> np.datetime64:

@@ -21,6 +21,7 @@ from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source
 from sunzip.sources.fits import Fits, _plain
+from sunzip.sources.series import join
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
 RADIUS = 976 / 4.8
@@ -459,6 +460,18 @@ def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
     ]
     assert str(source.times("Bz")[0]) == "2010-05-01T00:11:30.000"
     np.testing.assert_array_equal(source.read("171A", 0), source.read("171A", 1))
+
+
+def test_a_definitive_image_goes_before_its_first_edition(tmp_path):
+    """Whatever the files are called: what came in near real time has bit 30 of QUALITY."""
+    for name, quality in (("a", 2**30), ("b", 0), ("c", 2**30 + 8)):
+        save(tmp_path / f"{name}.fits", disk(1024, 959.65 / 2.4), AIA | {"QUALITY": quality})
+    series = join([Fits(str(tmp_path))])
+    assert series.report.duplicates == 2
+    assert series.read(0, 1).headers[0][0]["QUALITY"] == 0
+    odd = tmp_path / "a.fits"
+    odd.write_bytes(odd.read_bytes().replace(b"1073741824", b"10737 41 4"))
+    assert len(Fits(str(odd)).times("171A")) == 1
 
 
 def test_images_behind_the_first_of_a_file_are_counted(tmp_path):
