@@ -365,6 +365,10 @@ def test_resuming_with_other_settings_is_refused(
     alike.gain = 1.01
     with pytest.raises(OutputError, match="begun from other input"):
         api.compress(series_of(alike), tmp_path / "a.lat", model=tiny_model, resume=True)
+    # One that has grown is told as such.
+    grown = patchy(FRAMES + 3)
+    with pytest.raises(OutputError, match=f"of {FRAMES} frames in place of {FRAMES + 3} .*, and with --stop"):
+        api.compress(series_of(grown), tmp_path / "a.lat", model=tiny_model, resume=True)
     api.compress(series_of(patchy()), tmp_path / "a.lat", model=tiny_model, force=True, quality=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat"]
 

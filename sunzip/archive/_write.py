@@ -325,9 +325,13 @@ class ArchiveWriter:
         mine = self.spec.attributes()
         same = ("fingerprint", "codec", "model", "scale")
         if grid != self._grid or any(attributes[k] != mine[k] for k in same) or not self._same_time():
+            grown, remedy = "", ""
+            if grid.frames != self._grid.frames:
+                grown = f" of {grid.frames} frames in place of {self._grid.frames}"
+                remedy = ", and with --stop if the input grows"
             raise OutputError(
-                f"{self._partial}: was begun from other input or with other settings; begin again with "
-                "--force in place of --resume"
+                f"{self._partial}: was begun from other input{grown} or with other settings; begin again "
+                f"with --force in place of --resume{remedy}"
             )
         self.spec = replace(self.spec, source=attributes["source"], coding=attributes["coding"])
         return True
