@@ -95,7 +95,8 @@ def ndcube(cube: Cube, about: Mapping[str, Any] | None = None) -> NDCube:
     sky.wcs.cdelt = [PIXEL_OF_512 * 512 / side] * 2
     sky.wcs.crpix = [(side + 1) / 2] * 2
     sky.wcs.dateobs = seen["DATE-OBS"]
-    sky.wcs.aux.hgln_obs, sky.wcs.aux.hglt_obs = seen["HGLN_OBS"], seen["HGLT_OBS"]
+    # SDO is within 0.02° of the Earth's longitude, if the header has but that of Carrington.
+    sky.wcs.aux.hgln_obs, sky.wcs.aux.hglt_obs = seen.get("HGLN_OBS", 0.0), seen["HGLT_OBS"]
     sky.wcs.aux.rsun_ref = RSUN_M
     sky.wcs.aux.dsun_obs = RSUN_M / math.sin(math.radians(DISK_RADIUS / 3600))
     sky.wcs.set()

@@ -167,6 +167,22 @@ def test_the_header_says_what_is_assumed() -> None:
     assert math.degrees(near["RSUN_REF"] / near["DSUN_OBS"]) * 3600 == pytest.approx(976)
 
 
+def test_the_observer_of_sdo_is_the_one_that_its_headers_tell() -> None:
+    """SDO gives Carrington's coordinates of it, which sunpy asks for only where there is no HGLN_OBS."""
+    import sunpy.map
+    from sunpy.coordinates.sun import L0
+
+    from sunzip.channels import channel
+
+    time = np.datetime64("2014-06-01", "ms")
+    told = {"CRLN_OBS": L0("2014-06-01").deg + 0.015, "CRLT_OBS": -0.6}
+    header = header_of(channel("171A"), time, SIZE, {"DSUN_OBS": 1.5e11, "RSUN_OBS": 957.0, **told})
+    assert "SZ_ASSUM" not in header
+    seen = sunpy.map.Map(np.zeros((SIZE, SIZE)), header).observer_coordinate
+    assert seen.heliographic_stonyhurst.lon.deg == pytest.approx(0.015, abs=1e-3)
+    assert seen.heliographic_stonyhurst.lat.deg == pytest.approx(-0.6)
+
+
 def test_archives_give_maps(lat: Path) -> None:
     with sunzip.open(lat) as sun:
         found = sun.map("2014-01-01T00:11", "171A")

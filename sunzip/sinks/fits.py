@@ -246,8 +246,12 @@ def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], 
         "HGLN_OBS": given("HGLN_OBS", -10, 10),
         "HGLT_OBS": given("HGLT_OBS", -10, 10),
     }
+    carrington = given("CRLN_OBS", -360, 360), given("CRLT_OBS", -10, 10)
     if found["HGLT_OBS"] is None:
-        found["HGLT_OBS"] = given("CRLT_OBS", -10, 10)
+        found["HGLT_OBS"] = carrington[1]
+    if "HGLN_OBS" not in original and None not in carrington:
+        # These tell the place as well; a HGLN_OBS beside them would be taken in their stead.
+        del found["HGLN_OBS"]
     rsun = found["RSUN_OBS"]
     # So far away that the disk is as large as it is: else limbs would be drawn beside it.
     far = float(distance) if rsun is None else RSUN_M / math.radians(rsun / 3600)
