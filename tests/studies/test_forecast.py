@@ -520,6 +520,43 @@ class TestCommand:
         for panel in drawn[0].axes:
             assert all(float(tick).is_integer() for tick in panel.get_xticks())
 
+    def test_nothing_hides_what_is_drawn(
+        self, report: ForecastReport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        drawn: list[Figure] = []
+        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+        latents = [replace(s, rmse=9 * s.rmse, ratio=9 * s.ratio) for s in report.methods["latents"]]
+        # As many as there can be, with --decode and --resnet.
+        rivals = dict.fromkeys(("channel means", "components of pixels", "ResNet, 211A"), latents)
+        methods = {**report.methods, "latents": latents, **rivals}
+        flux = "/some/where/" + 9 * "a_long_name_" + "f30.csv"
+        figures.forecast_figure(
+            replace(report, methods=methods, folds=None, flux=flux, synthetic=False), "none.png"
+        )
+        (figure,) = drawn
+        FigureCanvasAgg(figure).draw()
+        left, right = figure.axes
+        (legend,) = figure.legends
+        assert left.get_legend() is None
+        assert len(legend.get_texts()) == len(methods)
+        boxes = [thing.get_window_extent() for thing in (legend, left, right)]
+        assert boxes[0].y1 < min(box.y0 for box in boxes[1:])
+        # No curve but that of shuffled latents leaves its panel, and no two look the same.
+        for panel in (left, right):
+            for bars in panel.containers:
+                if "shuffled" not in bars.get_label():
+                    assert max(bars[0].get_ydata()) <= panel.get_ylim()[1]
+        looks = {(bars[0].get_color(), bars[0].get_linestyle()) for bars in left.containers}
+        assert len(looks) == len(methods)
+        title = figure.get_suptitle()
+        assert title.startswith("a_long_name_")
+        box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
     @pytest.mark.parametrize(
         ("more", "what"),
         [
