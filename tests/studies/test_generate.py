@@ -166,6 +166,8 @@ class TestWavelets:
             real = sun[:]
         found = pixels(tmp_path / "b.zarr")
         np.testing.assert_allclose(found[[0, 2]], real[[2, 8]], rtol=1e-3, atol=1e-2)
+        comment = zarr.open_group(tmp_path / "b.zarr", mode="r")["2012/171A"].attrs["COMMENT"][1]
+        assert "as of 2012-03-01 05:00:00 UTC" in comment
         drawn = pixels(tmp_path / "a.zarr")
         np.testing.assert_allclose(drawn.mean((0, 2, 3))[:9], real.mean((0, 2, 3))[:9], rtol=0.3, atol=1)
         assert (drawn[0] != drawn[1]).any()
