@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
@@ -96,15 +98,26 @@ def fields(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Return a table as lines: the first column to the left, the others to the right."""
+    """Return a table as lines: the first column to the left, the others to the right.
+
+    One that is wider than the terminal goes on below itself, the first column repeated, since lines that the
+    terminal breaks are no table any more. Where text goes elsewhere a row is a line.
+    """
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        indent
-        + "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    room = shutil.get_terminal_size().columns - len(indent) if sys.stdout and sys.stdout.isatty() else None
+    parts = [[0]]
+    for i in range(1, len(head)):
+        part = parts[-1]
+        if room is not None and len(part) > 1 and sum(widths[j] + 2 for j in part) + widths[i] > room:
+            parts.append([0])
+        parts[-1].append(i)
+    lines = []
+    for n, part in enumerate(parts):
+        lines += [""] * (n > 0)
+        for row in (head, *rows):
+            cells = (row[i].rjust(widths[i]) if i else row[0].ljust(widths[0]) for i in part)
+            lines.append(indent + "  ".join(cells).rstrip())
+    return lines
 
 
 class Shown:

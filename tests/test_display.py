@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import sys
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -47,6 +48,24 @@ def test_durations_add_up(seconds):
     words = display.duration(seconds).replace(",", "").split()
     total = sum(float(n) * units[u] for n, u in zip(words[::2], words[1::2], strict=True))
     assert total == pytest.approx(seconds, rel=0.01, abs=1e-4)
+
+
+def test_a_wide_table_goes_on_below_itself_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, rows = (
+        ["", "1", "2", "3"],
+        [["persistence", "1.00", "1.00", "1.00"], ["latents", "0.9", "0.8", "0.7"]],
+    )
+    whole = display.table(head, rows)
+    assert len(whole) == 3
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for columns, height in ((80, 3), (31, 3), (30, 7), (24, 11), (4, 11)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = display.table(head, rows)
+        assert len(lines) == height
+        assert columns < 24 or max(map(len, lines)) <= columns
+        assert " ".join(lines).split().count("latents") == (height + 1) // 4
+    monkeypatch.setenv("COLUMNS", "31")
+    assert display.table(head, rows) == whole
 
 
 def test_tables_are_aligned():
