@@ -375,8 +375,26 @@ class TestStudy:
         for line in found["assumptions"]:
             assert line in unescape(text)
         assert text.count("<svg") == 4
+        # The recorder's name stands over its curves, not under them.
+        (filling,) = (svg for svg in text.split("<svg")[1:] if "the fullest of all runs" in svg)
+        assert filling.index(">recorder<") > filling.rindex("<polyline")
         # Every cell of a table can be read without its head, which narrow screens do not show.
         assert text.count("<td ") == text.count('data-k="')
+
+    @pytest.mark.parametrize(
+        ("limits", "shown"),
+        [
+            ({}, "–"),
+            ({"power": 0.5}, "0.5 W"),
+            ({"memory": 2e9}, "2 GB"),
+            ({"power": 3.0, "memory": 5.12e8}, "3 W, 512 MB"),
+        ],
+    )
+    def test_limits_that_there_are_none_of_have_no_unit(
+        self, found: dict[str, Any], limits: dict[str, float], shown: str
+    ) -> None:
+        text = page(found | {"mission": found["mission"] | {"power": None, "memory": None} | limits})
+        assert f"for coding|{shown}|active" in re.sub(r"(<[^>]*>)+", "|", text)
 
     def test_strange_names_do_not_become_markup(self, tiny_model: Model, short: None) -> None:
         m = mission(name="<script>alert(1)</script>", summary="a & b")

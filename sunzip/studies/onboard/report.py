@@ -335,6 +335,8 @@ def _mission(result: dict[str, Any]) -> str:
         + (f" from {_time(p['begins'])}" if p["begins"] else "")
         for p in m["passes"]
     )
+    limits = [] if m["power"] is None else [f"{m['power']:.3g} W"]
+    limits += [] if m["memory"] is None else [size(m["memory"])]
     rows = [
         [
             "channels",
@@ -348,7 +350,7 @@ def _mission(result: dict[str, Any]) -> str:
         ["recorder", size(m["storage"])],
         ["downlink", f"{m['rate'] / 1000:.4g} kbit/s, {passes}; {share(m['usable'])} of passes come about"],
         ["latency wanted", "–" if m["latency"] is None else _time(m["latency"])],
-        ["for coding", f"{m['power'] or '–'} W, {size(m['memory'])}"],
+        ["for coding", ", ".join(limits) or "–"],
         ["active Sun", f"{share(m['active'])} of the time"],
         *(
             [f"frames, {p['name']}", f"{p['source']}; {share(p['share'])} of the time"]

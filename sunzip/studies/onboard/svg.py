@@ -104,10 +104,13 @@ def lines(
     if level:
         y = y_axis(level[1])
         body.append(f'<path d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}" stroke="#999" stroke-dasharray="5 4"/>')
-        body.append(_text(_LEFT + 4, y + 13, level[0], "start"))
     for n, (_, xs, values) in enumerate(curves):
         points = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in zip(xs, values, strict=True))
         body.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[n % 6]}" stroke-width="2"/>')
+    if level:
+        # Over the curves, which run along what they must not exceed.
+        halo = ' stroke="#fff" stroke-width="4" paint-order="stroke"'
+        body.append(_text(_LEFT + 4, y_axis(level[1]) + 13, level[0], "start", halo))
     body += _legend([name for name, _, _ in curves])
     return _frame(title, body)
 
