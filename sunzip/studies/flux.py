@@ -98,7 +98,12 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
         raise InputError(f"{name}: {why}") from None
     head = [title.partition("(")[0].strip() for title in rows[0]] if rows else []
     if not head or rows[0][0].strip() != _TIME:
-        raise InputError(f"{name}: is no CSV of LISIRD: its first column must be {_TIME!r}")
+        # LISIRD has other layouts, too: Penticton's F10.7 is of three values a day, by Julian date.
+        begins = shown(rows[0][0].strip()) if rows and rows[0] else "nothing"
+        raise InputError(
+            f"{name}: begins with {begins} where LISIRD's cls_radio_flux_… files have {_TIME!r} and commas; "
+            "fetch one of these, of F10.7 cls_radio_flux_f107, or write the series as they are"
+        )
     bare = column if column in head else f"adjusted_{column}"
     if not text.endswith(("\n", "\r")):
         # Its last value may have lost digits.

@@ -78,10 +78,10 @@ def test_lines_may_be_empty_and_end_as_any_system_has_them(end: str, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "no CSV of LISIRD"),
-        ("a,b\n1,2\n", "no CSV of LISIRD"),
-        ("time (Julian Date),f30\n2455000.5,1\n", "no CSV of LISIRD"),
-        ("\x00\x01", "no CSV of LISIRD"),
+        ("", "begins with nothing where LISIRD's cls_radio_flux_… files have"),
+        ("a,b\n1,2\n", "begins with 'a' where"),
+        ("time (Julian Date),observed_flux\n2455000.5,1\n", "begins with 'time (Julian Date)' where"),
+        ("\x00\x01", "begins with '\\x00\\x01' where"),
         (HEAD, "holds no flux"),
         (HEAD + "2013 9 30,90,90,0\n", "line 2 has 4 values where the header has 5"),
         (HEAD + ROWS + "2013 10 3,1,1,0,1\n", "line 5: '2013 10 3' does not come after"),
