@@ -271,7 +271,10 @@ def show(
     model: str | None,
     force: bool,
 ) -> None:
-    """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel."""
+    """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel.
+
+    AIA pixels are shown as 2×2 means, also those of sources and archives that hold sums, four times as much.
+    """
     if time is not None and frame is not None:
         raise click.UsageError("--time and --frame exclude each other")
     from sunzip.archive import names_archive
