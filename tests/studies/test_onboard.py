@@ -23,9 +23,9 @@ from sunzip.errors import InputError
 from sunzip.sinks import open_sink
 from sunzip.studies.onboard import compute, measure, recorder, ways
 from sunzip.studies.onboard.camera import Camera
-from sunzip.studies.onboard.mission import Mission, Pass, parse, preset, presets
+from sunzip.studies.onboard.mission import Image, Mission, Pass, parse, preset, presets
 from sunzip.studies.onboard.report import page
-from sunzip.studies.onboard.study import study
+from sunzip.studies.onboard.study import _assumptions, study
 from sunzip.weights import Model
 
 GOOD = """
@@ -352,6 +352,24 @@ class TestStudy:
         assert any("begins empty" in line for line in found["assumptions"])
         assert "CCSDS 122" in found["absent"]
         assert len(found["compute"]["processors"]) == 3
+
+    @pytest.mark.parametrize(
+        ("channels", "detector", "range_of"),
+        [
+            (["171A"], True, None),
+            (["Bz"], False, "−128 to 127 G"),
+            (["171A", "Bz"], True, "−2,048 to 2,047 G"),
+        ],
+    )
+    def test_says_what_its_camera_makes_of_fields(
+        self, channels: list[str], detector: bool, range_of: str | None
+    ) -> None:
+        images = tuple(Image(name, name) for name in channels)
+        bits = 8 if range_of and "128" in range_of else 12
+        told = " ".join(_assumptions(mission(images=images, bits=bits), 32, 4, 2))
+        assert ("noise of AIA's detector" in told) == detector
+        assert ("Magnetograms" in told) == (range_of is not None)
+        assert (range_of or "") in told
 
     def test_bytes_are_those_of_the_codec(self, found: dict[str, Any], tiny_model: Model) -> None:
         from sunzip.sources.synthetic import render

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sunzip import __version__, weights
+from sunzip.channels import channel
 from sunzip.codec import Codec
 from sunzip.errors import InputError
 from sunzip.files import put
@@ -158,16 +159,30 @@ def study(
 
 def _assumptions(mission: Mission, side: int, tiles: float, frames: int) -> list[str]:
     step = step_of(mission)
+    instruments = {channel(name).instrument for name in mission.channels}
+    top = 1 << (mission.bits - 1)
     return [
         *mission.assumptions,
         f"Frames are coded as {tiles:.3g} tiles of {side}×{side} pixels, each of which takes as many "
         f"bytes as a whole "
         f"Sun of {side}×{side} pixels does: pixels count, not what is in them",
-        "AIA-like images have the noise of AIA's detector (gain and read noise of SolarSoft's error "
-        "table, usual "
-        f"exposure times), averaged over {mission.binning}×{mission.binning} detector pixels; all ways "
-        f"code the same "
-        "images",
+        *(
+            [
+                "AIA-like images have the noise of AIA's detector (gain and read noise of SolarSoft's error "
+                "table, usual exposure times), averaged over "
+                f"{mission.binning}×{mission.binning} detector pixels; all ways code the same images"
+            ]
+            if "AIA" in instruments
+            else []
+        ),
+        *(
+            [
+                f"Magnetograms are read in steps of 1 G from −{top:,} to {top - 1:,} G, beyond which fields "
+                "count as these, and have the noise of the frames that are measured"
+            ]
+            if "HMI" in instruments
+            else []
+        ),
         "Each channel is coded as the channel of SDO that it is like, with that channel's weights",
         f"Percentiles beyond what {frames} frames of a period show are those of a generalised Pareto "
         f"distribution "
