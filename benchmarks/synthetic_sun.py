@@ -237,6 +237,14 @@ def _keep(figure: Any, name: str) -> None:
     plt.close(figure)
 
 
+# What stands along the axes of the plots that have a panel for each channel.
+_LABELS = {
+    "profiles": ("distance from the middle of the disk, in its radii", "brightness, in the disk's mean"),
+    "spectra": ("cycles per pixel", "power; slopes: real / synthetic"),
+    "histograms": ("pixels of the disk below, on a normal scale", "DN/s, Bz G"),
+}
+
+
 def draw(result: dict[str, Any]) -> None:
     """Draw all plots: real black, synthetic orange."""
     figure, (axis,) = _axes(1, 1, 7.5, 3.0)
@@ -271,7 +279,7 @@ def draw(result: dict[str, Any]) -> None:
                         scipy.special.ndtri(np.array(result["percent"]) / 100), c[who]["percentiles"], **look
                     )
             axis.set_title(title, fontsize=9)
-            axis.tick_params(labelsize=7)
+            axis.tick_params(which="both", labelsize=7)
             if name == "profiles":
                 axis.set(yscale="log", ylim=(0.02, 5))
             elif name == "spectra":
@@ -284,6 +292,10 @@ def draw(result: dict[str, Any]) -> None:
                 axis.set_xticks(
                     scipy.special.ndtri([0.001, 0.1, 0.5, 0.9, 0.999]), ["0.1", "10", "50", "90", "99.9 %"]
                 )
+        across, up = _LABELS[name]
+        figure.supxlabel(across, fontsize=9)
+        figure.supylabel(up, fontsize=9)
+        figure.legend(axes[0].lines, looks, loc="outside upper right", ncols=2, fontsize=8)
         _keep(figure, name)
 
     figure, axes = _axes(2, 2, 3.6, 3.2)
@@ -309,6 +321,7 @@ def draw(result: dict[str, Any]) -> None:
     for sun in result["hours"]["suns"]:
         axis.loglog(HOURS, sun, color="C1", lw=0.5)
     axis.set_xticks(HOURS, list(map(str, HOURS)))
+    axis.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
     axis.minorticks_off()
     axis.set(xlabel="hours", ylabel="1 − r, 171 Å at 128²")
     axis.legend()
