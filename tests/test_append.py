@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,11 +33,12 @@ class Waves(Synthetic):
     """The times and keywords of the synthetic Sun with images that cost nothing, and holes in frame 3."""
 
     broken_row: int | None = None
+    lost: Collection[tuple[str, int]] = ()
 
     def read(self, channel: str, row: int) -> np.ndarray:
         if row == self.broken_row:
             raise InputError(f"sun.zarr/{channel}: chunk {row} cannot be read")
-        if row == 3 or (row == 6 and channel == "304A"):
+        if row == 3 or (row == 6 and channel == "304A") or (channel, row) in self.lost:
             return np.full((SIZE, SIZE), np.nan, np.float32)
         rng = np.random.default_rng([row, len(channel), ord(channel[1])])
         up, right = np.mgrid[:SIZE, :SIZE] / SIZE * 6
@@ -352,9 +353,7 @@ def test_late_images_and_frames_are_coded_with_their_shard_and_those_after_it(
 @pytest.mark.parametrize("kind", ["tiny_model"])
 def test_what_came_late_may_change_the_first_shard(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
-    api.compress(
-        series(5, channels=("171A", "304A", "Bz"), start=START + np.timedelta64(24, "m")), path, model=model
-    )
+    api.compress(join([source(7)], start=str(START + np.timedelta64(24, "m"))), path, model=model)
     api.append(series(9), path, late=True)
     with sunzip.open(path) as sun:
         assert (len(sun), sun.time[0]) == (9, START)
@@ -378,6 +377,46 @@ def test_what_is_coded_anew_loses_nothing(model: Model, tmp_path: Path) -> None:
             api.append(src, path, late=True)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["sun.lat"]
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_images_that_hold_no_measurement_any_more_are_not_lost(model: Model, tmp_path: Path) -> None:
+    """A source lists them still, so that only reading tells."""
+    path = tmp_path / "sun.lat"
+    api.compress(
+        join([source(14, channels=("171A", "304A")), source(8, channels=("Bz",))]), path, model=model
+    )
+    before = path.read_bytes()
+    late = source(14)
+    late.lost = {("304A", 9)}
+    for options in ({}, {"resume": True}):
+        with pytest.raises(
+            InputError, match=r"no measurement in 304A of 2014-01-01T01:48.*has and would lose"
+        ):
+            api.append(join([late]), path, late=True, **options)  # type: ignore[arg-type]
+        assert path.read_bytes() == before
+    assert api.append(series(14), path, late=True).frames_anew == 8
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_without_a_grid_a_late_image_may_come_first_in_its_frame(model: Model, tmp_path: Path) -> None:
+    """The frame then has another time, but all its images: they are not lost."""
+    path, whole = tmp_path / "sun.lat", tmp_path / "whole.lat"
+    early, late = START - np.timedelta64(2, "m"), ("304A", "Bz")
+    # 171A is two minutes before the others.
+    parts = [source(9, channels=late), source(9, channels=("171A",), start=early)]
+    some = join([source(9, channels=late), source(4, channels=("171A",), start=early)], cadence=None)
+    api.compress(some, path, model=model, block=1)
+    report = api.append(join(parts, cadence=None), path, late=True)
+    assert (report.frames, report.frames_before, report.frames_anew) == (9, 9, 9)
+    api.compress(join(parts, cadence=None), whole, model=model, block=1)
+    with open_archive(path) as grown, open_archive(whole) as other:
+        np.testing.assert_array_equal(grown.time, other.time)
+        np.testing.assert_array_equal(grown.valid, other.valid)
+    gone = join([source(8, channels=late), parts[1]], cadence=None)
+    api.compress(some, path, model=model, block=1, force=True)
+    with pytest.raises(InputError, match="lacks 304A of 2014-01-01T01:35"):
+        api.append(gone, path, late=True)
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

@@ -123,6 +123,7 @@ def append(
                 spec,
                 before=old,
                 kept=kept,
+                held=found.held,
                 embed=old.embedded_model(),
                 force=force,
                 resume=resume,

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from sunzip.api._reports import OnProgress, Progress
 from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.archive import Archive, ArchiveSpec, ArchiveWriter, size_if_complete
@@ -26,6 +29,7 @@ def code_archive(
     *,
     before: Archive | None = None,
     kept: int = 0,
+    held: npt.NDArray[np.bool_] | None = None,
     embed: Mapping[str, bytes] | None,
     force: bool,
     resume: bool,
@@ -45,6 +49,8 @@ def code_archive(
         What the archive will hold.
     before, kept
         The archive that is there, if the frames are to be added to so many of its own.
+    held
+        (T, C) which of the images it has; they must not turn out to hold no measurement.
     embed
         Files of the model, if the archive is to hold them.
     force, resume, workers, client, progress
@@ -59,7 +65,7 @@ def code_archive(
         _found(client, workers) as cluster,
         ArchiveWriter.create(path, spec, force=force, resume=resume, before=before, kept=kept) as writer,
     ):
-        plan, todo = Plan(series, writer, spec.frames_per_block), writer.left()
+        plan, todo = Plan(series, writer, spec.frames_per_block, held), writer.left()
         now = sum(f.stop - f.start for f in map(plan.frames_of, todo))
         done = len(series) - now
         if progress:

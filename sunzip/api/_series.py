@@ -180,6 +180,8 @@ class Following(NamedTuple):
         How an archive of all frames is aligned; None if one came as a series in memory.
     kept
         How many of the archive's frames come before these, and stay as they are.
+    held
+        (T, C) which of their images the archive has, too, in frames that are coded anew.
     frames
         Times of frames that would have to come before the archive's last, that it lacks, and that are not
         among those to be coded.
@@ -191,6 +193,7 @@ class Following(NamedTuple):
     series: Series
     align: Alignment | None
     kept: int
+    held: npt.NDArray[np.bool_]
     frames: Times
     images: int
 
@@ -243,14 +246,14 @@ def what_follows(
                 f"{archive.path}: was made from a series in memory; what is added must be one as well"
             )
         sources = _opened(src, hmi, anon, degradation or _degradation_of(archive))
-        held = {name for source in sources for name in source.channels}
-        common = [name for name in archive.channels if name in held]
+        named = {name for source in sources for name in source.channels}
+        common = [name for name in archive.channels if name in named]
         if not common:
             raise InputError(
                 f"{sources[0].url}: has none of {' '.join(archive.channels)}, the channels of {archive.path}"
             )
         if align.missing == "drop" and len(common) < len(archive.channels):
-            lacking = " ".join(name for name in archive.channels if name not in held)
+            lacking = " ".join(name for name in archive.channels if name not in named)
             raise InputError(
                 f"{sources[0].url}: holds no {lacking}, and {archive.path} was made of whole frames alone "
                 "(--missing drop); name the source of these channels, too"
@@ -265,10 +268,11 @@ def what_follows(
     series = settled(series, archive.time)
     kept = _complete(archive, series) if late else archive.frames
     following = series.following(archive.time[:kept], archive.channels, Scale(archive.scale))
+    held = _held(archive, kept, following)
     before = series.time[: len(series) - len(following)]
     there, has = _both(archive, series)
     images = 0 if late else int(np.count_nonzero(has & ~there))
-    return Following(following, align, kept, before[~np.isin(before, archive.time)], images)
+    return Following(following, align, kept, held, before[~np.isin(before, archive.time)], images)
 
 
 def _both(archive: Archive, series: Series) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -281,13 +285,7 @@ def _both(archive: Archive, series: Series) -> tuple[npt.NDArray[np.bool_], npt.
 
 
 def _complete(archive: Archive, series: Series) -> int:
-    """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has.
-
-    Raises
-    ------
-    InputError
-        If those after them have images that it lacks: coded anew they would be lost.
-    """
+    """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has."""
     there, has = _both(archive, series)
     kept = archive.frames
     absent = series.time[~np.isin(series.time, archive.time) & (series.time < archive.time[-1])]
@@ -300,19 +298,64 @@ def _complete(archive: Archive, series: Series) -> int:
         place = int(np.searchsorted(series.time, archive.time[frame]))
         if (series.read(place, place + 1).valid[0] & ~there[frame]).any():
             kept = int(frame)
-    if kept < archive.frames:
-        kept -= kept % archive.frames_per_shard
-    lost = archive.valid.copy()
-    lost[:kept] = False
-    lost[:, [archive.channels.index(name) for name in series.channels]] &= ~has
+    return kept if kept == archive.frames else kept - kept % archive.frames_per_shard
+
+
+def _held(archive: Archive, kept: int, following: Series) -> npt.NDArray[np.bool_]:
+    """Return which images (T, C) of a series the archive has, too, in its frames from `kept` on.
+
+    Raises
+    ------
+    InputError
+        If these have images that the series lacks: coded anew they would be lost.
+    """
+    listed = ~np.isnat(following.t_obs)
+    if kept == archive.frames:
+        return np.zeros_like(listed)
+    time, t_obs, valid = archive.time[kept:], archive.t_obs[kept:], archive.valid[kept:]
+    lost = valid & ~_among(time, t_obs, following.time, following.t_obs, listed)
     if lost.any():
         frame, channel = np.argwhere(lost)[0]
-        begin, when = format_utc(archive.time[[kept, frame]])
-        raise InputError(
-            f"{series.urls[0]}: lacks {archive.channels[channel]} of {when}, which {archive.path} has and "
-            f"would lose; name sources that have all since {begin}, or leave out --late"
+        raise would_lose(
+            f"{following.urls[0]}: lacks", archive.channels[channel], time[frame], archive.path, time[0]
         )
-    return kept
+    return listed & _among(following.time, following.t_obs, time, t_obs, valid)
+
+
+def _among(
+    time: Times, t_obs: Times, others: Times, taken: Times, there: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Return which images (T, C) have the frame or the time of observation of one `there` among others.
+
+    Without a grid a frame has the time of its first image, and another one if an earlier image is added.
+    """
+    found = np.zeros(t_obs.shape, np.bool_)
+    _, mine, theirs = np.intersect1d(time, others, assume_unique=True, return_indices=True)
+    found[mine] = there[theirs]
+    for c, when in enumerate(t_obs.T):
+        found[:, c] |= np.isin(when, taken[there[:, c], c])
+    return found
+
+
+def would_lose(fault: str, channel: str, when: np.datetime64, path: str, begin: np.datetime64) -> InputError:
+    """Return what is to be said of an image that an archive has, where coding it anew would lose it.
+
+    Parameters
+    ----------
+    fault
+        Whose, and what is wrong with the image there.
+    channel, when
+        Of the image.
+    path
+        The archive.
+    begin
+        The first frame that is coded anew.
+    """
+    since, at = format_utc(np.array([begin, when]))
+    return InputError(
+        f"{fault} {channel} of {at}, which {path} has and would lose; name sources that have all since "
+        f"{since}, or leave out --late"
+    )
 
 
 def _degradation_of(archive: Archive) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip import archive as lat
+from sunzip.api._series import would_lose
 from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
 from sunzip.codec.lanes import BUSY, Task, count
@@ -47,11 +48,14 @@ class Plan:
         The archive.
     block
         Frames coded together.
+    held
+        (T, C) which images of the series the archive has already, if it is coded anew.
     """
 
     series: Series
     writer: ArchiveWriter
     block: int
+    held: npt.NDArray[np.bool_] | None = None
 
     @property
     def first(self) -> int:
@@ -64,8 +68,27 @@ class Plan:
         return slice(max(frames.start, self.first), frames.stop)
 
     def read(self, start: int, stop: int) -> Cube:
-        """Read some of them."""
-        return self.series.read(start - self.first, stop - self.first)
+        """Read some of them.
+
+        Raises
+        ------
+        InputError
+            If one cannot be read, or an image that the archive has holds no measurement any more.
+        """
+        cube = self.series.read(start - self.first, stop - self.first)
+        if (
+            self.held is not None
+            and (lost := self.held[start - self.first : stop - self.first] & ~cube.valid).any()
+        ):
+            frame, channel = np.argwhere(lost)[0]
+            raise would_lose(
+                f"{self.series.urls[0]}: holds no measurement in",
+                cube.channels[channel],
+                cube.time[frame],
+                self.writer.path,
+                self.series.time[0],
+            )
+        return cube
 
     def notes(self, shard: int) -> Notes:
         """Return what reading those of a shard showed."""

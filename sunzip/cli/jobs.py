@@ -289,7 +289,8 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     coded = r.frames_coded > 0 and r.seconds > 0
     speed = f", {number(r.frames_coded / r.seconds)} frames/s" if coded else ""
     held = [("max error", in_short(bounds_of(r.max_error)))] if r.max_error else []
-    new = r.frames - r.frames_before
+    # Frames that have lost all images, or were two of one moment, are fewer where they are coded anew.
+    new = max(r.frames - r.frames_before, 0)
     added = []
     if r.frames_before:
         added.append(("added", count(new, "frame") if new or r.frames_anew else "nothing, as nothing is new"))
