@@ -419,6 +419,33 @@ def test_without_a_grid_a_late_image_may_come_first_in_its_frame(model: Model, t
         api.append(gone, path, late=True)
 
 
+def written(path: Path, first: int, last: int, channels: tuple[str, ...] = ("171A", "304A")) -> Path:
+    """Write some of twelve frames as a source."""
+    align = api.Alignment(channels=channels)
+    path.unlink(missing_ok=True)
+    with open_sink(path, "hdf5", channels=channels, shape=(SIZE, SIZE)) as sink:
+        sink.write(api.open_series(urls(12), align=align).read(first, last))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+@pytest.mark.parametrize(("every", "first"), [(None, 0), ("36min", 1)])
+def test_frames_before_the_first_are_late_ones_too(
+    model: Model, every: str | None, first: int, tmp_path: Path
+) -> None:
+    path, src = tmp_path / "sun.lat", tmp_path / "sun.h5"
+    align = api.Alignment(every=every)
+    api.compress(written(src, 4, 9), path, model=model, align=align)
+    report = api.append(written(src, 0, 11), path)
+    assert report.alignment["odd"]["frame before the archive's last (see --late)"] == (1 if every else 4)
+    api.append(src, path, late=True)
+    with open_archive(path) as archive:
+        step = np.timedelta64(36 if every else 12, "m")
+        begin = np.datetime64("2012-03-01T00:00", "ms") + first * np.timedelta64(12, "m")
+        np.testing.assert_array_equal(archive.time, begin + np.arange(4 if every else 11) * step)
+        assert archive.coding["align"]["start"] is None
+
+
 @pytest.mark.parametrize("kind", ["tiny_model"])
 def test_channels_that_a_source_lacks_are_missing_in_what_is_added(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"

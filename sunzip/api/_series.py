@@ -259,9 +259,7 @@ def what_follows(
                 "(--missing drop); name the source of these channels, too"
             )
         align = replace(align, stop=stop)
-        # What is left out of `every` frame is counted from where the archive began.
-        start = align.start if align.start is not None else str(archive.time[0])
-        series = join(sources, **asdict(replace(align, start=start, channels=common)))
+        series = join(sources, **asdict(replace(align, start=_start(archive, align), channels=common)))
     if series.shape != archive.shape or not set(series.channels) <= set(archive.channels):
         raise _unlike(series, archive, "add images of these")
     # Frames that the archive left out for an image without measurement are not absent from it.
@@ -273,6 +271,19 @@ def what_follows(
     there, has = _both(archive, series)
     images = 0 if late else int(np.count_nonzero(has & ~there))
     return Following(following, align, kept, held, before[~np.isin(before, archive.time)], images)
+
+
+def _start(archive: Archive, align: Alignment) -> When | None:
+    """Return the time to start from: frames from before an archive's first are late ones, too.
+
+    What is left out of `every` frame is counted from where the archive began.
+    """
+    if align.start is not None or align.every is None:
+        return align.start
+    first, step = archive.time[0], parse_duration(align.every, name="every")
+    since = np.datetime64(0, "ms")
+    start: np.datetime64 = first if first < since else since + (first - since) % step
+    return start
 
 
 def _both(archive: Archive, series: Series) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
