@@ -447,6 +447,19 @@ def test_frames_before_the_first_are_late_ones_too(
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_is_coded_anew_is_counted_once(model: Model, tmp_path: Path) -> None:
+    """Bytes of sources would else grow with each run, and with them the ratio."""
+    path, one, two = tmp_path / "sun.lat", tmp_path / "one.h5", tmp_path / "two.h5"
+    written(one, 0, 8, ("171A",))
+    api.compress([one, written(two, 0, 7, ("304A",))], path, model=model)
+    report = api.append([one, written(two, 0, 8, ("304A",))], path, late=True)
+    assert report.frames_anew == 2
+    stored = api.open_series([one, two]).stored_bytes
+    assert stored is not None
+    assert report.source_bytes == pytest.approx(stored, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 def test_channels_that_a_source_lacks_are_missing_in_what_is_added(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"
     api.compress(series(3), path, model=model, block=2)

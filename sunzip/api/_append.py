@@ -98,7 +98,7 @@ def append(
         codec = sun.codec.within(old.bounds, old.codec.get("quality"))
         found = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop, late=late)
         series, align, kept = found.series, found.align, found.kept
-        source = _sources(old, series)
+        source = _sources(old, kept, series)
         if not len(series):
             if len(found.frames):
                 first, last = format_utc(np.array([found.frames[0], old.time[-1]]))
@@ -156,8 +156,8 @@ def _lacking(archive: Archive, added: int) -> dict[str, int]:
     return {what: added if names else 0}
 
 
-def _sources(old: Archive, series: Series) -> Mapping[str, Any]:
-    """Return where all frames came from, each source named once.
+def _sources(old: Archive, kept: int, series: Series) -> Mapping[str, Any]:
+    """Return where all frames came from, those that are kept and others, each source named once.
 
     Raises
     ------
@@ -173,7 +173,11 @@ def _sources(old: Archive, series: Series) -> Mapping[str, Any]:
         or not (size is None or (type(size) is int and size >= 0))
     ):
         raise DamagedError(f"{old.path}: does not say where its frames came from as sunzip does")
-    known = [pair for pair in zip(before, kinds, strict=True) if pair[0] not in series.urls]
+    if kept < old.frames and size is not None:
+        # What is coded anew is counted with the series.
+        valid = old.valid
+        size = round(size * (int(valid[:kept].sum()) / max(int(valid.sum()), 1)))
+    known = [pair for pair in zip(before, kinds, strict=True) if kept and pair[0] not in series.urls]
     known += zip(series.urls, series.layouts, strict=True)
     urls, layouts = map(list, zip(*known, strict=True))
     sizes = [size, series.stored_bytes]
