@@ -170,7 +170,7 @@ class Tables:
     def from_counts(
         cls,
         counts: Sequence[npt.ArrayLike],
-        lowest: Sequence[int] | npt.NDArray[np.integer],
+        symbols: Sequence[npt.ArrayLike],
         *,
         longest: int = 4096,
     ) -> Tables:
@@ -183,21 +183,20 @@ class Tables:
         Parameters
         ----------
         counts
-            K arrays of shape (n_k,): how often each symbol from ``lowest[k]`` upwards was seen; may be all
-            zero or empty where a table was never used.
-        lowest
-            (K,) the first symbol of each histogram.
+            K arrays of shape (n_k,): how often each of the symbols was seen; may be all zero or empty where
+            a table was never used.
+        symbols
+            K arrays of shape (n_k,), which rise: those that were seen are enough.
         longest
             Most entries of one table; what lies further from the median goes to the escape.
         """
         rows, first, escape = [], [], []
-        for row, low in zip(counts, lowest, strict=True):
-            seen = np.asarray(row, np.float64)
+        for row, names in zip(counts, symbols, strict=True):
+            seen, shown = np.asarray(row, np.float64), np.asarray(names, np.int64)
             total = float(seen.sum())
-            symbols = int(low) + np.arange(seen.size, dtype=np.int64)
-            median = int(symbols[np.searchsorted(np.cumsum(seen), total / 2)]) if total else 0
+            median = int(shown[np.searchsorted(np.cumsum(seen), total / 2)]) if total else 0
             half = (longest - 2) // 2
-            distance = np.abs(symbols - median)
+            distance = np.abs(shown - median)
             near = distance <= half
             # The maximum-likelihood θ of a two-sided geometric distribution with mean absolute deviation a
             # solves a = 2θ/(1 − θ²); an extra observation at distance 1 keeps θ above 0.
@@ -206,7 +205,7 @@ class Tables:
             # Beyond `reach` a side of the prior weighs less than one unit of frequency.
             distinct = max(1, int(np.count_nonzero(seen)))
             reach = max(0, math.ceil(math.log(2.0**-PRECISION * (total / distinct + 1)) / math.log(theta)))
-            used = symbols[near & (seen > 0)]
+            used = shown[near & (seen > 0)]
             begin = max(min([median - reach, *used[:1].tolist()]), median - half, _INT32.min)
             end = min(max([median + reach, *used[-1:].tolist()]), median + half, _INT32.max)
             support = np.arange(begin, end + 1, dtype=np.int64)
@@ -214,8 +213,8 @@ class Tables:
                 distinct * (1 - theta) / (1 + theta) * theta ** np.abs(support - median).astype(np.float64)
             )
             weights = prior.copy()
-            inside = (symbols >= begin) & (symbols <= end)
-            weights[symbols[inside] - begin] += seen[inside]
+            inside = (shown >= begin) & (shown <= end)
+            weights[shown[inside] - begin] += seen[inside]
             rows.append(weights)
             first.append(begin)
             escape.append(max(0.0, distinct - float(prior.sum())) + float(seen[~inside].sum()))

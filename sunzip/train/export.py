@@ -195,9 +195,9 @@ def export_sigma_vae(
     """
     on_trellis = varied(means, steps)
     coded = trellis.quantise(means / steps, on_trellis)
-    lowest = coded.min(axis=0)
-    counts = [np.bincount(column - low) for column, low in zip(coded.T, lowest, strict=True)]
-    tables = Tables.from_counts(counts, lowest)
+    # A latent may lie anywhere in 32 bits: of what lies between the symbols that it has nothing is kept.
+    symbols, counts = zip(*(np.unique(column, return_counts=True) for column in coded.T), strict=True)
+    tables = Tables.from_counts(counts, symbols)
     # `ascontiguousarray` would make one dimension of none, and a scalar σ unreadable.
     arrays: dict[str, npt.NDArray[Any]] = {
         f"network.{k}": v.numpy().astype(np.float16 if v.ndim > 1 else v.numpy().dtype, order="C")

@@ -242,7 +242,7 @@ def test_overhead_is_a_few_bytes(n):
 
 
 def test_a_source_of_almost_no_information_costs_almost_nothing():
-    tables = Tables.from_counts([[10**7]], [0])
+    tables = Tables.from_counts([[10**7]], [[0]])
     zeros = np.zeros(100_000, np.int32)
     assert len(encode([(zeros, zeros, tables)])) <= 4
 
