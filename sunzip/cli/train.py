@@ -167,6 +167,8 @@ def train(
 
 
 def _trained(r: TrainReport) -> Iterator[str]:
+    from sunzip.train.measure import beside
+
     m = r.measured
     yield f"{r.path} holds {r.model}, {size(r.model_bytes)}, sha256 {r.sha256[:12]}…"
     rows = [
@@ -182,6 +184,8 @@ def _trained(r: TrainReport) -> Iterator[str]:
         ]
     else:
         rows.append(("coded", coded))
+    if r.began is not None:
+        rows.append(("it began with", beside(m, r.began)))
     if "active_units" in r.notes:
         rows.append(("active latents", count(r.notes["active_units"])))
     yield from fields(rows)

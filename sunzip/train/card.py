@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sunzip import __version__
-from sunzip.train.measure import TOLERANCE, Measured
+from sunzip.train.measure import TOLERANCE, Measured, beside
 from sunzip.weights import Model
 
 #: A channel whose frames correlate less than this with what is decoded is named as a failure.
@@ -42,12 +42,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def card(model: Model, notes: Mapping[str, Any], measured: Measured) -> str:
-    """Return the text of README.md."""
-    return "\n".join(_lines(model, notes, measured)) + "\n"
+def card(model: Model, notes: Mapping[str, Any], measured: Measured, began: Measured | None = None) -> str:
+    """Return the text of README.md; `began` is measured of the model that it began with, if there is one."""
+    return "\n".join(_lines(model, notes, measured, began)) + "\n"
 
 
-def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]:
+def _lines(model: Model, notes: Mapping[str, Any], m: Measured, began: Measured | None) -> Iterator[str]:
     what = f"{notes['model']}, {model.config['parameters']:,} parameters"
     yield f"# {model.name}"
     yield ""
@@ -92,6 +92,8 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured) -> Iterator[str]
         )
     else:
         yield f"{told}{m.bits_per_sample:.5f} bit per sample at quality {model.config['default_quality']}."
+    if began is not None:
+        yield f"The model that it began with takes {beside(m.as_dict(), began.as_dict())}."
     if "active_units" in notes:
         yield (
             f"{notes['active_units']} of {model.config['bottleneck']} latents are active; "

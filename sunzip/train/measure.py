@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -123,6 +123,28 @@ def measure(codec: Codec, frames: Frames, progress: Progress | None = None) -> M
         bits / max(samples, 1),
         codec.family.latents_coded,
     )
+
+
+def beside(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Say in words what another model does with the same frames, held against this one: bits and errors.
+
+    Parameters
+    ----------
+    now, before
+        `Measured` as plain values: of this model, and of the other.
+    """
+    rows = [m["metrics"]["coded"]["paper"] for m in (before, now)]
+    pairs = [(old["rmse"], rows[1][name]["rmse"]) for name, old in rows[0].items()]
+    # The mean over channels, whose units differ.
+    logs = [math.log(old / new) for old, new in pairs if old and new]
+    error = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    bits, own = before["bits_per_sample"], now["bits_per_sample"]
+    more = _more(bits / own if own else 1.0, "more", "fewer")
+    return f"{bits:.4g} bit per sample, {more}, of errors that are {_more(error, 'larger', 'smaller')}"
+
+
+def _more(ratio: float, above: str, below: str) -> str:
+    return f"{abs(ratio - 1):.1%} {above if ratio >= 1 else below}".replace("%", " %")
 
 
 def worst_changes(before: Accumulator, after: Accumulator) -> dict[str, tuple[float, str]]:

@@ -126,6 +126,9 @@ class TrainReport(Report):
         As the configuration keeps them.
     measured
         See `sunzip.train.measure.Measured`.
+    began
+        The same of the model that it began with, at the quality that the other was measured at; None if there
+        was none.
     """
 
     path: str
@@ -137,6 +140,7 @@ class TrainReport(Report):
     train_frames: int
     notes: dict[str, Any]
     measured: dict[str, Any]
+    began: dict[str, Any] | None = None
 
 
 def train(
@@ -402,8 +406,17 @@ def train(
             else:
                 assert isinstance(family, HyperpriorFamily)
                 made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
-            measured = measure(Codec(made), judged, lambda n, of: tell(Stage("measuring", n, of)))
-            write(made, out, card(made, made.config["training"], measured))
+            codec = Codec(made)
+            measured = measure(codec, judged, lambda n, of: tell(Stage("measuring", n, of)))
+            began = None
+            if coder is not None:
+                # Whether it was worth while is told at one quality, where steps are the same.
+                began = measure(
+                    Codec(coder, codec.quality),
+                    judged,
+                    lambda n, of: tell(Stage("measuring the model that it began with", n, of)),
+                )
+            write(made, out, card(made, made.config["training"], measured, began))
             report = TrainReport(
                 os.fspath(out),
                 model,
@@ -414,6 +427,7 @@ def train(
                 len(learned),
                 dict(made.config["training"]),
                 measured.as_dict(),
+                None if began is None else began.as_dict(),
             )
         place.wait()
     return report

@@ -42,6 +42,7 @@ from sunzip.train import run as run_module
 from sunzip.train import wavelet as wavelet_module
 from sunzip.train.frames import Frames, cached, held_out
 from sunzip.train.loop import Advance
+from sunzip.train.measure import beside
 from sunzip.train.run import Stage, TrainReport, train
 
 DAILY = Alignment(cadence="1d", tolerance="2h")
@@ -532,6 +533,20 @@ def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
     text = (tmp_path / "b" / "README.md").read_text()
     assert f"It began with the model `{first.sha256}`" in text
     assert "bit per sample at quality 35." in text
+    # Whether it was worth while.
+    assert first.began is None
+    assert second.began is not None
+    assert second.began["bits_per_sample"] == pytest.approx(first.measured["bits_per_sample"])
+    assert f"The model that it began with takes {beside(second.measured, second.began)}." in text
+    worse = {
+        "bits_per_sample": 2.2,
+        "metrics": {"coded": {"paper": {"Bz": {"rmse": 3.0}, "By": {"rmse": None}}}},
+    }
+    better = {
+        "bits_per_sample": 2.0,
+        "metrics": {"coded": {"paper": {"Bz": {"rmse": 4.0}, "By": {"rmse": None}}}},
+    }
+    assert beside(better, worse) == "2.2 bit per sample, 10.0 % more, of errors that are 25.0 % smaller"
     assert "float32" not in text
     codec = Codec(weights.load(tmp_path / "b"))
     frames = np.full((2, 3, 48, 32), 90, np.float32)
