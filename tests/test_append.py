@@ -399,6 +399,22 @@ def test_images_that_hold_no_measurement_any_more_are_not_lost(model: Model, tmp
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_of_what_may_be_late_no_more_is_read_than_that(model: Model, tmp_path: Path) -> None:
+    """Images that never held a measurement are read by every run: the rest of their frames need not be."""
+    path, read = tmp_path / "sun.lat", []
+
+    class Seen(Waves):
+        def read(self, channel: str, row: int) -> np.ndarray:
+            read.append((channel, row))
+            return super().read(channel, row)
+
+    api.compress(series(8), path, model=model)
+    seen = join([Seen(frames=8, size=SIZE, start=START, channels=CHANNELS, seed=7)])
+    assert api.append(seen, path, late=True).frames_coded == 0
+    assert sorted(read) == [("171A", 3), ("304A", 3), ("304A", 6), ("Bz", 3)]
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 def test_without_a_grid_a_late_image_may_come_first_in_its_frame(model: Model, tmp_path: Path) -> None:
     """The frame then has another time, but all its images: they are not lost."""
     path, whole = tmp_path / "sun.lat", tmp_path / "whole.lat"

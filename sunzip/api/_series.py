@@ -302,12 +302,13 @@ def _complete(archive: Archive, series: Series) -> int:
     absent = series.time[~np.isin(series.time, archive.time) & (series.time < archive.time[-1])]
     if len(absent):
         kept = int(np.searchsorted(archive.time, absent[0]))
-    for frame in np.flatnonzero((has & ~there).any(axis=1)):
+    doubtful = has & ~there
+    for frame in np.flatnonzero(doubtful.any(axis=1)):
         if frame >= kept:
             break
         # Images without a measurement are in no archive: only reading tells them from those that are late.
         place = int(np.searchsorted(series.time, archive.time[frame]))
-        if (series.read(place, place + 1).valid[0] & ~there[frame]).any():
+        if any(series.holds(place, int(channel)) for channel in np.flatnonzero(doubtful[frame])):
             kept = int(frame)
     return kept if kept == archive.frames else kept - kept % archive.frames_per_shard
 

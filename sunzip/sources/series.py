@@ -390,6 +390,18 @@ class Series(Shown):
         t_obs[~valid] = np.datetime64("NaT", "ms")
         return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
 
+    def holds(self, frame: int, channel: int) -> bool:
+        """Return whether there is an image and it holds a measurement, which only reading it tells.
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        which, row = int(self._source[frame, channel]), int(self._row[frame, channel])
+        into = np.empty(self.shape, np.float32)
+        return which >= 0 and self._read_image(which, self.channels[channel], row, into, (frame, channel))
+
     def _read_image(
         self, which: int, name: str, row: int, into: npt.NDArray[np.float32], at: tuple[int, int]
     ) -> bool:
