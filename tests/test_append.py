@@ -633,3 +633,24 @@ def test_the_command_says_what_was_added(model: Model, sunzip: Callable[..., Res
     assert "added   nothing" in sunzip("append", urls(5), path).stdout
     error = sunzip("append", urls(5), tmp_path / "none.lat", code=1).stderr
     assert "none.lat: nothing is there" in error
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_no_fewer_frames_than_none_are_added(
+    model: Model, sunzip: Callable[..., Result], tmp_path: Path
+) -> None:
+    """A frame that holds nothing, and is in no source any more, is gone where it is coded anew."""
+    path, one, two = tmp_path / "sun.lat", tmp_path / "one.h5", tmp_path / "two.h5"
+    first, last = written(one, 0, 3, ("171A",)), written(tmp_path / "rest.h5", 4, 6, ("171A",))
+    empty = np.datetime64("2012-03-01T00:36", "ms")
+    with open_sink(tmp_path / "none.h5", "hdf5", channels=("171A",), shape=(SIZE, SIZE)) as sink:
+        cube = api.open_series(urls(12), align=api.Alignment(channels=("171A",))).read(3, 4)
+        assert cube.time[0] == empty
+        cube.data[:] = 0
+        sink.write(cube)
+    align = api.Alignment(channels=("171A", "304A"))
+    written(two, 0, 1, ("304A",))
+    api.compress([first, tmp_path / "none.h5", last, two], path, model=model, align=align)
+    stdout = sunzip("append", first, last, written(two, 0, 3, ("304A",)), path, "--late").stdout
+    assert "added       0 frames" in stdout
+    assert "holds 5 frames" in stdout
