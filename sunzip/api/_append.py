@@ -19,7 +19,7 @@ from sunzip.archive import Archive, exists, open_archive, remove_left
 from sunzip.errors import DamagedError, InputError
 from sunzip.sources.series import Series
 from sunzip.sun import Sun
-from sunzip.times import When, format_utc
+from sunzip.times import When
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def append(
     ------
     InputError, OutputError, ModelNotFoundError, DamagedError
         See `sunzip.errors`. The archive is never touched unless all went well. Without `late` frames that
-        lie before its last and that it lacks are not added: a source that has no others is refused. Nor are
-        images that its frames lack; the report's `alignment` counts both.
+        lie before its last and that it lacks are not added, nor images that its frames lack; the report's
+        `alignment` counts both.
 
     Examples
     --------
@@ -100,12 +100,6 @@ def append(
         series, align, kept = found.series, found.align, found.kept
         source = _sources(old, kept, series)
         if not len(series):
-            if len(found.frames):
-                first, last = format_utc(np.array([found.frames[0], old.time[-1]]))
-                raise InputError(
-                    f"{series.urls[0]}: has frames that {path} lacks, the first of {first}, but none after "
-                    f"its last, {last}; code anew what comes after them with --late"
-                )
             if resume:
                 # It may have been broken off after the new archive had taken its place.
                 remove_left(path, old)

@@ -293,7 +293,9 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     new = max(r.frames - r.frames_before, 0)
     added = []
     if r.frames_before:
-        added.append(("added", count(new, "frame") if new or r.frames_anew else "nothing, as nothing is new"))
+        added.append(
+            ("added", count(new, "frame") if new or r.frames_anew else "nothing, as no frame is new")
+        )
     if r.frames_anew:
         added.append(("coded anew", f"its last {count(r.frames_anew, 'frame')}"))
     yield from fields(
