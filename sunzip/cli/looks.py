@@ -13,6 +13,7 @@ from sunzip.cli import target
 from sunzip.cli.accounts import Accounts
 from sunzip.cli.options import (
     anon_option,
+    channels_option,
     force_option,
     json_option,
     model_option,
@@ -257,6 +258,7 @@ def _some(names: list[str]) -> str:
 @click.argument("out", metavar="OUT.png")
 @click.option("--time", metavar="TIME", help="The frame nearest to this time (UTC).")
 @click.option("--frame", type=int, help="The frame of this number, from 0; negative ones count from the end.")
+@channels_option
 @click.option("--source", metavar="SRC", help="Show original, decoded and difference.")
 @read_options
 @model_option
@@ -266,6 +268,7 @@ def show(
     out: str,
     time: str | None,
     frame: int | None,
+    channels: tuple[str, ...] | None,
     source: str | None,
     reading: dict[str, Any],
     model: str | None,
@@ -292,11 +295,11 @@ def show(
     from sunzip.cli.picture import put
 
     if decoded:
-        cubes = _decoded(what, time, frame, source, model, reading)
+        cubes = _decoded(what, time, frame, channels, source, model, reading)
     elif source is not None:
         raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
     else:
-        cubes = _original(what, time, frame, reading)
+        cubes = _original(what, time, frame, channels, reading)
     shown = next(iter(cubes.values()))
     title = f"{os.path.basename(what.rstrip('/')) or what}   {moment(str(shown.time[0]))} UTC"
     picture = io.BytesIO()
@@ -309,6 +312,7 @@ def _decoded(
     path: str,
     time: str | None,
     frame: int | None,
+    channels: tuple[str, ...] | None,
     source: str | None,
     model: str | None,
     settings: Mapping[str, Any],
@@ -319,7 +323,7 @@ def _decoded(
 
     with open_sun(path, model=model, anon=settings["anon"]) as sun:
         n = _number(path, sun.time, time, frame)
-        decoded = sun.cube(n, n + 1).to_scale(Scale.MEAN)
+        decoded = sun.cube(n, n + 1, channels).to_scale(Scale.MEAN)
         if source is None:
             return {"decoded": decoded}
         series = api.source_of(sun, source, **settings)
@@ -329,14 +333,21 @@ def _decoded(
                 f"{source}: has no frame at {moment(str(sun.time[n]))}, which {path} has; is it its source?"
             )
         m = int(matches[0])
-        return {"original": series.read(m, m + 1).to_scale(Scale.MEAN), "decoded": decoded}
+        original = series.read(m, m + 1).pick(decoded.channels)
+        return {"original": original.to_scale(Scale.MEAN), "decoded": decoded}
 
 
-def _original(url: str, time: str | None, frame: int | None, settings: Mapping[str, Any]) -> dict[str, Cube]:
+def _original(
+    url: str,
+    time: str | None,
+    frame: int | None,
+    channels: tuple[str, ...] | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Cube]:
     from sunzip import api
     from sunzip.cube import Scale
 
-    series = api.open_series(url, **settings)
+    series = api.open_series(url, **settings, align=api.Alignment(channels=channels))
     n = _number(url, series.time, time, frame)
     return {"original": series.read(n, n + 1).to_scale(Scale.MEAN)}
 

@@ -287,14 +287,20 @@ def test_show_draws_a_frame_of_an_archive_and_of_a_source(sunzip, archive, store
     sunzip("show", archive, out, "--time", "2012-03-01T00:25", "--force")
     sunzip("show", archive, out, "--frame", -1, "--source", store, "--force")
     sunzip("show", store, out, "--frame", 1, "--force")
+    some = ["--channels", "Bz,171A", "--force"]
+    sunzip("show", archive, out, "--source", store, *some)
+    sunzip("show", store, out, *some)
     assert [labels for labels, *_ in drawn] == [
         ["decoded"],
         ["decoded"],
         ["original", "decoded"],
         ["original"],
+        ["original", "decoded"],
+        ["original"],
     ]
-    minutes = [str(times[2])[11:16] for *_, times in drawn]  # 171 Å is taken a third of a second later
+    minutes = [str(times[2])[11:16] for *_, times in drawn[:4]]  # 171 Å is taken a third of a second later
     assert minutes == ["00:00", "00:24", "01:00", "00:12"]
+    assert [channels for _, channels, *_ in drawn[4:]] == [("171A", "Bz"), ("171A", "Bz")]
     assert drawn[0][1] == NAMES
     assert drawn[0][2].startswith("sun.lat")
     assert os.listdir(tmp_path) == ["a.png"]
