@@ -216,25 +216,19 @@ def measure(real: Path, frames: int) -> dict[str, Any]:
 
 
 def _axes(count: int, columns: int, width: float = 2.6, height: float = 2.1) -> tuple[Any, list[Any]]:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = -(-count // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(columns * width, rows * height), layout="constrained")
-    axes = list(np.atleast_1d(grid).ravel())
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes[:count]
 
 
 def _keep(figure: Any, name: str) -> None:
-    import matplotlib.pyplot as plt
-
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(IMAGES / f"synthetic-sun-{name}.png", dpi=90, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 # What stands along the axes of the plots that have a panel for each channel.

@@ -235,6 +235,7 @@ def export_features(
             for chunk in _chunks(rows, content.rows):
                 file.write(chunk)
                 empty += int(np.isnan(chunk[:, 0]).sum())
+        first, last = format_utc(sun.time[[frames.start, frames.stop - 1]])
         return FeaturesReport(
             path=target,
             format=kind.format,
@@ -247,8 +248,8 @@ def export_features(
             fit_until=fit_until,
             fitted=components.frames if components else None,
             explained_variance=float(components.explained_variance_ratio.sum()) if components else None,
-            first=str(sun.time[frames.start]),
-            last=str(sun.time[frames.stop - 1]),
+            first=first,
+            last=last,
             model=sun.codec.model.name,
             model_sha256=sun.codec.model.sha256,
             seconds=clock.monotonic() - begin,

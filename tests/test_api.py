@@ -133,7 +133,7 @@ def test_the_report_says_what_the_archive_holds(
     assert report.archive_bytes == path.stat().st_size
     assert report.model_bytes == tiny_model.nbytes
     assert (report.model, report.model_sha256, report.quality) == ("tiny", tiny_model.sha256, 70)
-    assert (report.first, report.last) == ("2014-01-01T00:00:00.000", "2014-01-01T01:48:00.000")
+    assert (report.first, report.last) == ("2014-01-01T00:00:00.000Z", "2014-01-01T01:48:00.000Z")
     assert (report.channels, report.shape, report.dry_run) == (CHANNELS, (SIZE, SIZE), False)
     assert report.alignment["odd"] == {"image without a measurement": 4}
     assert seen[0] == api.Progress(0, FRAMES, 0, 0)

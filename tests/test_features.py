@@ -112,7 +112,7 @@ def test_features_are_the_latents_to_the_bit(
     assert not np.isnan(np.delete(found, 3, 0)).any()
     assert (report.frames, report.empty, report.features) == (FRAMES, 1, WIDTH)
     assert report.format == {"h5": "hdf5"}.get(suffix, suffix)
-    assert (report.first, report.last) == ("2014-01-01T00:00:00.000", "2014-01-01T02:12:00.000")
+    assert (report.first, report.last) == ("2014-01-01T00:00:00.000Z", "2014-01-01T02:12:00.000Z")
     assert json.loads(json.dumps(report.as_dict()))["latent_shape"] == [8, 3, 3]
     assert os.listdir(tmp_path) == [out.name]
 

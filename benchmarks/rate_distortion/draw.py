@@ -35,13 +35,13 @@ def _used(curve: Mapping[str, Any]) -> RateCurve:
 
 def draw(result: Mapping[str, Any], target: Path) -> None:
     """Draw error over rate of every channel of the real frames, and of the real series, coded by itself."""
-    library("matplotlib").use("Agg")
-    import matplotlib.pyplot as plt
+    library("matplotlib")
+    from matplotlib.figure import Figure
 
     panels = [(case, name) for case, c in result["cases"].items() if c["real"] for name in c["channels"]]
     rows = -(-(len(panels) + 1) // _COLUMNS)
-    figure, grid = plt.subplots(rows, _COLUMNS, figsize=(12, 2.7 * rows), layout="constrained")
-    axes = list(np.atleast_1d(grid).ravel())
+    figure = Figure(figsize=(12, 2.7 * rows), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(rows, _COLUMNS)).ravel())
     lines: dict[str, Any] = {}
     for axis, (case, name) in zip(axes, panels, strict=False):
         for peer, channels in result["peers"].get(case, {}).items():
@@ -64,4 +64,3 @@ def draw(result: Mapping[str, Any], target: Path) -> None:
     figure.supylabel("error, in standard deviations of the noise", fontsize=9)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=75, pil_kwargs={"optimize": True})
-    plt.close(figure)

@@ -26,6 +26,7 @@ from sunzip.bounds import Wish, bounds_of, told
 from sunzip.codec import Codec
 from sunzip.errors import InputError
 from sunzip.sources.series import Series
+from sunzip.times import format_utc
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -434,6 +435,7 @@ def _report(
     alignment: dict[str, Any],
 ) -> CompressReport:
     frames, latents = len(of.time), _latents(codec, of.shape)
+    first, last = format_utc(of.time[[0, -1]])
     return CompressReport(
         path=path,
         dry_run=dry_run,
@@ -444,8 +446,8 @@ def _report(
         channels=of.channels,
         shape=of.shape,
         scale=str(of.scale),
-        first=str(of.time[0]),
-        last=str(of.time[-1]),
+        first=first,
+        last=last,
         model=codec.model.name,
         model_sha256=codec.model.sha256,
         quality=codec.shown_quality,

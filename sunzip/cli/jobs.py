@@ -574,6 +574,7 @@ def synth(
     from sunzip.sinks import open_sink
     from sunzip.sources.synthetic import Synthetic, cubes
     from sunzip.studies.flux import write_flux
+    from sunzip.times import format_utc
 
     begin = clock.monotonic()
     sun = Synthetic(frames=frames, size=side, start=start, cadence=cadence, seed=seed)
@@ -606,7 +607,7 @@ def synth(
         if flux is not None:
             write_flux(paths[flux], sun.time, sun.seed)
     seconds = clock.monotonic() - begin
-    first, last = str(sun.time[0]), str(sun.time[-1])
+    first, last = format_utc(sun.time[[0, -1]])
     report = {
         "path": out,
         "layout": "sdoml-v2",

@@ -29,7 +29,7 @@ from sunzip.studies.extractors import decoded
 from sunzip.studies.realism import Looks, distance, nearest
 from sunzip.sun import Sun
 from sunzip.sun import open as open_sun
-from sunzip.times import parse_date, t_obs_keyword
+from sunzip.times import format_utc, parse_date, t_obs_keyword
 from sunzip.weights import Model
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def generate(
                     comparison.add(i, frame)
                 if progress:
                     progress(Progress(i + 1, count, (i + 1) * frame.nbytes, 0))
+    first, last = format_utc(plan.time[[0, -1]])
     return GenerateReport(
         path=path,
         count=count,
@@ -201,8 +202,8 @@ def generate(
         kind=plan.kind,
         seed=plan.seed,
         density=plan.density,
-        first=str(plan.time[0]),
-        last=str(plan.time[-1]),
+        first=first,
+        last=last,
         realism=comparison.result() if comparison else None,
         seconds=clock.monotonic() - begin,
     )

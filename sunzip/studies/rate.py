@@ -22,6 +22,7 @@ from sunzip.display import Report
 from sunzip.errors import InputError
 from sunzip.metrics import over_images
 from sunzip.sources.series import Series
+from sunzip.times import format_utc
 from sunzip.weights import Model
 
 Float = npt.NDArray[np.float32]
@@ -168,14 +169,15 @@ def rate(
         for done, quality in enumerate(ladder, start=1):
             rows.append(_row(series, sample, codec.at(quality), nbytes))
             advance("coding a sample", done, len(ladder))
+    first, last = format_utc(series.time[[0, -1]])
     return RateReport(
         source=", ".join(series.urls),
         frames=len(series),
         images=sample.images,
         channels=series.channels,
         shape=series.shape,
-        first=str(series.time[0]),
-        last=str(series.time[-1]),
+        first=first,
+        last=last,
         block=sample.spec.frames_per_block,
         model=codec.model.name,
         model_sha256=codec.model.sha256,

@@ -37,7 +37,7 @@ def test_synth_writes_a_store_that_sources_read(sunzip, tmp_path):
     assert found["frames"] == 3
     assert found["images"] == 36
     assert found["shape"] == [16, 16]
-    assert [found["first"], found["last"]] == ["2012-03-01T00:00:00.000", "2012-03-01T00:02:00.000"]
+    assert [found["first"], found["last"]] == ["2012-03-01T00:00:00.000Z", "2012-03-01T00:02:00.000Z"]
     series = join([open_source(str(out))], cadence="1min")
     assert len(series) == 3
     assert series.channels == NAMES
