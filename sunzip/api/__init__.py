@@ -17,8 +17,8 @@ from sunzip.api._reports import (
 )
 from sunzip.api._sample import Sample
 from sunzip.api._series import Alignment, Sources, open_series, source_of
-from sunzip.codec.lanes import Task
 from sunzip.sun import Sun, open
+from sunzip.tasks import Task
 from sunzip.weights import AddReport
 
 __all__ = [

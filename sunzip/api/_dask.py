@@ -23,9 +23,9 @@ from sunzip.api._shards import Coded, Plan, code_shards
 from sunzip.archive import partial_of
 from sunzip.bounds import Bounds
 from sunzip.codec import Codec, codec_for
-from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError, SunzipError, needing
 from sunzip.sources.series import Notes
+from sunzip.tasks import Task
 from sunzip.weights import Model
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ import numpy as np
 from sunzip.api._fill import Filler
 from sunzip.api._reports import DecompressReport, OnProgress, Progress
 from sunzip.api._shards import frames_at_a_time
-from sunzip.codec.lanes import Task
 from sunzip.errors import InputError, OutputError
 from sunzip.files import keep_mode
 from sunzip.sinks import open_sink
 from sunzip.sinks.base import replaceable
 from sunzip.sun import open
+from sunzip.tasks import Task
 from sunzip.times import When
 from sunzip.weights import Model
 

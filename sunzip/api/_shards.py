@@ -18,7 +18,7 @@ from sunzip import archive as lat
 from sunzip.api._series import would_lose
 from sunzip.archive import ArchiveWriter, ShardTable
 from sunzip.codec import Codec
-from sunzip.codec.lanes import BUSY, Task, count
+from sunzip.codec.lanes import BUSY, count
 from sunzip.codec.processes import ahead
 from sunzip.cube import Cube
 from sunzip.errors import DamagedError, InputError, SunzipError, UnsupportedError
@@ -26,6 +26,7 @@ from sunzip.frame import Block
 from sunzip.metrics import ImageMetrics, image_metrics
 from sunzip.sources.patience import reading_pool
 from sunzip.sources.series import Notes, Series
+from sunzip.tasks import Task
 from sunzip.times import format_utc
 
 #: float32 pixels held at a time: frames are read, coded and written in stretches of this many; and of so many

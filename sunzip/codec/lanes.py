@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from heapq import heappop, heappush
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
+
+from sunzip.tasks import Task
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
@@ -28,32 +30,6 @@ BUSY = 3
 #: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, and of how many bytes they are made: the second
 #: is the largest that glibc takes.
 _MALLOC = {-1: 128 << 20, -3: 32 << 20}
-
-
-class Task(Generic[_T]):
-    """Work that another thread does.
-
-    Unlike a Future, it bears Ctrl-C while it is waited for: at the wrong moment that leaves a Future locked,
-    and the thread that wants to set its result waits for ever.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor, work: Callable[..., _T], *args: Any) -> None:
-        self._box: SimpleQueue[tuple[_T, None] | tuple[None, BaseException]] = SimpleQueue()
-        pool.submit(self._run, work, args)
-
-    def _run(self, work: Callable[..., _T], args: tuple[Any, ...]) -> None:
-        try:
-            self._box.put((work(*args), None))
-        except BaseException as error:
-            self._box.put((None, error))
-
-    def result(self) -> _T:
-        """Wait for the work to be done, and return or raise what came of it; as often as asked."""
-        found = self._box.get()
-        self._box.put(found)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
 
 
 _lock = threading.Lock()

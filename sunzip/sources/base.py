@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ class Source(ABC):
     absent
         Parts of the store that reading found not to be there; the report prints how many. A set, so that what
         several processes found in one store can be joined.
+    at_once
+        How many parts may be read side by side, so that nobody waits for a far store's answers one by one.
     """
 
     url: str
@@ -45,6 +47,7 @@ class Source(ABC):
     counts: Counter[str]
     skipped: int = 0
     absent: Set[tuple[str, int, int]] = frozenset()
+    at_once: int = 1
 
     def skip(self, why: str, number: int = 1) -> None:
         """Count files or images that are passed over."""
@@ -64,6 +67,22 @@ class Source(ABC):
         InputError
             If the bytes cannot be read; the message names the file.
         """
+
+    def parts(self, channel: str, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Return for each row the number of the part of the store that must be fetched for it."""
+        return rows.astype(np.int64)
+
+    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[npt.NDArray[np.float32]]:
+        """Read images that lie in one part, as `read`, but not to be written to.
+
+        Parameters
+        ----------
+        channel, rows
+            Which.
+        again
+            Whether others of that part will be asked for soon.
+        """
+        return [self.read(channel, row) for row in rows]
 
     @abstractmethod
     def header(self, channel: str, row: int) -> Header:

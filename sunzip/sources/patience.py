@@ -35,12 +35,15 @@ _ending: set[object] = set()
 
 @contextlib.contextmanager
 def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that read; when it ends, by Ctrl-C perhaps, none of them pauses any more."""
+    """Yield threads that read; when it is broken off, by Ctrl-C perhaps, none of them pauses any more."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="sunzip")
     try:
         yield pool
-    finally:
+    except BaseException:
+        # Not where all went well, when others in this process may pause.
         _ending.add(pool)
+        raise
+    finally:
         try:
             pool.shutdown(wait=True, cancel_futures=True)
         finally:

@@ -56,6 +56,7 @@ class SdomlV1(Source):
         self.url = url
         self.counts = Counter()
         self._storage = Storage(url, anon)
+        self.at_once = self._storage.at_once
         self._is_file = not self._storage.isdir()
         self._bytes: int | None = 0
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import threading
 import zlib
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +38,13 @@ _MAX_ROWS = 1 << 24
 _MAX_SIDE = 16384
 #: Compressors that tell beforehand, or can be told, how many bytes come out.
 _COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
+
+#: Chunks that are unpacked at a time; and of those on a disk, read at a time: one thread keeps up with the
+#: coding of eight cores.
+_UNPACKING = 4
+_NEAR = min(max((os.cpu_count() or 1) // 8, 1), _UNPACKING)
+#: The most bytes of chunks that are on their way, unpacked; and of those that are kept as they came.
+_ON_THE_WAY, _KEPT = 512 << 20, 768 << 20
 
 Value = str | int | float | bool | None
 
@@ -60,11 +69,25 @@ class _Array:
 
 @dataclass(slots=True)
 class _Cached:
-    """What one channel keeps between reads: its last chunk of frames and its last year of keywords."""
+    """What one channel keeps between reads: its last chunk of frames and its last year of keywords.
 
-    lock: threading.Lock
+    Attributes
+    ----------
+    lock
+        Held to look at all but the keywords, never while something is read.
+    turns
+        Of each chunk that somebody reads, held by who does, so that others wait for it.
+    asked, of
+        How many chunks were asked for so far, and the number among them of the one that is kept.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    turns: dict[tuple[int, int], threading.Lock] = field(default_factory=dict)
+    asked: int = 0
+    of: int = 0
     chunk_of: tuple[int, int] | None = None
     frames: npt.NDArray[np.floating[Any]] | None = None
+    keywords_lock: threading.Lock = field(default_factory=threading.Lock)
     keywords_of: int | None = None
     keywords: dict[str, Value | npt.NDArray[Any] | list[Value]] | None = None
 
@@ -75,6 +98,11 @@ class SdomlV2(Source):
     The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read
     as NaN; of an image of several chunks, those that are absent as the fill value. For each channel the chunk
     read last and one year of keywords are kept in memory.
+
+    `Series.read` fetches chunks of object stores and over HTTP side by side, 32 at a time, or fewer if they
+    are large (512 MiB of them unpacked, or one), and unpacks four at a time; from a disk it reads one at a
+    time for every eight cores, four at most. Chunks of a far store that will be needed again soon, as rows
+    near them in time lie scattered, are kept as they came, up to 768 MiB.
 
     Parameters
     ----------
@@ -110,14 +138,23 @@ class SdomlV2(Source):
             arrays = self._arrays[name]
             self._starts[name] = np.cumsum([0, *(a.shape[0] for a in arrays)])
             self._times[name] = np.concatenate([self._index(a) for a in arrays])
+        arrays = [a for of_channel in self._arrays.values() for a in of_channel]
+        largest = max(a.chunks[0] * a.shape[1] * a.shape[2] * a.dtype.itemsize for a in arrays)
+        most = min({a.storage.at_once for a in arrays if not a.storage.local} or {_NEAR})
+        self.at_once = min(max(_ON_THE_WAY // largest, 1), most)
         self._start_reading()
 
     def _start_reading(self) -> None:
-        self._cached = {name: _Cached(threading.Lock()) for name in self.channels}
+        self._cached = {name: _Cached() for name in self.channels}
+        self._unpacking = threading.Semaphore(_UNPACKING)
+        self._attributes_lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Storage, str], bytes] = OrderedDict()
+        self._kept_lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker takes over the index, which is slow to make, and begins with empty caches of its own.
-        return {k: v for k, v in self.__dict__.items() if k != "_cached"}
+        own = ("_cached", "_unpacking", "_attributes_lock", "_kept", "_kept_lock")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -129,35 +166,42 @@ class SdomlV2(Source):
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Read one image: (Y, X) float32; NaN throughout if its chunk is absent; thread-safe."""
-        part, i = self._locate(channel, row)
-        array = self._arrays[channel][part]
-        chunk, within = divmod(i, array.chunks[0])
-        cached = self._cached[channel]
-        with cached.lock:
-            if cached.chunk_of != (part, chunk):
-                cached.chunk_of = cached.frames = None  # frees the old chunk before the new one is decoded
-                cached.frames = self._frames(array, chunk)
-                cached.chunk_of = (part, chunk)
-                if cached.frames is None:
-                    self.absent.add((channel, part, chunk))
-            if cached.frames is None:
-                return np.full(self.shape, np.nan, np.float32)
-            with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts
-                image: npt.NDArray[np.float32] = cached.frames[within].astype(np.float32)
-            return image
+        return self.read_part(channel, [row], again=False)[0].copy()
+
+    def parts(self, channel: str, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Number the chunks along time of all years through; see `Source.parts`."""
+        chunks = np.array([a.chunks[0] for a in self._arrays[channel]])
+        starts = self._starts[channel]
+        before = np.cumsum([0, *-(-np.diff(starts) // chunks)])
+        part = np.searchsorted(starts, rows, side="right") - 1
+        numbers: npt.NDArray[np.int64] = before[part] + (rows - starts[part]) // chunks[part]
+        return numbers
+
+    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[npt.NDArray[np.float32]]:
+        """Read images of one chunk; see `Source.read_part`."""
+        part, first = self._locate(channel, rows[0])
+        chunk, _ = divmod(first, self._arrays[channel][part].chunks[0])
+        begin = chunk * self._arrays[channel][part].chunks[0]
+        frames = self._chunk(channel, part, chunk, again)
+        if frames is None:
+            return [np.full(self.shape, np.nan, np.float32)] * len(rows)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts
+            return [
+                frames[self._locate(channel, row)[1] - begin].astype(np.float32, copy=False) for row in rows
+            ]
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image exactly as stored; None and absent ones left out."""
         part, i = self._locate(channel, row)
         cached = self._cached[channel]
-        with cached.lock:
+        with cached.keywords_lock:
             if cached.keywords_of != part or cached.keywords is None:
                 cached.keywords = None
-                cached.keywords = {
-                    k: _pack(v) for k, v in self._attributes(self._arrays[channel][part]).items()
-                }
+                with self._attributes_lock:  # one at a time: unpacked they take gigabytes
+                    found = self._attributes(self._arrays[channel][part])
+                    cached.keywords = {k: _pack(found.pop(k)) for k in [*found]}
                 cached.keywords_of = part
-            found: dict[str, Value] = {}
+            told: dict[str, Value] = {}
             for key, column in cached.keywords.items():
                 value: Any = column
                 if isinstance(column, np.ndarray):
@@ -165,8 +209,8 @@ class SdomlV2(Source):
                 elif isinstance(column, list):
                     value = column[i] if i < len(column) else None
                 if value is not None:
-                    found[key] = value
-            return found
+                    told[key] = value
+            return told
 
     def stored_bytes(self) -> int | None:
         """Bytes of all chunk objects, or None if listing them fails or says no sizes."""
@@ -253,7 +297,39 @@ class SdomlV2(Source):
         self.counts += Counter()  # drops the zeros
         return times
 
-    def _frames(self, array: _Array, chunk: int) -> npt.NDArray[np.floating[Any]] | None:
+    def _chunk(
+        self, channel: str, part: int, chunk: int, again: bool
+    ) -> npt.NDArray[np.floating[Any]] | None:
+        """Return the frames of one chunk along time, read once for all who ask for it at the same time."""
+        cached = self._cached[channel]
+        with cached.lock:
+            if cached.chunk_of == (part, chunk):
+                return cached.frames
+            cached.asked += 1
+            number = cached.asked
+            turn = cached.turns.setdefault((part, chunk), threading.Lock())
+        with turn:
+            with cached.lock:
+                if cached.chunk_of == (part, chunk):
+                    return cached.frames
+                if number > cached.of:
+                    cached.chunk_of = cached.frames = (
+                        None  # frees the old chunk before the new one is decoded
+                    )
+            try:
+                frames = self._frames(self._arrays[channel][part], chunk, again)
+                if frames is None:
+                    self.absent.add((channel, part, chunk))
+                with cached.lock:
+                    # What was asked for last is what the next ones are likely to lie in.
+                    if number > cached.of:
+                        cached.of, cached.chunk_of, cached.frames = number, (part, chunk), frames
+            finally:
+                with cached.lock:
+                    cached.turns.pop((part, chunk), None)
+            return frames
+
+    def _frames(self, array: _Array, chunk: int, again: bool) -> npt.NDArray[np.floating[Any]] | None:
         """Decode the frames of one chunk along time, None if no part of them is stored."""
         frames: npt.NDArray[np.floating[Any]] | None = None
         depth, *tile = array.chunks
@@ -261,13 +337,11 @@ class SdomlV2(Source):
         for j in range(math.ceil(array.shape[1] / tile[0])):
             for k in range(math.ceil(array.shape[2] / tile[1])):
                 path = f"{array.path}/{array.separator.join(map(str, (chunk, j, k)))}"
-                # Compressed noise is hardly longer than the noise; the slack covers headers.
-                raw = array.storage.read(
-                    path, limit=2 * math.prod(array.chunks) * array.dtype.itemsize + 65536
-                )
+                raw = self._raw(array, path, again)
                 if raw is None:
                     continue
-                block = _decode(array, path, raw)
+                with self._unpacking:
+                    block = _decode(array, path, raw)
                 if tuple(tile) == array.shape[1:]:
                     return block
                 if frames is None:
@@ -277,6 +351,22 @@ class SdomlV2(Source):
                 part = frames[:, y : y + tile[0], x : x + tile[1]]
                 part[:] = block[:depth, : part.shape[1], : part.shape[2]]
         return frames
+
+    def _raw(self, array: _Array, path: str, again: bool) -> bytes | None:
+        """Return a chunk object as it is stored, kept in memory for as long as it is needed again."""
+        key = array.storage, path
+        with self._kept_lock:
+            raw = self._kept.pop(key, None)
+        if raw is None:
+            # Compressed noise is hardly longer than the noise; the slack covers headers.
+            raw = array.storage.read(path, limit=2 * math.prod(array.chunks) * array.dtype.itemsize + 65536)
+        # What lies near, the system keeps.
+        if raw is not None and again and not array.storage.local:
+            with self._kept_lock:
+                self._kept[key] = raw
+                while sum(map(len, self._kept.values())) > _KEPT:
+                    self._kept.popitem(last=False)
+        return raw
 
 
 def _read_json(storage: Storage, path: str, limit: int) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,6 +20,7 @@ from sunzip.display import Report, Shown
 from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Source
 from sunzip.sources.patience import reading_pool
+from sunzip.tasks import Task
 from sunzip.times import When, parse_date, parse_duration
 
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
@@ -28,6 +29,10 @@ _NATIVE_TOLERANCE = "6min"
 #: How many times longer than that before the image at hand a pause must be to part two frames instead. Images
 #: that come evenly have no pause that tells moments apart: jitter must not cut their frames to pieces.
 _PAUSE = 2
+
+#: Frames after those that are read in which sources are told that they will be asked for more of a part: the
+#: rows of a store may lie scattered over as many.
+_SOON = 64
 
 _EMPTY, _INFINITE, _BEYOND = 1, 2, 4
 
@@ -90,6 +95,15 @@ class Notes(NamedTuple):
     start: int
     seen: npt.NDArray[np.uint8]
     absent: tuple[frozenset[tuple[str, int, int]], ...]
+
+
+class _Part(NamedTuple):
+    """Images of one channel that lie together in a source: their frames, and whether more follow soon."""
+
+    source: int
+    channel: int
+    frames: list[int]
+    again: bool
 
 
 class Series(Shown):
@@ -360,6 +374,9 @@ class Series(Shown):
         missing and counted. Pixels that are infinite or beyond any measurement, as some programs mark those
         that are missing, become NaN, and their images are counted.
 
+        Parts of the stores, chunks for instance, are read once each, and as many side by side as each source
+        allows (`Source.at_once`).
+
         Returns
         -------
         Cube
@@ -379,16 +396,40 @@ class Series(Shown):
         valid = np.zeros((n, c), bool)
         t_obs = self.t_obs[start:stop].copy()
         headers: list[list[Header]] = [[{} for _ in range(c)] for _ in range(n)]
-        for t in range(n):
-            for j, name in enumerate(self.channels):
-                which, row = int(self._source[start + t, j]), int(self._row[start + t, j])
-                if which >= 0 and self._read_image(which, name, row, data[t, j], (start + t, j)):
-                    source = self._sources[which]
+
+        def fill(part: _Part) -> None:
+            source, j = self._sources[part.source], part.channel
+            name, factor = self.channels[j], source.shape[0] // self.shape[0]
+            rows = self._row[part.frames, j].tolist()
+            images = source.read_part(name, rows, part.again)
+            for frame, row, image in zip(part.frames, rows, images, strict=True):
+                t = frame - start
+                if self._take(part.source, name, row, image, data[t, j], (frame, j)):
                     valid[t, j] = True
-                    factor = source.shape[0] // self.shape[0]
                     headers[t][j] = resized_header(source.header(name, row), factor)
+
+        for which, source in enumerate(self._sources):
+            if parts := self._parts(which, start, stop):
+                _side_by_side(source.at_once, fill, parts)
         t_obs[~valid] = np.datetime64("NaT", "ms")
         return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
+
+    def _parts(self, which: int, start: int, stop: int) -> list[_Part]:
+        """Return the parts of one source in which the images of some frames lie, in the order of frames."""
+        source = self._sources[which]
+        found: dict[tuple[int, int], _Part] = {}
+        soon = slice(stop, stop + max(stop - start, _SOON))
+        for j, name in enumerate(self.channels):
+            here = start + np.flatnonzero(self._source[start:stop, j] == which)
+            if len(here):
+                later = self._row[soon, j][self._source[soon, j] == which]
+                again = set(source.parts(name, later).tolist())
+                for frame, number in zip(
+                    here.tolist(), source.parts(name, self._row[here, j]).tolist(), strict=True
+                ):
+                    part = found.setdefault((j, number), _Part(which, j, [], number in again))
+                    part.frames.append(frame)
+        return sorted(found.values(), key=lambda p: (p.frames[0], p.channel))
 
     def holds(self, frame: int, channel: int) -> bool:
         """Return whether there is an image and it holds a measurement, which only reading it tells.
@@ -406,8 +447,19 @@ class Series(Shown):
         self, which: int, name: str, row: int, into: npt.NDArray[np.float32], at: tuple[int, int]
     ) -> bool:
         """Read one image into its place; False, with `into` NaN, if it holds no measurement."""
+        return self._take(which, name, row, self._sources[which].read(name, row), into, at)
+
+    def _take(
+        self,
+        which: int,
+        name: str,
+        row: int,
+        image: npt.NDArray[np.float32],
+        into: npt.NDArray[np.float32],
+        at: tuple[int, int],
+    ) -> bool:
+        """Bring an image that was read into its place, as `_read_image`."""
         source = self._sources[which]
-        image = source.read(name, row)
         if image.shape != source.shape:
             raise InputError(
                 f"{source.url}: image {row} of {name} is {image.shape[0]}×{image.shape[1]}, "
@@ -574,6 +626,17 @@ def join(
     times = time[full].astype("datetime64[ms]")
     shape = _common_shape(sources, wanted, size)
     return Series(sources, wanted, shape, times, t_obs, source, row, report, missing, sources[0].scale)
+
+
+def _side_by_side(threads: int, work: Callable[[_Part], None], parts: Sequence[_Part]) -> None:
+    """Do the work for all parts, several at a time; of what goes wrong the first in order is raised."""
+    if min(threads, len(parts)) == 1:
+        for part in parts:
+            work(part)
+        return
+    with reading_pool(min(threads, len(parts))) as pool:
+        for task in [Task(pool, work, part) for part in parts]:
+            task.result()
 
 
 def _oddities(seen: npt.NDArray[np.uint8]) -> Counter[str]:

@@ -8,6 +8,8 @@ import pickle
 import re
 import shutil
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numcodecs
@@ -19,8 +21,13 @@ from stores import REAL, aia_times, image, write_v2
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
-from sunzip.sources import open_source
+from sunzip.sources import open_source, sdoml_v2
 from sunzip.sources.sdoml_v2 import SdomlV2, _pack
+from sunzip.sources.series import join
+from sunzip.sources.storage import AT_ONCE, Storage
+
+#: S3's own client has but ten connections.
+MANY = {"config_kwargs": {"max_pool_connections": AT_ONCE}}
 
 
 def plain(n, first=0, **attributes):
@@ -194,9 +201,9 @@ def test_zipped_store_through_a_chained_url(store):
 @pytest.mark.parametrize(
     ("url", "anon", "options"),
     [
-        ("s3://bucket/x", True, {"anon": True}),
-        ("s3://bucket/x", False, {}),
-        ("zip::s3://bucket/x.zip", True, {"s3": {"anon": True}}),
+        ("s3://bucket/x", True, {"anon": True, **MANY}),
+        ("s3://bucket/x", False, MANY),
+        ("zip::s3://bucket/x.zip", True, {"s3": {"anon": True, **MANY}}),
         ("gs://bucket/x", True, {"token": "anon"}),
     ],
 )
@@ -332,6 +339,92 @@ def test_chunk_is_decoded_once_for_neighbouring_rows(store, monkeypatch):
     for row in range(20):
         source.read("171A", row)
     assert [r.rsplit("/", 1)[-1] for r in reads] == ["0.0.0", "1.0.0"]
+
+
+class Far:
+    """A store on a disk taken for a far one, whose chunks take a while; knows how they were asked for."""
+
+    def __init__(self, monkeypatch, url, at_once):
+        self.asked, self.now, self.most = [], 0, 0
+        self.source, self.lock = SdomlV2(str(url)), threading.Lock()
+        self.source.at_once = at_once
+        for arrays in self.source._arrays.values():
+            for array in arrays:
+                array.storage.local = False
+        self.true_read = Storage.read
+        monkeypatch.setattr(Storage, "read", lambda storage, path, **k: self.read(storage, path, **k))
+
+    def read(self, storage, path, **options):
+        if not path.endswith(".0.0"):
+            return self.true_read(storage, path, **options)
+        with self.lock:
+            self.asked.append(path)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            time.sleep(0.02)
+            return self.true_read(storage, path, **options)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@pytest.fixture
+def scattered(tmp_path):
+    """Two channels of 60 images, shuffled, four chunks each."""
+    root, order = tmp_path / "scattered.zarr", np.random.default_rng(1).permutation(60)
+    data, keys = plain(60)
+    keys["T_OBS"] = [keys["T_OBS"][i] for i in order]
+    write_v2(root, {"2014/171A": (data[order], keys), "2014/193A": (data[order] + 100, keys)})
+    return root
+
+
+def test_chunks_of_a_far_store_are_fetched_side_by_side_and_each_once(scattered, monkeypatch):
+    far = Far(monkeypatch, scattered, 5)
+    cube = join([far.source]).read(0, 60)
+    np.testing.assert_array_equal(cube.data[:, 0], [image(i + 1) for i in range(60)])
+    np.testing.assert_array_equal(cube.data[:, 1], np.stack([image(i + 1) for i in range(60)]) + 100)
+    assert far.most == 5
+    assert len(far.asked) == len(set(far.asked)) == 8
+
+
+@pytest.mark.parametrize(("kept", "again"), [(1 << 20, False), (0, True)])
+def test_chunks_that_are_needed_again_soon_are_kept_within_bounds(scattered, monkeypatch, kept, again):
+    monkeypatch.setattr(sdoml_v2, "_KEPT", kept)
+    far = Far(monkeypatch, scattered, 5)
+    series = join([far.source])
+    cubes = [series.read(n, n + 6) for n in range(0, 60, 6)]
+    np.testing.assert_array_equal(np.concatenate([c.data[:, 0, 0, 0] for c in cubes]), np.arange(60) + 0.5)
+    assert (len(far.asked) > 8) == again
+    assert not far.source._kept  # what will not be needed again is let go
+
+
+def test_of_several_chunks_that_are_damaged_the_first_frame_s_is_named(scattered, monkeypatch):
+    for number in range(4):
+        chunk = scattered / f"2014/171A/{number}.0.0"
+        chunk.write_bytes(chunk.read_bytes()[:9])
+    far = Far(monkeypatch, scattered, 5)
+    series = join([far.source])
+    first = far.source.parts("171A", series._row[:1, 0])[0]
+    with pytest.raises(InputError, match=rf"171A/{first}\.0\.0: chunk cannot be decoded"):
+        series.read(0, 60)
+
+
+def test_large_chunks_are_fetched_one_by_one(store, monkeypatch):
+    url = str(store)
+    monkeypatch.setattr(sdoml_v2, "_NEAR", AT_ONCE)
+    assert SdomlV2(url).at_once == AT_ONCE
+    monkeypatch.setattr(sdoml_v2, "_ON_THE_WAY", 3 * 15 * 8 * 8 * 4)
+    assert SdomlV2(url).at_once == 3
+    monkeypatch.setattr(sdoml_v2, "_ON_THE_WAY", 1)
+    assert SdomlV2(url).at_once == 1
+
+
+def test_threads_that_ask_for_one_chunk_share_it(store, monkeypatch):
+    far = Far(monkeypatch, store, 1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: far.source.read("171A", row), range(12)))
+    assert len(far.asked) == 1
 
 
 def edit(store, **changes):

@@ -305,6 +305,24 @@ def test_what_was_reached_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
         begun.join()
 
 
+def test_threads_that_have_read_all_break_off_no_pauses_of_others(faltering: str) -> None:
+    storage = Storage(f"{faltering}/503/3")
+    done = threading.Event()
+
+    def others() -> None:
+        while not done.is_set():
+            with patience.reading_pool(1) as pool:
+                pool.submit(int).result()
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        assert storage.read("file", limit=1 << 20) == Faltering.DATA
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_ctrl_c_does_not_wait_for_pauses(faltering: str) -> None:
     storage = Storage(f"{faltering}/429/999")
     Faltering.asked.clear()
