@@ -15,6 +15,8 @@ _V = TypeVar("_V")
 class Recent(Generic[_K, _V]):
     """Values by key, of which those are forgotten first that were asked for longest ago.
 
+    For a module, not for objects that come and go: the process tells it of forks as long as it runs.
+
     Parameters
     ----------
     most

@@ -26,7 +26,6 @@ import numpy.typing as npt
 from sunzip.channels import NAMES, canonical, channel
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
-from sunzip.recent import Recent
 from sunzip.sources.base import Source
 from sunzip.sources.storage import Storage
 from sunzip.times import Times, parse_t_obs
@@ -94,7 +93,7 @@ class Hdf5(Source):
         self._open: Any = None
         self._lock = threading.Lock()
         #: Chunks of numbers that were found to be of their size, which the next image may share.
-        self._sized = Recent[tuple[str, tuple[int, ...]], bool](_MAX_CHUNKS)
+        self._sized: set[tuple[str, tuple[int, ...]]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_handle", "_open", "_lock", "_sized")}
@@ -212,14 +211,16 @@ class Hdf5(Source):
             begins = [range(n - n % side, n + 1, side) for n, (_, side) in zip(at, sides, strict=False)]
             begins += [range(0, length, side) for length, side in sides[len(at) :]]
             for begin in product(*begins):
-                if self._sized.get((dataset.name, begin)):
+                if (dataset.name, begin) in self._sized:
                     continue
                 data = _chunk(dataset, begin)
                 if texts:
                     within = tuple(n - first for n, first in zip(at, begin, strict=False))
                     length += _text_bytes(dataset, data, dataset.chunks, within)
                 else:
-                    self._sized.put((dataset.name, begin), True, 1)
+                    if len(self._sized) == _MAX_CHUNKS:
+                        self._sized.clear()
+                    self._sized.add((dataset.name, begin))
         elif texts:
             length = _text_bytes(dataset, self._contiguous(dataset, at), dataset.shape[len(at) :])
         elif dataset.dtype.kind == "S":

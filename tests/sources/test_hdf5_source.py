@@ -423,6 +423,10 @@ def test_chunks_of_many_images_are_unpacked_once(tmp_path, monkeypatch):
     for row in range(24):
         np.testing.assert_array_equal(source.read("171A", row), data[row])
     assert looked_at == [(0, 0, 0), (12, 0, 0)]
+    # What waits for forks would stay to the end of the process, for each file that ever was open.
+    with monkeypatch.context() as patched:
+        patched.setattr("os.register_at_fork", lambda **_: pytest.fail("never forgotten"))
+        Hdf5(str(tmp_path / "cube.h5"))
     # That is open still, and keeps as much as 12 channels of such images want.
     assert source._open.id.get_access_plist().get_chunk_cache()[1] >= 12 * 16 * 512**2 * 4
     again = pickle.loads(pickle.dumps(source))
