@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import random
 import re
+import threading
 import time
 from collections.abc import Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,25 +31,27 @@ _GLANCE = 0.1
 #: What a server means to be able to do later.
 _LATER = frozenset({429, 500, 502, 503, 504})
 
-#: Who ends now, and does not want to wait for pauses.
-_ending: set[object] = set()
+#: Set when the threads end for which something is asked, which then do not want to wait for pauses. fsspec's
+#: event loop does its work in the context of the thread that wants it.
+_ends: ContextVar[threading.Event | None] = ContextVar("ends", default=None)
 
 
 @contextlib.contextmanager
 def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that read; when it is broken off, by Ctrl-C perhaps, none of them pauses any more."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="sunzip")
+    """Yield threads that read; when it ends, by Ctrl-C perhaps, none of them pauses any more."""
+    ends = threading.Event()
+    pool = ThreadPoolExecutor(threads, "sunzip", _ends.set, (ends,))
     try:
         yield pool
-    except BaseException:
-        # Not where all went well, when others in this process may pause.
-        _ending.add(pool)
-        raise
     finally:
-        try:
-            pool.shutdown(wait=True, cancel_futures=True)
-        finally:
-            _ending.discard(pool)
+        ends.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_vain() -> bool:
+    """Whether nobody waits any more for what is asked here."""
+    ends = _ends.get()
+    return ends is not None and ends.is_set()
 
 
 async def get_client(**options: Any) -> Any:
@@ -81,7 +85,7 @@ class _Host:
 
     async def pause(self) -> None:
         """Wait until it may be asked."""
-        while not _ending and (left := self.until - time.monotonic()) > 0:
+        while not _in_vain() and (left := self.until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, _GLANCE))
 
 
@@ -107,7 +111,7 @@ class _Patient:
         while True:
             async with host.turn if host.failed else contextlib.nullcontext():
                 await host.pause()
-                if tries and _ending:
+                if tries and _in_vain():
                     break
                 asked, answer, error = time.monotonic(), None, None
                 try:

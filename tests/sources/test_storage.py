@@ -338,6 +338,21 @@ def test_ctrl_c_does_not_wait_for_pauses(faltering: str) -> None:
     assert sum(Faltering.asked.values()) == 1
 
 
+def test_the_end_of_some_threads_is_not_that_of_others(
+    faltering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two archives may be made at once, and one of them end, by an error perhaps, while the other pauses."""
+    monkeypatch.setattr(patience, "_PAUSES", (0.1,) * 6)
+    storage, begun = Storage(f"{faltering}/503/3"), threading.Event()
+    Faltering.asked.clear()
+    with patience.reading_pool(1) as one:
+        task = one.submit(storage.read, "file", limit=1 << 20)
+        with patience.reading_pool(1) as other:
+            other.submit(lambda: begun.set() or task.result())
+            assert begun.wait(10)
+        assert task.result() == Faltering.DATA
+
+
 def test_servers_tell_how_long_to_wait() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert [patience._wished(text) for text in ("7", "", "soon", "-1", "²")] == [7, 0, 0, 0, 0]
