@@ -174,6 +174,8 @@ def test_what_users_hold_shows_itself(wavelet_model: Model, tmp_path: Path) -> N
         assert told[told.index("max error") + 1].startswith("171A=10%")
         assert repr(sun.codec.model).startswith("<Model ")
         assert repr(sun.codec).endswith("quality 50, pixels the same on every machine>")
+        assert ", quality 0," in repr(sun.codec.at(0))
+        assert "  ok              yes" in str(verify(tmp_path / "a.lat")).splitlines()
     assert np.isfinite(report.seconds)
 
 

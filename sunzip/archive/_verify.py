@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -96,6 +96,10 @@ class VerifyReport(Report):
     def ok(self) -> bool:
         """Whether the archive is whole."""
         return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return {"ok": self.ok} | asdict(self)
 
 
 def verify(

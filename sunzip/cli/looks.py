@@ -137,20 +137,7 @@ def verify(archive: str, anon: bool, as_json: bool, quiet: bool) -> None:
         what = str(error).removeprefix(f"{archive}: ")
         report = VerifyReport(archive, [Problem("directory", what)], bytes=_size(archive))
     held = _model_of(archive, anon) if report.ok else None
-    data = {
-        "path": report.path,
-        "ok": report.ok,
-        "objects": report.objects,
-        "bytes": report.bytes,
-        "blocks": report.blocks,
-        "frames": report.frames,
-        "model_embedded": report.model_embedded,
-        "model": held,
-        "problems": [
-            {"object": p.object, "what": p.what, "frames": p.frames, "time": p.time} for p in report.problems
-        ],
-    }
-    result(as_json, data, _verified(report, held))
+    result(as_json, report.as_dict() | {"model": held}, _verified(report, held))
     if not report.ok:
         raise DamagedError(f"{archive}: {what}; {MEND}")
 

@@ -190,7 +190,8 @@ class Codec(Shown):
         self._token = object()
 
     def __repr__(self) -> str:
-        return f"<Codec {', '.join(f'{name} {value}' for name, value in self._told().items() if value)}>"
+        told = ", ".join(f"{name} {value}" for name, value in self._told().items() if value is not None)
+        return f"<Codec {told}>"
 
     def _told(self) -> dict[str, Any]:
         """See `Shown._told`."""
