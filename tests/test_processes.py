@@ -312,14 +312,17 @@ def test_the_memory_of_a_job_counts(
     (tmp_path / "told").write_text(told)
     group = tmp_path / "groups" / limited
     group.mkdir(parents=True)
-    names = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    names, total = (
+        (("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_")
         if "memory" in limited
-        else ("memory.max", "memory.current")
+        else (("memory.max", "memory.current"), "")
     )
     before = processes._room()
-    for name, mebibytes in zip(names, (8, 2), strict=True):
+    for name, mebibytes in zip(names, (8, 7), strict=True):
         (group / name).write_text(f"{mebibytes << 20}\n")
+    # Files that were read make way.
+    stat = "anon 2097152\n{0}inactive_file {1}\n{0}active_file {2}\n"
+    (group / "memory.stat").write_text(stat.format(total, 3 << 20, 2 << 20))
     assert before > 3
     assert processes._room() == 3
     (group / names[0]).write_text("max\n")

@@ -215,21 +215,26 @@ def _left_by_groups() -> Iterator[int]:
     """Yield how much the control groups of this process leave: they are told of all the machine's memory.
 
     In a container the group is the root of what can be seen; that of a batch system's job, or of a service,
-    is far below it, and any group above it may have the limit.
+    is far below it, and any group above it may have the limit. Files that were read count as used until there
+    is need: long jobs are at their limit by these alone.
     """
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = _GROUPS_OF_THIS.read_text(errors="surrogateescape").splitlines()
     # A line is as in 0::/system.slice/job or, of version 1, in 4:memory:/slurm/job.
     of = {kind: path for _, kind, path in (line.split(":", 2) for line in lines if line.count(":") > 1)}
-    for folder, kind, limit, used in (
-        (_GROUPS, "", "memory.max", "memory.current"),
-        (_GROUPS / "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    # Version 2 counts groups below one with it, version 1 under names of their own.
+    for folder, kind, limit, used, total in (
+        (_GROUPS, "", "memory.max", "memory.current", ""),
+        (_GROUPS / "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         group = Path(of.get(kind, "/").lstrip("/"))
         for name in (group, *group.parents):
             with contextlib.suppress(OSError, ValueError):
                 most, now = (int((folder / name / file).read_text()) for file in (limit, used))
+                with contextlib.suppress(OSError, ValueError):
+                    stat = dict(map(str.split, (folder / name / "memory.stat").read_text().splitlines()))
+                    now -= sum(int(stat.get(f"{total}{state}_file", 0)) for state in ("active", "inactive"))
                 yield most - now
 
 
