@@ -396,6 +396,31 @@ def test_images_that_hold_no_measurement_any_more_are_not_lost(model: Model, tmp
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_coding_anew_goes_on_where_it_was_broken_off(model: Model, tmp_path: Path) -> None:
+    path, whole = tmp_path / "sun.lat", tmp_path / "whole.lat"
+    api.compress(join([source(20, channels=("171A",)), source(8, channels=("Bz",))]), path, model=model)
+
+    def broken_off(p: api.Progress) -> None:
+        if p.done >= 12:
+            raise KeyboardInterrupt
+
+    src = join([source(20, channels=("171A", "Bz"))])
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        api.append(src, path, late=True, progress=broken_off)
+    # Without `late` nothing is new, and neither of the two is what should be removed.
+    with pytest.raises(OutputError, match="the options that it was begun with"):
+        api.append(src, path, resume=True)
+    assert path.read_bytes() == before
+    report = api.append(src, path, late=True, resume=True)
+    assert report.frames_coded < report.frames_anew == 14
+    assert os.listdir(tmp_path) == ["sun.lat"]
+    api.compress(src, whole, model=model)
+    with sunzip.open(path) as sun, sunzip.open(whole) as other:
+        np.testing.assert_array_equal(sun[:], other[:])
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 def test_of_what_may_be_late_no_more_is_read_than_that(model: Model, tmp_path: Path) -> None:
     """Images that never held a measurement are read by every run: the rest of their frames need not be."""
     path, read = tmp_path / "sun.lat", []

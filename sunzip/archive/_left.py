@@ -81,7 +81,7 @@ def remove_left(path: str, archive: Archive) -> None:
             if root is not None and _fingerprint(root, f"{partial}/zarr.json") != archive.fingerprint:
                 raise OutputError(
                     f"{partial}: an unfinished archive of other content than {path}, which is complete; "
-                    "remove one of them"
+                    "go on with the input and the options that it was begun with (--late?), or remove it"
                 )
         place.clear()
 
