@@ -194,7 +194,7 @@ def test_summary_adds_up(lat: Path) -> None:
 def test_summary_loads_nothing_heavy(lat: Path) -> None:
     code = (
         "import sys; from sunzip.archive import summary; summary(sys.argv[1]);"
-        "print([m for m in ('zarr', 'numcodecs', 'torch', 'astropy') if m in sys.modules])"
+        "print([m for m in ('zarr', 'numcodecs', 'torch', 'astropy', 'asyncio') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code, str(lat)], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

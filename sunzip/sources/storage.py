@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from sunzip.errors import InputError, how_to_install
-from sunzip.sources.patience import get_client
 
 #: Bytes that are asked of a stream at once.
 _PART = 1 << 20
@@ -271,6 +270,8 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
         return local, str(local._strip_protocol(os.path.abspath(os.path.expanduser(url))))
 
     # An archive inside a store (zip::s3://…) takes its options per protocol.
+    from sunzip.sources.patience import get_client
+
     links = [split_protocol(link)[0] or link for link in url.split("::")]
     given: dict[str, dict[str, Any]] = {
         p: {"anon": True} if p.startswith("s3") else {"token": "anon"}
