@@ -172,12 +172,18 @@ def _safe(text: str) -> str:
 def _rows(value: Any) -> list[dict[str, Any]]:
     """Return the rows of a table, the first column named by the empty text where rows have names; or none."""
     if isinstance(value, Mapping):
-        rows = [{"": key, **row} for key, row in value.items() if isinstance(row, Mapping)]
+        # Whose rows hold tables is none itself: these stand below each other.
+        flat = {k: v for k, v in value.items() if isinstance(v, Mapping) and not _holds_tables(v)}
+        rows = [{"": key, **row} for key, row in flat.items()]
     elif isinstance(value, list | tuple):
         rows = [dict(row) for row in value if isinstance(row, Mapping)]
     else:
         return []
     return rows if len(rows) == len(value) and any(rows) else []
+
+
+def _holds_tables(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(cell, Mapping) for cell in row.values())
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -189,7 +195,7 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
 
 
 def _text(value: Any, most: int = _MOST) -> str:
-    """Return a plain value as text, of a list at most so many."""
+    """Return a plain value as text, of a list or a mapping at most so many."""
     if value is None:
         return NONE
     if isinstance(value, bool):
@@ -199,12 +205,14 @@ def _text(value: Any, most: int = _MOST) -> str:
     if isinstance(value, Real):
         return number(float(value)) if isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        value = [f"{_name(key)}: {_text(one)}" for key, one in value.items()]
-        return ", ".join(value) or NONE
-    if isinstance(value, list | tuple):
-        more = [f"… ({len(value):,})"] if len(value) > most else []
-        return " ".join([*map(_text, value[:most]), *more]) or NONE
-    return _safe(str(value))
+        between, items = ", ", list(value.items())[:most]
+        parts = [f"{_name(k)}: {'…' if isinstance(v, Mapping) else _text(v)}" for k, v in items]
+    elif isinstance(value, list | tuple):
+        between, parts = " ", [_text(one) for one in value[:most]]
+    else:
+        return _safe(str(value))
+    more = [f"… ({len(value):,})"] if len(value) > most else []
+    return between.join([*parts, *more]) or NONE
 
 
 def _lines(told: Mapping[str, Any], indent: str) -> Iterator[str]:

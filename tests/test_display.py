@@ -83,6 +83,7 @@ class Made(display.Report):
     pair: tuple[int, int]
     many: list[int]
     errors: dict[str, dict[str, float | None]]
+    modes: dict[str, dict[str, dict[str, float]]]
     rows: list[dict[str, Any]]
     odd: dict[str, int]
     empty: dict[str, int]
@@ -95,7 +96,11 @@ MADE = Made(
     (512, 512),
     list(range(40)),
     {"94A": {"rmse": 0.25, "r": None}, "Bz": {"rmse": float("nan"), "r": 0.5}},
-    [{"frame": 1, "what": ["a", "b", "c", "d"]}, {"frame": 2000, "what": []}],
+    {"paper": {"94A": {"r": 0.5}, "Bz": {"r": 0.25}}, "strict": {"Bz": {"r": 1.0}}},
+    [
+        {"frame": 1, "what": ["a", "b", "c", "d"], "found": dict.fromkeys("abcd", 1)},
+        {"frame": 2000, "what": [], "found": {"paper": {"Bz": {"r": 0.25}}}},
+    ],
     {"image late": 3},
     {},
 )
@@ -114,10 +119,18 @@ def test_reports_print_what_they_tell() -> None:
         "          rmse      r",
         "    94A  0.250      –",
         "    Bz     nan  0.500",
+        "  modes",
+        "    paper",
+        "               r",
+        "      94A  0.500",
+        "      Bz   0.250",
+        "    strict",
+        "             r",
+        "      Bz  1.00",
         "  rows",
-        "    frame         what",
-        "    1      a b c … (4)",
-        "    2,000            –",
+        "    frame         what                    found",
+        "    1      a b c … (4)  a: 1, b: 1, c: 1, … (4)",
+        "    2,000            –                 paper: …",
         "  odd",
         "    image late  3",
     ]
