@@ -281,8 +281,8 @@ def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
         done = CliRunner().invoke(cli.program, args)
     assert done.exit_code == 1
     assert done.stderr == (
-        "sunzip: error: workers (--workers): 1 cannot be started here ([Errno 24] Too many open files); ask "
-        'for fewer, or for none; in a script they need its work below `if __name__ == "__main__":`\n'
+        "sunzip: error: workers (--workers): they cannot be started here ([Errno 24] Too many open files); "
+        'ask for fewer, or for none; in a script they need its work below `if __name__ == "__main__":`\n'
     )
     # As a worker of multiprocessing.Pool is.
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
@@ -293,6 +293,24 @@ def test_workers_that_cannot_be_started_are_one_line_and_leave_nothing(
         "start none; leave them out\n"
     )
     assert os.listdir(tmp_path) == []
+
+
+def test_workers_for_which_too_few_files_may_be_open_are_refused_before_dask_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resource = pytest.importorskip("resource")
+    from sunzip.api import _dask
+
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **_: pytest.fail("Dask was asked"))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull, "rb") as free:
+        few = free.fileno() + 20  # the limit counts those that are open already
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, allowed[1]))
+    try:
+        with pytest.raises(InputError, match=r"take 36 open files or more.*raise the limit \(ulimit -n\)"):
+            _dask.local_client(2).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
 
 
 def test_an_interrupt_while_workers_begin_waits_until_they_can_be_closed(

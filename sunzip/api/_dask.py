@@ -37,6 +37,8 @@ _PATIENCE = 15
 _PAUSE = 0.1
 #: Bytes of a scheduler file that are read.
 _MOST_TOLD = 1 << 20
+#: Files that Dask has open at a time at least: for itself, and for each worker of this machine.
+_FILES, _FILES_EACH = 12, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def local_client(workers: int) -> Iterator[Client]:
             "workers (--workers): a daemonic process, as those of multiprocessing.Pool are, may start none; "
             "leave them out"
         )
+    _allow_files(_FILES + _FILES_EACH * workers)
 
     def begin() -> Client:
         # Workers hold a few stretches of frames, whatever the size of the job: nothing needs to be limited.
@@ -99,11 +102,24 @@ def local_client(workers: int) -> Iterator[Client]:
         # Dask cannot close what has half begun, and complains at the program's end: an interrupt that comes
         # meanwhile leaves this thread to finish before all is closed.
         with ThreadPoolExecutor(1, initializer=_hold_back_ctrl_c) as pool:
-            made = _started(Task(pool, begin), workers)
+            made = _started(Task(pool, begin))
         yield made
 
 
-def _started(begun: Task[Client], workers: int) -> Client:
+def _allow_files(count: int) -> None:
+    """Refuse where fewer files may be opened: Dask waits for ever then, or complains at length itself."""
+    try:
+        with ExitStack() as opened:
+            for _ in range(count):
+                opened.enter_context(open(os.devnull, "rb"))
+    except OSError as error:
+        raise InputError(
+            f"workers (--workers): they take {count} open files or more, which this process may not have "
+            f"({error.strerror}); raise the limit (ulimit -n), or ask for fewer, or for none"
+        ) from error
+
+
+def _started(begun: Task[Client]) -> Client:
     try:
         return begun.result()
     except (OSError, RuntimeError) as error:
@@ -112,7 +128,7 @@ def _started(begun: Task[Client], workers: int) -> Client:
         while before := first.__cause__ or first.__context__:
             first = before
         raise InputError(
-            f"workers (--workers): {workers} cannot be started here ({first}); ask for fewer, or for none; "
+            f"workers (--workers): they cannot be started here ({first}); ask for fewer, or for none; "
             'in a script they need its work below `if __name__ == "__main__":`'
         ) from error
 
