@@ -404,6 +404,11 @@ def _chunk(dataset: Any, begin: tuple[int, ...]) -> bytes | None:
     except (RuntimeError, MemoryError):
         # All is fill value. For a chunk that is not there h5py takes as much memory as any number says.
         return None
+    except OSError:
+        # So h5py 3.11 says the same, as where a disk fails; to ask first would go through all chunks anew.
+        if dataset.id.get_chunk_info_by_coord(begin).byte_offset is None:
+            return None
+        raise
     skipped, data = packed
     texts = dataset.dtype.kind == "O"
     size, plan = _chunk_size(dataset), dataset.id.get_create_plist()
