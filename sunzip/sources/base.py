@@ -4,12 +4,48 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.cube import Header, Scale
+
+#: Pixels (Y, X) float32 of an image, and what gives its keywords.
+Imaged = tuple[npt.NDArray[np.float32], Callable[[], Header]]
+
+_PROGRESS: ContextVar[Callable[[str, int, int], object] | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def watching(progress: Callable[[str, int, int], object]) -> Iterator[None]:
+    """Have `progress` told how far sources are looked through that are opened within this.
+
+    Parameters
+    ----------
+    progress
+        Called with what is being done, how many files or images are done, and of how many.
+
+    Examples
+    --------
+    >>> from sunzip.sources import open_source
+    >>> with watching(print):
+    ...     source = open_source("synthetic:frames=3,size=32")  # which has no files to look through
+    """
+    token = _PROGRESS.set(progress)
+    try:
+        yield
+    finally:
+        _PROGRESS.reset(token)
+
+
+def tell_progress(what: str, done: int, total: int) -> None:
+    """Tell whoever wants to know, by `watching`, how far looking through a source has come."""
+    if (progress := _PROGRESS.get()) is not None:
+        progress(what, done, total)
 
 
 class Source(ABC):
@@ -72,8 +108,8 @@ class Source(ABC):
         """Return for each row the number of the part of the store that must be fetched for it."""
         return rows.astype(np.int64)
 
-    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[npt.NDArray[np.float32]]:
-        """Read images that lie in one part, as `read`, but not to be written to.
+    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[Imaged]:
+        """Read images that lie in one part, as `image`, but not to be written to.
 
         Parameters
         ----------
@@ -82,11 +118,15 @@ class Source(ABC):
         again
             Whether others of that part will be asked for soon.
         """
-        return [self.read(channel, row) for row in rows]
+        return [self.image(channel, row) for row in rows]
 
     @abstractmethod
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image, exactly as stored, absent ones left out."""
+
+    def image(self, channel: str, row: int) -> Imaged:
+        """Read one image, and what gives its keywords, which those without a measurement do not need."""
+        return self.read(channel, row), partial(self.header, channel, row)
 
     @abstractmethod
     def stored_bytes(self) -> int | None:

@@ -23,10 +23,11 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ import numpy.typing as npt
 from sunzip.channels import Channel, canonical, channel
 from sunzip.cube import DISK_RADIUS_512, RSUN_M, Header, Scale, disk_radius
 from sunzip.errors import InputError
-from sunzip.sources.base import Source
+from sunzip.sources.base import Source, tell_progress
 from sunzip.sources.layouts import Layouts, layout_of
+from sunzip.sources.patience import reading_pool
 from sunzip.sources.storage import Storage, reason
 from sunzip.times import time_of
 
@@ -47,6 +49,8 @@ _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
 _MIN_EXPOSURE = 1e-2
 _MAX_SIDE = 16384
+#: How many rows of an image averaged down are made at a time.
+_ROWS = 32
 #: The bit of QUALITY that tells images of near real time (Q_NRT of JSOC's quallev1.h).
 _NRT = 2**30
 #: The most bytes of a header: 200,000 cards, where images of SDO have 200.
@@ -97,8 +101,38 @@ _STORAGE = re.compile(
     r"ZBLOCKED|ZSCALE|ZZERO"
 )
 
-#: `warnings.catch_warnings` is not thread-safe, and nor is all of astropy's reading.
+#: How many files of a store are looked through at a time; and how many images are read: each takes memory,
+#: and more threads of Python wait for each other.
+_ASKING, _READERS = 16, 4
+
+#: The bits of HCOMPRESS and the noise of quantised pixels are global variables of CFITSIO's code in astropy.
 _ASTROPY = threading.Lock()
+
+
+class _Quiet:
+    """No warnings while anyone is in it: `warnings.catch_warnings` alone is not thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 class _Unusable(Exception):
@@ -118,6 +152,17 @@ class _Image:
     time: np.datetime64
     shape: tuple[int, int]
     early: bool
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What looking through one file shows: an image or why there is none; images behind the first one."""
+
+    image: _Image | None = None
+    unusable: _Unusable | None = None
+    size: int = 0
+    further: int = 0
+    uncorrected: bool = False
 
 
 class Fits(Source):
@@ -143,6 +188,7 @@ class Fits(Source):
 
     layout = "fits"
     scale = Scale.MEAN
+    at_once = _READERS
 
     def __init__(self, url: str, *, degradation: str | Path | None = None, anon: bool = False) -> None:
         self.url = url
@@ -166,28 +212,35 @@ class Fits(Source):
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Read one image and bring it to SDOML's geometry: (Y, X) float32; thread-safe."""
-        path = self._images[channel][row].path
-        try:
-            with self._opened(path) as hdu:
-                header, pixels = hdu.header.copy(), hdu.data
-                plan = _plan(header, self._factor(header))
-                if plan.ready:
-                    return np.ascontiguousarray(pixels, dtype=np.float32)
-                pixels = np.asarray(pixels, np.float64)
-            return _prepare(pixels, plan)
-        except _Unusable as error:
-            raise InputError(f"{self._name(path)}: {error}") from error
+        return self.image(channel, row)[0]
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image, those of geometry and units as they are after preparation."""
         path = self._images[channel][row].path
+        with self._planned(path) as (hdu, plan):
+            return self._prepared(path, _plain(hdu.header), plan)
+
+    def image(self, channel: str, row: int) -> tuple[npt.NDArray[np.float32], Callable[[], Header]]:
+        """Read one image, and what gives its keywords, by one opening of the file."""
+        path = self._images[channel][row].path
+        with self._planned(path) as (hdu, plan):
+            plain = _plain(hdu.header)
+            with nullcontext() if _shares_nothing(hdu) else _ASTROPY:
+                pixels = hdu.data
+        prepared = np.ascontiguousarray(pixels, np.float32) if plan.ready else _prepare(pixels, plan)
+        return prepared, partial(self._prepared, path, plain, plan)
+
+    @contextmanager
+    def _planned(self, path: str) -> Iterator[tuple[Any, _Plan]]:
+        """Give the HDU of a file's first image and what is to be done with it."""
         try:
-            with self._opened(path) as hdu:
-                header = hdu.header
-                plan = _plan(header, self._factor(header))
-                plain = _plain(header)
+            with self._opened(path) as (hdu, _, _):
+                yield hdu, _plan(hdu.header, self._factor(hdu.header))
         except _Unusable as error:
             raise InputError(f"{self._name(path)}: {error}") from error
+
+    def _prepared(self, path: str, plain: Header, plan: _Plan) -> Header:
+        """Return an image's keywords as they are after preparation."""
         original = plain.get("SZ_HDR")
         if "SZ_CHAN" in plain and isinstance(original, str):
             try:
@@ -219,25 +272,27 @@ class Fits(Source):
         return self._stored
 
     def _index(self) -> list[_Image]:
-        fs, root = self._storage.fs, self._storage.root
+        root = self._storage.root
         single = not self._storage.isdir()
         paths = [root] if single else self._found()
         images: list[_Image] = []
         self._stored = 0
-        for path in paths:
-            try:
-                with self._opened(path, indexing=True) as hdu:
-                    header = hdu.header
-                    plan = _plan(header, self._factor(header))
-                    images.append(_Image(path, plan.channel.name, _time(header), plan.shape, _early(header)))
-                self._stored += int(fs.size(path) or 0)
-            except _Unusable as error:
-                if single:
-                    raise InputError(f"{self.url}: {error}") from error
-                self.skip(error.kind)
-                continue
-            if not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown:
-                self.counts["no degradation correction"] += 1
+        # Each asks a store twice or more; on a disk they take turns in Python.
+        with reading_pool(_ASKING if not self._storage.local else 1) as pool:
+            for done, seen in enumerate(pool.map(self._look, paths), 1):
+                tell_progress(f"looking through {self.url}", done, len(paths))
+                if seen.further:
+                    self.skip("further image of a FITS file", seen.further)
+                if seen.unusable is not None:
+                    if single:
+                        raise InputError(f"{self.url}: {seen.unusable}") from seen.unusable
+                    self.skip(seen.unusable.kind)
+                    continue
+                assert seen.image is not None
+                images.append(seen.image)
+                self._stored += seen.size
+                if seen.uncorrected:
+                    self.counts["no degradation correction"] += 1
         if not images:
             reasons = ", ".join(f"{n} {kind}" for kind, n in self.counts.most_common(3))
             raise InputError(
@@ -245,6 +300,25 @@ class Fits(Source):
             )
         # Of images of one time the first is taken.
         return sorted(images, key=lambda i: i.early)
+
+    def _look(self, path: str) -> _Seen:
+        """Look through a file, as far as an index needs it."""
+        seen = _Seen()
+        try:
+            with self._opened(path) as (hdu, hdus, goes_on):
+                if goes_on:
+                    with suppress(Exception):  # what is behind the image may be damaged
+                        seen.further = sum(map(_is_image, hdus)) - 1
+                header = hdu.header
+                plan = _plan(header, self._factor(header))
+                seen.image = _Image(path, plan.channel.name, _time(header), plan.shape, _early(header))
+                seen.uncorrected = (
+                    not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown
+                )
+            seen.size = int(self._storage.fs.size(path) or 0)
+        except _Unusable as error:
+            seen.unusable = error
+        return seen
 
     def _found(self) -> list[str]:
         """Return the paths of all FITS files below the root."""
@@ -286,15 +360,14 @@ class Fits(Source):
         )
 
     @contextmanager
-    def _opened(self, path: str, *, indexing: bool = False) -> Iterator[Any]:
-        """Give the HDU of a file's first image; whatever astropy stumbles over becomes `_Unusable`.
+    def _opened(self, path: str) -> Iterator[tuple[Any, Any, bool]]:
+        """Give the HDU of a file's first image, all HDUs, and whether the file goes on behind the image.
 
-        Where the file goes on, `indexing` counts the images that are passed over.
+        Whatever astropy stumbles over becomes `_Unusable`.
         """
         from astropy.io import fits
 
-        with _ASTROPY, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _QUIET:
             raw: _Raw | None = None
             try:
                 with self._storage.fs.open(path, "rb", **_AHEAD) as opened:
@@ -322,11 +395,7 @@ class Fits(Source):
                         # Less than a block may be padding, which some writers leave out.
                         if end - size >= 2880:
                             raise _Unusable("truncated", "is truncated; fetch it again")
-                        if indexing and end < size:
-                            with suppress(Exception):  # what is behind the image may be damaged
-                                if more := sum(map(_is_image, hdus)) - 1:
-                                    self.skip("further image of a FITS file", more)
-                        yield hdu
+                        yield hdu, hdus, end < size
             except (_Unusable, InputError, MemoryError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
@@ -396,6 +465,15 @@ def _is_image(hdu: Any) -> bool:
     from astropy.io import fits
 
     return isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and len(hdu.shape) == 2
+
+
+def _shares_nothing(hdu: Any) -> bool:
+    """Tell whether pixels are read by code that has no state but the file's."""
+    from astropy.io import fits
+
+    if not isinstance(hdu, fits.CompImageHDU):
+        return True
+    return hdu.compression_type in ("RICE_1", "GZIP_1", "GZIP_2") and hdu.header["BITPIX"] > 0
 
 
 def _integer(value: object) -> int:
@@ -607,7 +685,7 @@ def _moved(header: Any, n: int, rows: int) -> bool:
     return any(abs(pixels) > _STILL for pixels in off)
 
 
-def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.float32]:
+def _prepare(pixels: npt.NDArray[Any], plan: _Plan) -> npt.NDArray[np.float32]:
     """Bring one image to SDOML's geometry and units; see the top of this file.
 
     Parameters
@@ -626,19 +704,21 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
     from scipy.ndimage import affine_transform
 
     hmi = plan.channel.instrument == "HMI"
-    measured = np.isfinite(pixels)
-    if hmi:
-        weight = measured.astype(np.float64)
-        pixels = np.where(measured, pixels, 0.0)
-    if plan.bins > 1:
-        pixels = _block_mean(pixels, plan.bins)
+    n = len(pixels) // plan.bins
+    image, weight = np.empty((n, n)), np.empty((n, n))
+    for begin in range(0, n, _ROWS):
+        # A whole image of 4096² has 128 MiB as float64.
+        rows = slice(begin, begin + _ROWS)
+        part = np.asarray(pixels[begin * plan.bins : (begin + _ROWS) * plan.bins], np.float64)
         if hmi:
-            weight = _block_mean(weight, plan.bins)
+            measured = np.isfinite(part)
+            weight[rows] = _block_mean(measured.astype(np.float64), plan.bins)
+            part = np.where(measured, part, 0.0)
+        image[rows] = _block_mean(part, plan.bins)
     if not hmi:
-        weight = (pixels > 0).astype(np.float64)
-        pixels = np.where(pixels <= 0, 0.0, pixels)
+        weight = (image > 0).astype(np.float64)
+        image[image <= 0] = 0.0
 
-    n = len(pixels)
     matrix = np.array(plan.turn).reshape(2, 2) / plan.zoom
     offset = np.array(plan.centre) - matrix @ np.full(2, (n - 1) / 2)
 
@@ -647,7 +727,7 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
         return out
 
     weight = warp(weight)
-    image = warp(pixels) / (weight + _EPSILON)
+    image = warp(image) / (weight + _EPSILON)
     grid = np.ogrid[:n, :n]
     places = (matrix[i, 0] * grid[0] + (matrix[i, 1] * grid[1] + offset[i]) for i in (0, 1))
     beyond = np.maximum(*(abs(v - (n - 1) / 2) for v in places)) > (n - 1) / 2 + _BORDER * n / 1024
@@ -666,8 +746,10 @@ def _prepare(pixels: npt.NDArray[np.float64], plan: _Plan) -> npt.NDArray[np.flo
 
 
 def _block_mean(image: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
-    n = len(image) // bins
-    mean: npt.NDArray[np.float64] = image.reshape(n, bins, n, bins).mean(axis=(1, 3))
+    if bins == 1:
+        return image
+    rows, columns = (side // bins for side in image.shape)
+    mean: npt.NDArray[np.float64] = image.reshape(rows, bins, columns, bins).mean(axis=(1, 3))
     return mean
 
 

@@ -17,6 +17,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from sunzip import packed
 from sunzip.channels import NAMES
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
-from sunzip.sources.base import Source
+from sunzip.sources.base import Imaged, Source
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
@@ -166,7 +167,7 @@ class SdomlV2(Source):
 
     def read(self, channel: str, row: int) -> npt.NDArray[np.float32]:
         """Read one image: (Y, X) float32; NaN throughout if its chunk is absent; thread-safe."""
-        return self.read_part(channel, [row], again=False)[0].copy()
+        return self.read_part(channel, [row], again=False)[0][0].copy()
 
     def parts(self, channel: str, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Number the chunks along time of all years through; see `Source.parts`."""
@@ -177,18 +178,19 @@ class SdomlV2(Source):
         numbers: npt.NDArray[np.int64] = before[part] + (rows - starts[part]) // chunks[part]
         return numbers
 
-    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[npt.NDArray[np.float32]]:
+    def read_part(self, channel: str, rows: Sequence[int], again: bool) -> list[Imaged]:
         """Read images of one chunk; see `Source.read_part`."""
         part, first = self._locate(channel, rows[0])
         chunk, _ = divmod(first, self._arrays[channel][part].chunks[0])
         begin = chunk * self._arrays[channel][part].chunks[0]
         frames = self._chunk(channel, part, chunk, again)
         if frames is None:
-            return [np.full(self.shape, np.nan, np.float32)] * len(rows)
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts
-            return [
-                frames[self._locate(channel, row)[1] - begin].astype(np.float32, copy=False) for row in rows
-            ]
+            images = [np.full(self.shape, np.nan, np.float32)] * len(rows)
+        else:
+            places = [self._locate(channel, row)[1] - begin for row in rows]
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `series` counts
+                images = [frames[place].astype(np.float32, copy=False) for place in places]
+        return [(image, partial(self.header, channel, row)) for image, row in zip(images, rows, strict=True)]
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image exactly as stored; None and absent ones left out."""

@@ -18,7 +18,7 @@ from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.display import Report, Shown
 from sunzip.errors import InputError, without_secrets
-from sunzip.sources.base import Source
+from sunzip.sources.base import Imaged, Source, tell_progress
 from sunzip.sources.patience import reading_pool
 from sunzip.tasks import Task
 from sunzip.times import When, parse_date, parse_duration
@@ -288,15 +288,13 @@ class Series(Shown):
         steps = np.flatnonzero((np.diff(source) != 0) | (np.diff(row) != 0)) + 1
 
         def look(i: int) -> None:
-            t, j = int(frame[i]), int(channel[i])
-            self._read_image(
-                int(source[i]), self.channels[j], int(row[i]), np.empty(self.shape, np.float32), (t, j)
-            )
+            self._read_image(np.empty(self.shape, np.float32), (int(frame[i]), int(channel[i])))
 
         with reading_pool(len(self.channels)) as pool:
             for begin, end in zip([0, *steps], [*steps, len(frame)], strict=True):
                 # A row at a time: an error, or Ctrl-C, waits for no more than that.
                 list(pool.map(look, range(begin, end)))
+                tell_progress("reading all images", end, len(frame))
         keep = ~(self._seen & _EMPTY).any(axis=1)
         if not keep.any():
             raise self.none_whole()
@@ -399,14 +397,14 @@ class Series(Shown):
 
         def fill(part: _Part) -> None:
             source, j = self._sources[part.source], part.channel
-            name, factor = self.channels[j], source.shape[0] // self.shape[0]
-            rows = self._row[part.frames, j].tolist()
-            images = source.read_part(name, rows, part.again)
-            for frame, row, image in zip(part.frames, rows, images, strict=True):
+            factor = source.shape[0] // self.shape[0]
+            images = source.read_part(self.channels[j], self._row[part.frames, j].tolist(), part.again)
+            for frame, imaged in zip(part.frames, images, strict=True):
                 t = frame - start
-                if self._take(part.source, name, row, image, data[t, j], (frame, j)):
+                keywords = self._take(imaged, data[t, j], (frame, j))
+                if keywords is not None:
                     valid[t, j] = True
-                    headers[t][j] = resized_header(source.header(name, row), factor)
+                    headers[t][j] = resized_header(keywords(), factor)
 
         for which, source in enumerate(self._sources):
             if parts := self._parts(which, start, stop):
@@ -439,27 +437,22 @@ class Series(Shown):
         InputError
             As `read`.
         """
-        which, row = int(self._source[frame, channel]), int(self._row[frame, channel])
-        into = np.empty(self.shape, np.float32)
-        return which >= 0 and self._read_image(which, self.channels[channel], row, into, (frame, channel))
+        if self._source[frame, channel] < 0:
+            return False
+        return self._read_image(np.empty(self.shape, np.float32), (frame, channel)) is not None
 
-    def _read_image(
-        self, which: int, name: str, row: int, into: npt.NDArray[np.float32], at: tuple[int, int]
-    ) -> bool:
-        """Read one image into its place; False, with `into` NaN, if it holds no measurement."""
-        return self._take(which, name, row, self._sources[which].read(name, row), into, at)
+    def _read_image(self, into: npt.NDArray[np.float32], at: tuple[int, int]) -> Callable[[], Header] | None:
+        """Read one image into its place; return what gives its keywords, None if it holds no measurement."""
+        source = self._sources[int(self._source[at])]
+        return self._take(source.image(self.channels[at[1]], int(self._row[at])), into, at)
 
     def _take(
-        self,
-        which: int,
-        name: str,
-        row: int,
-        image: npt.NDArray[np.float32],
-        into: npt.NDArray[np.float32],
-        at: tuple[int, int],
-    ) -> bool:
+        self, imaged: Imaged, into: npt.NDArray[np.float32], at: tuple[int, int]
+    ) -> Callable[[], Header] | None:
         """Bring an image that was read into its place, as `_read_image`."""
-        source = self._sources[which]
+        name, row = self.channels[at[1]], int(self._row[at])
+        source = self._sources[int(self._source[at])]
+        image, keywords = imaged
         if image.shape != source.shape:
             raise InputError(
                 f"{source.url}: image {row} of {name} is {image.shape[0]}×{image.shape[1]}, "
@@ -476,12 +469,12 @@ class Series(Shown):
         if not known.any() or (is_aia and not np.any(image[known])):
             with self._lock:
                 self._seen[at] |= _EMPTY
-            return False
+            return None
         image = block_mean(image, source.shape[0] // self.shape[0])
         if is_aia and source.scale is not self.scale:
             image = image * np.float32(4.0 if self.scale is Scale.SUM else 0.25)
         into[:] = image
-        return True
+        return keywords
 
 
 def join(

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from fsspec.implementations.local import LocalFileOpener
 
+import sunzip.sources.fits as fits_module
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source
+from sunzip.sources.base import watching
 from sunzip.sources.fits import Fits, _plain
 from sunzip.sources.series import join
 
@@ -604,15 +608,85 @@ def test_a_damaged_original_header_is_told(tmp_path):
         source.header("171A", 0)
 
 
-def test_threads_read_alike(tmp_path):
+@pytest.mark.parametrize("kind", ["RICE_1", "GZIP_2", "HCOMPRESS_1", "quantised"])
+def test_threads_read_alike(tmp_path, kind):
     for i in range(4):
-        save(tmp_path / f"{i}.fits", disk(1024, 300 + 20 * i), AIA, compress=True)
+        image, header = disk(1024, 300 + 20 * i, rows=lambda y, x: 100 + 20 * x), fits.Header(AIA)
+        if kind == "quantised":
+            packed = fits.CompImageHDU(image.astype(np.float32), header, quantize_method=1, dither_seed=7)
+        else:
+            packed = fits.CompImageHDU(image.astype(np.int32), header, compression_type=kind)
+        fits.HDUList([fits.PrimaryHDU(), packed]).writeto(tmp_path / f"{i}.fits")
     source = Fits(str(tmp_path))
-    filters = list(warnings.filters)
     alone = [source.read("171A", i).tobytes() for i in range(4)]
+    filters = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda i: source.read("171A", i % 4).tobytes(), range(8))) == alone * 2
     assert warnings.filters == filters
+
+
+def test_files_are_unpacked_side_by_side(tmp_path, monkeypatch):
+    for i in range(2):
+        save(
+            tmp_path / f"{i}.fits", disk(1024, 400), AIA | {"T_OBS": f"2024-10-04T1{i}:00:00Z"}, compress=True
+        )
+    series = join([Fits(str(tmp_path))])
+    both = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr(fits_module, "_shares_nothing", lambda _: both.wait() < 2)
+    assert series.read(0, 2).valid.all()
+
+
+def test_warnings_are_kept_back_until_the_last_thread_is_done():
+    filters = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        first, second = ExitStack(), ExitStack()
+        first.enter_context(fits_module._QUIET)
+        second.enter_context(fits_module._QUIET)
+        first.close()
+        warnings.warn("kept back", stacklevel=1)
+        second.close()
+        warnings.warn("told", stacklevel=1)
+    assert [str(w.message) for w in told] == ["told"]
+    assert warnings.filters == filters
+
+
+def test_an_image_and_its_keywords_come_of_one_opening(tmp_path, monkeypatch):
+    save(tmp_path / "a.fits", disk(1024, 400), AIA, compress=True)
+    source = Fits(str(tmp_path))
+    series, alone = join([source]), source.header("171A", 0)
+    opened, kind = [], type(source._storage.fs)
+    real = kind.open
+    monkeypatch.setattr(kind, "open", lambda *a, **k: (opened.append(a[1]), real(*a, **k))[1])
+    assert series.read(0, 1).headers[0][0] == alone
+    assert len(opened) == 1
+
+
+def test_how_far_a_folder_is_looked_through_is_told(tmp_path):
+    for name in "abc":
+        save(tmp_path / f"{name}.fits", disk(1024, 400).astype(np.float32), AIA)
+    (tmp_path / "d.fits").write_text("not at all")
+    told = []
+    with watching(lambda *step: told.append(step)):
+        Fits(str(tmp_path))
+    assert told == [(f"looking through {tmp_path}", n, 4) for n in (1, 2, 3, 4)]
+    Fits(str(tmp_path))
+    assert len(told) == 4
+
+
+def test_files_of_a_store_are_asked_for_side_by_side(tmp_path, monkeypatch):
+    import fsspec
+
+    file = save(tmp_path / "a.fits", disk(1024, 400), AIA, compress=True)
+    memory = fsspec.filesystem("memory")
+    for name in "ab":
+        memory.pipe(f"/sun/{name}.fits", Path(file).read_bytes())
+    both, real = threading.Barrier(2, timeout=20), type(memory).open
+    monkeypatch.setattr(type(memory), "open", lambda *a, **k: (both.wait(), real(*a, **k))[1])
+    try:
+        assert len(Fits("memory://sun").times("171A")) == 2
+    finally:
+        memory.rm("/sun", recursive=True)
 
 
 def test_astropys_warnings_stay_inside(tmp_path):

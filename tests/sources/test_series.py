@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import time
 import warnings
 from collections import Counter
@@ -19,7 +20,7 @@ from sunzip.channels import NAMES
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source, sdoml_v2
-from sunzip.sources.base import Source
+from sunzip.sources.base import Source, watching
 from sunzip.sources.series import block_mean, join, resized_header
 
 ORIGIN = np.datetime64("2014-01-01T00:00:00", "ms")
@@ -432,7 +433,11 @@ def test_whole_leaves_out_frames_in_which_an_image_holds_no_measurement():
     )  # fmt: skip
     series = join([source], missing="drop")
     assert (series.missing, offsets(series.time)) == ("drop", [0, 12, 24, 36, 48])
-    whole = series.whole()
+    told = []
+    with watching(lambda *step: told.append(step)):
+        whole = series.whole()
+    assert told == [("reading all images", n, 10) for n in told and sorted({done for _, done, _ in told})]
+    assert told[-1][1] == 10
     assert (whole.missing, offsets(whole.time)) == ("drop", [0, 24, 36])
     assert whole.fingerprint() != series.fingerprint()
     for _ in range(2):
@@ -465,6 +470,41 @@ def test_whole_reads_each_chunk_once_however_rows_are_shuffled(tmp_path, monkeyp
     )
     assert len(join([open_source(str(tmp_path / "s"))], missing="drop").whole()) == 60
     assert len(decoded) == len(set(decoded)) == 2 * 60 // 15
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_as_many_images_are_read_side_by_side_as_a_source_allows(at_once):
+    busy, most, lock = Counter(), Counter(), threading.Lock()
+
+    class Slow(Memory):
+        def read(self, channel, row):
+            with lock:
+                busy.update(all=1)
+                most.update(all=max(0, busy["all"] - most["all"]))
+            time.sleep(0.02)
+            with lock:
+                busy.subtract(all=1)
+            return super().read(channel, row)
+
+    source = Slow({"171A": minutes(0, 12, 24, 36), "Bz": minutes(0, 12, 24, 36)})
+    source.at_once = at_once
+    cube = join([source]).read(0, 4)
+    assert [[h["ROW"] for h in frame] for frame in cube.headers] == [[t, t] for t in range(4)]
+    assert most["all"] == at_once
+
+
+def test_the_first_image_in_order_that_cannot_be_read_is_told():
+    class Broken(Memory):
+        at_once = 4
+
+        def read(self, channel, row):
+            if row in (2, 3):
+                time.sleep(0.05 * (4 - row))
+                raise InputError(f"row {row} cannot be read")
+            return super().read(channel, row)
+
+    with pytest.raises(InputError, match="row 2 cannot"):
+        join([Broken({"171A": minutes(*range(0, 120, 12))})]).read(0, 10)
 
 
 def test_scale_is_that_of_the_first_source():
