@@ -74,6 +74,51 @@ def shows_progress(quiet: bool) -> bool:
     return not quiet and sys.stderr is not None and sys.stderr.isatty()
 
 
+class _Line:
+    """The line on stderr that moves: a text, or how much of what is done."""
+
+    def __init__(self, opening: str) -> None:
+        self._opening = one_line(opening)
+        self.bar = self._bar()
+
+    def _bar(self, **settings: Any) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        return tqdm(leave=False, **(settings or {"bar_format": "{desc}", "desc": self._opening}))
+
+    def show(self, **settings: Any) -> None:
+        """Show another bar, or if nothing is said of one the text."""
+        self.bar.close()
+        self.bar = self._bar(**settings)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Show how much of something is done."""
+        what = one_line(what)
+        if (self.bar.desc, self.bar.total) != (what, total):
+            self.show(total=total, desc=what, dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)
+
+    def look(self, what: str, done: int, total: int) -> None:
+        """As `step`, of a part of what the text says, which is there again once that is done."""
+        if done < total:
+            self.step(what, done, total)
+        elif self.bar.total is not None:
+            self.show()
+
+
+@contextmanager
+def _line(opening: str) -> Iterator[_Line]:
+    """Show a line that also tells how far sources are looked through."""
+    from sunzip.sources.base import watching
+
+    line = _Line(opening)
+    try:
+        with watching(line.look):
+            yield line
+    finally:
+        line.bar.close()
+
+
 @contextmanager
 def frames_bar(quiet: bool, opening: str, closing: str | None = None) -> Iterator[OnProgress | None]:
     """Show how a job advances, on stderr; yields what the job is to call, or None if nobody looks.
@@ -90,38 +135,24 @@ def frames_bar(quiet: bool, opening: str, closing: str | None = None) -> Iterato
     if not shows_progress(quiet):
         yield None
         return
-    from tqdm import tqdm
-
-    bar: tqdm[Any] = tqdm(bar_format="{desc}", desc=one_line(opening), leave=False)
     began = 0.0
 
     def update(p: Progress) -> None:
-        nonlocal bar, began
+        nonlocal began
         if closing is not None and p.done == p.total:
-            bar.close()
-            bar = tqdm(bar_format="{desc}", desc=one_line(closing), leave=False)
+            line.show(bar_format="{desc}", desc=one_line(closing))
             return
         if not began:
             began = time.monotonic()
-            bar.close()
-            bar = tqdm(
-                total=p.total,
-                initial=p.done,
-                unit=" frames",
-                leave=False,
-                dynamic_ncols=True,
-                bar_format=_BAR,
-            )
+            line.show(total=p.total, initial=p.done, unit=" frames", dynamic_ncols=True, bar_format=_BAR)
             return
         speed = p.raw_bytes / max(time.monotonic() - began, 1e-9)
         ratio = f", ratio {number(p.raw_bytes / p.coded_bytes)}" if p.coded_bytes else ""
-        bar.set_postfix_str(f"{size(speed)}/s{ratio}", refresh=False)
-        bar.update(p.done - bar.n)
+        line.bar.set_postfix_str(f"{size(speed)}/s{ratio}", refresh=False)
+        line.bar.update(p.done - line.bar.n)
 
-    try:
+    with _line(opening) as line:
         yield update
-    finally:
-        bar.close()
 
 
 @contextmanager
@@ -147,18 +178,5 @@ def steps_bar(quiet: bool, opening: str) -> Iterator[OnStep | None]:
     if not shows_progress(quiet):
         yield None
         return
-    from tqdm import tqdm
-
-    bar: tqdm[Any] = tqdm(bar_format="{desc}", desc=one_line(opening), leave=False)
-
-    def update(what: str, done: int, total: int) -> None:
-        nonlocal bar
-        if bar.desc != f"{what}: " or bar.total != total:
-            bar.close()
-            bar = tqdm(total=total, desc=what, leave=False, dynamic_ncols=True)
-        bar.update(done - bar.n)
-
-    try:
-        yield update
-    finally:
-        bar.close()
+    with _line(opening) as line:
+        yield line.step

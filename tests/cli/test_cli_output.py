@@ -14,6 +14,7 @@ from hypothesis import given
 import sunzip.cli.output as output
 from sunzip.api import Progress
 from sunzip.cli.accounts import Accounts
+from sunzip.sources.base import tell_progress
 
 
 def test_examples_in_the_documentation():
@@ -94,6 +95,25 @@ def test_what_is_done_once_all_frames_are_is_told(monkeypatch):
                 assert "packing" not in screen.getvalue()
                 update(progress)
             assert screen.getvalue().rstrip().endswith("packing sun.lat")
+
+
+@pytest.mark.parametrize("kind", [output.frames_bar, output.steps_bar])
+def test_how_far_sources_are_looked_through_is_told(monkeypatch, kind):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with kind(False, "opening fits"):
+        tell_progress("looking through fits\x1b[2J", 1, 20_000)
+        time.sleep(0.15)
+        tell_progress("looking through fits\x1b[2J", 5_000, 20_000)
+        shown = screen.getvalue()
+        tell_progress("looking through fits\x1b[2J", 20_000, 20_000)
+        assert screen.getvalue().rstrip().endswith("opening fits")
+    assert "looking through fits�[2J:  25%" in shown
+    assert "5000/20000" in shown
+    monkeypatch.setattr("sys.stderr", told := io.StringIO())
+    with kind(False, "opening fits"):
+        tell_progress("looking through fits", 1, 20_000)
+    assert not told.getvalue()
 
 
 def test_no_terminal_no_bar(monkeypatch):
