@@ -18,7 +18,7 @@ from sunzip.archive import Archive, open_archive
 from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
-from sunzip.display import Shown
+from sunzip.display import Shown, moment
 from sunzip.errors import (
     MEND,
     DamagedError,
@@ -482,7 +482,7 @@ class _Latents(Shown):
         return {
             "file": archive.path,
             "frames": len(self),
-            "times": f"{archive.time[0]} to {archive.time[-1]}",
+            "times": " to ".join(moment(str(t)) for t in archive.time[[0, -1]]),
             "shape": "×".join(map(str, self.shape[1:])),
             "model": archive.model["name"],
         }

@@ -366,7 +366,7 @@ def would_lose(fault: str, channel: str, when: np.datetime64, path: str, begin: 
     since, at = format_utc(np.array([begin, when]))
     return InputError(
         f"{fault} {channel} of {at}, which {path} has and would lose; name sources that have all since "
-        f"{since}, or leave out --late"
+        f"{since}, without a --stop before its end, or leave out --late"
     )
 
 
