@@ -394,21 +394,25 @@ class Series(Shown):
         valid = np.zeros((n, c), bool)
         t_obs = self.t_obs[start:stop].copy()
         headers: list[list[Header]] = [[{} for _ in range(c)] for _ in range(n)]
+        found: dict[tuple[int, int], Callable[[], Header]] = {}
 
         def fill(part: _Part) -> None:
             source, j = self._sources[part.source], part.channel
-            factor = source.shape[0] // self.shape[0]
             images = source.read_part(self.channels[j], self._row[part.frames, j].tolist(), part.again)
             for frame, imaged in zip(part.frames, images, strict=True):
                 t = frame - start
                 keywords = self._take(imaged, data[t, j], (frame, j))
                 if keywords is not None:
-                    valid[t, j] = True
-                    headers[t][j] = resized_header(keywords(), factor)
+                    found[t, j] = keywords
 
         for which, source in enumerate(self._sources):
             if parts := self._parts(which, start, stop):
                 _side_by_side(source.at_once, fill, parts)
+        # In the order of time: a source has the keywords of one year at hand, and those of another take long.
+        for t, j in sorted(found):
+            source = self._sources[int(self._source[start + t, j])]
+            valid[t, j] = True
+            headers[t][j] = resized_header(found[t, j](), source.shape[0] // self.shape[0])
         t_obs[~valid] = np.datetime64("NaT", "ms")
         return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
 

@@ -399,6 +399,27 @@ def test_chunks_that_are_needed_again_soon_are_kept_within_bounds(scattered, mon
     assert not far.source._kept  # what will not be needed again is let go
 
 
+def test_keywords_of_a_year_are_read_once_where_frames_of_two_are_read_together(tmp_path, monkeypatch):
+    data, keys = plain(120)
+    arrays = {}
+    for i, year in enumerate(("2013", "2014")):
+        order = 60 * i + np.random.default_rng(i).permutation(60)
+        arrays[f"{year}/171A"] = data[order], {"T_OBS": [keys["T_OBS"][j] for j in order]}
+    write_v2(tmp_path / "s", arrays, chunks=(4, 8, 8))
+    far = Far(monkeypatch, tmp_path / "s", 32)
+    asked, real = [], SdomlV2._attributes
+
+    def attributes(self, array):
+        time.sleep(0.01)
+        asked.append(array.path)
+        return real(self, array)
+
+    monkeypatch.setattr(SdomlV2, "_attributes", attributes)
+    cube = join([far.source]).read(20, 100)
+    assert [h[0]["T_OBS"] for h in cube.headers] == keys["T_OBS"][20:100]
+    assert asked == ["2013/171A", "2014/171A"]
+
+
 def test_of_several_chunks_that_are_damaged_the_first_frame_s_is_named(scattered, monkeypatch):
     for number in range(4):
         chunk = scattered / f"2014/171A/{number}.0.0"
