@@ -188,12 +188,12 @@ class Fits(Source):
 
     layout = "fits"
     scale = Scale.MEAN
-    at_once = _READERS
 
     def __init__(self, url: str, *, degradation: str | Path | None = None, anon: bool = False) -> None:
         self.url = url
         self.counts: Counter[str] = Counter()
         self._storage = Storage(url, anon)
+        self.at_once = _READERS if self._storage.local else min(_READERS, self._storage.at_once)
         self._degradation = {} if degradation is None else _read_degradation(Path(degradation))
         images = self._index()
         # Images of another size than most cannot be joined with them.
@@ -278,7 +278,7 @@ class Fits(Source):
         images: list[_Image] = []
         self._stored = 0
         # Each asks a store twice or more; on a disk they take turns in Python.
-        with reading_pool(_ASKING if not self._storage.local else 1) as pool:
+        with reading_pool(min(_ASKING, self._storage.at_once)) as pool:
             for done, seen in enumerate(pool.map(self._look, paths), 1):
                 tell_progress(f"looking through {self.url}", done, len(paths))
                 if seen.further:
@@ -370,7 +370,7 @@ class Fits(Source):
         with _QUIET:
             raw: _Raw | None = None
             try:
-                with self._storage.fs.open(path, "rb", **_AHEAD) as opened:
+                with self._storage.turn, self._storage.fs.open(path, "rb", **_AHEAD) as opened:
                     size = int(self._storage.fs.size(path) or 0)
                     raw = _Raw(opened)
                     file: Any = raw

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sunzip.errors import InputError, how_to_install
@@ -15,6 +17,10 @@ _PART = 1 << 20
 #: Requests that a process may have under way to a far store: where it takes 0.1 s until an answer comes and
 #: each connection gives 40 MB/s, chunks of 8 MB then come at 800 MB/s.
 AT_ONCE = 32
+
+#: Held to read from a store whose client is not made for threads. Clients are shared by all who name one
+#: store: files in a tar, for instance, have one place in it that is read next.
+_TURN = threading.Lock()
 
 
 class Storage:
@@ -57,6 +63,11 @@ class Storage:
     def at_once(self) -> int:
         """How many files had best be read side by side: several only where clients are made for that."""
         return AT_ONCE if self.fs.async_impl else 1
+
+    @property
+    def turn(self) -> AbstractContextManager[Any]:
+        """What is to be held while a file is open: a lock where clients are not made for threads."""
+        return nullcontext() if self.local or self.fs.async_impl else _TURN
 
     @property
     def fs(self) -> Any:
@@ -164,7 +175,8 @@ class Storage:
                     # Reading by the file's own size: a read of `limit` bytes would first allocate them.
                     data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
             else:
-                data = self.fs.cat_file(self.at(path), start=0, end=limit + 1)
+                with self.turn:
+                    data = self.fs.cat_file(self.at(path), start=0, end=limit + 1)
         except (FileNotFoundError, NotADirectoryError, KeyError):
             return None
         except Exception as error:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import warnings
@@ -636,6 +637,20 @@ def test_files_are_unpacked_side_by_side(tmp_path, monkeypatch):
     assert series.read(0, 2).valid.all()
 
 
+def test_files_in_a_tar_which_have_one_place_to_read_from_are_not_mixed(tmp_path):
+    times = [str(np.datetime64("2024-10-04T00:00:00") + np.timedelta64(12 * i, "m")) for i in range(40)]
+    for i, time_ in enumerate(times):
+        cards = {"SZ_CHAN": "171A", "T_OBS": time_}
+        save(tmp_path / "in" / f"{i:02}.fits", np.full((128, 128), i + 1, np.float32), cards)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "in", "in")
+    source = Fits(f"tar://in::{tmp_path}/a.tar")
+    assert not source.counts
+    np.testing.assert_array_equal(join([source]).read(0, 40).data[:, 0, 0, 0], np.arange(40) + 1)
+    with ThreadPoolExecutor(4) as pool:
+        assert [i[0, 0] for i in pool.map(lambda i: source.read("171A", i), range(40))] == [*range(1, 41)]
+
+
 def test_warnings_are_kept_back_until_the_last_thread_is_done():
     filters = list(warnings.filters)
     with warnings.catch_warnings(record=True) as told:
@@ -682,6 +697,7 @@ def test_files_of_a_store_are_asked_for_side_by_side(tmp_path, monkeypatch):
     for name in "ab":
         memory.pipe(f"/sun/{name}.fits", Path(file).read_bytes())
     both, real = threading.Barrier(2, timeout=20), type(memory).open
+    monkeypatch.setattr(type(memory), "async_impl", True)  # as clients that are made for several requests
     monkeypatch.setattr(type(memory), "open", lambda *a, **k: (both.wait(), real(*a, **k))[1])
     try:
         assert len(Fits("memory://sun").times("171A")) == 2

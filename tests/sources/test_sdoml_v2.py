@@ -8,9 +8,11 @@ import pickle
 import re
 import shutil
 import sys
+import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numcodecs
 import numpy as np
@@ -418,6 +420,24 @@ def test_keywords_of_a_year_are_read_once_where_frames_of_two_are_read_together(
     cube = join([far.source]).read(20, 100)
     assert [h[0]["T_OBS"] for h in cube.headers] == keys["T_OBS"][20:100]
     assert asked == ["2013/171A", "2014/171A"]
+
+
+def test_chunks_in_a_tar_which_have_one_place_to_read_from_are_not_mixed(scattered, tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(scattered, "s")
+    source, alone = SdomlV2(f"tar://s::{tmp_path}/a.tar"), SdomlV2(str(scattered))
+    wanted = [(c, r) for r in (0, 15, 30, 45) for c in ("171A", "193A")] * 2
+    tar = source._arrays["171A"][0].storage.fs.tar
+    file = tar.fileobj
+
+    def seek(offset):
+        file.seek(offset)
+        time.sleep(0.002)  # for others to come in between
+
+    monkeypatch.setattr(tar, "fileobj", SimpleNamespace(seek=seek, read=file.read, seekable=file.seekable))
+    with ThreadPoolExecutor(8) as pool:
+        for where, got in zip(wanted, pool.map(lambda w: source.read(*w), wanted), strict=True):
+            np.testing.assert_array_equal(got, alone.read(*where))
 
 
 def test_of_several_chunks_that_are_damaged_the_first_frame_s_is_named(scattered, monkeypatch):
