@@ -69,6 +69,15 @@ class _Array:
 
 
 @dataclass(slots=True)
+class _Turn:
+    """A chunk that somebody reads, who holds the lock, so that others wait for it and take what was read."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    read: bool = False
+    frames: npt.NDArray[np.floating[Any]] | None = None
+
+
+@dataclass(slots=True)
 class _Cached:
     """What one channel keeps between reads: its last chunk of frames and its last year of keywords.
 
@@ -77,13 +86,13 @@ class _Cached:
     lock
         Held to look at all but the keywords, never while something is read.
     turns
-        Of each chunk that somebody reads, held by who does, so that others wait for it.
+        Of each chunk that somebody reads.
     asked, of
         How many chunks were asked for so far, and the number among them of the one that is kept.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    turns: dict[tuple[int, int], threading.Lock] = field(default_factory=dict)
+    turns: dict[tuple[int, int], _Turn] = field(default_factory=dict)
     asked: int = 0
     of: int = 0
     chunk_of: tuple[int, int] | None = None
@@ -309,11 +318,11 @@ class SdomlV2(Source):
                 return cached.frames
             cached.asked += 1
             number = cached.asked
-            turn = cached.turns.setdefault((part, chunk), threading.Lock())
-        with turn:
+            turn = cached.turns.setdefault((part, chunk), _Turn())
+        with turn.lock:
+            if turn.read:
+                return turn.frames
             with cached.lock:
-                if cached.chunk_of == (part, chunk):
-                    return cached.frames
                 if number > cached.of:
                     cached.chunk_of = cached.frames = (
                         None  # frees the old chunk before the new one is decoded
@@ -322,13 +331,16 @@ class SdomlV2(Source):
                 frames = self._frames(self._arrays[channel][part], chunk, again)
                 if frames is None:
                     self.absent.add((channel, part, chunk))
+                turn.read, turn.frames = True, frames
                 with cached.lock:
                     # What was asked for last is what the next ones are likely to lie in.
                     if number > cached.of:
                         cached.of, cached.chunk_of, cached.frames = number, (part, chunk), frames
             finally:
                 with cached.lock:
-                    cached.turns.pop((part, chunk), None)
+                    # After an error it may be that of another, who came since.
+                    if cached.turns.get((part, chunk)) is turn:
+                        del cached.turns[part, chunk]
             return frames
 
     def _frames(self, array: _Array, chunk: int, again: bool) -> npt.NDArray[np.floating[Any]] | None:

@@ -468,6 +468,27 @@ def test_threads_that_ask_for_one_chunk_share_it(store, monkeypatch):
     assert len(far.asked) == 1
 
 
+def test_threads_share_a_chunk_although_another_was_asked_for_since(store, monkeypatch):
+    source, asked, go, real = SdomlV2(str(store)), [], threading.Event(), Storage.read
+
+    def read(storage, path, **options):
+        asked.append(path.rsplit("/", 1)[-1])
+        assert asked[-1] != "0.0.0" or go.wait(20)
+        return real(storage, path, **options)
+
+    monkeypatch.setattr(Storage, "read", read)
+    with ThreadPoolExecutor(4) as pool:
+        first = [pool.submit(source.read, "171A", row) for row in range(4)]
+        while source._cached["171A"].asked < 4:
+            time.sleep(0.001)
+        np.testing.assert_array_equal(source.read("171A", 15), image(16))
+        go.set()
+        for row, image_read in enumerate(first):
+            np.testing.assert_array_equal(image_read.result(), image(row + 1))
+    assert asked == ["0.0.0", "1.0.0"]
+    assert not source._cached["171A"].turns
+
+
 def edit(store, **changes):
     meta = store / "2014/193A/.zarray"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), **changes}))
