@@ -303,7 +303,7 @@ def test_an_archive_of_a_stranger_promises_in_words_that_are_known(archive: Path
 def test_a_wait_before_the_first_frame_is_told(
     sunzip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, settings: list[Any], says: str
 ) -> None:
-    def frames_bar(quiet: bool, opening: str) -> None:
+    def frames_bar(quiet: bool, opening: str, closing: str) -> None:
         raise InputError(opening)
 
     monkeypatch.setattr("sunzip.cli.jobs.frames_bar", frames_bar)
