@@ -90,6 +90,17 @@ def moment(iso: str) -> str:
     return iso.removesuffix("Z").removesuffix(".000").removesuffix(":00").replace("T", " ")
 
 
+def span(first: object, last: object) -> str:
+    """Return two times as `moment` writes them.
+
+    Examples
+    --------
+    >>> span("2014-01-01T00:00:00.000Z", "2014-01-01T12:00:00.000Z")
+    '2014-01-01 00:00 to 2014-01-01 12:00'
+    """
+    return f"{moment(str(first))} to {moment(str(last))}"
+
+
 def fields(rows: Iterable[tuple[str, str]], indent: str = "  ") -> list[str]:
     """Return names and values as lines with the values below each other."""
     shown = list(rows)

@@ -18,7 +18,7 @@ from sunzip.archive import Archive, open_archive
 from sunzip.channels import canonical, channel, listed
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Cube, Scale
-from sunzip.display import Shown, moment
+from sunzip.display import Shown, span
 from sunzip.errors import (
     MEND,
     DamagedError,
@@ -482,7 +482,7 @@ class _Latents(Shown):
         return {
             "file": archive.path,
             "frames": len(self),
-            "times": " to ".join(moment(str(t)) for t in archive.time[[0, -1]]),
+            "times": span(*archive.time[[0, -1]]),
             "shape": "×".join(map(str, self.shape[1:])),
             "model": archive.model["name"],
         }

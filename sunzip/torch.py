@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from sunzip.channels import NAMES, channel, listed
-from sunzip.display import Shown, moment
+from sunzip.display import Shown, span
 from sunzip.errors import InputError
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
@@ -124,7 +124,7 @@ class LatDataset(Shown, Dataset[torch.Tensor]):
         return {
             "file": self._sun.archive.path,
             "frames": len(self),
-            "times": " to ".join(moment(str(t)) for t in self.time[[0, -1]]),
+            "times": span(*self.time[[0, -1]]),
             "items": "latents" if self.latents else " ".join(self.channels),
         }
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Model(Shown):
     name: str
     config: Mapping[str, Any]
     sha256: str
-    files: Mapping[str, bytes] = field(repr=False)
+    files: Mapping[str, bytes]
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.sha256[:12]}, {self.family}>"

@@ -24,7 +24,7 @@ from sunzip.weights import Model
 
 
 def test_examples_in_the_documentation() -> None:
-    assert doctest.testmod(display) == (0, 5)
+    assert doctest.testmod(display) == (0, 6)
 
 
 @given(st.floats(0, 1e18))

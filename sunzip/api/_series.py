@@ -264,12 +264,12 @@ def what_follows(
         raise _unlike(series, archive, "add images of these")
     # Frames that the archive left out for an image without measurement are not absent from it.
     series = settled(series, archive.time)
-    kept = _complete(archive, series) if late else archive.frames
+    doubtful = _doubtful(archive, series)
+    kept = _complete(archive, series, doubtful) if late else archive.frames
     following = series.following(archive.time[:kept], archive.channels, Scale(archive.scale))
     held = _held(archive, kept, following)
     before = series.time[: len(series) - len(following)]
-    there, has = _both(archive, series)
-    images = 0 if late else int(np.count_nonzero(has & ~there))
+    images = 0 if late else int(np.count_nonzero(doubtful))
     return Following(following, align, kept, held, before[~np.isin(before, archive.time)], images)
 
 
@@ -286,23 +286,24 @@ def _start(archive: Archive, align: Alignment) -> When | None:
     return start
 
 
-def _both(archive: Archive, series: Series) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which images (T, C) of an archive's frames, in a series' channels, it has and the series has."""
+def _doubtful(archive: Archive, series: Series) -> npt.NDArray[np.bool_]:
+    """Return which images (T, C) of an archive's frames, in a series' channels, only the series has."""
     there = archive.valid[:, [archive.channels.index(name) for name in series.channels]]
     has = np.zeros_like(there)
     _, frames, rows = np.intersect1d(series.time, archive.time, assume_unique=True, return_indices=True)
     has[rows] = ~np.isnat(series.t_obs[frames])
-    return there, has
+    return has & ~there
 
 
-def _complete(archive: Archive, series: Series) -> int:
-    """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has."""
-    there, has = _both(archive, series)
+def _complete(archive: Archive, series: Series, doubtful: npt.NDArray[np.bool_]) -> int:
+    """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has.
+
+    `doubtful` is what `_doubtful` returns.
+    """
     kept = archive.frames
     absent = series.time[~np.isin(series.time, archive.time) & (series.time < archive.time[-1])]
     if len(absent):
         kept = int(np.searchsorted(archive.time, absent[0]))
-    doubtful = has & ~there
     for frame in np.flatnonzero(doubtful.any(axis=1)):
         if frame >= kept:
             break

@@ -24,7 +24,7 @@ from sunzip.archive._place import absolute
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in, told
 from sunzip.cube import Header
-from sunzip.display import Shown, moment, size
+from sunzip.display import Shown, size, span
 from sunzip.errors import MEND, DamagedError, UnsupportedError
 from sunzip.weights import FILES
 
@@ -366,7 +366,7 @@ class Archive(Shown):
             "file": self.path,
             "size": size(self.size),
             "frames": self.frames,
-            "times": " to ".join(map(moment, found["time"])),
+            "times": span(*found["time"]),
             "pixels": "×".join(map(str, self.shape)),
             "AIA pixels": f"2×2 {self.scale}s",
             "images": [{name: found["images"][name] for name in self.channels}],

@@ -18,7 +18,7 @@ from sunzip.cli.options import (
     stop_option,
 )
 from sunzip.cli.output import frames_bar, result
-from sunzip.display import count, duration, fields, moment, number
+from sunzip.display import count, duration, fields, number, span
 
 if TYPE_CHECKING:
     from sunzip.features import FeaturesReport
@@ -86,7 +86,7 @@ def features(
 def _written(r: FeaturesReport) -> Iterator[str]:
     yield f"{r.path} holds {count(r.features, 'feature')} of {count(r.frames, 'frame')}"
     what = f"{r.model}, {'×'.join(map(str, r.latent_shape))}" + (" pooled" if r.pool else "")
-    rows = [("times", f"{moment(r.first)} to {moment(r.last)} UTC"), ("latents", what)]
+    rows = [("times", f"{span(r.first, r.last)} UTC"), ("latents", what)]
     if r.empty:
         rows.append(("missing", f"{count(r.empty, 'frame')} without latents: rows of NaN"))
     if r.fitted is not None and r.explained_variance is not None:

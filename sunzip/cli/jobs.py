@@ -30,7 +30,7 @@ from sunzip.cli.options import (
 )
 from sunzip.cli.output import coder, frames_bar, result
 from sunzip.cli.program import Interrupted
-from sunzip.display import count, duration, fields, moment, number, size, table
+from sunzip.display import count, duration, fields, number, size, span, table
 from sunzip.errors import BoundNotMetError, InputError, OutputError, without_secrets
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     yield from fields(
         [
             *added,
-            ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
+            ("times", f"{span(r.first, r.last)} UTC"),
             ("model", f"{coder(r.model, r.quality)}{_chosen(r)}"),
             *held,
             ("blocks", f"of {count(r.block, 'frame')}"),
@@ -627,7 +627,7 @@ def synth(
         f"of a synthetic Sun, {side}×{side}: {' '.join(NAMES)}",
         *fields(
             [
-                ("times", f"{moment(first)} to {moment(last)} UTC"),
+                ("times", f"{span(first, last)} UTC"),
                 *([("flux", f"{flux}, daily, as made up as the Sun")] if flux else []),
                 ("time", f"{duration(seconds)}, {number(frames / seconds)} frames/s"),
             ]

@@ -27,7 +27,7 @@ from sunzip.cli.options import (
 )
 from sunzip.cli.output import coder, result, steps_bar
 from sunzip.cli.program import need_command, refuse_idle
-from sunzip.display import NONE, count, duration, fields, moment, number, size, table
+from sunzip.display import NONE, count, duration, fields, number, size, span, table
 from sunzip.errors import BoundNotMetError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _rated(r: RateReport) -> Iterator[str]:
     )
     yield from fields(
         [
-            ("times", f"{moment(r.first)} to {moment(r.last)} UTC"),
+            ("times", f"{span(r.first, r.last)} UTC"),
             ("model", coder(r.model, r.default_quality) + _OTHERS * (r.default_quality is not None)),
             ("blocks", f"of {count(r.block, 'frame')}"),
             ("pixels", f"{size(r.raw_bytes)} as float32"),

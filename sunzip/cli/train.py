@@ -14,7 +14,7 @@ import click
 from sunzip.cli.options import Finite, align_options, json_option, quiet_option, read_options
 from sunzip.cli.output import result, shows_progress
 from sunzip.cli.program import Interrupted
-from sunzip.display import count, duration, fields, moment, number, size, table
+from sunzip.display import count, duration, fields, number, size, span, table
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -174,7 +174,7 @@ def _trained(r: TrainReport) -> Iterator[str]:
     rows = [
         ("learned from", count(r.train_frames, "frame")),
         ("training", f"{count(r.steps, 'step')}, {duration(r.seconds)}, {r.notes['precision']}"),
-        ("measured on", f"{count(m['frames'], 'frame')}, {moment(m['first'])} to {moment(m['last'])} UTC"),
+        ("measured on", f"{count(m['frames'], 'frame')}, {span(m['first'], m['last'])} UTC"),
     ]
     coded = f"{number(m['bits_per_sample'])} bit/sample"
     if m["latents_coded"]:

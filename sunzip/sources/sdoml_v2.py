@@ -324,9 +324,8 @@ class SdomlV2(Source):
                 return turn.frames
             with cached.lock:
                 if number > cached.of:
-                    cached.chunk_of = cached.frames = (
-                        None  # frees the old chunk before the new one is decoded
-                    )
+                    # Frees the old chunk before the new one is decoded.
+                    cached.chunk_of = cached.frames = None
             try:
                 frames = self._frames(self._arrays[channel][part], chunk, again)
                 if frames is None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
-from sunzip.display import Report, Shown, moment
+from sunzip.display import Report, Shown, span
 from sunzip.errors import InputError, without_secrets
 from sunzip.sources.base import Imaged, Source, tell_progress
 from sunzip.sources.patience import reading_pool
@@ -181,7 +181,7 @@ class Series(Shown):
         return {
             "sources": list(self.urls),
             "frames": len(self),
-            "times": " to ".join(moment(str(t)) for t in self.time[[0, -1]]) if len(self) else None,
+            "times": span(*self.time[[0, -1]]) if len(self) else None,
             "pixels": "×".join(map(str, self.shape)),
             "AIA pixels": f"2×2 {self.scale}s",
             "images": [dict(zip(self.channels, counts, strict=True))],
