@@ -237,7 +237,7 @@ def test_frames_of_a_sample_that_stand_alone_keep_all_lanes_busy(
     wavelet_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
     source = Film(frames=4, size=16, start="2012-03-01", cadence="2d", channels=CHANNELS)
     _, sample = api.sampled(join([source], cadence="2d", tolerance="1h"), Codec(wavelet_model))
     both = Barrier(2, timeout=30)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sunzip.codec import lanes
-from sunzip.codec.lanes import as_ready, side_by_side
+from sunzip.codec.lanes import alone, as_ready, side_by_side
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,8 +23,6 @@ ROOT = Path(__file__).parents[1]
 CODE = """
 import hashlib, sys
 import numpy as np
-import torch
-torch.set_num_threads(int(sys.argv[1]))
 from sunzip import weights
 from sunzip.codec import Codec
 from sunzip.codec.lanes import count
@@ -40,7 +39,7 @@ for frames, channels, side in ((data, slice(None), 512), (data, slice(2, 3), 81)
     blocks = codec.encode(part, which, frames_per_block=len(part))
     digest.update(b"".join(blocks))
     digest.update(codec.decode(blocks, which, part.shape[2:]).tobytes())
-print(count(), torch.get_num_threads(), digest.hexdigest())
+print(count(), "torch" in sys.modules, digest.hexdigest())
 """
 
 
@@ -48,16 +47,55 @@ def test_bytes_and_pixels_do_not_depend_on_the_number_of_threads() -> None:
     found = []
     for threads in (1, 3):
         done = subprocess.run(
-            [sys.executable, "-c", CODE, str(threads)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", CODE],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)},
             capture_output=True,
             text=True,
             check=True,
         )
-        lanes_used, of_the_caller, digest = done.stdout.split()
-        assert lanes_used == of_the_caller == str(threads)
+        lanes_used, pytorch_used, digest = done.stdout.split()
+        assert (lanes_used, pytorch_used) == (str(threads), "False")
         found.append(digest)
     assert found[0] == found[1]
+
+
+def test_there_are_as_many_lanes_as_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
+    monkeypatch.setattr(lanes, "_PROCESSORS", tmp_path)
+    assert lanes._cores() == 5  # of a system that does not tell which processors are one core
+    for processor, siblings in enumerate(("0,4", "1,5", "2,6", "3,7", "0,4", "1,5", "2,6", "3,7")):
+        (tmp_path / f"cpu{processor}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{processor}" / lanes._SIBLINGS).write_text(siblings)
+    assert lanes._cores() == 4
+    for wanted, cores in (("3", 3), ("2,1", 2), ("0", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        assert lanes._cores() == cores
+
+
+def test_pytorch_says_how_many_cores_where_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert lanes._cores() == 7
+
+
+def test_products_of_matrices_take_one_thread_while_lanes_work() -> None:
+    def threads(_: object = None) -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        within = side_by_side(threads, range(2))
+        assert next(within) == {1}
+        # Of two callers the last sets them back.
+        assert as_ready(threads, [[], [0]]) == [{1}, {1}]
+        assert list(within) == [{1}]
+        assert threads() == before == {2}
+        with pytest.raises(ZeroDivisionError):
+            as_ready(lambda n: 1 // n, [[]])
+        assert threads() == before
 
 
 FREED = """
@@ -94,10 +132,8 @@ def test_memory_of_images_is_kept_for_those_that_follow(place: str) -> None:
 
 
 def test_results_come_in_order_and_several_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(lanes, "_cores", lambda: 3)
     all_here = threading.Barrier(3, timeout=20)
 
     def work(n: int) -> int:
@@ -109,10 +145,8 @@ def test_results_come_in_order_and_several_are_made_at_a_time(monkeypatch: pytes
 
 
 def test_what_is_waited_for_comes_first_and_all_else_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(lanes, "_cores", lambda: 3)
     waits = [[], [0], [0, 1], [1], [2], [2, 3, 2], [], []]
     done: list[int] = []
     # 2 and 3 wait for the same alone, and so do 6 and 7: two at a time or never.
@@ -130,10 +164,8 @@ def test_what_is_waited_for_comes_first_and_all_else_side_by_side(monkeypatch: p
 
 
 def test_the_first_of_those_that_are_ready_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(lanes, "_cores", lambda: 1)
     done: list[int] = []
     as_ready(done.append, [[], [], [0], [0], [1], []])
     assert done == [0, 1, 2, 3, 4, 5]
@@ -148,10 +180,8 @@ def test_a_lane_does_what_is_to_wait_in_order_and_alone() -> None:
 
 
 def test_nothing_waits_for_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
     begun: list[int] = []
 
     def work(n: int) -> None:
@@ -176,18 +206,24 @@ def fresh() -> int:
     return found[0]
 
 
-def test_a_lane_works_alone_and_leaves_pytorch_as_it_was() -> None:
+def test_a_lane_works_alone_and_leaves_pytorch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+
+    def inside(_: int) -> int:
+        alone()
+        return threads()
 
     threads = torch.get_num_threads
     before = threads(), fresh()
-    assert list(side_by_side(lambda _: threads(), range(5))) == [1] * 5
+    monkeypatch.setattr(lanes, "_pool", None)
+    assert list(side_by_side(inside, range(5))) == [1] * 5
     # Within a lane no other one is waited for: with one lane that would be for ever.
     assert list(side_by_side(lambda n: list(side_by_side(lambda m: m + n, range(2))), [1])) == [[1, 2]]
+    alone()  # no lane
     assert (threads(), fresh()) == before
 
 
-def test_lanes_that_cannot_begin_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_that_cannot_be_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a container may have no more threads."""
     import torch
 
@@ -198,21 +234,11 @@ def test_lanes_that_cannot_begin_are_not_waited_for(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    before = fresh()
     monkeypatch.setattr(lanes, "_pool", None)
     monkeypatch.setattr(threading.Thread, "start", refused)
-    found: list[str] = []
-    before = fresh()
-
-    def ask() -> None:
-        try:
-            lanes.count()
-        except RuntimeError as error:
-            found.append(str(error))
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(30)
-    assert found == ["can't start new thread"]
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(side_by_side(lambda _: alone(), [0]))
     assert fresh() == before
 
 

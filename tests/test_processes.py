@@ -32,8 +32,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="only where descripto
 
 #: A script as somebody may write it, without a word of processes; it prints those that it had.
 SCRIPT = """
-import os, time, torch
-torch.set_num_threads(2)
+import os, time
+os.environ["OMP_NUM_THREADS"] = "2"
 from sunzip.codec import processes
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.processes import elsewhere
@@ -51,11 +51,9 @@ print(*found - {os.getpid()})
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Two lanes, each with a process, all of which ends with the test; a parameter is how long they wait."""
-    import torch
-
     monkeypatch.setattr(processes, "IDLE", getattr(request, "param", 60))
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
     monkeypatch.setattr(processes, "PATIENCE", 0.0)
     monkeypatch.setattr(processes, "_is_busy", lambda: False)
     _until(lambda: len(_pids()) == 2 and not any(pid == os.getpid() for pid in _pids()))
@@ -250,11 +248,9 @@ def _where(_: object) -> int:
 
 
 def test_lanes_with_much_ahead_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     started: list[int] = []
     monkeypatch.setattr(lanes, "_pool", None)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
     monkeypatch.setattr(processes, "PATIENCE", 1e9)
     monkeypatch.setattr(processes, "_MOST", 999)
     monkeypatch.setattr(processes, "_started", lambda: started.append(1))

@@ -8,6 +8,7 @@ Run through ``python -m benchmarks.rate_distortion --real … --speed``; a proce
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,13 +25,17 @@ from unittest import mock
 import click
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from benchmarks import common
 from benchmarks.rate_distortion.cases import Case
 from benchmarks.rate_distortion.measure import Judge
 from benchmarks.rate_distortion.peers import Peer, peers
 from sunzip import weights
-from sunzip.codec import processes
+from sunzip.codec import Codec, lanes, processes
+from sunzip.entropy.coder import Decoder, Encoder
+from sunzip.nn.exact import ExactContext
+from sunzip.studies.encoder import CountingContext, through
 from sunzip.studies.timing import fastest
 
 Float = npt.NDArray[np.float32]
@@ -79,12 +85,7 @@ def of_peer(peer: Peer, names: Sequence[str], frame: Float, threads: int) -> dic
 
 
 def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dict[str, Any]:
-    """Time one of our models on frames with all these channels."""
-    import torch
-
-    from sunzip.codec import Codec
-
-    torch.set_num_threads(threads)
+    """Time one of our models on frames with all these channels, in as many lanes as there are `threads`."""
     codec = Codec(weights.load(name))
     cube = np.repeat(frame[None], _FRAMES, axis=0)
 
@@ -94,24 +95,25 @@ def of_model(name: str, names: Sequence[str], frame: Float, threads: int) -> dic
     at = codec.at(bisect_left(range(100), RATE, key=rate))
     blocks = at.encode(cube, names)
 
-    def encode() -> list[bytes]:
-        return at.encode(cube, names)
+    def encode(codec: Codec) -> list[bytes]:
+        return codec.encode(cube, names)
 
-    def decode() -> Float:
-        return at.decode(blocks, names, frame.shape[1:])
+    def decode(codec: Codec) -> Float:
+        return codec.decode(blocks, names, frame.shape[1:])
 
     if threads > 1:
         # As in jobs that last, lanes have processes of their own.
         with processes.ahead(1 << 62):
-            processes.settle(encode)
-    told: dict[str, Any] = _told(len(blocks[0]), frame, _fastest(encode), _fastest(decode))
+            processes.settle(lambda: encode(at))
+    took, back = (_fastest(partial(work, at)) for work in (encode, decode))
+    told: dict[str, Any] = _told(len(blocks[0]), frame, took, back)
     if codec.model.family == "wavelet" and threads == 1:
         # Afterwards, as it takes memory that is not the codec's.
-        told["shares"] = {"encode": shares(encode), "decode": shares(decode)}
+        told["shares"] = {"encode": shares(encode, at), "decode": shares(decode, at)}
     return told
 
 
-def shares(work: Callable[[], Any]) -> dict[str, float]:
+def shares(work: Callable[[Codec], Any], codec: Codec) -> dict[str, float]:
     """Tell where the time of a wavelet model goes, in the fastest round of coding on one thread.
 
     Returns
@@ -119,13 +121,6 @@ def shares(work: Callable[[], Any]) -> dict[str, float]:
     ``network`` and ``entropy``, shares of the time; ``network_gmac_s`` and ``matrix_gmac_s``, how many 10⁹
     multiply-accumulates per second the network does in its share, and a matrix product of float32 beside it.
     """
-    import torch
-
-    from benchmarks.training_speed import matrix_rate
-    from sunzip.codec import lanes
-    from sunzip.entropy.coder import Decoder, Encoder
-    from sunzip.nn.exact import ExactContext
-
     network = [(ExactContext, name) for name in ("enter", "beside", "settle")]
     entropy = [(Encoder, "push"), (Encoder, "finish"), (Decoder, "pop"), (Decoder, "finish")]
     rounds: list[dict[str, float]] = []
@@ -137,45 +132,28 @@ def shares(work: Callable[[], Any]) -> dict[str, float]:
             _around(entropy, lambda: _clock(spent, "entropy")),
             _clock(spent, "all"),
         ):
-            work()
+            work(codec)
         rounds.append(spent)
 
-    # On this thread alone: the shares then add up, and what counts operations sees no other thread.
-    with lanes.here():
+    context = CountingContext(codec.model.arrays("context"))
+    # On this thread alone, on which the shares add up.
+    with lanes.here(), threadpool_limits(1, "blas"):
         _fastest(timed)
-        operations = _multiplications(work, network)
+        work(through(codec, context))
+        product = _matrix_rate()
     spent = min(rounds, key=lambda spent: spent["all"])
-    # Its operations are two for each multiply-accumulate.
-    product = matrix_rate(torch.device("cpu"), torch.float32, _SECONDS) / 2
     return {
         "network": round(spent["network"] / spent["all"], 4),
         "entropy": round(spent["entropy"] / spent["all"], 4),
-        "network_gmac_s": round(operations / spent["network"] / 1e9, 2),
+        "network_gmac_s": round(context.macs / spent["network"] / 1e9, 2),
         "matrix_gmac_s": round(product / 1e9, 2),
     }
 
 
-def _multiplications(work: Callable[[], Any], methods: Sequence[tuple[type, str]]) -> int:
-    """Count the multiply-accumulates of all convolutions and matrix products that run in these methods.
-
-    Counted is what torch really runs, by shape, whatever the network leaves out; products with the zeros
-    around an image are among it.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    total = 0
-
-    @contextmanager
-    def counted() -> Iterator[None]:
-        nonlocal total
-        with FlopCounterMode(display=False) as counter:
-            yield
-        # Two operations for each.
-        total += counter.get_total_flops() // 2
-
-    with _around(methods, counted):
-        work()
-    return total
+def _matrix_rate() -> float:
+    """Return the rate of large products of float32 matrices of NumPy, in multiply-accumulates per second."""
+    a, b = np.random.default_rng(0).normal(size=(2, 1024, 1024)).astype(np.float32)
+    return 1024**3 / fastest(lambda: a @ b, _SECONDS, 2)
 
 
 @contextmanager
@@ -232,6 +210,7 @@ def measure_all(result: dict[str, Any], case: Case, wanted: Sequence[str], model
                     [sys.executable, "-m", "benchmarks.rate_distortion.speed", str(file), job, str(threads)],
                     check=True,
                     cwd=ROOT,
+                    env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if job.startswith("sunzip:") else {}),
                     stdout=subprocess.PIPE,
                 )
                 found[label][str(threads)] = json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,7 @@ from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale, summed
 from sunzip.display import Shown
-from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError
+from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError, needing
 from sunzip.frame import (
     EMPTY,
     MAX_FRAMES,
@@ -675,9 +675,10 @@ class Codec(Shown):
         Raises
         ------
         InputError, DamagedError
-            As `decode`.
+            As `decode`; if PyTorch is not installed as well.
         """
-        import torch
+        with needing("torch", "tensors need"):
+            import torch
 
         indexes = _indexes(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
@@ -980,12 +981,7 @@ class Codec(Shown):
             for t, found in jobs[job].run():
                 out[t] = found
 
-        if self.family.decodes_by_network:
-            as_ready(fill, [job.waits for job in jobs])
-        else:
-            # Where nothing else needs PyTorch it need not be there.
-            for n in range(len(jobs)):
-                fill(n)
+        as_ready(fill, [job.waits for job in jobs])
         for entry in entries:
             if is_raw(entry.payload):  # what claims to be pixels must be some
                 unpack_raw(entry.payload, entry.mask.bit_count(), *shape)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES
-from sunzip.errors import DamagedError, InputError
+from sunzip.codec.lanes import alone
+from sunzip.errors import DamagedError, InputError, needing
 from sunzip.normalize import Stabiliser
 from sunzip.weights import TENSORS, Model
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Network = TypeVar("Network", bound=nn.Module)
+else:
+    Network = TypeVar("Network")
 
 _T = TypeVar("_T")
 
@@ -112,8 +117,8 @@ class Written(NamedTuple):
 class Family(ABC):
     """A loaded model: networks for images ↔ latents, an entropy model for latents ↔ bytes.
 
-    The entropy half uses integers only, and imports torch in those families alone that decode by a network;
-    the network half loads torch when first used.
+    The entropy half uses integers only. Those whose other half needs PyTorch load it when that is first used:
+    see `NetworkFamily`.
 
     Attributes
     ----------
@@ -127,8 +132,6 @@ class Family(ABC):
         Whether a frame is coded given others of its block.
     exact
         Whether pixels, and not only what is coded, are the same bits on every machine.
-    decodes_by_network
-        Whether entropy decoding runs a network in PyTorch.
     latents_coded
         Whether the latents that a user gets are what is coded, so that their sizes compare.
     """
@@ -138,7 +141,6 @@ class Family(ABC):
     has_qualities: bool = True
     sequential: bool = False
     exact: bool = False
-    decodes_by_network: bool = False
     latents_coded: bool = True
 
     def load(self) -> None:  # noqa: B027  # families without a network of floats have loaded all
@@ -324,6 +326,44 @@ class Family(ABC):
     @abstractmethod
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
         """Do as `synthesise` with tensors, on the device on which they are."""
+
+
+class NetworkFamily(Family, Generic[Network]):
+    """A family whose transforms are a network of floats, in PyTorch."""
+
+    model: Model
+
+    @abstractmethod
+    def _loaded(self) -> Network:
+        """Return the network, in evaluation mode; PyTorch is not imported before."""
+
+    @cached_property
+    def network(self) -> Network:
+        """The float transforms, in evaluation mode.
+
+        Raises
+        ------
+        DamagedError
+            If the model's arrays do not make it.
+        InputError
+            If PyTorch is not installed.
+        """
+        with needing("torch", f"models of the family {self.model.family} need"):
+            return self._loaded()
+
+    def load(self) -> None:
+        """See `Family.load`."""
+        _ = self.network
+
+    @contextmanager
+    def _running(self) -> Iterator[Network]:
+        """Hold the network while it runs: without gradients and, in a lane, on one thread."""
+        network = self.network
+        import torch
+
+        alone()
+        with torch.inference_mode():
+            yield network
 
 
 def quality_arrays(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,10 +11,10 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import (
-    Family,
     Float,
     Known,
     Latents,
+    NetworkFamily,
     Written,
     load_network,
     part,
@@ -50,7 +49,7 @@ class Coded(NamedTuple):
     tables: npt.NDArray[np.int64]
 
 
-class HyperpriorFamily(Family):
+class HyperpriorFamily(NetworkFamily["Hyperprior"]):
     """See the module.
 
     Raises
@@ -114,30 +113,25 @@ class HyperpriorFamily(Family):
         """(M, Y/16, X/16)."""
         return (self.latent_channels, *self._grid(height, width))
 
-    def load(self) -> None:
-        """See `Family.load`."""
-        _ = self.network
-
-    @cached_property
-    def network(self) -> Hyperprior:
-        """The float transforms, in evaluation mode."""
+    def _loaded(self) -> Hyperprior:
+        """See `NetworkFamily._loaded`."""
         from sunzip.nn.hyperprior import Hyperprior
 
         return load_network(lambda: Hyperprior(**self.widths), self.model, TRAINING_ONLY)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is (M, h, w), side the hyper-latents (hyper, ⌈h/4⌉, ⌈w/4⌉)."""
-        import torch
-
         height, width = images.shape[-2:]
         pad = ((0, 0), (0, 0), (0, -height % STRIDE), (0, -width % STRIDE))
         if any(after for _, after in pad):
             images = np.pad(images, pad, mode="edge")
-        with torch.inference_mode():
+        with self._running() as network:
+            import torch
+
             x = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            y = self.network.analyse(x, torch.from_numpy(present))
+            y = network.analyse(x, torch.from_numpy(present))
             y = (y * torch.from_numpy(self._gain[quality])).contiguous()
-            z = self.network.hyper_analyse(y).contiguous()
+            z = network.hyper_analyse(y).contiguous()
         return [Latents(*pair) for pair in zip(y.numpy(), z.numpy(), strict=True)]
 
     def _predict(
@@ -189,9 +183,9 @@ class HyperpriorFamily(Family):
 
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
         """See `Family.synthesise_tensor`."""
-        import torch
+        with self._running() as network:
+            import torch
 
-        with torch.inference_mode():
             y = latents.contiguous(memory_format=torch.channels_last)
-            x = placed(self.network, latents.device).synthesise(y, present)
+            x: Tensor = placed(network, latents.device).synthesise(y, present)
         return x[..., :height, :width]

@@ -1,14 +1,15 @@
 """Lanes: threads that code frames side by side, each on one core, so that bytes do not depend on how many.
 
-Inside PyTorch two threads sum in another order than one, which moves a latent over a rounding edge now and
-then. Networks therefore run in lanes alone, where PyTorch may use one thread. Frames are independent, so that
-several lanes are also faster than one network on all cores.
+Frames are independent, so that several lanes are faster than one frame on all cores. And inside PyTorch, by
+which some families compute, two threads sum in another order than one, which moves a latent over a rounding
+edge now and then. Networks therefore run in lanes alone, where libraries may use one thread.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from heapq import heappop, heappush
+from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 from sunzip.tasks import Task
 
@@ -32,15 +36,23 @@ BUSY = 3
 _MALLOC = {-1: 128 << 20, -3: 32 << 20}
 
 
+#: Where Linux tells of each processor, and there which of them are one core.
+_PROCESSORS, _SIBLINGS = Path("/sys/devices/system/cpu"), "topology/thread_siblings_list"
+
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _here = threading.local()
 
+#: How many callers wait for lanes, and what sets products of matrices back to the threads they had before.
+_callers = 0
+_before: Any = None
+
 
 def count() -> int:
-    """Return how many frames are coded at a time: as many as PyTorch may use threads when first asked.
+    """Return how many frames are coded at a time, which is settled when first asked: one for each core.
 
-    That is the number of cores, unless ``OMP_NUM_THREADS`` or ``torch.set_num_threads`` said less.
+    Fewer if ``OMP_NUM_THREADS`` says so, or ``torch.set_num_threads`` where PyTorch is in use.
     """
     return _lanes()._max_workers
 
@@ -60,12 +72,13 @@ def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterato
         return [] if left.is_set() else [work(item)]
 
     pool = _lanes()
-    tasks = deque(Task(pool, unless_left, item) for item in items)
-    try:
-        while tasks:
-            yield tasks.popleft().result()[0]
-    finally:
-        left.set()
+    with _each_alone():
+        tasks = deque(Task(pool, unless_left, item) for item in items)
+        try:
+            while tasks:
+                yield tasks.popleft().result()[0]
+        finally:
+            left.set()
 
 
 def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> list[_T]:
@@ -100,17 +113,18 @@ def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> lis
     ready = [n for n, count_left in enumerate(open_for) if not count_left]
     tasks: dict[int, Task[_T]] = {}
     found: dict[int, _T] = {}
-    while len(found) < len(waits):
-        # Not all at once: what becomes ready meanwhile may come before others.
-        while ready and len(tasks) - len(found) < pool._max_workers:
-            n = heappop(ready)
-            tasks[n] = Task(pool, told, n)
-        n = done.get()
-        found[n] = tasks[n].result()
-        for follower in followers[n]:
-            open_for[follower] -= 1
-            if not open_for[follower]:
-                heappush(ready, follower)
+    with _each_alone():
+        while len(found) < len(waits):
+            # Not all at once: what becomes ready meanwhile may come before others.
+            while ready and len(tasks) - len(found) < pool._max_workers:
+                n = heappop(ready)
+                tasks[n] = Task(pool, told, n)
+            n = done.get()
+            found[n] = tasks[n].result()
+            for follower in followers[n]:
+                open_for[follower] -= 1
+                if not open_for[follower]:
+                    heappush(ready, follower)
     return [found[n] for n in range(len(waits))]
 
 
@@ -121,10 +135,9 @@ def in_lane() -> bool:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Have the calling thread do itself what it gives to `side_by_side`, so that PyTorch is not asked for.
+    """Have the calling thread do itself what it gives to `side_by_side`.
 
-    For those whose networks do not run in PyTorch: what it computes here may not be what it computes in a
-    lane.
+    What PyTorch computes here may not be what it computes in a lane.
     """
     _keep_memory()
     before = getattr(_here, "is_lane", False)
@@ -153,50 +166,81 @@ def _lanes() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            import torch
-
             _keep_memory()
-            lanes = torch.get_num_threads()
-            begun: SimpleQueue[RuntimeError | None] = SimpleQueue()
-            all_begun = threading.Event()
-            pool = ThreadPoolExecutor(lanes, "sunzip-lane", _begin_lane, (threading.Lock(), begun))
-            # All at once, as each beginning touches what is the whole process's.
-            try:
-                for _ in range(lanes):
-                    pool.submit(all_begun.wait)
-                for _ in range(lanes):
-                    if failed := begun.get():
-                        raise failed
-            finally:
-                all_begun.set()
-            _pool = pool
+            _pool = ThreadPoolExecutor(_cores(), "sunzip-lane", _begin_lane)
         return _pool
 
 
-def _begin_lane(one_at_a_time: threading.Lock, begun: SimpleQueue[RuntimeError | None]) -> None:
+def _begin_lane() -> None:
+    _here.is_lane = _here.is_thread_of_pool = True
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    with suppress(ValueError):
+        if (wanted := int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])) > 0:
+            return wanted
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    processors = os.sched_getaffinity(0)
+    try:
+        # Two threads of one core get in each other's way.
+        return len({(_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text() for n in processors})
+    except OSError:
+        return len(processors)
+
+
+@contextmanager
+def _each_alone() -> Iterator[None]:
+    """Hold products of matrices to one thread, as there are enough lanes."""
+    global _callers, _before
+    with _lock:
+        _callers += 1
+        if _callers == 1:
+            _before = _libraries().limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _callers -= 1
+            if not _callers:
+                _before.restore_original_limits()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return what sets how many threads libraries use: NumPy's among them, which was loaded before."""
+    return ThreadpoolController()
+
+
+def alone() -> None:
+    """Have PyTorch use one thread for what the calling thread does, if that is a lane."""
+    if not in_lane() or getattr(_here, "is_alone", False):
+        return
     import torch
 
-    _here.is_lane = _here.is_thread_of_pool = True
-    failed = None
-    with one_at_a_time:
+    # One at a time, as this touches what is the whole process's: it also sets what threads to come will use.
+    # A thread that only sets it back leaves the rest of the process, which may train a network meanwhile, as
+    # it was.
+    with _lock:
         others = torch.get_num_threads()
         torch.set_num_threads(1)
-        # That also set what threads to come will use. A thread that only sets it back leaves the rest of the
-        # process, which may train a network meanwhile, as it was.
         back = threading.Thread(target=torch.set_num_threads, args=(others,))
         try:
             back.start()
-            back.join()
-        except RuntimeError as error:  # no more threads; who waits for the lane has to know
-            failed = error
+        except RuntimeError:  # no more threads
             torch.set_num_threads(others)
-    begun.put(failed)
+            raise
+        back.join()
+    _here.is_alone = True
 
 
 def _forget() -> None:
-    # Threads do not survive a fork.
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    # Threads do not survive a fork, nor do callers that waited for them.
+    global _pool, _lock, _callers
+    _pool, _lock, _callers = None, threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):  # Windows knows no fork

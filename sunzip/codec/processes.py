@@ -57,6 +57,12 @@ _MOST = 64 << 20
 #: Bytes of memory that a process may take; all together get half of what there is.
 _NEEDED = 768 << 20
 
+#: Settings of how many threads libraries use that compute: OpenMP's, and those of products of matrices.
+_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
+    "VECLIB_MAXIMUM_THREADS",
+)
+
 #: Where the system tells of control groups, and of which of them this process is in.
 _GROUPS = Path("/sys/fs/cgroup")
 _GROUPS_OF_THIS = Path("/proc/self/cgroup")
@@ -265,7 +271,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=os.environ | dict.fromkeys(_THREADS, "1"),
                 pass_fds=files,
             )
         finally:
@@ -391,9 +397,6 @@ def serve(line: int, there: int, back: int, idle: int) -> None:
     """
     # Ctrl-C reaches all processes of a terminal; the one that was called says what is to be done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    torch.set_num_threads(1)
     known: dict[str, Model] = {}
     mapped: mmap.mmap | bytes = b""
     with here(), Connection(line) as asked, contextlib.suppress(EOFError, OSError):

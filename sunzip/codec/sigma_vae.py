@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec import trellis
-from sunzip.codec.family import Family, Float, Known, Latents, Written, load_network, part, placed
+from sunzip.codec.family import Float, Known, Latents, NetworkFamily, Written, load_network, part, placed
 from sunzip.entropy.coder import Decoder, Encoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError
@@ -26,7 +25,7 @@ _SIZE = 128
 _MAX_LATENTS = 1 << 16
 
 
-class SigmaVaeFamily(Family):
+class SigmaVaeFamily(NetworkFamily["SigmaVAE"]):
     """See the module. There is no quality knob: the steps were fixed when the model was fitted.
 
     Raises
@@ -77,13 +76,8 @@ class SigmaVaeFamily(Family):
         """(B,)."""
         return (self.bottleneck,)
 
-    def load(self) -> None:
-        """See `Family.load`."""
-        _ = self.network
-
-    @cached_property
-    def network(self) -> SigmaVAE:
-        """The float network, in evaluation mode."""
+    def _loaded(self) -> SigmaVAE:
+        """See `NetworkFamily._loaded`."""
         from sunzip.nn.sigma_vae import SigmaVAE
 
         log_sigma = self.model.arrays("network").get("log_sigma")
@@ -92,12 +86,10 @@ class SigmaVaeFamily(Family):
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
         """See `Family.analyse`; main is the encoder's mean over the steps. Missing channels enter as 0."""
-        import torch
+        with self._running() as network:
+            import torch
 
-        with torch.inference_mode():
-            mean, _ = self.network.encode(
-                torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            )
+            mean, _ = network.encode(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))
         empty = np.zeros(0, np.float32)
         return [Latents(row / self.steps, empty) for row in mean.numpy()]
 
@@ -121,7 +113,6 @@ class SigmaVaeFamily(Family):
 
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
         """See `Family.synthesise_tensor`."""
-        import torch
-
-        with torch.inference_mode():
-            return placed(self.network, latents.device).decode(latents)
+        with self._running() as network:
+            images: Tensor = placed(network, latents.device).decode(latents)
+        return images

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,6 @@ from sunzip.codec.family import Float
 from sunzip.codec.prices import LARGEST, worth_of
 from sunzip.entropy.tables import Tables
 from sunzip.nn.planes import Places, edged, halves
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    #: Of the network: tensors or, of other libraries, arrays.
-    Features = Tensor | Float
 
 Bool = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int32]
@@ -156,7 +149,7 @@ class Whole:
         """See `Tiles.rows`."""
         return slice(channel, channel + 1)
 
-    def coarser(self, features: Features) -> Features:
+    def coarser(self, features: Float) -> Float:
         """See `Tiles.coarser`: features as they are."""
         return features
 
@@ -164,7 +157,7 @@ class Whole:
         """See `Tiles.listed`: outputs as they are."""
         return outputs
 
-    def whole(self, features: Features) -> Features:
+    def whole(self, features: Float) -> Float:
         """See `Tiles.whole`: features as they are."""
         return features
 
@@ -224,11 +217,11 @@ class Tiles:
         """Return which of the windows are of a channel: all."""
         return slice(None)
 
-    def coarser(self, features: Features) -> Float:
+    def coarser(self, features: Float) -> Float:
         """Return the windows (M, K, y, x) of features (1, K, h / 2, w / 2) of the coarser level."""
         half = np.arange(_WINDOW // 2)
         y, x = (self._begin[:, k, None] // 2 + half for k in (0, 1))
-        rows = np.asarray(features)[0].transpose(1, 2, 0)
+        rows = features[0].transpose(1, 2, 0)
         found: Float = rows[y[:, :, None], x[:, None, :]].transpose(0, 3, 1, 2)
         return found
 
@@ -236,10 +229,10 @@ class Tiles:
         """Return outputs (M, K, N) of the network as (1, K, N) at `places`; `which` is 0 to 2, as there."""
         return outputs.swapaxes(0, 1)[:, self._within[which]][None]
 
-    def whole(self, features: Features) -> Float:
+    def whole(self, features: Float) -> Float:
         """Return features (1, K, h, w) of those of windows (M, K, y, x); 0 outside of the tiles."""
         count, width = features.shape[:2]
-        rows = np.asarray(features).transpose(0, 2, 3, 1).reshape(count, -1, width)
+        rows = features.transpose(0, 2, 3, 1).reshape(count, -1, width)
         within = self._within[2]
         out = np.zeros((*self._shape, width), np.float32)
         out.reshape(-1, width)[self.places[2]] = rows[np.nonzero(within)[0], self.asked[2][within]]

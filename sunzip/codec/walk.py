@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,6 @@ from sunzip.nn.planes import (
     references,
 )
 from sunzip.pyramid import Grid, bands_of, finer, places_of, put_bands, woven
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -174,7 +171,7 @@ class _Carry(NamedTuple):
         Of the level.
     """
 
-    features: Tensor
+    features: Float
     row: int
     view: Whole | Tiles
 
@@ -537,7 +534,7 @@ class Walk:
                     likely[a] += self._seen_as(c, r, seen - foretold) * np.float32(weight * WEIGHT_UNIT)
         return likely
 
-    def _carried(self, level: _Level, active: list[int], view: Whole | Tiles) -> Tensor | Float | None:
+    def _carried(self, level: _Level, active: list[int], view: Whole | Tiles) -> Float | None:
         """Return what the network of the coarser level hands on, of channels of a group.
 
         To levels finer than those of an image of 512×512 nothing is: the last network serves them all, and

@@ -144,7 +144,6 @@ class WaveletFamily(Family):
 
     sequential = True
     exact = True
-    decodes_by_network = True
     latents_coded = False
 
     def __init__(self, model: Model) -> None:

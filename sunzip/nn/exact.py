@@ -2,15 +2,16 @@
 
 Integers up to 2^8 are exact in bfloat16 and TF32 as well, and sums of their products that stay below 2^24 are
 exact in float32 in any order. `ExactContext` proves that bound for each layer when it is loaded. What comes
-out is then the same for every number of threads, batch, memory format and library, whatever precision a
-library is set to.
+out is then the same for every number of threads, batch and library, whatever precision a library is set to.
+
+Convolutions are products of matrices in NumPy, so that nothing else is needed to code, nor loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,6 @@ import numpy.typing as npt
 from sunzip.channels import NAMES
 from sunzip.errors import DamagedError, UnsupportedError
 from sunzip.nn.planes import COUNT_NOW, COUNT_TIME, FLAGS, LEVELS, WIDTHS, Places, network_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int32]
@@ -34,10 +32,14 @@ MAX_SHIFT = 20
 _OUTPUTS = 12
 QUALITIES = 101
 
-#: Positions of a level that go through a network at once, and how many rows around those of a piece the
-#: network looks at.
+#: Positions of a level that go through a network at once, those whose neighbours are laid side by side at
+#: once, and how many rows around those of a piece the network looks at.
 _CACHED = 1 << 16
+_BESIDE = 1 << 12
 _AROUND = 2
+
+#: What sums are clipped to: rounded down it is the largest activation.
+_MOST = np.float32(ACTIVATION_MAX + 0.5)
 
 
 def parts_of(width: int, below: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -124,44 +126,40 @@ class ExactContext:
         return found
 
     @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        """Weights and biases as float32 tensors, with the powers of two that sums are divided by in them.
+    def _weights(self) -> dict[str, Float]:
+        """Weights (O, y · x, K) and biases, with the powers of two that sums are divided by in them.
 
         A power of two in all that is summed is as exact as one afterwards. Half a unit in a bias, too, makes
         of rounding a floor; it is lost among the largest sums that are not divided, and not needed there.
         """
-        import torch
-
         _prove_sums()
-        out = {}
+        out: dict[str, Float] = {}
         for n in range(len(WIDTHS)):
             for layer, (names, _) in LAYERS.items():
                 shift = self._arrays[f"{n}.{layer}.shift"].astype(np.int32)
                 # Powers of two are exact by construction, not by how well a library's exponential rounds.
                 power = np.ldexp(np.float32(1), -shift)
                 bias = self._arrays[f"{n}.{layer}.bias"].astype(np.float32) * power
-                out[f"{n}.{layer}.power"] = torch.from_numpy(power)
-                out[f"{n}.{layer}.bias"] = torch.from_numpy(bias + np.where(shift > 0, np.float32(0.5), 0))
+                out[f"{n}.{layer}.power"] = power
+                out[f"{n}.{layer}.bias"] = bias + np.where(shift > 0, np.float32(0.5), np.float32(0))
                 for name in names:
                     weight = self._arrays[f"{n}.{name}"].astype(np.float32) * power[:, None, None, None]
-                    last = layer.endswith("_out")  # products of matrices, see `_put_out`
-                    out[f"{n}.{name}"] = _float(weight[:, :, 0, 0]) if last else _channels_last(weight)
+                    out[f"{n}.{name}"] = _kernel(weight)
         return out
 
     def _bias(
         self, level: int, layer: str, channels: Sequence[int], quality: int | Int, flags: Float | None = None
-    ) -> Tensor:
+    ) -> Float:
         """Return a layer's biases (C, width) of channels."""
-        import torch
-
-        t, n, depth = self._tensors, network_of(level), depth_of(level)
+        n, depth = network_of(level), depth_of(level)
         tabled = self._arrays[f"bias.{n}"][quality, list(channels), depth, LAYERS[layer][1]]
-        total = tabled.astype(np.float32)
+        total: Float = tabled.astype(np.float32)
         if flags is not None:
-            # No product of matrices, which a library may be set to round.
             flagged = flags[:, :, None] * self._arrays[f"flags.{n}"][depth].astype(np.float32)
-            total += flagged.sum(1)
-        return torch.from_numpy(total) * t[f"{n}.{layer}.power"] + t[f"{n}.{layer}.bias"]
+            total = total + flagged.sum(1)
+        total *= self._weights[f"{n}.{layer}.power"]
+        total += self._weights[f"{n}.{layer}.bias"]
+        return total
 
     def enter(
         self,
@@ -171,9 +169,9 @@ class ExactContext:
         flags: Float,
         planes: Float,
         time: Float | None,
-        carry: Tensor | Float | None,
+        carry: Float | None,
         here: Places,
-    ) -> tuple[Tensor, Float]:
+    ) -> tuple[Float, Float]:
         """Look at what is known before any of a level's coefficients is.
 
         Parameters
@@ -197,40 +195,32 @@ class ExactContext:
         Returns
         -------
         features
-            Of this level, for `beside`, `settle` and the next finer level.
+            (C, width, h, w) of this level, for `beside`, `settle` and the next finer level.
         outputs
             (C, 12, N) integers: means, two kinds of gates, numbers of scales, at those places.
         """
-        import torch
-        from torch.nn import functional as F
-
-        t, n = self._tensors, network_of(level)
-        if carry is not None:
-            carry = torch.as_tensor(carry)
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            entering = self._bias(level, "enter", channels, quality, flags)
-            deeper = self._bias(level, "deep", channels, quality)
-            count, _, height, width = planes.shape
-            deep, shape = t[f"{n}.deep"], (count, WIDTHS[n], height, width)
-            features = torch.empty(shape, dtype=torch.float32, memory_format=torch.channels_last)
-            outputs = np.empty((count, _OUTPUTS, here.shape[-1]), np.float32)
-            for piece in _pieces(planes, here):
-                # Planes that are all 0 add nothing, as do those of channels that see no others.
-                given, weight = piece.around(planes), t[f"{n}.now"]
-                seen = [k for k in range(COUNT_NOW) if given[:, k].any()] or [0]
-                if len(seen) < COUNT_NOW:
-                    given, weight = given[:, seen], weight[:, seen]
-                h = _summed(_channels_last(given), weight, piece.of(entering))
-                if time is not None:
-                    h += F.conv2d(_channels_last(piece.around(time)), t[f"{n}.time"], padding=1)
-                if carry is not None:
-                    h += F.interpolate(F.conv2d(piece.above(carry), t[f"{n}.carry"]), size=h.shape[-2:])
-                h = piece.inner(_summed(_active(h), deep, piece.of(deeper)))
-                found = piece.within(features)
-                _active(h, into=found)
-                assert piece.here is not None
-                h = F.conv2d(_at(found, piece.here), t[f"{n}.first"], t[f"{n}.first.bias"])
-                self._put_out(_active(h), f"{n}.first_out", piece.listed(outputs))
+        t, n = self._weights, network_of(level)
+        entering = self._bias(level, "enter", channels, quality, flags)
+        deeper = self._bias(level, "deep", channels, quality)
+        count, _, height, width = planes.shape
+        features = _empty((count, WIDTHS[n], height, width))
+        outputs = np.empty((count, _OUTPUTS, here.shape[-1]), np.float32)
+        for piece in _pieces(planes, here):
+            # Planes that are all 0 add nothing, as do those of channels that see no others.
+            given = piece.around(planes)
+            seen = [k for k in range(COUNT_NOW) if given[:, k].any()] or [0]
+            known = [(given[:, seen], t[f"{n}.now"][:, :, seen])]
+            if time is not None:
+                known.append((piece.around(time), t[f"{n}.time"]))
+            h = self.convolved(known, piece.of(entering))
+            if carry is not None:
+                _add_doubled(self.mixed(piece.above(carry), t[f"{n}.carry"]), h)
+            h = piece.inner(self.convolved([(_active(h), t[f"{n}.deep"])], piece.of(deeper)))
+            found = _active(h, into=piece.within(features))
+            assert piece.here is not None
+            h = self.mixed(_at(found, piece.here), t[f"{n}.first"])
+            h += t[f"{n}.first.bias"][:, None, None]
+            self._put_out(_active(h), f"{n}.first_out", piece.listed(outputs))
         return features, outputs
 
     def beside(
@@ -238,7 +228,7 @@ class ExactContext:
         level: int,
         channels: Sequence[int],
         quality: int | Int,
-        features: Tensor,
+        features: Float,
         known: Float,
         here: Places,
     ) -> Float:
@@ -264,7 +254,7 @@ class ExactContext:
         level: int,
         channels: Sequence[int],
         quality: int | Int,
-        features: Tensor,
+        features: Float,
         known: Float,
         here: Places | None,
     ) -> Float:
@@ -288,36 +278,73 @@ class ExactContext:
         level: int,
         channels: Sequence[int],
         quality: int | Int,
-        features: Tensor,
+        features: Float,
         known: Float,
         names: tuple[str, str],
         here: Places | None,
     ) -> Float:
-        import torch
-        from torch.nn import functional as F
-
-        t, n = self._tensors, network_of(level)
+        t, n = self._weights, network_of(level)
         near, layer = names
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            bias = self._bias(level, layer, channels, quality)
-            count, _, height, width = known.shape
-            places = height * width if here is None else here.shape[-1]
-            outputs = np.empty((count, len(t[f"{n}.{layer}_out"]), places), np.float32)
-            for piece in _pieces(known, here):
-                h = _summed(_channels_last(piece.around(known)), t[f"{n}.{near}"], piece.of(bias))
-                h, seen = piece.inner(h), piece.within(features)
-                if piece.here is not None:
-                    h, seen = (_at(planes, piece.here) for planes in (h, seen))
-                h += F.conv2d(seen, t[f"{n}.{layer}"])
-                self._put_out(_active(h), f"{n}.{layer}_out", piece.listed(outputs))
+        bias = self._bias(level, layer, channels, quality)
+        count, _, height, width = known.shape
+        places = height * width if here is None else here.shape[-1]
+        outputs = np.empty((count, len(t[f"{n}.{layer}_out"]), places), np.float32)
+        for piece in _pieces(known, here):
+            h = piece.inner(self.convolved([(piece.around(known), t[f"{n}.{near}"])], piece.of(bias)))
+            seen = piece.within(features)
+            if piece.here is not None:
+                h, seen = (_at(planes, piece.here) for planes in (h, seen))
+            h += self.mixed(seen, t[f"{n}.{layer}"])
+            self._put_out(_active(h), f"{n}.{layer}_out", piece.listed(outputs))
         return outputs
 
-    def _put_out(self, hidden: Tensor, layer: str, into: Float) -> None:
-        """Write a last layer's outputs (C, K, N) of activations (C, width, y, x), N places in all."""
-        import torch
+    @staticmethod
+    def convolved(known: Sequence[tuple[Float, Float]], bias: Float) -> Float:
+        """Return sums (C, O, h, w) over planes and the neighbours of each place, none beyond the edges.
 
-        outputs = _product(self._tensors[layer], self._tensors[f"{layer}.bias"], _rows(hidden).mT)
-        torch.floor(outputs, out=torch.from_numpy(into))
+        Parameters
+        ----------
+        known
+            Planes (C, K, h, w), each with weights (O, 9, K).
+        bias
+            (C, O), or (1, O) for all: what comes on top.
+        """
+        count, _, h, w = known[0][0].shape
+        # Images lie one after another along one row, with zeros after each line and each image: neighbours of
+        # a place are everywhere as far from it.
+        tall, wide = h + 1, w + 1
+        size, before = count * tall * wide, wide + 1
+        width = sum(planes.shape[1] for planes, _ in known)
+        laid = np.zeros((width, size + 2 * before), np.float32)
+        room = laid[:, before : before + size].reshape(width, count, tall, wide)[:, :, :h, :w]
+        np.concatenate([planes.swapaxes(0, 1) for planes, _ in known], out=room)
+        matrix = np.concatenate([weight for _, weight in known], -1).reshape(-1, 9 * width)
+        total = np.empty((len(matrix), size), np.float32)
+        beside = np.empty(0, np.float32)
+        for begin in range(0, size, _BESIDE):
+            part = total[:, begin : begin + _BESIDE]
+            many = part.shape[1]
+            if beside.shape[-1] != many:
+                beside = np.empty((9, width, many), np.float32)
+            for n in range(9):
+                first = begin + n // 3 * wide + n % 3
+                beside[n] = laid[:, first : first + many]
+            np.matmul(matrix, beside.reshape(-1, many), out=part)
+        found = total.reshape(-1, count, tall, wide)[:, :, :h, :w] + bias.T[:, :, None, None]
+        return np.asarray(found.swapaxes(0, 1))
+
+    @staticmethod
+    def mixed(planes: Float, kernel: Float) -> Float:
+        """Return sums (C, O, h, w) over planes (C, K, h, w), with weights (O, 1, K)."""
+        count, width, *sides = planes.shape
+        total = kernel[:, 0] @ planes.swapaxes(0, 1).reshape(width, -1)
+        return np.asarray(total.reshape(len(kernel), count, *sides).swapaxes(0, 1))
+
+    def _put_out(self, hidden: Float, layer: str, into: Float) -> None:
+        """Write a last layer's outputs (C, K, N) of activations (C, width, y, x), N places in all."""
+        outputs = self.mixed(hidden, self._weights[layer])
+        outputs += self._weights[f"{layer}.bias"][:, None, None]
+        np.floor(outputs.reshape(into.shape), out=into)
 
 
 class _Piece(NamedTuple):
@@ -344,19 +371,19 @@ class _Piece(NamedTuple):
     def around(self, planes: Float) -> Float:
         return planes[self.some, :, self.wider]
 
-    def above(self, carry: Tensor) -> Tensor:
+    def above(self, carry: Float) -> Float:
         """Return what the coarser level hands on."""
         return carry[self.some, :, self.wider.start // 2 : -(-self.wider.stop // 2)]
 
-    def inner(self, planes: Tensor) -> Tensor:
+    def inner(self, planes: Float) -> Float:
         """Return of planes of the wider rows those of the rows."""
         begin = self.rows.start - self.wider.start
         return planes[:, :, begin : begin + self.rows.stop - self.rows.start]
 
-    def within(self, features: Tensor) -> Tensor:
+    def within(self, features: Float) -> Float:
         return features[self.some, :, self.rows]
 
-    def of(self, each: Tensor) -> Tensor:
+    def of(self, each: Float) -> Float:
         """Return those of the channels, or what is one for all."""
         return each if len(each) == 1 else each[self.some]
 
@@ -391,99 +418,81 @@ def _pieces(planes: Float, here: Places | None) -> Iterator[_Piece]:
             yield _Piece(slice(channel, channel + 1), slice(begin, end), wider, inside, places)
 
 
-def _summed(planes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return convolutions by 3×3, with the biases (C, width) of channels."""
-    from torch.nn import functional as F
+def _empty(shape: tuple[int, int, int, int]) -> Float:
+    """Return planes (C, K, h, w) of anything, with all C of one of the K after another in memory.
 
-    if len(bias) == 1:
-        return F.conv2d(planes, weight, bias[0], padding=1)
-    return F.conv2d(planes, weight, padding=1).add_(bias[:, :, None, None])
-
-
-def _active(total: Tensor, into: Tensor | None = None) -> Tensor:
-    """Clip and round sums to activations, in place or into another tensor."""
-    import torch
-
-    return torch.floor(total.clamp_(0, ACTIVATION_MAX + 0.5), out=total if into is None else into)
+    So are all planes that layers give: for products of matrices they are (K, C · h · w).
+    """
+    count, width, *sides = shape
+    return np.empty((width, count, *sides), np.float32).swapaxes(0, 1)
 
 
-def _product(weight: Tensor, bias: Tensor, values: Tensor) -> Tensor:
-    """Return (C, K, N) of weights (K, width), biases (K,) and values (C, width, N)."""
-    import torch
-
-    count = len(values)
-    return torch.baddbmm(bias[:, None].expand(count, -1, 1), weight.expand(count, -1, -1), values)
+def _kernel(weight: Float) -> Float:
+    """Return weights (O, K, y, x) as (O, y · x, K)."""
+    outputs, width = weight.shape[:2]
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(outputs, -1, width)
 
 
-def _rows(planes: Tensor) -> Tensor:
-    """Return planes (C, K, h, w), of whose layout in memory K is the last, as (C, h · w, K)."""
-    return planes.permute(0, 2, 3, 1).flatten(1, 2)
+def _add_doubled(coarse: Float, planes: Float) -> None:
+    """Add to planes (C, K, h, w), at each place, what (C, K, ⌈h / 2⌉, ⌈w / 2⌉) have there."""
+    for y in (0, 1):
+        for x in (0, 1):
+            part = planes[..., y::2, x::2]
+            part += coarse[..., : part.shape[-2], : part.shape[-1]]
 
 
-def _at(planes: Tensor, here: Places) -> Tensor:
-    """Return some places of such planes, (N,) or (C, N), as (C, K, N, 1) of the same layout."""
-    import torch
+def _active(total: Float, into: Float | None = None) -> Float:
+    """Clip and round sums to activations, in place or into other planes."""
+    np.clip(total, np.float32(0), _MOST, out=total)
+    return np.floor(total, out=total if into is None else into)
 
-    rows, wanted = _rows(planes), torch.from_numpy(here)
+
+def _at(planes: Float, here: Places) -> Float:
+    """Return some places of planes (C, K, h, w), (N,) or (C, N), as (C, K, N, 1)."""
+    count, width, h, w = planes.shape
+    stacked = planes.swapaxes(0, 1).reshape(width, count, h * w)
     if here.ndim == 1:
-        found = rows.index_select(1, wanted)
+        found = stacked.take(here, -1)
     else:
-        count, places, width = rows.shape
-        wanted = (wanted + torch.arange(0, count * places, places)[:, None]).flatten()
-        found = rows.reshape(-1, width).index_select(0, wanted).view(count, -1, width)
-    return found[:, :, None].permute(0, 3, 1, 2)
-
-
-def _float(planes: npt.NDArray[Any]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.asarray(planes, np.float32))
-
-
-def _channels_last(planes: npt.NDArray[Any]) -> Tensor:
-    """Return planes (C, K, h, w) in the layout that convolutions are fastest in."""
-    import torch
-
-    return _float(planes).contiguous(memory_format=torch.channels_last)
+        found = stacked.reshape(width, -1).take(here + np.arange(0, count * h * w, h * w)[:, None], -1)
+    return np.asarray(found[..., None].swapaxes(0, 1))
 
 
 @cache
 def _prove_sums() -> None:
-    """Try whether convolutions and products of matrices here are sums of products, as their bound has it.
+    """Try whether products of matrices here are sums of products, as their bound has it.
 
-    Libraries may compute them by transforms instead (Winograd's, Fourier's), of which no such bound holds,
-    and choose by size: so it is tried on sizes that occur, with large integers, and compared in some places.
+    Libraries may compute them otherwise (Strassen's, Winograd's), of which no such bound holds, and choose by
+    size: so it is tried on sizes that occur, with large integers, and compared in some places.
 
     Raises
     ------
     UnsupportedError
         If they are not.
     """
-    import torch
-    from torch.nn import functional as F
-
     rng = np.random.default_rng(0)
     square = zip(WIDTHS[::-1], ((side, side) for side in (128, 96, 64, 16, 8)), strict=True)
     for width, (tall, wide) in (*square, (WIDTHS[-1], (8, 2048))):  # a piece of a large plane
         images = rng.integers(0, ACTIVATION_MAX + 1, (2, width, tall + 2, wide + 2))
-        rows = images.reshape(2, width, -1)
+        planes = images.astype(np.float32)
         # Of one sign; no larger than what keeps their sums below the bound, or than bfloat16 has exactly.
         most = [min(EXACT // (n * width * ACTIVATION_MAX), WEIGHT_MAX) for n in (9, 1)]
         weight = rng.integers(0, most[0], (width, width, 3, 3))
         matrix = rng.integers(0, most[1], (_OUTPUTS, width))
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            found = F.conv2d(_channels_last(images), _channels_last(weight)).numpy()
-            product = _product(_float(matrix), _float(np.zeros(_OUTPUTS)), _float(rows)).numpy()
+        nothing = np.zeros((1, width), np.float32)
+        found = ExactContext.convolved([(planes, _kernel(weight.astype(np.float32)))], nothing)[
+            :, :, 1:-1, 1:-1
+        ]
+        mixed = ExactContext.mixed(planes, matrix[:, None].astype(np.float32))
         for n, y, x in rng.integers(0, (2, tall, wide), (50, 3)):
             patch = images[n, :, y : y + 3, x : x + 3]
             if not (
                 np.array_equal(found[n, :, y, x], (weight * patch).sum((1, 2, 3)))
-                and np.array_equal(product[n, :, y * wide + x], matrix @ rows[n, :, y * wide + x])
+                and np.array_equal(mixed[n, :, y, x], matrix @ images[n, :, y, x])
             ):
                 raise UnsupportedError(
-                    f"convolutions and matrix products of torch {torch.__version__} are not exact on this "
-                    "machine, so that no wavelet model can be used here; switch off its fast mathematics, or "
-                    "take another torch"
+                    f"matrix products of numpy {np.__version__} are not exact on this machine, so that no "
+                    "wavelet model can be used here; switch off its fast mathematics, or take another numpy"
                 )
 
 

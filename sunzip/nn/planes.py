@@ -87,8 +87,11 @@ def root(x: Array, factor: float = 8.0) -> Array:
         np.sqrt(y, out=y)
         y *= np.float32(factor)
         np.floor(y, out=y)
-        np.minimum(y, np.float32(127), out=y)
-        return np.copysign(y, x, out=y)
+        np.clip(y, np.float32(0), np.float32(127), out=y)
+        # What copysign does of one at a time; no y has a sign.
+        bits = y.view(np.uint32)
+        bits |= x.view(np.uint32) & np.uint32(1 << 31)
+        return y
     return (x.abs().sqrt() * factor).floor().clamp(max=127).copysign(x)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.errors import UnsupportedError
 from sunzip.nn import HYPER_STRIDE
+from sunzip.nn.exact import ExactContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,3 +196,48 @@ def encoder_of(codec: Codec) -> Encoder:
             "hyperprior and sigma-vae have one: export hyperprior-12, which comes with sunzip, instead"
         )
     return build(codec.family)
+
+
+def copied(codec: Codec) -> Codec:
+    """Return a codec whose family may be changed without changing that of the first."""
+    other = copy(codec)
+    other.family = copy(codec.family)
+    return other
+
+
+def through(codec: Codec, context: ExactContext) -> Codec:
+    """Return a codec of the wavelet family whose context network is another object."""
+    other = copied(codec)
+    other.family.context = context  # type: ignore[attr-defined]
+    return other
+
+
+class CountingContext(ExactContext):
+    """A context network that counts what it does.
+
+    Attributes
+    ----------
+    macs
+        Products with a sum, as they are done: planes that are all 0 are left out.
+    traffic
+        Bytes of float32 that its layers read and write, each once.
+    """
+
+    macs = traffic = 0
+
+    def convolved(self, known: Sequence[tuple[Float, Float]], bias: Float) -> Float:  # type: ignore[override]
+        """See `ExactContext.convolved`."""
+        out = super().convolved(known, bias)
+        for planes, kernel in known:
+            self._count(planes, kernel, out)
+        return out
+
+    def mixed(self, planes: Float, kernel: Float) -> Float:  # type: ignore[override]
+        """See `ExactContext.mixed`."""
+        out = super().mixed(planes, kernel)
+        self._count(planes, kernel, out)
+        return out
+
+    def _count(self, planes: Float, kernel: Float, out: Float) -> None:
+        self.macs += kernel.size * out[:, 0].size
+        self.traffic += planes.nbytes + kernel.nbytes + out.nbytes

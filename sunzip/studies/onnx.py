@@ -13,7 +13,7 @@ import shutil
 import time as clock
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from sunzip.errors import DamagedError, InputError, SunzipError, needing
 from sunzip.sinks.base import Target
 from sunzip.sources.synthetic import render
 from sunzip.studies import onnx_context
-from sunzip.studies.encoder import encoder_of
+from sunzip.studies.encoder import copied, encoder_of, through
 from sunzip.studies.noise import noise_error
 from sunzip.weights import CONFIG, TENSORS, Model
 
@@ -231,13 +231,6 @@ def _card(place: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def _copied(codec: Codec) -> Codec:
-    """Return a codec whose family may be changed without changing that of the first."""
-    other = copy(codec)
-    other.family = copy(codec.family)
-    return other
-
-
 def _through(codec: Codec, session: Any) -> Codec:
     """Return the codec with its analysis network replaced by a session."""
     encoder = encoder_of(codec)
@@ -250,16 +243,14 @@ def _through(codec: Codec, session: Any) -> Codec:
             found.append(encoder.latents(session.run(None, {n: feed[n] for n in names}), quality))
         return found
 
-    other = _copied(codec)
+    other = copied(codec)
     other.family.analyse = analyse  # type: ignore[method-assign]
     return other
 
 
 def _through_context(codec: Codec, sessions: Mapping[str, Any]) -> Codec:
     """Return the codec with its context network replaced by sessions."""
-    other = _copied(codec)
-    other.family.context = onnx_context.OnnxContext(codec.model.arrays("context"), sessions)  # type: ignore[attr-defined]
-    return other
+    return through(codec, onnx_context.OnnxContext(codec.model.arrays("context"), sessions))
 
 
 def export(
@@ -453,9 +444,9 @@ def _export_context(
         )
     tell("timing")
     seconds: dict[str, float] = {}
-    for threads, through in throughs.items():
+    for threads, other in throughs.items():
         with here():
-            times = [_clocked(partial(through.encode, check[0][None], channels)) for _ in range(_TIMED)]
+            times = [_clocked(partial(other.encode, check[0][None], channels)) for _ in range(_TIMED)]
         seconds[f"seconds_{threads}"] = min(times)
     return [*names, CONFIG, TENSORS], {
         "agreement": 0.0,

@@ -287,8 +287,6 @@ def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np
     found = speed.of_peer(peer_of("sperr"), names, frame[2:4].copy(), threads=2)
     assert speed.RATE <= found["bits"] < 4 * speed.RATE
     assert min(found.values()) > 0
-    # It would set the threads of the tests that follow.
-    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     ours = speed.of_model(weights.DEFAULT, names, frame[2:4].copy(), threads=1)
     shares = ours.pop("shares")
     assert ours["bits"] >= speed.RATE
@@ -300,25 +298,23 @@ def test_a_codec_is_timed_at_its_rate(monkeypatch: pytest.MonkeyPatch, frame: np
 
 
 def test_multiplications_are_those_of_the_network(wavelet_model: Model, frame: np.ndarray) -> None:
-    from benchmarks.rate_distortion import speed
     from sunzip.codec import Codec, lanes
-    from sunzip.nn.exact import ExactContext, macs_per_position
+    from sunzip.nn.exact import macs_per_position
     from sunzip.nn.planes import level_of, network_of
     from sunzip.pyramid import grid_of
+    from sunzip.studies.encoder import CountingContext, through
 
-    methods = [(ExactContext, name) for name in ("enter", "beside", "settle")]
-    before = [getattr(*method) for method in methods]
-    codec = Codec(wavelet_model, 100)
+    codec, context = Codec(wavelet_model, 100), CountingContext(wavelet_model.arrays("context"))
     names, side = NAMES[2:4], 128
     (block,) = codec.encode(frame[None, 2:4], names)
     with lanes.here():
-        counted = speed._multiplications(lambda: codec.decode([block], names, (side, side)), methods)
+        pixels = through(codec, context).decode([block], names, (side, side))
+        assert np.array_equal(pixels, codec.decode([block], names, (side, side)))
     grid = grid_of(side, side)
     levels = [grid.level(n) for n in range(grid.depth)]
     every = 2 * sum(h * w * macs_per_position(network_of(level_of(h, w))) for h, w in levels)
     # Some layers are not run everywhere, and none for other frames, of which there are none.
-    assert every / 3 < counted < every
-    assert [getattr(*method) for method in methods] == before
+    assert every / 3 < context.macs < every
 
 
 def test_shares_are_marked_by_their_targets() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -79,7 +78,7 @@ def test_features_go_to_their_places_and_back(given: tuple[Bool, tuple[int, int]
     tiles = Tiles(coded, (h, w))
     planes = np.random.default_rng(0).normal(size=(1, 3, h, w)).astype(np.float32)
     inside = coded.repeat(SIDE, 0).repeat(SIDE, 1)[:h, :w]
-    assert np.array_equal(tiles.whole(torch.from_numpy(tiles.windows(planes))), planes * inside)
+    assert np.array_equal(tiles.whole(tiles.windows(planes)), planes * inside)
     finer = Tiles(np.ones(tiles_of((2 * h, 2 * w)), np.bool_), (2 * h, 2 * w))
     doubled = planes.repeat(2, 2).repeat(2, 3)
     assert np.array_equal(finer.coarser(planes).repeat(2, 2).repeat(2, 3), finer.windows(doubled))
@@ -127,7 +126,7 @@ def test_the_network_makes_of_tiles_what_it_makes_of_whole_bands(wavelet_model: 
     assert np.array_equal(tiles.listed(settled, 2)[0], last[0][:, tiles.places[2]])
     inside = coded.repeat(SIDE, 0).repeat(SIDE, 1)[:h, :w]
     assert found.shape[1] == width
-    assert np.array_equal(tiles.whole(found), features.numpy() * inside)
+    assert np.array_equal(tiles.whole(found), features * inside)
 
 
 def test_what_is_expected_depends_on_the_coarser_level_and_other_channels() -> None:

@@ -1189,7 +1189,7 @@ def test_the_number_of_lanes_does_not_matter(
     expected = made()
     for count in (1, 2):
         monkeypatch.setattr(lanes, "_pool", None)
-        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        monkeypatch.setattr(lanes, "_cores", lambda count=count: count)
         assert made() == expected
         assert lanes.count() == count
     with lanes.here():

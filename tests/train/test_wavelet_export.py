@@ -130,7 +130,7 @@ def test_integers_foretell_what_the_network_does(
         torch.from_numpy(cross),
         torch.from_numpy(values),
         torch.ones(3, 1, h, w),
-        below * ACTIVATION_UNIT,
+        torch.from_numpy(below * np.float32(ACTIVATION_UNIT)),
     )
 
     trusts: list[list[float]] = []
@@ -154,7 +154,7 @@ def test_integers_foretell_what_the_network_does(
     half = np.where(board, rounded(values, begin, timed), 0).astype(np.float32)
     second = exact.beside(level, *which, found, decoded_planes(half), here).reshape(3, 12, h, w)
     # Weights have eight bits, activations are rounded after each layer: that is all that may differ.
-    assert (found - features / ACTIVATION_UNIT).abs().mean() < 1
+    assert np.abs(found - features.detach().numpy() / ACTIVATION_UNIT).mean() < 1
     out = np.where(board, first, second)
     mean = np.where(board, begin, mean_of(second, ~board))
     for little, some, all_of_it in trusts if timed else ():

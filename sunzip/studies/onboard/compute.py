@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import weakref
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from sunzip.codec import Codec
 from sunzip.codec.lanes import here
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.pyramid import grid_of
-from sunzip.studies.encoder import encoder_of
+from sunzip.studies.encoder import CountingContext, encoder_of, through
 from sunzip.studies.onboard.mission import Mission
 
 #: Processor cycles of a scalar core for each sample that is stabilised (a square root, a few products), and
@@ -121,7 +122,7 @@ class Cost:
     traffic
         Bytes that the operations of the networks read and write as float32, each once: caches only lessen it.
     activations
-        Most bytes of float32 that are alive at once.
+        Most bytes of float32 that are alive at once; of a wavelet model, of all arrays that coding takes.
     weights
         Bytes of the model's file.
     symbols, samples
@@ -149,29 +150,51 @@ def count(codec: Codec, channels: tuple[str, ...], side: int) -> Cost:
         If the model cannot code frames of that size.
     """
     codec.family.check_size(side, side)
-    tally = _tally()
     # Random pixels: a frame of nothing could be coded without ever looking at it.
     frame = np.random.default_rng(0).uniform(0, 500, (1, len(channels), side, side)).astype(np.float32)
+    tally: Any
+    if isinstance(codec.family, WaveletFamily):
+        tally = CountingContext(codec.model.arrays("context"))
+        codec = through(codec, tally)
+        # All coefficients of the channels, as those of random pixels are; of a Sun the finest are left out.
+        grid = grid_of(side, side)
+        integer, symbols, counted = 0, len(channels) * grid.height * grid.width, _Arrays()
+    else:
+        tally = counted = _tally()
+        encoder = encoder_of(codec)
+        integer, symbols = encoder.integer_macs(side, side), encoder.symbols(side, side)
     with here():
         # The first frame loads the network, which is no part of what a frame costs.
         codec.encode(frame, channels)
-        with tally:
+        tally.macs = tally.traffic = 0
+        with counted:
             codec.encode(frame, channels)
-    if isinstance(codec.family, WaveletFamily):
-        # All coefficients of the channels, as those of random pixels are; of a Sun the finest are left out.
-        grid = grid_of(side, side)
-        integer, symbols = 0, len(channels) * grid.height * grid.width
-    else:
-        encoder = encoder_of(codec)
-        integer, symbols = encoder.integer_macs(side, side), encoder.symbols(side, side)
     return Cost(
         macs=tally.macs + integer,
         traffic=tally.traffic,
-        activations=tally.peak,
+        activations=counted.peak,
         weights=codec.model.nbytes,
         symbols=symbols,
         samples=frame.size,
     )
+
+
+class _Arrays:
+    """Counts, while it is entered, the most bytes that arrays have at once beside those that were there."""
+
+    peak = 0
+
+    def __enter__(self) -> None:
+        self._began = not tracemalloc.is_tracing()
+        if self._began:
+            tracemalloc.start()
+        tracemalloc.reset_peak()
+        self._before = tracemalloc.get_traced_memory()[0]
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = tracemalloc.get_traced_memory()[1] - self._before
+        if self._began:
+            tracemalloc.stop()
 
 
 def _tally() -> Any:
