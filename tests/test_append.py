@@ -457,6 +457,58 @@ def test_without_a_grid_a_late_image_may_come_first_in_its_frame(model: Model, t
         api.append(gone, path, late=True)
 
 
+class Moments(Waves):
+    """Waves of 171A and 304A at such seconds as are given."""
+
+    def __init__(self, **seconds: list[int]) -> None:
+        super().__init__(frames=6, size=SIZE, start=START, channels=("171A", "304A"), seed=7)
+        self.seconds = {f"{name[1:]}A": each for name, each in seconds.items()}
+
+    def times(self, channel: str) -> np.ndarray:
+        return START + 1000 * np.array(self.seconds[channel], "m8[ms]")
+
+    def read(self, channel: str, row: int) -> np.ndarray:
+        return super().read(channel, row + 10)  # the others are whole
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+@pytest.mark.parametrize(("late", "missing"), [(False, "mask"), (True, "mask"), (False, "drop")])
+def test_without_a_grid_no_image_is_added_twice(
+    model: Model, late: bool, missing: Any, tmp_path: Path
+) -> None:
+    """What follows may part the archive's last frame, whose last image then begins the next."""
+    path = tmp_path / "sun.lat"
+    some = join([Moments(_171=[0, 24], _304=[4, 16])], cadence=None, missing=missing)
+    more = join([Moments(_171=[0, 24, 36], _304=[4, 16, 28, 40])], cadence=None, missing=missing)
+    whole = missing == "drop"
+    api.compress(some, path, model=model)
+    for _ in range(2):
+        report = api.append(more, path, late=late)
+        assert report.frames == (3 if whole else 4)
+        assert whole or not any("late" in what for what in report.alignment["odd"])
+    with open_archive(path) as archive:
+        seconds = (archive.t_obs - START).astype(float) / 1000
+        valid = archive.valid
+    found = [sorted(seconds[valid[:, c], c]) for c in range(2)]
+    assert found == [[0, 24, 36], [4, 16, 40] if whole else [4, 16, 28, 40]]
+    a = report.alignment
+    counted = ("images_used", "images_dropped", "duplicates", "out_of_tolerance", "unusable_times")
+    assert sum(a["images_found"].values()) == sum(a[k] for k in (*counted, "not_selected"))
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+def test_without_a_grid_a_frame_that_was_parted_hides_no_late_image(model: Model, tmp_path: Path) -> None:
+    """The archive's frame has an image of that channel, but one that now stands in another frame."""
+    path = tmp_path / "sun.lat"
+    some = join([Moments(_171=[0, 48], _304=[12, 60])], cadence=None)
+    more = join([Moments(_171=[0, 48], _304=[3, 12, 60])], cadence=None)
+    api.compress(some, path, model=model)
+    report = api.append(more, path)
+    assert any("late" in what for what in report.alignment["odd"])
+    assert api.append(more, path, late=True).images == 5
+    assert api.append(more, path, late=True).frames_coded == 0
+
+
 def written(path: Path, first: int, last: int, channels: tuple[str, ...] = ("171A", "304A")) -> Path:
     """Write some of twelve frames as a source."""
     align = api.Alignment(channels=channels)

@@ -264,13 +264,17 @@ def what_follows(
         raise _unlike(series, archive, "add images of these")
     # Frames that the archive left out for an image without measurement are not absent from it.
     series = settled(series, archive.time)
-    doubtful = _doubtful(archive, series)
-    kept = _complete(archive, series, doubtful) if late else archive.frames
-    following = series.following(archive.time[:kept], archive.channels, Scale(archive.scale))
+    new = _new(archive, series)
+    kept = _complete(archive, series, new) if late else archive.frames
+    following = series.following(
+        archive.time[:kept], archive.channels, Scale(archive.scale), _taken(archive)[:kept]
+    )
     held = _held(archive, kept, following)
-    before = series.time[: len(series) - len(following)]
-    images = 0 if late else int(np.count_nonzero(doubtful))
-    return Following(following, align, kept, held, before[~np.isin(before, archive.time)], images)
+    if late:
+        new[:] = False  # all of it is coded
+    there = np.isin(series.time, archive.time)
+    absent = new.any(axis=1) & ~there & (series.time < archive.time[-1])
+    return Following(following, align, kept, held, series.time[absent], int(np.count_nonzero(new[there])))
 
 
 def _start(archive: Archive, align: Alignment) -> When | None:
@@ -286,32 +290,54 @@ def _start(archive: Archive, align: Alignment) -> When | None:
     return start
 
 
-def _doubtful(archive: Archive, series: Series) -> npt.NDArray[np.bool_]:
-    """Return which images (T, C) of an archive's frames, in a series' channels, only the series has."""
-    there = archive.valid[:, [archive.channels.index(name) for name in series.channels]]
-    has = np.zeros_like(there)
+def _taken(archive: Archive) -> Times:
+    """Return when the images (T, C) of an archive were taken; NaT where there is none."""
+    return np.where(archive.valid, archive.t_obs, np.datetime64("NaT", "ms"))
+
+
+def _new(archive: Archive, series: Series) -> npt.NDArray[np.bool_]:
+    """Return which images (T, C) of a series an archive has in none of its frames.
+
+    An image has its place in a frame of the archive, too, if a nearer one has come there since, but not if it
+    is another's that the series has elsewhere, as it may without a grid.
+    """
+    into = [archive.channels.index(name) for name in series.channels]
+    taken, valid = _taken(archive)[:, into], archive.valid[:, into]
+    new = ~np.isnat(series.t_obs)
     _, frames, rows = np.intersect1d(series.time, archive.time, assume_unique=True, return_indices=True)
-    has[rows] = ~np.isnat(series.t_obs[frames])
-    return has & ~there
+    for c in range(len(into)):
+        found = np.isin(series.t_obs[:, c], taken[:, c])
+        elsewhere = np.isin(taken[:, c], series.t_obs[:, c])
+        found[frames] |= (valid[:, c] & ~elsewhere)[rows]
+        new[:, c] &= ~found
+    return new
 
 
-def _complete(archive: Archive, series: Series, doubtful: npt.NDArray[np.bool_]) -> int:
+def _complete(archive: Archive, series: Series, new: npt.NDArray[np.bool_]) -> int:
     """Return how many of an archive's frames, in whole shards or all, lack nothing that a series has.
 
-    `doubtful` is what `_doubtful` returns.
+    `new` is what `_new` returns.
     """
-    kept = archive.frames
-    absent = series.time[~np.isin(series.time, archive.time) & (series.time < archive.time[-1])]
-    if len(absent):
-        kept = int(np.searchsorted(archive.time, absent[0]))
-    for frame in np.flatnonzero(doubtful.any(axis=1)):
-        if frame >= kept:
-            break
+    kept, per_shard = archive.frames, archive.frames_per_shard
+    late = new & (series.time <= archive.time[-1])[:, None]
+    for frame in np.flatnonzero(late.any(axis=1)):
+        place = int(np.searchsorted(archive.time, series.time[frame]))
         # Images without a measurement are in no archive: only reading tells them from those that are late.
-        place = int(np.searchsorted(series.time, archive.time[frame]))
-        if any(series.holds(place, int(channel)) for channel in np.flatnonzero(doubtful[frame])):
-            kept = int(frame)
-    return kept if kept == archive.frames else kept - kept % archive.frames_per_shard
+        there = archive.time[place] == series.time[frame]
+        if not there or any(series.holds(int(frame), int(c)) for c in np.flatnonzero(late[frame])):
+            kept = place - place % per_shard
+            break
+    # Without a grid images of what is coded anew may have come into a frame before that.
+    taken = _taken(archive)
+    while 0 < kept < archive.frames:
+        before = series.time <= archive.time[kept - 1]
+        if not any(
+            np.isin(taken[kept:, archive.channels.index(name)], series.t_obs[before, c]).any()
+            for c, name in enumerate(series.channels)
+        ):
+            break
+        kept -= per_shard
+    return kept
 
 
 def _held(archive: Archive, kept: int, following: Series) -> npt.NDArray[np.bool_]:

@@ -322,7 +322,13 @@ class Series(Shown):
         kept._seen[:] = self._seen[keep]
         return kept
 
-    def following(self, times: npt.NDArray[np.datetime64], channels: tuple[str, ...], scale: Scale) -> Series:
+    def following(
+        self,
+        times: npt.NDArray[np.datetime64],
+        channels: tuple[str, ...],
+        scale: Scale,
+        taken: npt.NDArray[np.datetime64],
+    ) -> Series:
         """Return the frames after those of some times, to be added to these.
 
         Parameters
@@ -331,28 +337,41 @@ class Series(Shown):
             In order; there may be none.
         channels, scale
             Those of the others: channels that the sources lack are missing.
+        taken
+            (T, C) when the images of the others were taken; what they have is left out.
         """
-        keep = self.time > times[-1] if len(times) else np.ones(len(self), np.bool_)
+        after = self.time > times[-1] if len(times) else np.ones(len(self), np.bool_)
+        cells = (int(after.sum()), len(channels))
         into = [channels.index(name) for name in self.channels]
-        source, row = (np.full((int(keep.sum()), len(channels)), -1, np.int32) for _ in range(2))
-        t_obs = np.full(source.shape, np.datetime64("NaT", "ms"), "datetime64[ms]")
-        source[:, into], row[:, into] = self._source[keep], self._row[keep]
-        t_obs[:, into] = self.t_obs[keep]
-        left = int(np.count_nonzero(self._source[~keep] >= 0))
+        source, row = (np.full(cells, -1, np.int32) for _ in range(2))
+        t_obs = np.full(cells, np.datetime64("NaT", "ms"), "datetime64[ms]")
+        source[:, into], row[:, into] = self._source[after], self._row[after]
+        t_obs[:, into] = self.t_obs[after]
+        # Without a grid an image may have come to lie in a later frame as others followed it.
+        again = np.stack([np.isin(t_obs[:, c], taken[:, c]) for c in range(len(channels))], axis=1)
+        source[again] = row[again] = -1
+        t_obs[again] = np.datetime64("NaT", "ms")
+        other, there = int(np.count_nonzero(source >= 0)), source[:, into] >= 0
+        keep = there.all(axis=1) if self.missing == "drop" else there.any(axis=1)
+        used = int(np.count_nonzero(source[keep] >= 0))
+        dropped = int(np.count_nonzero(~keep)) if self.missing == "drop" else 0
         report = replace(
             self._report,
-            frames=len(source),
-            images_used=self._report.images_used - left,
-            not_selected=self._report.not_selected + left,
+            frames=int(keep.sum()),
+            frames_dropped=self._report.frames_dropped + dropped,
+            images_used=used,
+            images_dropped=self._report.images_dropped + other - used,
+            # Those before, and those that the others have.
+            not_selected=self._report.not_selected + self._report.images_used - other,
         )
         return Series(
             self._sources,
             channels,
             self.shape,
-            self.time[keep],
-            t_obs,
-            source,
-            row,
+            self.time[after][keep],
+            t_obs[keep],
+            source[keep],
+            row[keep],
             report,
             self.missing,
             scale,
