@@ -479,6 +479,30 @@ def test_two_runs_do_not_mix_their_shards(s3: Any) -> None:
         assert archive.fingerprint == "other"
 
 
+def test_a_folder_that_another_run_removes_meanwhile_is_called_so(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of one content may both come to pack it, and the faster one removes what the other reads."""
+    spec = spec_of()
+    first = ArchiveWriter.create(URL, spec)
+    for number in range(first.shards):
+        first.write_shard(number, *shard_of(spec, first.frames_of(number)))
+    second = ArchiveWriter.create(URL, spec, resume=True)
+    packing = second._place.packing
+
+    @contextmanager
+    def slowly(size: int) -> Iterator[Any]:
+        with packing(size) as file:
+            first.finish()
+            yield file
+
+    monkeypatch.setattr(second._place, "packing", slowly)
+    with pytest.raises(OutputError, match=r"sun\.lat\.partial: objects are gone, as if another run"):
+        second.finish()
+    assert keys(s3) == ["sun.lat"]
+    assert verify(URL).ok
+
+
 def test_an_upload_that_fails_leaves_neither_file_nor_parts(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of()
     writer = ArchiveWriter.create(URL, spec)

@@ -295,6 +295,11 @@ def partial_of(path: str) -> str:
     return f"{_followed(path)}.partial"
 
 
+def gone(path: str, what: str) -> str:
+    """Return what is to be said of objects in the folder that were there."""
+    return f"{partial_of(path)}: {what} are gone, as if another run had removed them; use --resume"
+
+
 def _followed(path: str) -> str:
     """Return where a link to a file leads, which is what is replaced; a link to nothing is itself."""
     file = path.removeprefix("file://")
@@ -626,7 +631,11 @@ class _RemotePlace:
         with self._errors() as (fs, path):
             paths = [f"{path}.partial/{key}" for key in ranges]
             starts, ends = [a for a, _ in ranges.values()], [a + n for a, n in ranges.values()]
-            return _cat_ranges(fs, paths, starts, ends)
+            try:
+                return _cat_ranges(fs, paths, starts, ends)
+            except FileNotFoundError as e:
+                # They were there a moment ago, and nothing keeps another run from removing them.
+                raise OutputError(gone(self.url, "objects")) from e
 
     def _found(self) -> dict[str, int]:
         """Return all objects in the folder and their sizes."""

@@ -14,7 +14,7 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._json import dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
-from sunzip.archive._place import partial_of, place_of
+from sunzip.archive._place import gone, partial_of, place_of
 from sunzip.archive._read import Archive, open_archive
 from sunzip.archive._shard import ShardChecker
 from sunzip.archive._zip import COMMENT, MANIFEST, Packer, is_name
@@ -229,10 +229,7 @@ class ArchiveWriter:
             keys = self._grid.objects() - taken
             sizes = self._place.sizes(keys)
             if len(sizes) < len(keys):
-                raise OutputError(
-                    f"{self._partial}: {len(keys) - len(sizes)} objects are gone, as if another run had "
-                    "removed them; use --resume"
-                )
+                raise OutputError(gone(self.path, f"{len(keys) - len(sizes)} objects"))
             old = self.before.sizes(taken) if self.before else {}
             total = sum(sizes.values()) + sum(old.values()) + sum(map(len, model.values()))
             with self._place.packing(total) as file:
