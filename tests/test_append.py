@@ -609,6 +609,22 @@ def test_damage_is_not_passed_on(model: Model, tmp_path: Path) -> None:
         api.compress(series(14), path, model=model, block=2, force=True)
 
 
+@pytest.mark.parametrize("kind", ["tiny_model"])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_no_longer_tells_its_origins_takes_no_frames(model: Model, late: bool, tmp_path: Path) -> None:
+    """Its grid is unknown, so that by another one anything may seem to lack."""
+    path, saved = tmp_path / "sun.lat", tmp_path / "saved.lat"
+    align = api.Alignment(cadence="6min", channels=("171A", "304A"))
+    api.compress("synthetic:frames=6,size=32,cadence=6min", path, model=model, align=align)
+    data = bytearray(path.read_bytes())
+    root = data.index(b'"summary"')
+    data[root : root + 40] = bytes(40)
+    path.write_bytes(data)
+    assert [lost.object for lost in sunzip.repair(path, saved).lost] == ["zarr.json"]
+    with pytest.raises(DamagedError, match=r"saved\.lat: does not say.*if the root was lost; nothing can be"):
+        api.append("synthetic:frames=9,size=32,cadence=6min", saved, late=late)
+
+
 @pytest.mark.parametrize("kind", ["other_model"])
 def test_the_embedded_model_codes_and_stays(model: Model, nothing_registered: None, tmp_path: Path) -> None:
     path = tmp_path / "sun.lat"

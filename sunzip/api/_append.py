@@ -7,7 +7,7 @@ import time as clock
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -94,11 +94,13 @@ def append(
         raise InputError(f"{path}: nothing is there to add to; `sunzip compress` makes an archive")
     with Sun(path, model=model, anon=anon) as sun:
         old = sun.archive
+        # How the frames are to be brought together is told with it, so that nothing is right without.
+        origins = _Origins.of(old)
         # Archives need not tell a quality: it is then the model's own, as for the Zarr codec.
         codec = sun.codec.within(old.bounds, old.codec.get("quality"))
         found = what_follows(old, src, hmi=hmi, anon=anon, degradation=degradation, stop=stop, late=late)
         series, align, kept = found.series, found.align, found.kept
-        source = _sources(old, kept, series)
+        source = _sources(old, origins, kept, series)
         if not len(series):
             if resume:
                 # It may have been broken off after the new archive had taken its place.
@@ -150,23 +152,40 @@ def _lacking(archive: Archive, added: int) -> dict[str, int]:
     return {what: added if names else 0}
 
 
-def _sources(old: Archive, kept: int, series: Series) -> Mapping[str, Any]:
-    """Return where all frames came from, those that are kept and others, each source named once.
+class _Origins(NamedTuple):
+    """Where an archive's frames came from: the URLs and layouts of its sources, and their bytes if known."""
 
-    Raises
-    ------
-    DamagedError
-        If the archive does not say it of its own.
-    """
-    before, kinds, size = (old.source.get(key) for key in ("urls", "layouts", "stored_bytes"))
-    if (
-        not isinstance(before, list)
-        or not isinstance(kinds, list)
-        or len(before) != len(kinds)
-        or not all(isinstance(text, str) for text in before + kinds)
-        or not (size is None or (type(size) is int and size >= 0))
-    ):
-        raise DamagedError(f"{old.path}: does not say where its frames came from as sunzip does")
+    urls: list[str]
+    layouts: list[str]
+    size: int | None
+
+    @classmethod
+    def of(cls, old: Archive) -> _Origins:
+        """Read it.
+
+        Raises
+        ------
+        DamagedError
+            If the archive does not say it.
+        """
+        urls, layouts, size = (old.source.get(key) for key in ("urls", "layouts", "stored_bytes"))
+        if (
+            not isinstance(urls, list)
+            or not isinstance(layouts, list)
+            or len(urls) != len(layouts)
+            or not all(isinstance(text, str) for text in urls + layouts)
+            or not (size is None or (type(size) is int and size >= 0))
+        ):
+            raise DamagedError(
+                f"{old.path}: does not say where its frames came from and how they were brought together, as "
+                "a repair cannot if the root was lost; nothing can be added: compress its source again"
+            )
+        return cls(urls, layouts, size)
+
+
+def _sources(old: Archive, origins: _Origins, kept: int, series: Series) -> Mapping[str, Any]:
+    """Return where all frames came from, those that are kept and others, each source named once."""
+    before, kinds, size = origins
     if kept < old.frames and size is not None:
         # What is coded anew is counted with the series.
         valid = old.valid
