@@ -610,6 +610,24 @@ def test_damage_is_not_passed_on(model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])
+def test_what_repair_could_not_save_is_not_taken_for_a_run_that_is_complete(
+    model: Model, tmp_path: Path
+) -> None:
+    path, saved = tmp_path / "sun.lat", tmp_path / "saved.lat"
+    api.compress(series(3), path, model=model, block=1)
+    data = bytearray(path.read_bytes())
+    with open_archive(path) as archive:
+        start, _ = archive.extent(1)
+    data[start + 20 : start + 40] = bytes(20)
+    path.write_bytes(data)
+    assert sunzip.repair(path, saved).images == 3
+    saved.replace(path)
+    with pytest.raises(OutputError, match="exists; remove it or use --force"):
+        api.compress(series(3), path, model=model, block=1, resume=True)
+    assert api.append(series(3), path, late=True).images == 9
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
 @pytest.mark.parametrize("late", [False, True])
 def test_what_no_longer_tells_its_origins_takes_no_frames(model: Model, late: bool, tmp_path: Path) -> None:
     """Its grid is unknown, so that by another one anything may seem to lack."""

@@ -268,6 +268,9 @@ class Merged(ShardChecker):
         for start, stop in edges.reshape(-1, 2).tolist():
             what = "images are lost, and marked as missing"
             report.lost.append(problem_of("cube", what, slice(start, stop), self.time))
+        if any(p.frames is not None for p in report.lost):
+            # It is not what the run wrote that made it: that is to be able to write it again.
+            self.attributes["fingerprint"] = ""
         unknown = 0 if m is None else m.objects - len(self.keys) - 1
         if unknown > 0 and not any(p.object in ("model/", *self.names) for p in report.lost):
             what = f"counts {unknown} more objects than were found, an embedded model perhaps; they are lost"
