@@ -576,8 +576,10 @@ class _Csv(_File):
 
     def _write(self, rows: slice, features: Float) -> None:
         for moment, row in zip(format_utc(self._content.time[rows]), features, strict=True):
-            # numpy writes a float32 with the fewest digits that lead back to it.
-            cells = ("" if v == "nan" else v for v in row.astype(str).tolist())
+            # numpy writes a float32 with the fewest digits that lead back to it, unless it was told to print
+            # as before 1.14.
+            with np.printoptions(legacy=False):
+                cells = ("" if v == "nan" else v for v in row.astype(str).tolist())
             self._file.write(",".join([moment, *cells]) + "\n")
 
     def _finish(self) -> None:

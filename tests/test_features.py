@@ -117,6 +117,14 @@ def test_features_are_the_latents_to_the_bit(
     assert os.listdir(tmp_path) == [out.name]
 
 
+def test_numbers_of_a_table_are_whole_however_numpy_prints(
+    lat: Path, latents: np.ndarray, tmp_path: Path
+) -> None:
+    with np.printoptions(legacy="1.13"):
+        export_features(lat, tmp_path / "a.csv")
+    np.testing.assert_array_equal(read(tmp_path / "a.csv")[1], latents.reshape(FRAMES, WIDTH))
+
+
 def test_hdf5_and_zarr_hold_what_explains_them(lat: Path, tiny_model: Model, tmp_path: Path) -> None:
     for name in ("a.h5", "a.zarr"):
         export_features(lat, tmp_path / name, pool=2, pca=3, fit_until="2014-01-01T01:30")
