@@ -15,6 +15,7 @@ import json
 import math
 import os
 import threading
+import weakref
 import zlib
 from collections import Counter
 from itertools import product
@@ -155,6 +156,8 @@ class Hdf5(Source):
             else:
                 file = h5py.File(self._storage.root, "r", rdcc_nbytes=_HELD)
                 raw = open(self._storage.root, "rb")  # noqa: SIM115 (open as long as the other)
+                # Python warns of files that nobody closes, which suites of tests take for errors.
+                weakref.finalize(file, raw.close)
             self._handle = (os.getpid(), file, raw)
         return self._handle[1]
 

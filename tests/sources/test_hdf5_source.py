@@ -1,7 +1,9 @@
 """HDF5 cubes, whole and minimal, are read; files that are none, or that ask for too much, are one line."""
 
+import gc
 import json
 import pickle
+import warnings
 import zlib
 from pathlib import Path
 
@@ -54,6 +56,16 @@ def test_a_minimal_file(tmp_path, where, time):
     assert source.read("171A", 3).tobytes() == data[3].tobytes()
     assert source.header("171A", 3) == {}
     assert source.stored_bytes() == data.nbytes
+
+
+def test_no_file_is_left_open(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"], file["channel"], file["time"] = np.ones((1, 1, 4, 4)), ["171A"], [0]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        Hdf5(str(tmp_path / "a.h5"))
+        gc.collect()
+    assert [str(w.message) for w in told if issubclass(w.category, ResourceWarning)] == []
 
 
 def test_channels_in_any_order_and_images_that_are_missing(tmp_path):
