@@ -373,8 +373,11 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
 
 def _status(error: Any) -> str:
     """Say what an answer of HTTP means that is none."""
-    # Of an answer that is no HTTP the client says several lines.
-    told = " ".join([f"HTTP {error.status}", *error.message.splitlines()[:1]]).rstrip(" :")
+    said = "".join(error.message.splitlines()[:1]).rstrip(" :")
+    if "HttpProcessingError" in _kinds(error.__cause__):
+        # The client makes up the status, and says several lines, or in older releases nothing.
+        return f"the answer is no HTTP ({said or 'it cannot be parsed'}); check the URL and its port"
+    told = f"HTTP {error.status} {said}".rstrip()
     if error.status in (404, 410):
         return _ABSENT
     if error.status in (401, 403):

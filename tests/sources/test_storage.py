@@ -103,7 +103,7 @@ def told(job: str, url: str, folder: Path) -> str:
         (418, "the server refuses (HTTP 418 I'm a Teapot); check the URL"),
         (429, "the server cannot do it now (HTTP 429 Too Many Requests); try again later"),
         (500, "the server cannot do it now (HTTP 500 Internal Server Error); try again later"),
-        (1, "the server refuses (HTTP 400 Bad status line); check the URL"),
+        (1, "the answer is no HTTP ("),
     ],
 )
 def test_what_a_server_refuses_is_told_with_its_answer(
