@@ -55,6 +55,10 @@ _ROWS = 32
 _NRT = 2**30
 #: The most bytes of a header: 200,000 cards, where images of SDO have 200.
 _MAX_HEADER = 2**24
+#: FITS reads and writes by blocks of so many bytes, and headers by cards.
+_BLOCK, _CARD = 2880, 80
+#: The most axes and columns of tables that FITS knows. Astropy looks for each one that a header counts.
+_MAX_COUNT = 999
 #: The most that a gzipped file may unpack to: four images of 4096² in float64.
 _MAX_UNPACKED = 2**29
 
@@ -101,6 +105,10 @@ _STORAGE = re.compile(
     r"ZBLOCKED|ZSCALE|ZZERO"
 )
 
+#: How columns of tables are stored, by TFORM: how many of what, and of what are those that lie in the heap.
+_FORM = re.compile(r"(\d{0,9})([LXBIJKAEDCMPQ])([A-Z]?)")
+_WIDTHS = dict(zip("LBIJKAEDCMPQ", (1, 1, 2, 4, 8, 1, 4, 8, 8, 16, 8, 16), strict=True))
+
 #: How many files of a store are looked through at a time; and how many images are read: each takes memory,
 #: and more threads of Python wait for each other.
 _ASKING, _READERS = 16, 4
@@ -141,6 +149,10 @@ class _Unusable(Exception):
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(detail or kind)
         self.kind = kind
+
+
+def _damaged(what: str) -> _Unusable:
+    return _Unusable("cannot be read", f"cannot be read, truncated or damaged: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,25 +229,25 @@ class Fits(Source):
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image, those of geometry and units as they are after preparation."""
         path = self._images[channel][row].path
-        with self._planned(path) as (hdu, plan):
-            return self._prepared(path, _plain(hdu.header), plan)
+        with self._planned(path) as (opened, plan):
+            return self._prepared(path, _plain(opened.hdu.header), plan)
 
     def image(self, channel: str, row: int) -> tuple[npt.NDArray[np.float32], Callable[[], Header]]:
         """Read one image, and what gives its keywords, by one opening of the file."""
         path = self._images[channel][row].path
-        with self._planned(path) as (hdu, plan):
-            plain = _plain(hdu.header)
-            with nullcontext() if _shares_nothing(hdu) else _ASTROPY:
-                pixels = hdu.data
+        with self._planned(path) as (opened, plan):
+            plain = _plain(opened.hdu.header)
+            pixels = opened.pixels()
         prepared = np.ascontiguousarray(pixels, np.float32) if plan.ready else _prepare(pixels, plan)
         return prepared, partial(self._prepared, path, plain, plan)
 
     @contextmanager
-    def _planned(self, path: str) -> Iterator[tuple[Any, _Plan]]:
-        """Give the HDU of a file's first image and what is to be done with it."""
+    def _planned(self, path: str) -> Iterator[tuple[_Opened, _Plan]]:
+        """Give a file's first image and what is to be done with it."""
         try:
-            with self._opened(path) as (hdu, _, _):
-                yield hdu, _plan(hdu.header, self._factor(hdu.header))
+            with self._opened(path) as opened:
+                header = opened.hdu.header
+                yield opened, _plan(header, self._factor(header))
         except _Unusable as error:
             raise InputError(f"{self._name(path)}: {error}") from error
 
@@ -305,11 +317,11 @@ class Fits(Source):
         """Look through a file, as far as an index needs it."""
         seen = _Seen()
         try:
-            with self._opened(path) as (hdu, hdus, goes_on):
-                if goes_on:
+            with self._opened(path) as opened:
+                if _end(opened.hdu) < opened.size:
                     with suppress(Exception):  # what is behind the image may be damaged
-                        seen.further = sum(map(_is_image, hdus)) - 1
-                header = hdu.header
+                        seen.further = sum(_is_image(hdu) for hdu, _ in opened.behind)
+                header = opened.hdu.header
                 plan = _plan(header, self._factor(header))
                 seen.image = _Image(path, plan.channel.name, _time(header), plan.shape, _early(header))
                 seen.uncorrected = (
@@ -360,11 +372,8 @@ class Fits(Source):
         )
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[tuple[Any, Any, bool]]:
-        """Give the HDU of a file's first image, all HDUs, and whether the file goes on behind the image.
-
-        Whatever astropy stumbles over becomes `_Unusable`.
-        """
+    def _opened(self, path: str) -> Iterator[_Opened]:
+        """Open a file at its first image. Whatever astropy stumbles over becomes `_Unusable`."""
         from astropy.io import fits
 
         with _QUIET:
@@ -382,20 +391,18 @@ class Fits(Source):
                     # Astropy would unpack zip and others into a temporary file, of whatever size.
                     if file.read(9) != b"SIMPLE  =":
                         raise _Unusable("not a FITS file", "is not a FITS file")
+                    first = _cards(file, 0)
                     file.seek(0)
                     with fits.open(file, mode="readonly", memmap=False) as hdus:
-                        hdu = next((h for h in hdus if _is_image(h)), None)
-                        if hdu is None:
+                        behind = _hdus(file, hdus, first)
+                        found = next(((hdu, cards) for hdu, cards in behind if _is_image(hdu)), None)
+                        if found is None:
                             raise _Unusable("no image", "holds no two-dimensional image")
-                        lies = hdu.fileinfo()
-                        # So far astropy has but looked through it.
-                        if (length := lies["datLoc"] - lies["hdrLoc"]) > _MAX_HEADER:
-                            raise _Unusable("too large", f"has a header of {length} bytes; no image has")
-                        end = lies["datLoc"] + lies["datSpan"]
+                        hdu, cards = found
                         # Less than a block may be padding, which some writers leave out.
-                        if end - size >= 2880:
+                        if _end(hdu) - size >= _BLOCK:
                             raise _Unusable("truncated", "is truncated; fetch it again")
-                        yield hdu, hdus, end < size
+                        yield _Opened(file, size, hdu, cards, behind)
             except (_Unusable, InputError, MemoryError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
@@ -404,7 +411,7 @@ class Fits(Source):
                     # What a store or a disk does not give now is no damaged file, to be passed over.
                     raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise _Unusable("cannot be read", f"cannot be read, truncated or damaged: {text}") from error
+                raise _damaged(text) from error
 
 
 class _Raw:
@@ -459,6 +466,146 @@ def _unpack(raw: Any) -> bytes:
             if size > _MAX_UNPACKED:
                 raise _Unusable("too large", f"unpacks to more than {_MAX_UNPACKED >> 20} MiB")
     return b"".join(parts)
+
+
+def _cards(file: Any, at: int) -> dict[str, str]:
+    """Read the header at an offset, each keyword's first value as it is written, before astropy does.
+
+    Raises
+    ------
+    _Unusable
+        If it is longer than any, or counts more than FITS has: astropy would go on for hours.
+    """
+    file.seek(at)
+    cards: dict[str, str] = {}
+    length = 0
+    while block := file.read(_BLOCK):
+        length += len(block)
+        if length > _MAX_HEADER:
+            raise _Unusable("too large", f"has a header of more than {_MAX_HEADER} bytes; no image has")
+        for begin in range(0, len(block), _CARD):
+            card = block[begin : begin + _CARD].decode("latin-1")
+            key = card[:8].strip().upper()
+            if key == "END":
+                break
+            cards.setdefault(key, card[8:].partition("/")[0].strip("= '"))
+        else:
+            continue
+        break
+    for key in ("NAXIS", "TFIELDS"):
+        if _whole(cards, key, 0) > _MAX_COUNT:
+            raise _damaged(f"its {key} is {cards[key]:.40}")
+    return cards
+
+
+def _whole(cards: dict[str, str], key: str, default: int) -> int:
+    """Return a whole number that a header has. Any other value is as none: astropy minds it."""
+    text = cards.get(key, "").replace(" ", "")
+    return int(text) if re.fullmatch(r"[+-]?\d+", text, re.A) else default
+
+
+def _hdus(file: Any, hdus: Any, cards: dict[str, str]) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Yield the HDUs of a file with their cards; those of the first, which astropy has read, are given."""
+    at = number = 0
+    while True:
+        try:
+            hdu = hdus[number]
+        except IndexError:
+            return
+        yield hdu, cards
+        if (end := _end(hdu)) <= at:
+            # Astropy would read what is there again and again.
+            raise _damaged("an HDU ends before it begins")
+        at, number = end, number + 1
+        cards = _cards(file, at)
+
+
+def _end(hdu: Any) -> int:
+    """Return the offset at which the next HDU begins, if there is one."""
+    lies = hdu.fileinfo()
+    return int(lies["datLoc"] + lies["datSpan"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An open file, at its first image."""
+
+    file: Any
+    size: int
+    hdu: Any
+    #: What the header says as it is stored, that of a table where the image is compressed.
+    cards: dict[str, str]
+    #: The HDUs that follow.
+    behind: Iterator[tuple[Any, dict[str, str]]]
+
+    def pixels(self) -> npt.NDArray[Any]:
+        """Return the image as astropy reads it."""
+        from astropy.io import fits
+
+        if isinstance(self.hdu, fits.CompImageHDU):
+            self._check_tiles()
+        with nullcontext() if _shares_nothing(self.hdu) else _ASTROPY:
+            pixels: npt.NDArray[Any] = self.hdu.data
+        return pixels
+
+    def _check_tiles(self) -> None:
+        """See that tiles are such as astropy's code, much of it in C, takes them to be.
+
+        Raises
+        ------
+        _Unusable
+            If not: it would read and write beyond its memory, or take gigabytes for a tile of kilobytes.
+        """
+        cards = self.cards
+        sides = []
+        for axis, n in enumerate(reversed(self.hdu.shape), 1):
+            side = _whole(cards, f"ZTILE{axis}", n if axis == 1 else 1)
+            if side < 1:
+                raise _damaged(f"its tiles have {side} pixels a side")
+            sides.append(min(side, n))
+        height, width = self.hdu.shape
+        tiles = -(-width // sides[0]) * -(-height // sides[1])
+        if (rows := _whole(cards, "NAXIS2", 0)) < tiles:
+            raise _damaged(f"it has {rows} of {tiles} tiles")
+        if not 0 <= (seed := _whole(cards, "ZDITHER0", 0)) <= 10000:
+            raise _damaged(f"its ZDITHER0 is {seed}, not a number from 1 to 10000")
+        kind = cards.get("ZCMPTYPE", "").strip()
+        named = {cards[f"ZNAME{i}"].strip(): f"ZVAL{i}" for i in range(1, 10) if f"ZNAME{i}" in cards}
+        if kind.startswith("RICE") and (size := _whole(cards, named.get("BYTEPIX", ""), 4)) not in (1, 2, 4):
+            raise _damaged(f"its BYTEPIX is {size}; read are 1, 2 and 4")
+        packed = {"GZIP_COMPRESSED_DATA"} | ({"COMPRESSED_DATA"} if kind.startswith("GZIP") else set())
+        most = 8 * sides[0] * sides[1]
+        for data in self._stored(packed, tiles):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                if len(file.read(most + 1)) > most:
+                    raise _damaged(f"a tile unpacks to more than {most} bytes")
+
+    def _stored(self, columns: set[str], rows: int) -> Iterator[bytes]:
+        """Yield what is stored in some columns of the table of tiles, where there is something."""
+        cards, start = self.cards, int(self.hdu.fileinfo()["datLoc"])
+        width = _whole(cards, "NAXIS1", 0)
+        heap = start + _whole(cards, "THEAP", width * _whole(cards, "NAXIS2", 0))
+        at = 0
+        for i in range(1, _whole(cards, "TFIELDS", 0) + 1):
+            form = _FORM.match(cards.get(f"TFORM{i}", ""))
+            if form is None:
+                return
+            count, letter, of = int(form[1] or 1), form[2], form[3]
+            if letter in "PQ" and cards.get(f"TTYPE{i}", "").strip().upper() in columns:
+                table = np.frombuffer(self._read(start, width * rows), np.uint8).reshape(rows, width)
+                kind = ">i4" if letter == "P" else ">i8"
+                found = np.ascontiguousarray(table[:, at : at + 2 * np.dtype(kind).itemsize]).view(kind)
+                for length, place in found.tolist():
+                    if length:
+                        yield self._read(heap + place, length * _WIDTHS.get(of, 1))
+            at += -(-count // 8) if letter == "X" else count * _WIDTHS[letter]
+
+    def _read(self, at: int, length: int) -> bytes:
+        if not 0 <= at <= at + length <= self.size:
+            raise _damaged("its tiles lie beyond its end")
+        self.file.seek(at)
+        found: bytes = self.file.read(length)
+        return found
 
 
 def _is_image(hdu: Any) -> bool:
