@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,41 @@ def test_a_server_that_knows_no_ranges_is_called_so(
         with pytest.raises(InputError, match="does not give parts of files; fetch the file first"):
             open_archive(f"http://127.0.0.1:{http.server_port}/large.lat")
         http.shutdown()
+
+
+def test_of_an_answer_that_is_longer_than_what_was_asked_for_the_rest_is_not_read() -> None:
+    """It was read to its end into memory, which this one has not."""
+    sent: list[int] = []
+
+    class Endless(SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", "30000")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(206)
+            self.send_header("Content-Range", "bytes 0-29999/30000")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            with suppress(OSError):
+                while sum(sent) < 2**28:
+                    self.wfile.write(b"100000\r\n" + bytes(2**20) + b"\r\n")
+                    sent.append(2**20)
+            self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="does not give parts of files; fetch the file first"):
+            open_archive(f"http://127.0.0.1:{http.server_port}/a.lat")
+        http.shutdown()
+    assert sum(sent) < 2**26
 
 
 @pytest.mark.parametrize("cache", ["simplecache", "filecache"])

@@ -118,7 +118,7 @@ class _Patient:
                     answer = await self._session.get(url, **options)
                     host.answered = True
                     if answer.status not in _LATER:
-                        await _take(answer, options)
+                        answer = await _taken(answer, options)
                         host.failed = 0
                         return answer
                 except Exception as e:  # aiohttp's own, or the operating system's
@@ -156,18 +156,44 @@ class _Asked:
 
     async def __aenter__(self) -> Any:
         self._answer = await self._asked
-        return await self._answer.__aenter__()
+        await self._answer.__aenter__()
+        return self._answer
 
     async def __aexit__(self, *error: object) -> None:
         await self._answer.__aexit__(*error)
 
 
-async def _take(answer: Any, options: Mapping[str, Any]) -> None:
+class _Part:
+    """An answer that may be longer than the part of a file that was asked for, or without end."""
+
+    def __init__(self, answer: Any, most: int) -> None:
+        self._answer = answer
+        self._most = most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answer, name)
+
+    async def read(self) -> bytes:
+        """Read it as far as it was asked for; what is longer is refused before memory is taken."""
+        data = bytearray()
+        async for part in self._answer.content.iter_any():
+            data += part
+            if len(data) > self._most:
+                self._answer.close()
+                raise OSError("the server does not give parts of files; fetch the file first")
+        return bytes(data)
+
+
+async def _taken(answer: Any, options: Mapping[str, Any]) -> Any:
     """Read an answer if it is no longer than what was asked for, as a connection may break in its middle."""
     asked = re.fullmatch(r"bytes=(\d+)-(\d+)", (options.get("headers") or {}).get("Range", ""))
-    length = answer.content_length
-    if asked and length is not None and length <= int(asked[2]) - int(asked[1]) + 1:
-        await answer.read()
+    if not asked or answer.status >= 400:
+        return answer
+    most, length = int(asked[2]) - int(asked[1]) + 1, answer.content_length
+    if length is None or length > most or "Content-Encoding" in answer.headers:
+        return _Part(answer, most)
+    await answer.read()
+    return answer
 
 
 def _passes(error: Exception, answered: bool) -> bool:
