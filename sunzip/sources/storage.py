@@ -373,6 +373,8 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
 
 def _status(error: Any) -> str:
     """Say what an answer of HTTP means that is none."""
+    if "TooManyRedirects" in _kinds(error):
+        return "the server sends from one URL to the next without end; check the URL"
     said = "".join(error.message.splitlines()[:1]).rstrip(" :")
     if "HttpProcessingError" in _kinds(error.__cause__):
         # The client makes up the status, and says several lines, or in older releases nothing.

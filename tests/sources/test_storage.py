@@ -113,6 +113,27 @@ def test_what_a_server_refuses_is_told_with_its_answer(
 
 
 @pytest.mark.parametrize("job", JOBS)
+def test_a_server_that_sends_on_without_end_is_called_so(tmp_path: Path, job: str) -> None:
+    """It was said to refuse with HTTP 0, which no server does."""
+
+    class Sending(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+    with serving(Sending) as url:
+        message = told(job, f"{url}/a", tmp_path)
+    assert message.startswith("the server sends from one URL to the next without end; check the URL")
+
+
+@pytest.mark.parametrize("job", JOBS)
 def test_a_server_out_of_reach_is_no_absence(
     tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
