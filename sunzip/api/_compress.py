@@ -339,6 +339,9 @@ def _errors(
             known = values[:, i][np.isfinite(values[:, i])].astype(np.float64)
             reduce = np.max if key == "err_max" else np.mean
             out[name][key.removeprefix("err_")] = float(reduce(known)) if known.size else None
+        # Measured, and yet without a correlation: the image, or what is left of it, is one number.
+        measured = np.isfinite(stats["err_rmse"][:, i])
+        out[name]["constant"] = int(np.count_nonzero(measured & np.isnan(stats["err_r"][:, i])))
     return out
 
 

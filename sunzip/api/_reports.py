@@ -67,7 +67,8 @@ class CompressReport(Report):
     model_bytes
         The model's files, encoder and decoder: what a receiver needs once.
     errors
-        Per channel, means over images of the error statistics measured at encoding.
+        Per channel, means over images of the error statistics measured at encoding, and how many images are
+        ``constant``, or decode to one number: they have no r, and that of the others is given.
     alignment
         What became of every image of the sources.
     """

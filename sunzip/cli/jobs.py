@@ -322,8 +322,16 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
         ],
         indent="    ",
     )
+    yield from _without_r({name: e["constant"] for name, e in r.errors.items()})
     # Images that an archive has need no word.
     yield from found_on_the_way(r.alignment | ({"not_selected": 0} if r.frames_before else {}))
+
+
+def _without_r(constant: Mapping[str, float | None]) -> Iterator[str]:
+    """Say which images have no part in the mean of r: the coarser the quality, the more."""
+    blank = ", ".join(f"{count(int(n), 'image')} of {name}" for name, n in constant.items() if n)
+    if blank:
+        yield f"    r without those that are, or decode to, one number: {blank}"
 
 
 def _chosen(r: CompressReport) -> str:
@@ -507,6 +515,7 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
             ],
             indent="    ",
         )
+        yield from _without_r({name: m["constant"] for name, m in channels.items()})
 
 
 @contextmanager

@@ -274,6 +274,26 @@ def test_evaluate_agrees_with_what_was_measured_at_encoding(sunzip, model, store
     assert "as the paper counts" in text
 
 
+def test_images_that_have_no_correlation_are_told_below_its_mean(sunzip, model, tmp_path):
+    images = np.random.default_rng(0).gamma(2, 100, (3, 16, 16)).astype(np.float32)
+    images[1:] = 7.5
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = images
+        file["cube"].attrs["channel"] = "171A"
+        file["time"] = 1_400_000_400_000 + 720_000 * np.arange(3)
+        file["time"].attrs["units"] = "milliseconds since 1970-01-01"
+    source, out = tmp_path / "a.h5", tmp_path / "a.lat"
+    told = "r without those that are, or decode to, one number: 2 images of 171A\n"
+    assert told in sunzip("compress", source, out, "--model", model).stdout
+    assert sunzip("evaluate", source, out).stdout.count(told) == 2
+    report = as_json(sunzip("compress", source, out, "--model", model, "--force", "--json"))
+    assert report["errors"]["171A"]["constant"] == 2
+    images[1:] += images[:1]
+    with h5py.File(source, "r+") as file:
+        file["cube"][:] = images
+    assert "one number" not in sunzip("compress", source, out, "--model", model, "--force").stdout
+
+
 def test_show_draws_a_frame_of_an_archive_and_of_a_source(sunzip, archive, store, tmp_path, monkeypatch):
     drawn = []
 
