@@ -29,6 +29,7 @@ PAGES = (
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/bounded-errors.md",
+    ROOT / "docs/explanation/metrics.md",
     ROOT / "docs/explanation/synthetic-sun.md",
     ROOT / "docs/explanation/forecast.md",
     ROOT / "docs/explanation/onboard.md",
@@ -405,6 +406,68 @@ def filling(result: dict[str, Any]) -> str:
         f"`{result['model']['name']}` at its default quality. "
         f"{_source(result)}"
     )
+
+
+def _coded(row: dict[str, Any]) -> str:
+    """Say how a row of sums was coded."""
+    return f"{row['wish'].replace('sigma', ' σ')}" if row["wish"] else f"quality {row['quality']}"
+
+
+def sums_of_light(result: dict[str, Any]) -> str:
+    """How far the light of the disk and of regions is off."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        if "disk" in row:
+            found.setdefault((row["name"], _coded(row)), []).append(row)
+
+    def mean(rows: list[dict[str, Any]], key: str, sign: str = "") -> str:
+        known = [row[key] for row in rows if row[key] is not None]
+        return f"{sum(known) / len(known):{sign}.2f} %" if known else "–"
+
+    rows = [
+        [
+            name,
+            str(max(row["frames"] for row in group)),
+            coded,
+            f"{group[0]['bits_per_sample']:.3f}",
+            mean(group, "disk", "+"),
+            mean(group, "disk_changes"),
+            mean(group, "sun_changes"),
+            mean(group, "region"),
+            mean(group, "brightest", "+"),
+        ]
+        for (name, coded), group in found.items()
+    ]
+    head = ["input", "frames", "coded", "bit/sample", "disk, mean", "disk, from frame to frame",
+            "the Sun, from frame to frame", "regions", "brightest region, mean"]  # fmt: skip
+    return (
+        f"{_table(head, rows)}\n\nDecoded light over the original's, less 1: of the whole disk, the mean "
+        "over frames and the RMS of how it changes from one frame to the next, beside the RMS by which "
+        "the original changes; of squares of a sixteenth of the image's side that lie on the disk, the RMS, "
+        "and the mean of each frame's brightest. Means over channels of AIA where there are several. "
+        f"`{result['model']['name']}`. {_source(result)}"
+    )
+
+
+def sums_of_field(result: dict[str, Any]) -> str:
+    """How much of the unsigned flux is left, and of the net one."""
+    rows = [
+        [
+            row["name"],
+            row["channel"],
+            str(row["frames"]),
+            _coded(row),
+            f"{100 * row['unsigned']:.0f} %",
+            "–" if row["strong"] is None else f"{100 * row['strong']:.0f} %",
+            f"{row['net']:+.2f} G",
+            f"{row['net_decoded']:+.2f} G",
+        ]
+        for row in result["rows"]
+        if "unsigned" in row
+    ]
+    head = ["input", "channel", "frames", "coded", "unsigned flux left", "where it was above 100 G",
+            "mean field", "decoded"]  # fmt: skip
+    return f"{_table(head, rows)}\n\nOn the disk. `{result['model']['name']}`. {_source(result)}"
 
 
 def random_access(result: dict[str, Any]) -> str:
@@ -1047,6 +1110,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling-model": ("scaling", scaling_model),
     "random-access": ("random_access", random_access),
     "filling": ("filling", filling),
+    "sums-of-light": ("sums", sums_of_light),
+    "sums-of-field": ("sums", sums_of_field),
     "linear-cost": ("linear_cost", linear_cost),
     "synthetic-sun": ("synthetic_sun", synthetic_sun),
     "synthetic-sun-shapes": ("synthetic_sun", synthetic_sun_shapes),
