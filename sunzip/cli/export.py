@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sunzip.studies.onnx import ExportReport
 
 
-@click.command(short_help="Write a model's encoder for use without PyTorch.")
+@click.command(short_help="Write a model's encoder for ONNX Runtime.")
 @click.argument("model", metavar="NAME|DIR")
 @click.argument("out", metavar="OUT")
 @click.option("--encoder", is_flag=True, help="The encoder alone, with the entropy coder's tables.")
@@ -55,7 +55,7 @@ def export(
 ) -> None:
     """Write the encoder of a model into the folder OUT, as ONNX, with the entropy coder's tables beside it.
 
-    It is checked against PyTorch before it is written, runs under ONNX Runtime, and codes frames to blocks
+    It is checked against sunzip itself before it is written, runs under ONNX Runtime, and codes frames to blocks
     that the whole model decodes on the ground: `sunzip.studies.onnx.OnnxEncoder`.
     """
     if not (encoder and onnx):
@@ -100,7 +100,7 @@ def _exported(r: ExportReport) -> Iterator[str]:
         [
             *((name, size(n)) for name, n in _files(r).items()),
             ("off PyTorch", f"at most {number(r.agreement)} of the largest output"),
-            ("same bytes", f"{number(100 * r.same_bytes)} % of frames, as coded by PyTorch"),
+            ("same bytes", f"{number(100 * r.same_bytes)} % of frames, as coded by sunzip"),
             ("frames", r.frames),
         ]
     )

@@ -155,7 +155,7 @@ def bench(
     size
         Pixels a side, a multiple of 16.
     cores
-        How many; by default 1, 2, 4 and so on, and as many as PyTorch may use threads.
+        How many; by default 1, 2, 4 and so on, and all that there are.
     progress
         Told what is done, how much of it and of how much.
 

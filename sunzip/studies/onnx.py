@@ -439,7 +439,7 @@ def _export_context(
             decoded = throughs[1].decode(blocks, channels, shape)
     if same < 1 or not np.array_equal(decoded, codec.decode(blocks, channels, shape), equal_nan=True):
         raise InputError(
-            f"model {codec.model.name}: ONNX Runtime does not compute the integers that PyTorch computes; "
+            f"model {codec.model.name}: ONNX Runtime does not compute the integers that NumPy computes; "
             "this pair of versions cannot export it"
         )
     tell("timing")
