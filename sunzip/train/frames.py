@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import overload
 
@@ -155,7 +156,7 @@ def cached(
     Raises
     ------
     InputError
-        If an image cannot be read, or no frame is left.
+        If an image cannot be read, no frame is left, or processes that read cannot be started.
     OutputError
         If the folder cannot be written or has too little room.
     SunzipError
@@ -231,10 +232,10 @@ def _read(
         return
     done = len(series) - len(unread)
     # Processes, as rendering and decoding hold the interpreter's lock; spawned, as torch has threads.
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
     pool = ProcessPoolExecutor(
-        min(workers or os.cpu_count() or 1, len(stretches)),
-        multiprocessing.get_context("spawn"),
-        initializer=_attend,
+        min(workers or os.cpu_count() or 1, len(stretches)), context, initializer=_attend, initargs=(begun,)
     )
     try:
         for future in as_completed([pool.submit(_fill, series, base, rows) for rows in stretches]):
@@ -242,6 +243,12 @@ def _read(
             if progress:
                 progress(done, len(series))
     except BrokenProcessPool:
+        if not begun.is_set():
+            # They run the program's own script first, which may fail, or begin this training once more.
+            raise InputError(
+                f"{base.parent}: processes that read frames cannot be started here; in a script training "
+                'needs its work below `if __name__ == "__main__":`'
+            ) from None
         raise SunzipError(
             f"{base.parent}: a process that read frames was killed, as happens where memory is short; what "
             "is read is kept there"
@@ -250,11 +257,13 @@ def _read(
         pool.shutdown(cancel_futures=True)
 
 
-def _attend() -> None:
-    """Have a process that reads leave Ctrl-C, which reaches all, to the first one, and end when that does.
+def _attend(begun: Event) -> None:
+    """Tell that a process that reads has begun, and how it is to end.
 
-    One that is killed cannot tell the others, which would wait for more work for ever.
+    Ctrl-C, which reaches all, is the first one's to obey; with that this one ends. One that is killed cannot
+    tell the others, which would wait for more work for ever.
     """
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     first = multiprocessing.parent_process()
     assert first is not None

@@ -176,6 +176,9 @@ def train(
 ) -> TrainReport | None:
     """Train a model and write its folder.
 
+    Frames are read by processes. As with all that Python spawns, a script must do its work under
+    ``if __name__ == "__main__":``.
+
     Parameters
     ----------
     src, hmi, anon, degradation, align

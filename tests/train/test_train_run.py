@@ -268,6 +268,25 @@ def test_processes_that_read_end_with_the_first_and_it_tells_of_theirs(workers: 
     assert ("SunzipError" in done.stdout and "was killed" in done.stdout) is workers
 
 
+_UNGUARDED = """
+from pathlib import Path
+from sunzip.api import open_series
+from sunzip.train import frames
+frames._STRETCH = 1
+frames.cached(open_series("synthetic:frames=2,size=32"), Path({folder!r}))
+"""
+
+
+def test_a_script_that_runs_as_it_is_imported_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "reading.py"
+    script.write_text(_UNGUARDED.format(folder=str(tmp_path / "kept")))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60, text=True)
+    # Its processes print what befell them as well.
+    assert "InputError" in done.stderr
+    assert "below `if __name__" in done.stderr
+    assert "was killed" not in done.stderr
+
+
 def test_the_synthetic_sun_goes_to_other_processes() -> None:
     series = open_series("synthetic:frames=3,size=32,seed=5")
     again = pickle.loads(pickle.dumps(series))
