@@ -111,7 +111,9 @@ class LatDataset(Shown, Dataset[torch.Tensor]):
         assert isinstance(frames, slice)
         self._numbers = range(frames.start, frames.stop)
         if not self._numbers:
-            raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
+            # 0 is a number, too.
+            first, last = ("its start" if start is None else start), ("its end" if stop is None else stop)
+            raise InputError(f"{path}: no frame from {first} to {last}")
         self.time = sun.time[frames]
 
     def __repr__(self) -> str:

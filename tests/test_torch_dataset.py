@@ -296,6 +296,8 @@ def test_mistakes_are_told_at_once(lat: Path) -> None:
         LatDataset(lat, ["193A"])
     with pytest.raises(InputError, match="no frame from 2015-01-01 to its end"):
         LatDataset(lat, start="2015-01-01")
+    with pytest.raises(InputError, match="no frame from its start to 0"):
+        LatDataset(lat, stop=0)
     for options in ({"channels": ["171A"]}, {"normalised": True}):
         with pytest.raises(InputError, match="latents are of all channels together"):
             LatDataset(lat, latents=True, **options)
