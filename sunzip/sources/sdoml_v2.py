@@ -15,7 +15,8 @@ import re
 import threading
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -27,7 +28,8 @@ from sunzip import packed
 from sunzip.channels import NAMES
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
-from sunzip.sources.base import Imaged, Source
+from sunzip.sources.base import Imaged, Source, tell_progress
+from sunzip.sources.patience import reading_pool
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
 
@@ -44,6 +46,8 @@ _COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
 #: coding of eight cores.
 _UNPACKING = 4
 _NEAR = min(max((os.cpu_count() or 1) // 8, 1), _UNPACKING)
+#: Keywords of arrays that are fetched at a time: of a year of all images they have 100 MB.
+_ATTRIBUTES = 4
 #: The most bytes of chunks that are on their way, unpacked; and of those that are kept as they came.
 _ON_THE_WAY, _KEPT = 512 << 20, 768 << 20
 
@@ -140,30 +144,38 @@ class SdomlV2(Source):
             self._find(Storage(root, anon))
         self.channels = tuple(n for n in NAMES if n in self._arrays)
         self.shape = self._common_shape()
+        self._start_reading()
 
         self._times: dict[str, npt.NDArray[np.datetime64]] = {}
         self._starts: dict[str, npt.NDArray[np.int64]] = {}
         self.absent: set[tuple[str, int, int]] = set()
+        parts = [(name, part) for name in self.channels for part in range(len(self._arrays[name]))]
+        arrays = [self._arrays[name][part] for name, part in parts]
+        times: dict[str, list[npt.NDArray[np.datetime64]]] = {}
+        with reading_pool(min(_ATTRIBUTES, max(a.storage.at_once for a in arrays))) as pool:
+            indexed = pool.map(self._index, *zip(*parts, strict=True))
+            for done, ((name, _), (found, odd)) in enumerate(zip(parts, indexed, strict=True), 1):
+                times.setdefault(name, []).append(found)
+                self.counts += odd
+                tell_progress(f"looking through {self.url}", done, len(parts))
         for name in self.channels:
-            arrays = self._arrays[name]
-            self._starts[name] = np.cumsum([0, *(a.shape[0] for a in arrays)])
-            self._times[name] = np.concatenate([self._index(a) for a in arrays])
-        arrays = [a for of_channel in self._arrays.values() for a in of_channel]
+            self._starts[name] = np.cumsum([0, *map(len, times[name])])
+            self._times[name] = np.concatenate(times[name])
         largest = max(a.chunks[0] * a.shape[1] * a.shape[2] * a.dtype.itemsize for a in arrays)
         most = min({a.storage.at_once for a in arrays if not a.storage.local} or {_NEAR})
         self.at_once = min(max(_ON_THE_WAY // largest, 1), most)
-        self._start_reading()
 
     def _start_reading(self) -> None:
         self._cached = {name: _Cached() for name in self.channels}
         self._unpacking = threading.Semaphore(_UNPACKING)
+        self._fetching = threading.Semaphore(_ATTRIBUTES)
         self._attributes_lock = threading.Lock()
         self._kept: OrderedDict[tuple[Storage, str], bytes] = OrderedDict()
         self._kept_lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker takes over the index, which is slow to make, and begins with empty caches of its own.
-        own = ("_cached", "_unpacking", "_attributes_lock", "_kept", "_kept_lock")
+        own = ("_cached", "_unpacking", "_fetching", "_attributes_lock", "_kept", "_kept_lock")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -208,9 +220,8 @@ class SdomlV2(Source):
         with cached.keywords_lock:
             if cached.keywords_of != part or cached.keywords is None:
                 cached.keywords = None
-                with self._attributes_lock:  # one at a time: unpacked they take gigabytes
-                    found = self._attributes(self._arrays[channel][part])
-                    cached.keywords = {k: _pack(found.pop(k)) for k in [*found]}
+                with self._attributes(self._arrays[channel][part]) as found:
+                    cached.keywords = _pack_all(found)
                 cached.keywords_of = part
             told: dict[str, Value] = {}
             for key, column in cached.keywords.items():
@@ -244,19 +255,20 @@ class SdomlV2(Source):
         if ".zarray" in root:
             raise InputError(f"{storage.url}: is one Zarr array; give the group that holds it")
         folders = [name for name, (is_dir, _) in root.items() if is_dir]
-        before = sum(map(len, self._arrays.values()))
         groups = {"": folders} if any(f in NAMES for f in folders) else {}
-        for folder in folders:
-            if folder not in NAMES:
-                inner = [name for name, (is_dir, _) in storage.list(folder).items() if is_dir]
+        others = [folder for folder in folders if folder not in NAMES]
+        # The store of all years has 14 groups and 170 arrays, and each answer takes a while.
+        with reading_pool(storage.at_once) as pool:
+            for folder, names in zip(others, pool.map(storage.list, others), strict=True):
+                inner = [name for name, (is_dir, _) in names.items() if is_dir]
                 if any(f in NAMES for f in inner):
                     groups[folder] = inner
-        for group, names in groups.items():
-            for name in names:
-                if name in NAMES:
-                    array = _open_array(storage, f"{group}/{name}".lstrip("/"))
-                    self._arrays.setdefault(name, []).append(array)
-        if sum(map(len, self._arrays.values())) == before:
+            held = [(group, name) for group, names in groups.items() for name in names if name in NAMES]
+            paths = [f"{group}/{name}".lstrip("/") for group, name in held]
+            arrays = pool.map(partial(_open_array, storage), paths)
+            for (_, name), array in zip(held, arrays, strict=True):
+                self._arrays.setdefault(name, []).append(array)
+        if not held:
             raise InputError(
                 f"{storage.url}: no SDOML v2 array found; looked for {NAMES[0]} … {NAMES[-1]}, "
                 "directly and in one level of groups such as 2010/"
@@ -279,34 +291,46 @@ class SdomlV2(Source):
         part = int(np.searchsorted(starts, row, side="right")) - 1
         return part, row - int(starts[part])
 
-    def _attributes(self, array: _Array) -> dict[str, Any]:
-        """Read the keyword lists and scalars of one array; what is neither is left out."""
-        attributes = _read_json(array.storage, f"{array.path}/.zattrs", _MAX_ATTRS) or {}
-        return {
-            k: v
-            for k, v in attributes.items()
-            # xarray's own note about dimension names is a list but no keyword.
-            if k != "_ARRAY_DIMENSIONS" and _VALUES.issuperset(map(type, v if isinstance(v, list) else [v]))
-        }
+    @contextmanager
+    def _attributes(self, array: _Array) -> Iterator[dict[str, Any]]:
+        """Give the keyword lists and scalars of one array; what is neither is left out."""
+        with self._fetching:
+            raw = array.storage.read(path := f"{array.path}/.zattrs", limit=_MAX_ATTRS)
+            with self._attributes_lock:  # one at a time: unpacked they take gigabytes
+                attributes = {} if raw is None else _parse(array.storage, path, raw)
+                raw = None
+                found = {
+                    k: v
+                    for k, v in attributes.items()
+                    # xarray's own note about dimension names is a list but no keyword.
+                    if k != "_ARRAY_DIMENSIONS"
+                    and _VALUES.issuperset(map(type, v if isinstance(v, list) else [v]))
+                }
+                attributes.clear()
+                yield found
+                found.clear()
 
-    def _index(self, array: _Array) -> npt.NDArray[np.datetime64]:
-        """Return the times of one array's rows; count what is odd about its keywords."""
-        n = array.shape[0]
-        attributes = self._attributes(array)
-        for column in attributes.values():
-            if isinstance(column, list):
-                self.counts["keyword list too short"] += len(column) < n
-                self.counts["keyword list too long"] += len(column) > n
-                self.counts["keyword value None"] += column[:n].count(None)
-        stated = attributes.get("T_OBS", [])
+    def _index(self, channel: str, part: int) -> tuple[npt.NDArray[np.datetime64], Counter[str]]:
+        """Return the times of one array's rows, and how much is odd about its keywords."""
+        array, cached = self._arrays[channel][part], self._cached[channel]
+        n, odd = array.shape[0], Counter[str]()
+        with self._attributes(array) as attributes:
+            for column in attributes.values():
+                if isinstance(column, list):
+                    odd["keyword list too short"] += len(column) < n
+                    odd["keyword list too long"] += len(column) > n
+                    odd["keyword value None"] += column[:n].count(None)
+            stated = attributes.get("T_OBS", [])
+            if part == 0:
+                # Reading mostly begins here, and would fetch them again.
+                cached.keywords, cached.keywords_of = _pack_all(attributes), part
         stated = stated[:n] if isinstance(stated, list) else [stated] * min(n, 1)
         times = np.full(n, np.datetime64("NaT", "ms"), "datetime64[ms]")
         times[: len(stated)] = parse_t_obs(stated)
         missing = n - len(stated) + stated.count(None)
-        self.counts["T_OBS missing"] += missing
-        self.counts["T_OBS unreadable"] += int(np.isnat(times).sum()) - missing
-        self.counts += Counter()  # drops the zeros
-        return times
+        odd["T_OBS missing"] += missing
+        odd["T_OBS unreadable"] += int(np.isnat(times).sum()) - missing
+        return times, +odd  # without the zeros
 
     def _chunk(
         self, channel: str, part: int, chunk: int, again: bool
@@ -382,11 +406,8 @@ class SdomlV2(Source):
         return raw
 
 
-def _read_json(storage: Storage, path: str, limit: int) -> dict[str, Any] | None:
-    """Read one JSON object, None if the file does not exist."""
-    raw = storage.read(path, limit=limit)
-    if raw is None:
-        return None
+def _parse(storage: Storage, path: str, raw: bytes) -> dict[str, Any]:
+    """Unpack one JSON object that was read."""
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -399,9 +420,10 @@ def _read_json(storage: Storage, path: str, limit: int) -> dict[str, Any] | None
 def _open_array(storage: Storage, path: str) -> _Array:
     """Read and check the metadata of one array."""
     name = storage.name(path)
-    meta = _read_json(storage, f"{path}/.zarray", _MAX_META)
-    if meta is None:
+    raw = storage.read(of := f"{path}/.zarray", limit=_MAX_META)
+    if raw is None:
         raise InputError(f"{name}: is no Zarr format 2 array (no .zarray in it)")
+    meta = _parse(storage, of, raw)
     sizes: list[tuple[int, int, int]] = []
     for what in ("shape", "chunks"):
         value = meta.get(what)
@@ -495,6 +517,13 @@ def _claimed_size(kind: str, raw: bytes) -> int | None:
     if kind == "lz4":
         return int.from_bytes(raw[:4], "little") if len(raw) > 4 else None
     return packed.content_size(raw)
+
+
+def _pack_all(
+    attributes: dict[str, Any],
+) -> dict[str, Value | npt.NDArray[Any] | list[Value]]:
+    """Hold keyword lists in little memory; what they were given in is emptied meanwhile."""
+    return {k: _pack(attributes.pop(k)) for k in [*attributes]}
 
 
 def _pack(column: Value | list[Value]) -> Value | npt.NDArray[Any] | list[Value]:

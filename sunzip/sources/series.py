@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from sunzip.sources.base import Imaged, Source, tell_progress
 from sunzip.sources.patience import reading_pool
 from sunzip.tasks import Task
 from sunzip.times import When, parse_date, parse_duration
+
+_T = TypeVar("_T")
 
 #: How far from a frame's first image another may be and still belong to it, where no grid is given.
 _NATIVE_TOLERANCE = "6min"
@@ -427,11 +429,17 @@ class Series(Shown):
         for which, source in enumerate(self._sources):
             if parts := self._parts(which, start, stop):
                 _side_by_side(source.at_once, fill, parts)
-        # In the order of time: a source has the keywords of one year at hand, and those of another take long.
-        for t, j in sorted(found):
-            source = self._sources[int(self._source[start + t, j])]
-            valid[t, j] = True
-            headers[t][j] = resized_header(found[t, j](), source.shape[0] // self.shape[0])
+
+        def tell(cells: list[tuple[int, int]]) -> None:
+            for t, j in cells:
+                source = self._sources[int(self._source[start + t, j])]
+                valid[t, j] = True
+                headers[t][j] = resized_header(found[t, j](), source.shape[0] // self.shape[0])
+
+        # In the order of time: a source has the keywords of one year of each channel at hand, and those of
+        # another take long.
+        of_channels = [sorted(cell for cell in found if cell[1] == j) for j in range(c)]
+        _side_by_side(max(source.at_once for source in self._sources), tell, of_channels)
         t_obs[~valid] = np.datetime64("NaT", "ms")
         return Cube(data, self.channels, self.time[start:stop].copy(), t_obs, valid, headers, self.scale)
 
@@ -644,7 +652,7 @@ def join(
     return Series(sources, wanted, shape, times, t_obs, source, row, report, missing, sources[0].scale)
 
 
-def _side_by_side(threads: int, work: Callable[[_Part], None], parts: Sequence[_Part]) -> None:
+def _side_by_side(threads: int, work: Callable[[_T], None], parts: Sequence[_T]) -> None:
     """Do the work for all parts, several at a time; of what goes wrong the first in order is raised."""
     if min(threads, len(parts)) == 1:
         for part in parts:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from stores import REAL, aia_times, image, write_v2
 
+from sunzip.channels import NAMES
 from sunzip.cube import Scale
 from sunzip.errors import InputError
 from sunzip.sources import open_source, sdoml_v2
@@ -419,7 +421,54 @@ def test_keywords_of_a_year_are_read_once_where_frames_of_two_are_read_together(
     monkeypatch.setattr(SdomlV2, "_attributes", attributes)
     cube = join([far.source]).read(20, 100)
     assert [h[0]["T_OBS"] for h in cube.headers] == keys["T_OBS"][20:100]
-    assert asked == ["2013/171A", "2014/171A"]
+    assert asked == ["2014/171A"]  # the source has those of the first year since it was opened
+
+
+def test_metadata_of_a_far_store_are_fetched_side_by_side_and_each_once(tmp_path, monkeypatch):
+    data, keys = plain(6)
+    names = [n for n in NAMES if n.endswith("A")]
+    write_v2(tmp_path / "s", {f"{year}/{n}": (data, keys) for year in ("2013", "2014") for n in names})
+    asked, now, most, lock, real = Counter(), Counter(), Counter(), threading.Lock(), Storage.read
+
+    def read(storage, path, **options):
+        kind = path.rsplit("/", 1)[-1]
+        with lock:
+            asked[path] += 1
+            now[kind] += 1
+            most[kind] = max(most[kind], now[kind])
+        time.sleep(0.05)
+        try:
+            return real(storage, path, **options)
+        finally:
+            with lock:
+                now[kind] -= 1
+
+    monkeypatch.setattr(Storage, "read", read)
+    monkeypatch.setattr(Storage, "at_once", AT_ONCE)
+    source = SdomlV2(str(tmp_path / "s"))
+    series = join([source])
+    assert len(asked) == 36 == sum(asked.values())
+    assert most[".zarray"] > 10
+    assert most[".zattrs"] == 4
+    # The second year has the same times, so that images of the first are read.
+    source.at_once = AT_ONCE
+    assert [h[0]["T_OBS"] for h in series.read(0, 6).headers] == keys["T_OBS"]
+    assert max(asked.values()) == 1
+
+
+def test_keywords_of_channels_are_fetched_side_by_side(tmp_path, monkeypatch):
+    data, keys = plain(6)
+    write_v2(tmp_path / "s", {f"2014/{n}": (data, keys) for n in NAMES[:4]})
+    source = pickle.loads(pickle.dumps(SdomlV2(str(tmp_path / "s"))))
+    source.at_once, together, real = AT_ONCE, threading.Barrier(4, timeout=20), Storage.read
+
+    def read(storage, path, **options):
+        if path.endswith(".zattrs"):
+            together.wait()
+        return real(storage, path, **options)
+
+    monkeypatch.setattr(Storage, "read", read)
+    assert all(h["T_OBS"] for h in join([source]).read(0, 1).headers[0])
 
 
 def test_chunks_in_a_tar_which_have_one_place_to_read_from_are_not_mixed(scattered, tmp_path, monkeypatch):
