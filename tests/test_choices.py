@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sunzip.codec.wavelet import WaveletFamily
 from sunzip.errors import InputError
 from sunzip.frame import Block
 from sunzip.sources import open_source
+from sunzip.sources.base import Imaged
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.torch import LatDataset
@@ -287,6 +289,35 @@ def test_frames_of_other_channels_are_in_the_sample(
     assert estimate.coded_bytes == pytest.approx(report.coded_bytes, rel=0.15)
     assert estimate.archive_bytes == pytest.approx(report.archive_bytes, rel=0.1)
     assert estimate.errors[CHANNELS[0]]["rmse"] is not None
+
+
+class Slow(Film):
+    """A film of years of 48 frames: an image takes a second, the keywords of a year take a hundred."""
+
+    now = 0.0
+    prepared: tuple[int, ...] = ()
+
+    def prepare(self, channel: str, row: int) -> None:
+        if row // 48 not in self.prepared:
+            self.prepared += (row // 48,)
+            self.now += 100
+
+    def image(self, channel: str, row: int) -> Imaged:
+        self.prepare(channel, row)
+        self.now += 1
+        return super().image(channel, row)
+
+
+def test_what_is_read_once_a_year_is_not_foretold_of_each_frame(
+    wavelet_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Slow(frames=300, size=64, start="2012-03-01", cadence="12min", channels=CHANNELS[:1])
+    monkeypatch.setattr("sunzip.api._sample.clock", SimpleNamespace(monotonic=lambda: source.now))
+    source.prepare(CHANNELS[0], 0)  # that it was opened
+    estimate = api.compress(join([source]), tmp_path / "a.lat", model=wavelet_model, dry_run=True)
+    years = len(source.prepared) - 1
+    assert years
+    assert estimate.seconds == pytest.approx(300 + 100 * years, abs=50)
 
 
 class Dim(Film):

@@ -107,10 +107,17 @@ class Sample:
         self._kinds = _kinds(self._held)
         chosen = _chosen(self._held, self._kinds, spec.frames_per_block, _PIXELS // series.pixels)
         # The source is open, as the specification knows the first frame.
-        begin = clock.monotonic()
+        self._once = self._reading = 0.0
         #: Of each block that is begun, the numbers of frames and what they are.
-        self._begun = [(frames, _read(series, frames)) for frames in chosen]
-        self._reading = clock.monotonic() - begin
+        self._begun: list[tuple[list[int], Cube]] = []
+        for frames in chosen:
+            begin = clock.monotonic()
+            # Keywords of a year take seconds, of which nothing follows for each frame.
+            series.prepare(frames[0])
+            prepared = clock.monotonic()
+            self._begun.append((frames, _read(series, frames)))
+            self._once += prepared - begin
+            self._reading += clock.monotonic() - prepared
         if not any(cube.valid.any() for cube in self.cubes):
             raise InputError(
                 f"{series.urls[0]}: none of the images that were looked at holds a measurement, so that no "
@@ -218,7 +225,7 @@ class Sample:
         return Estimate(
             self._whole(blocks),
             self._besides(table),
-            (self._reading + coding) * self._grow,
+            self._once + (self._reading + coding) * self._grow,
             table.stats,
             blocks,
         )

@@ -120,6 +120,10 @@ class Source(ABC):
         """
         return [self.image(channel, row) for row in rows]
 
+    def prepare(self, channel: str, row: int) -> None:
+        """Have at hand what is read once for many images, one of them given."""
+        return
+
     @abstractmethod
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image, exactly as stored, absent ones left out."""

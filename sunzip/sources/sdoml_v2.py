@@ -213,6 +213,10 @@ class SdomlV2(Source):
                 images = [frames[place].astype(np.float32, copy=False) for place in places]
         return [(image, partial(self.header, channel, row)) for image, row in zip(images, rows, strict=True)]
 
+    def prepare(self, channel: str, row: int) -> None:
+        """Have the keywords of an image's year at hand."""
+        self.header(channel, row)
+
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image exactly as stored; None and absent ones left out."""
         part, i = self._locate(channel, row)

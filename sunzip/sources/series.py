@@ -386,6 +386,22 @@ class Series(Shown):
             "keep incomplete ones with missing=mask, or ask for fewer channels"
         )
 
+    def prepare(self, frame: int) -> None:
+        """Have the sources get what they read once for many frames, of which this is one.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read.
+        """
+
+        def get(channel: int) -> None:
+            source, row = self._source[frame, channel], self._row[frame, channel]
+            self._sources[source].prepare(self.channels[channel], int(row))
+
+        held = np.flatnonzero(self._source[frame] >= 0).tolist()
+        _side_by_side(max(source.at_once for source in self._sources), get, held)
+
     def read(self, start: int, stop: int) -> Cube:
         """Read frames ``start`` to ``stop``, the latter not included.
 

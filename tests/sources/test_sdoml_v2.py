@@ -468,7 +468,10 @@ def test_keywords_of_channels_are_fetched_side_by_side(tmp_path, monkeypatch):
         return real(storage, path, **options)
 
     monkeypatch.setattr(Storage, "read", read)
-    assert all(h["T_OBS"] for h in join([source]).read(0, 1).headers[0])
+    series = join([source])
+    series.prepare(0)
+    monkeypatch.setattr(SdomlV2, "_attributes", None)  # all are at hand
+    assert all(h["T_OBS"] for h in series.read(0, 1).headers[0])
 
 
 def test_chunks_in_a_tar_which_have_one_place_to_read_from_are_not_mixed(scattered, tmp_path, monkeypatch):
