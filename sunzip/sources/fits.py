@@ -62,6 +62,10 @@ _MAX_COUNT = 999
 #: The most that a gzipped file may unpack to: four images of 4096² in float64.
 _MAX_UNPACKED = 2**29
 
+#: What deflate makes of a byte at most, and the most bytes that a gzipped tile may unpack to unseen: astropy
+#: refuses it if they are too many, and to unpack all rows of an image twice takes a third of reading it.
+_DEFLATED, _UNSEEN = 1032, 2**26
+
 #: How a remote file is fetched: the header by itself, then the pixels.
 _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
 
@@ -576,6 +580,8 @@ class _Opened:
         packed = {"GZIP_COMPRESSED_DATA"} | ({"COMPRESSED_DATA"} if kind.startswith("GZIP") else set())
         most = 8 * sides[0] * sides[1]
         for data in self._stored(packed, tiles):
+            if len(data) * _DEFLATED <= max(most, _UNSEEN):
+                continue
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
                 if len(file.read(most + 1)) > most:
                     raise _damaged(f"a tile unpacks to more than {most} bytes")

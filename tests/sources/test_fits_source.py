@@ -569,8 +569,9 @@ def with_cards(raw, begin=2880, **cards):
     return raw
 
 
-def test_a_tile_unpacks_to_no_more_than_its_pixels(tmp_path):
+def test_a_tile_unpacks_to_no_more_than_its_pixels(tmp_path, monkeypatch):
     """A file of 1 MB took 2 GB, and as long again for each tile."""
+    monkeypatch.setattr("sunzip.sources.fits._UNSEEN", 1 << 20)
     hdu = fits.CompImageHDU(
         np.zeros((2048, 2048), np.int32),
         fits.Header(AIA),
@@ -582,6 +583,16 @@ def test_a_tile_unpacks_to_no_more_than_its_pixels(tmp_path):
     (tmp_path / "a.fits").write_bytes(raw)
     with pytest.raises(InputError, match=r"a\.fits: .* a tile unpacks to more than 8388608 bytes"):
         Fits(str(tmp_path / "a.fits")).read("171A", 0)
+
+
+@pytest.mark.parametrize("kind", ["GZIP_1", "GZIP_2"])
+def test_tiles_that_are_no_bombs_are_unpacked_once(tmp_path, monkeypatch, kind):
+    image = np.random.default_rng(0).integers(100, 200, (1024, 1024)).astype(np.int16)
+    hdu = fits.CompImageHDU(image, fits.Header(AIA), compression_type=kind)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "a.fits")
+    source = Fits(str(tmp_path / "a.fits"))
+    monkeypatch.setattr("sunzip.sources.fits.gzip", None)
+    assert np.isfinite(source.read("171A", 0)[256, 256])
 
 
 @pytest.mark.parametrize(
