@@ -293,8 +293,9 @@ class Fits(Source):
         paths = [root] if single else self._found()
         images: list[_Image] = []
         self._stored = 0
-        # Each asks a store twice or more; on a disk they take turns in Python.
-        with reading_pool(min(_ASKING, self._storage.at_once)) as pool:
+        # Each asks a store twice or more, and a disk of a cluster has it wait; near disks are no slower so.
+        threads = self.at_once if self._storage.local else min(_ASKING, self._storage.at_once)
+        with reading_pool(threads) as pool:
             for done, seen in enumerate(pool.map(self._look, paths), 1):
                 tell_progress(f"looking through {self.url}", done, len(paths))
                 if seen.further:

@@ -779,6 +779,16 @@ def test_files_of_a_store_are_asked_for_side_by_side(tmp_path, monkeypatch):
         memory.rm("/sun", recursive=True)
 
 
+def test_files_of_a_disk_that_may_be_far_are_looked_through_side_by_side(tmp_path, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    file = save(tmp_path / "a.fits", disk(1024, 400), AIA, compress=True)
+    (tmp_path / "b.fits").write_bytes(Path(file).read_bytes())
+    both, real = threading.Barrier(2, timeout=20), LocalFileSystem.open
+    monkeypatch.setattr(LocalFileSystem, "open", lambda *a, **k: (both.wait(), real(*a, **k))[1])
+    assert len(Fits(str(tmp_path)).times("171A")) == 2
+
+
 def test_astropys_warnings_stay_inside(tmp_path):
     """A card that breaks the standard, a bad date and a missing last block make astropy warn."""
     file = Path(save(tmp_path / "a.fits", disk(1024, 400), AIA | {"DATE-OBS": "31/12/99"}, compress=True))
