@@ -232,28 +232,34 @@ class Fits(Source):
 
     def header(self, channel: str, row: int) -> Header:
         """Return the keywords of one image, those of geometry and units as they are after preparation."""
-        path = self._images[channel][row].path
-        with self._planned(path) as (opened, plan):
-            return self._prepared(path, _plain(opened.hdu.header), plan)
+        image = self._images[channel][row]
+        with self._planned(image) as (opened, plan):
+            return self._prepared(image.path, _plain(opened.hdu.header), plan)
 
     def image(self, channel: str, row: int) -> tuple[npt.NDArray[np.float32], Callable[[], Header]]:
         """Read one image, and what gives its keywords, by one opening of the file."""
-        path = self._images[channel][row].path
-        with self._planned(path) as (opened, plan):
+        image = self._images[channel][row]
+        with self._planned(image) as (opened, plan):
             plain = _plain(opened.hdu.header)
             pixels = opened.pixels()
         prepared = np.ascontiguousarray(pixels, np.float32) if plan.ready else _prepare(pixels, plan)
-        return prepared, partial(self._prepared, path, plain, plan)
+        return prepared, partial(self._prepared, image.path, plain, plan)
 
     @contextmanager
-    def _planned(self, path: str) -> Iterator[tuple[_Opened, _Plan]]:
-        """Give a file's first image and what is to be done with it."""
+    def _planned(self, image: _Image) -> Iterator[tuple[_Opened, _Plan]]:
+        """Give the first image of a file that was looked through, and what is to be done with it."""
         try:
-            with self._opened(path) as opened:
+            with self._opened(image.path) as opened:
                 header = opened.hdu.header
-                yield opened, _plan(header, self._factor(header))
+                plan = _plan(header, self._factor(header))
+                same = (plan.channel.name, plan.shape) == (image.channel, image.shape)
+                if not same or str(_time(header)) != str(image.time):  # NaT is as NaT
+                    raise _Unusable(
+                        "replaced", "holds another image than as the source was opened; start again"
+                    )
+                yield opened, plan
         except _Unusable as error:
-            raise InputError(f"{self._name(path)}: {error}") from error
+            raise InputError(f"{self._name(image.path)}: {error}") from error
 
     def _prepared(self, path: str, plain: Header, plan: _Plan) -> Header:
         """Return an image's keywords as they are after preparation."""

@@ -668,6 +668,18 @@ def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("cards", [{"WAVELNTH": 193}, {"T_OBS": "2014-01-01T01:00:00Z"}])
+def test_a_file_that_another_has_replaced_is_no_image_of_its_place(tmp_path, cards):
+    """An archive said 171A of an image of 193 Å, and its time of that of another."""
+    image = disk(1024, 400)
+    source = Fits(save(tmp_path / "a.fits", image, AIA))
+    assert source.header("171A", 0)
+    Path(save(tmp_path / "b.fits", image, AIA | cards)).replace(tmp_path / "a.fits")
+    for read in (source.read, source.header):
+        with pytest.raises(InputError, match=r"a\.fits: holds another image than as the source was opened"):
+            read("171A", 0)
+
+
 def test_a_damaged_original_header_is_told(tmp_path):
     cards = {
         "SZ_CHAN": "171A",
