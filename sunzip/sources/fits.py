@@ -417,8 +417,11 @@ class Fits(Source):
             except (_Unusable, InputError, MemoryError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
-                gone = self._storage.local and isinstance(error, FileNotFoundError)  # or a link to nothing
-                if not gone and (raw is None or raw.failed):
+                if self._storage.local and isinstance(error, FileNotFoundError):
+                    raise _Unusable(
+                        "cannot be read", "is gone, or a link to nothing; look whether it was moved"
+                    ) from error
+                if raw is None or raw.failed:
                     # What a store or a disk does not give now is no damaged file, to be passed over.
                     raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -680,6 +680,13 @@ def test_a_file_that_another_has_replaced_is_no_image_of_its_place(tmp_path, car
             read("171A", 0)
 
 
+def test_a_file_that_is_gone_is_not_called_damaged(tmp_path):
+    source = Fits(save(tmp_path / "a.fits", disk(1024, 400), AIA))
+    (tmp_path / "a.fits").unlink()
+    with pytest.raises(InputError, match=r"a\.fits: is gone, or a link to nothing; look"):
+        source.read("171A", 0)
+
+
 def test_a_damaged_original_header_is_told(tmp_path):
     cards = {
         "SZ_CHAN": "171A",
