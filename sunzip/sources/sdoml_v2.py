@@ -240,17 +240,14 @@ class SdomlV2(Source):
 
     def stored_bytes(self) -> int | None:
         """Bytes of all chunk objects, or None if listing them fails or says no sizes."""
+        arrays = [a for of_channel in self._arrays.values() for a in of_channel]
         total = 0
-        for array in (a for arrays in self._arrays.values() for a in arrays):
-            try:
-                found = array.storage.fs.find(array.storage.at(array.path), detail=True)
-            except Exception:  # the sum is a courtesy of the store: a client's failure only means unknown
-                return None
-            for path, info in found.items():
-                if not path.rsplit("/", 1)[-1].startswith("."):
-                    if info.get("size") is None:
-                        return None
-                    total += info["size"]
+        # A store lists a thousand objects at a time, of the 600,000 of all years.
+        with reading_pool(max(a.storage.at_once for a in arrays)) as pool:
+            for size in pool.map(_stored, arrays):
+                if size is None:
+                    return None
+                total += size
         return total
 
     def _find(self, storage: Storage) -> None:
@@ -408,6 +405,22 @@ class SdomlV2(Source):
                 while sum(map(len, self._kept.values())) > _KEPT:
                     self._kept.popitem(last=False)
         return raw
+
+
+def _stored(array: _Array) -> int | None:
+    """Return the bytes of all chunk objects of one array, or None as `SdomlV2.stored_bytes`."""
+    total = 0
+    try:
+        with array.storage.turn:
+            found = array.storage.fs.find(array.storage.at(array.path), detail=True)
+    except Exception:  # the sum is a courtesy of the store: a client's failure only means unknown
+        return None
+    for path, info in found.items():
+        if not path.rsplit("/", 1)[-1].startswith("."):
+            if info.get("size") is None:
+                return None
+            total += info["size"]
+    return total
 
 
 def _parse(storage: Storage, path: str, raw: bytes) -> dict[str, Any]:

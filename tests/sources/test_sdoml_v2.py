@@ -241,6 +241,18 @@ def test_stored_bytes_are_those_of_the_chunks(store):
     assert SdomlV2(str(store)).stored_bytes() == sum(p.stat().st_size for p in chunks)
 
 
+def test_chunks_of_a_far_store_are_counted_side_by_side(tmp_path, monkeypatch):
+    from fsspec.implementations.local import LocalFileSystem
+
+    write_v2(tmp_path / "s", {f"{year}/171A": plain(6) for year in (2013, 2014, 2015)})
+    source = SdomlV2(str(tmp_path / "s"))
+    size = source.stored_bytes()
+    together, real = threading.Barrier(3, timeout=20), LocalFileSystem.find
+    monkeypatch.setattr(Storage, "at_once", AT_ONCE)
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *a, **k: (together.wait(), real(*a, **k))[1])
+    assert source.stored_bytes() == size > 0
+
+
 def test_absent_chunk_is_missing_and_counted_once(store):
     (store / "2014/171A/1.0.0").unlink()
     source = SdomlV2(str(store))
