@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -200,10 +199,12 @@ def load_resnet(path: str | os.PathLike[str]) -> ResNet18:
 
     name = os.fspath(path)
     try:
-        # Those of torchvision are 47 MB.
-        if os.path.getsize(name) > _MAX_WEIGHTS:
+        with open(name, "rb") as file:
+            # Asked for its size, a pipe or a device says 0.
+            data = file.read(_MAX_WEIGHTS + 1)
+        if len(data) > _MAX_WEIGHTS:
             raise InputError(f"{name}: is too large for the weights of a ResNet-18")
-        return with_weights(load(Path(name).read_bytes()))
+        return with_weights(load(data))
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
     except SafetensorError:

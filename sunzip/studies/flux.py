@@ -88,10 +88,12 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
     if "://" in name:
         raise InputError(f"{name}: a flux is read from a local file; fetch it first")
     try:
-        if os.path.getsize(name) > MAX_BYTES:
+        with open(name, "rb") as file:
+            # Asked for its size, a pipe or a device says 0.
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise InputError(f"{name}: is larger than any daily series, {MAX_BYTES >> 20} MB")
-        with open(name, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        text = data.decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else "is no CSV of LISIRD"

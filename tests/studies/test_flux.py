@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -128,6 +129,23 @@ def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("sunzip.studies.flux.MAX_BYTES", 100)
     with pytest.raises(InputError, match="larger than any daily series"):
         read_flux(written(tmp_path, HEAD + ROWS), "f30")
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no pipes that have names")
+def test_of_a_pipe_no_more_is_read_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped() -> Flux:
+        end, begin = os.pipe()
+        os.write(begin, (HEAD + ROWS).encode())
+        os.close(begin)
+        try:
+            return read_flux(f"/dev/fd/{end}", "f30")
+        finally:
+            os.close(end)
+
+    np.testing.assert_array_equal(piped().values, [91, 93, 72])
+    monkeypatch.setattr("sunzip.studies.flux.MAX_BYTES", 100)
+    with pytest.raises(InputError, match="larger than any daily series"):
+        piped()
 
 
 def test_no_prefix_of_a_file_gives_a_wrong_flux(tmp_path: Path) -> None:

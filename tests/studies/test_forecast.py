@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -465,6 +466,16 @@ class TestResNet:
         for name, why in (("pickle.pth", "is no safetensors file"), ("none", "No such file")):
             with pytest.raises(InputError, match=f"{name}: {why}"):
                 extractors.load_resnet(tmp_path / name)
+
+    @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no pipes that have names")
+    def test_of_a_pipe_no_more_is_read_than_weights_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(extractors, "_MAX_WEIGHTS", 100)
+        end, begin = os.pipe()
+        os.write(begin, bytes(1000))
+        os.close(begin)
+        with pytest.raises(InputError, match="too large for the weights of a ResNet-18"):
+            extractors.load_resnet(f"/dev/fd/{end}")
+        os.close(end)
 
     def test_it_is_torchvisions(self, weights: Path) -> None:
         models = pytest.importorskip("torchvision.models", exc_type=Exception)
