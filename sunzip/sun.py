@@ -259,15 +259,16 @@ class Sun(Shown):
         place = {number: n for n, number in enumerate(numbers)}
         blocks = self.archive.read_blocks(numbers)
         inside = [place[i // t] * t + i % t for i in rows]
-        try:
-            return decode(blocks, {"frames": inside, "frames_per_block": t})
-        except (DamagedError, UnsupportedError) as error:
-            # Of many blocks one is at fault, as a rule: the others' frames can be had without it.
-            wrong = next((n for n, data in zip(numbers, blocks, strict=True) if _unreadable(data)), None)
-            asked = [i for i in rows if wrong in (None, i // t)]
-            which = f"frame {asked[0]}" if len(asked) == 1 else f"frames {min(asked)} to {max(asked)}"
-            remedy = f"; {MEND}" if isinstance(error, DamagedError) else ""
-            raise type(error)(f"{self.archive.path}: {which}: {error}{remedy}") from None
+        with self.archive.as_opened():
+            try:
+                return decode(blocks, {"frames": inside, "frames_per_block": t})
+            except (DamagedError, UnsupportedError) as error:
+                # Of many blocks one is at fault, as a rule: the others' frames can be had without it.
+                wrong = next((n for n, data in zip(numbers, blocks, strict=True) if _unreadable(data)), None)
+                asked = [i for i in rows if wrong in (None, i // t)]
+                which = f"frame {asked[0]}" if len(asked) == 1 else f"frames {min(asked)} to {max(asked)}"
+                remedy = f"; {MEND}" if isinstance(error, DamagedError) else ""
+                raise type(error)(f"{self.archive.path}: {which}: {error}{remedy}") from None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         """Decode all frames, one after the other: what frames of a block have in common but once."""

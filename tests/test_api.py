@@ -759,6 +759,24 @@ def test_damage_names_file_and_frames(series: Series, tiny_model: Model, tmp_pat
                 ask()
 
 
+def test_an_archive_that_was_written_over_is_not_called_damaged(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "a.lat", tmp_path / "b.lat"
+    path.write_bytes(lat.read_bytes())
+    api.compress(series, other, model=tiny_model, block=2)
+    with sunzip.open(path) as sun:
+        before = sun[0]
+        path.write_bytes(other.read_bytes())  # what was opened has other bytes now, as has what is at a URL
+        for ask in (lambda: sun[0], lambda: sun.latents[0], lambda: sun.archive.t_obs, sun.archive.store):
+            with pytest.raises(
+                DamagedError, match=r"^\S*a\.lat: was replaced since it was opened; open it again$"
+            ):
+                ask()
+        path.write_bytes(lat.read_bytes())
+        np.testing.assert_array_equal(sun[0], before)
+
+
 # --- decompressing ---------------------------------------------------------------------------------------
 
 

@@ -254,7 +254,7 @@ class _RemoteFile:
         with contextlib.suppress(Exception):  # then what was wrong first is told
             size = _info(fs, path)["size"]
         if size != self.size:
-            raise DamagedError(f"{self._url}: was replaced since it was opened; open it again")
+            raise replaced(self._url)
 
 
 def _info(fs: Any, path: str) -> dict[str, Any]:
@@ -268,6 +268,11 @@ def _info(fs: Any, path: str) -> dict[str, Any]:
     fs.invalidate_cache(path)
     found: dict[str, Any] = fs.info(path)
     return found
+
+
+def replaced(path: str) -> DamagedError:
+    """Return what is to be said of a file that is another one than was opened."""
+    return DamagedError(f"{path}: was replaced since it was opened; open it again")
 
 
 def _closed(path: str) -> InputError:

@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -20,12 +20,12 @@ from sunzip.archive import _layout as layout
 from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._keywords import Headers, decode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
-from sunzip.archive._place import absolute
+from sunzip.archive._place import absolute, replaced
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in, told
 from sunzip.cube import Header
 from sunzip.display import Shown, size, span
-from sunzip.errors import MEND, DamagedError, UnsupportedError
+from sunzip.errors import MEND, DamagedError, SunzipError, UnsupportedError
 from sunzip.weights import FILES
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ class Archive(Shown):
         self.identity = self._reader.manifest_sha256
         try:
             if identity not in (None, self.identity):
-                raise DamagedError(f"{path}: was replaced since it was opened; open it again")
+                raise replaced(path)
             manifest = Manifest.read(self._reader)
             attributes, self._grid = read_root(self._reader, manifest)
             wrong = missing(self._reader, manifest, self._grid)
@@ -387,6 +387,30 @@ class Archive(Shown):
     def __reduce__(self) -> tuple[type[Archive], tuple[str, bool, str]]:
         # Later, the file may be another one.
         return Archive, (self._absolute, self._anon, self.identity)
+
+    @contextmanager
+    def as_opened(self) -> Iterator[None]:
+        """Where bytes are damaged, look whether they are those of another archive in this one's place.
+
+        What is behind a URL, and a file that is written over, is read by its name: offsets that were read
+        once mean nothing in another one.
+
+        Raises
+        ------
+        DamagedError
+            That it was replaced; else what is raised inside.
+        """
+        try:
+            yield
+        except (DamagedError, UnsupportedError):
+            now = self.identity
+            with suppress(SunzipError):  # then what was wrong first is told
+                reader = Reader(self._absolute, self._anon)
+                now = reader.manifest_sha256
+                reader.close()
+            if now != self.identity:
+                raise replaced(self.path) from None
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -471,9 +495,7 @@ class Archive(Shown):
         keys = [f"bytes/c/{shard}" for shard in range(self.shards)]
         raw = [
             layout.unzstd(data, f"{self.path}: {key}", size)
-            for key, data in zip(
-                keys, checked_many(self._reader, keys, layout.most_packed(size)), strict=True
-            )
+            for key, data in zip(keys, self._read_checked(keys, layout.most_packed(size)), strict=True)
         ]
         return np.frombuffer(b"".join(raw), "<u4")[: self.blocks].astype(np.int64)
 
@@ -639,7 +661,7 @@ class Archive(Shown):
             If a file is damaged, or larger than those of models are.
         """
         names = [name for name in FILES if f"model/{name}" in self._reader.members]
-        return {n: checked(self._reader, f"model/{n}", FILES[n]) for n in names} or None
+        return {n: self._read_checked([f"model/{n}"], FILES[n])[0] for n in names} or None
 
     def store(self) -> Store:
         """Return the archive as a read-only Zarr store, for zarr and xarray.
@@ -664,13 +686,17 @@ class Archive(Shown):
         arrays = layout.array_metadata(self._grid, self._attributes)
         expected |= {f"{name}/zarr.json": tree for name, tree in arrays.items()}
         for key, tree in expected.items():
-            if load(checked(self._reader, key, MAX_BYTES), f"{self.path}: {key}") != tree:
+            if load(self._read_checked([key], MAX_BYTES)[0], f"{self.path}: {key}") != tree:
                 raise DamagedError(f"{self.path}: {key} is not the metadata that the archive must have")
 
+    def _read_checked(self, keys: Sequence[str], most: int) -> list[bytes]:
+        """Read objects as `checked_many`."""
+        with self.as_opened():
+            return checked_many(self._reader, keys, most)
+
     def _chunk(self, key: str, size: int | None) -> bytes:
-        return layout.unzstd(
-            checked(self._reader, key, layout.most_packed(size)), f"{self.path}: {key}", size
-        )
+        [data] = self._read_checked([key], layout.most_packed(size))
+        return layout.unzstd(data, f"{self.path}: {key}", size)
 
     def _places(self, numbers: Iterable[int]) -> list[tuple[str, int, int]]:
         """Return the object that each block is in, where it begins there, and its bytes."""
@@ -692,9 +718,10 @@ class Archive(Shown):
         keys = [self._grid.cube_of(s) for s in new]
         sizes, tail = [self._reader.members[k].size for k in keys], self._grid.index_size
         raw = self._reader.read_many((k, max(n - tail, 0), tail) for k, n in zip(keys, sizes, strict=True))
-        for shard, key, length, data in zip(new, keys, sizes, raw, strict=True):
-            blocks = len(self._grid.blocks_of(shard))
-            self._indexes[shard] = layout.read_shard_index(data, blocks, length, f"{self.path}: {key}")
+        with self.as_opened():
+            for shard, key, length, data in zip(new, keys, sizes, raw, strict=True):
+                blocks = len(self._grid.blocks_of(shard))
+                self._indexes[shard] = layout.read_shard_index(data, blocks, length, f"{self.path}: {key}")
 
     def _checked(self, start: int, stop: int) -> tuple[int, int]:
         """Return the limits of a range of frames that the archive has, without NumPy's integers."""
@@ -723,7 +750,7 @@ class Archive(Shown):
         keys = [f"{name}/c/{shard}/0" for name, shard in new]
         shape = (self._grid.frames_per_shard, len(self.channels))
         most = layout.most_packed(max((layout.table_size(name, shape) for name in names), default=0))
-        for which, key, data in zip(new, keys, checked_many(self._reader, keys, most), strict=True):
+        for which, key, data in zip(new, keys, self._read_checked(keys, most), strict=True):
             where = f"{self.path}: {key}"
             raw = layout.unzstd(data, where, layout.table_size(which[0], shape))
             out[which] = self._chunks[which] = layout.read_table(which[0], raw, shape, where)
