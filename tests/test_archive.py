@@ -268,6 +268,28 @@ def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path: Path, key: str) -> Non
     assert (tmp_path / "a.lat").exists() is (key != "zarr.json")
 
 
+@pytest.mark.parametrize("key", ["cube", "cube/c/1", "time"])
+def test_links_in_the_folder_are_not_followed_out_of_it(tmp_path: Path, key: str) -> None:
+    spec = spec_of()
+    with ArchiveWriter.create(tmp_path / "a.lat", spec) as writer:
+        for shard in (0, 1):
+            writer.write_shard(shard, *shard_of(spec, writer.frames_of(shard)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = tmp_path / "a.lat.partial" / key
+    shutil.rmtree(link)
+    try:
+        link.symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("links cannot be made here")
+    with pytest.raises(OutputError, match=f"{Path(key).name}: is a link to another folder"):
+        write(tmp_path / "a.lat", spec, resume=True)
+    assert not [*elsewhere.iterdir()]
+    link.unlink()
+    write(tmp_path / "a.lat", spec, resume=True)
+    assert not verify(tmp_path / "a.lat").problems
+
+
 def test_resume_keeps_the_name_under_which_the_input_was_first_given(tmp_path: Path) -> None:
     ArchiveWriter.create(tmp_path / "a.lat", spec_of())
     write(tmp_path / "a.lat", spec_of(source={"url": "./sun"}), resume=True)

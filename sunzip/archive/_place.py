@@ -356,7 +356,10 @@ class Place(Protocol):
         """Remove what is in the folder."""
 
     def sweep(self) -> None:
-        """Remove from the folder, which is held, what a run has left that was killed while it wrote."""
+        """Remove from the folder, which is held, what a run has left that was killed while it wrote.
+
+        One in which links lead to other folders is refused: what is written there would be outside.
+        """
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -456,10 +459,13 @@ class _LocalPlace:
                 os.unlink(entry.path)
 
     def sweep(self) -> None:
-        # Without locks another run may be about to rename them.
-        if self._held is None:
-            return
-        for folder, _, files in os.walk(self.partial):
+        for folder, below, files in os.walk(self.partial):
+            for path in (os.path.join(folder, name) for name in below):
+                if os.path.islink(path):
+                    raise OutputError(f"{path}: is a link to another folder, outside this one; remove it")
+            # Without locks another run may be about to rename them.
+            if self._held is None:
+                continue
             for name in filter(_TEMPORARY.fullmatch, files):
                 with contextlib.suppress(FileNotFoundError):  # a worker of a run that was killed goes on
                     os.unlink(os.path.join(folder, name))
