@@ -18,6 +18,9 @@ from sunzip.errors import DamagedError, InputError, OutputError
 
 _STATE = "sunzip"
 
+#: What Adam keeps of each parameter that it has changed: a number, and two tensors of the parameter's shape.
+_STEP, _MEANS = "step", ("exp_avg", "exp_avg_sq")
+
 #: How the names of averaged weights begin.
 AVERAGE = "average."
 
@@ -119,10 +122,16 @@ def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
                 _, key, parameter_name = name.split(".", 2)
                 parameter = parameters[parameter_name]
                 value = file.get_tensor(name)
-                if value.ndim:
+                if key == _STEP:
+                    if value.ndim or not value.is_floating_point() or not value >= 0:
+                        raise ValueError(name)
+                else:
                     # In the parameter's own order of memory, as the optimiser would have made it.
                     value = torch.empty_like(parameter).copy_(_of_shape(value, parameter))
                 optimiser.state[parameter][key] = value
+            for name, parameter in parameters.items():
+                if optimiser.state.get(parameter, {}).keys() not in (set(), {_STEP, *_MEANS}):
+                    raise ValueError(f"optimiser.*.{name}")
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(
             f"{path}: the checkpoint does not fit the network ({error}); begin anew with --force"

@@ -200,6 +200,32 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_a_bad_one(
         checkpoint.restore(tmp_path / CHECKPOINT, network, network, torch.optim.Adam(network.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("exp_avg", None),
+        ("step", None),
+        ("step", torch.ones(3)),
+        ("step", torch.tensor(-1.0)),
+        ("step", torch.tensor(True)),
+        ("exp_avg_sq", torch.tensor(1.0)),
+        ("other", torch.tensor(1.0)),
+    ],
+)
+def test_a_checkpoint_of_another_optimiser_is_refused(
+    tmp_path: Path, key: str, value: torch.Tensor | None
+) -> None:
+    run(Line(), tmp_path, steps=2)
+    path = tmp_path / CHECKPOINT
+    state, tensors = checkpoint.read_state(path), load_file(path)
+    parameter = next(name for name in tensors if name.startswith("optimiser.step.")).split(".", 2)[2]
+    name = f"optimiser.{key}.{parameter}"
+    tensors.pop(name, None)
+    save_file(tensors | ({} if value is None else {name: value}), path, {"sunzip": json.dumps(state)})
+    with pytest.raises(DamagedError, match="the checkpoint does not fit the network"):
+        run(Line(), tmp_path, steps=4, resume=True)
+
+
 def test_finished_trainings_resume_to_nothing_more(tmp_path: Path) -> None:
     first = run(Line(), tmp_path / "a", steps=4)
     again = run(Line(), tmp_path / "a", steps=4, resume=True)
