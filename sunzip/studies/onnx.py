@@ -224,7 +224,7 @@ def _card(place: Path) -> dict[str, Any]:
         ) and re.fullmatch("[0-9a-f]{64}", card["model_sha256"])  # fmt: skip
     except OSError:
         raise InputError(f"{place}: holds no exported encoder ({CARD} is missing)") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise DamagedError(f"{place / CARD}: is not that of an exported encoder; export it again")

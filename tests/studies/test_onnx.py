@@ -267,7 +267,9 @@ class TestRefusals:
         with pytest.raises(DamagedError, match=f"{name}: is not what was exported"):
             OnnxEncoder(folder)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}'])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"version": 1}', pytest.param("[" * 100_000, id="deep")]
+    )
     def test_altered_cards(self, exported: tuple[Path, ExportReport], tmp_path: Path, text: str) -> None:
         folder = tmp_path / "copy"
         shutil.copytree(exported[0], folder)
