@@ -55,8 +55,8 @@ def export(
 ) -> None:
     """Write the encoder of a model into the folder OUT, as ONNX, with the entropy coder's tables beside it.
 
-    It is checked against sunzip itself before it is written, runs under ONNX Runtime, and codes frames to blocks
-    that the whole model decodes on the ground: `sunzip.studies.onnx.OnnxEncoder`.
+    It is checked against sunzip itself before it is written, runs under ONNX Runtime, and codes frames to
+    blocks that the whole model decodes on the ground: `sunzip.studies.onnx.OnnxEncoder`.
     """
     if not (encoder and onnx):
         raise click.UsageError("say --encoder --onnx: nothing else can be exported")
