@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import DETECTOR_SIDE, NAMES, READ_NOISE_DN, channel, listed
+
+_Real = TypeVar("_Real", np.float32, np.float64)
 
 #: An SDOML pixel of 512² is the mean of 64 detector pixels.
 _BINNED_PIXELS = (DETECTOR_SIDE // 512) ** 2
@@ -68,10 +71,10 @@ class Stabiliser:
         i = list(indexes)
         return Stabiliser(self.a[i], self.b[i], self.spread[i])
 
-    def forward(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Stabilise (..., C, Y, X) float32 in DN/s (2×2 means) or G; NaN stays NaN."""
-        b, gain = self._shape(self.b), self._shape(2 / np.sqrt(self.a) / self.spread)
+    def forward(self, x: npt.NDArray[_Real]) -> npt.NDArray[_Real]:
+        """Stabilise (..., C, Y, X) in DN/s (2×2 means) or G, in the precision given; NaN stays NaN."""
         y = np.abs(x)
+        b, gain = self._shape(self.b).astype(y.dtype), self._shape(2 / np.sqrt(self.a) / self.spread)
         y += b
         np.sqrt(y, out=y)
         y -= np.sqrt(b)

@@ -31,6 +31,7 @@ from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Cube, Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
 from sunzip.metrics import image_metrics
+from sunzip.normalize import NOISE
 from sunzip.sinks import open_sink
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
@@ -1045,6 +1046,18 @@ def test_evaluation_counts_what_only_one_side_has(lat: Path, original: Cube) -> 
     assert report.absent == original.valid[5:].sum()
     more = api.evaluate(series_of(patchy(14)), lat)
     assert (more.images, more.absent) == (original.valid.sum(), 4 * 3)
+
+
+@pytest.mark.parametrize("name", ["94A", "Bz"])
+def test_the_least_errors_that_pixels_can_have_are_seen_in_units_of_noise(name: str) -> None:
+    # √(|x| + b) in float32 is the same for pixels that differ.
+    x = np.geomspace(0.5, 1e4, SIZE * SIZE, dtype=np.float32).reshape(1, 1, SIZE, SIZE)
+    y = np.nextafter(x, np.float32(np.inf))
+    told = api.judging([name], (SIZE, SIZE))
+    told.add(x, y)
+    a, b = NOISE[name]
+    sigmas = (y.astype(float) - x) / np.sqrt(a * (x.astype(float) + b))
+    assert told.result()["paper"][name].rmse_sigma == pytest.approx(np.sqrt((sigmas**2).mean()), rel=1e-3)
 
 
 def test_sources_that_are_not_the_archives_are_refused(lat: Path, tmp_path: Path) -> None:

@@ -95,5 +95,4 @@ class Stabilise:
     )
 
     def __call__(self, values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
-        stable = self.made[name].forward(values.astype(np.float32).reshape(1, 1, -1))
-        return stable.reshape(-1).astype(np.float64)
+        return self.made[name].forward(values.reshape(1, 1, -1)).reshape(-1)
