@@ -249,8 +249,8 @@ def parse_date(value: When, *, name: str = "date") -> np.datetime64:
     Parameters
     ----------
     value
-        ISO 8601 with or without ``Z`` or an offset, HMI's TAI notation, or a date object of Python, NumPy,
-        pandas or astropy; naive ones are UTC.
+        ISO 8601 with dashes, with or without ``Z`` or an offset, HMI's TAI notation, or a date object of
+        Python, NumPy, pandas or astropy; naive ones are UTC.
     name
         What the user calls it, for the message.
 
@@ -267,12 +267,11 @@ def parse_date(value: When, *, name: str = "date") -> np.datetime64:
     value = plain(value)
     if isinstance(value, str):
         text = value.strip()
-        if re.fullmatch(r"\d{4}(-\d\d(-\d\d)?)?", text, re.ASCII):
-            text += "-01-01"[len(text) - 4 :] + "T00:00:00"
-        elif re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\dZ?", text, re.ASCII):
-            text = text.removesuffix("Z") + ":00"
+        if re.fullmatch(r"\d{4}(-\d\d)?", text, re.ASCII):
+            text += "-01-01"[len(text) - 4 :]
         moment: str | datetime = text
-        if re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*[+-]\d\d:\d\d", text, re.ASCII):
+        # Python takes anything between date and time, the sign of an offset, too.
+        if re.fullmatch(r"\d{4}-\d\d-\d\d([T_ ].*)?", text, re.ASCII):
             with suppress(ValueError):
                 moment = datetime.fromisoformat(text)
         time: np.datetime64 = parse_t_obs([moment])[0]

@@ -182,13 +182,22 @@ def test_dates(text, expected):
         ("2014-01-31T06:00:00+00:00", "2014-01-31T06:00"),
         ("2014-01-31 06:00:00.250-05:30", "2014-01-31T11:30:00.250"),
         ("2014-01-31T06:00+01:00", "2014-01-31T05:00"),
+        ("2014-01-31T06", "2014-01-31T06:00"),
+        ("2014-01-31 06Z", "2014-01-31T06:00"),
+        ("2014-01-31T06:00:00+0000", "2014-01-31T06:00"),
+        ("2014-01-31T06:00+01", "2014-01-31T05:00"),
+        ("2014-01-31T06:00:00,5", "2014-01-31T06:00:00.500"),
+        ("2014-01-31T05:59:60", "2014-01-31T06:00"),
+        ("2014-01-31T06:00:00.2505001", "2014-01-31T06:00:00.251"),
     ],
 )
 def test_dates_of_other_libraries(moment, expected):
     assert parse_date(moment) == np.datetime64(expected, "ms")
 
 
-@pytest.mark.parametrize("moment", [Time(["2014-01-31", "2014-02-01"]), "2014-02-30T06:00:00+00:00"])
+@pytest.mark.parametrize(
+    "moment", [Time(["2014-01-31", "2014-02-01"]), "2014-02-30T06:00:00+00:00", "2014-01-31-06"]
+)
 def test_what_only_looks_like_a_date(moment):
     with pytest.raises(InputError, match="is not a date"):
         parse_date(moment)
@@ -206,7 +215,8 @@ def test_what_only_looks_like_a_date(moment):
         "2014-02-30",
         "1.1.2014",
         np.datetime64("NaT", "ms"),
-        "20140101",
+        "20140101",  # of NumPy a year
+        "2014-01-31+06:00",
     ],
 )
 def test_no_dates(text):
