@@ -33,6 +33,8 @@ def result(as_json: bool, data: Any, lines: Iterable[str]) -> None:
         If stdout cannot be written, for another reason than that nobody reads it any more.
     """
     text = json.dumps(data, indent=1, allow_nan=False) if as_json else "\n".join(map(_shown, lines))
+    if sys.stdout is None:  # which click passes over in silence
+        raise OutputError("the result cannot be printed: stdout is closed; redirect it (> FILE)")
     try:
         click.echo(text)
     except BrokenPipeError:

@@ -82,6 +82,13 @@ def test_a_result_that_cannot_be_printed_is_one_line(archive):
     assert err == "sunzip: error: the result cannot be printed: No space left on device\n"
 
 
+def test_a_result_that_goes_nowhere_is_no_success(archive):
+    process = start("-c", '"$@" >&-', "sh", *SUNZIP, "info", archive, program=["sh"])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "sunzip: error: the result cannot be printed: stdout is closed; redirect it (> FILE)\n"
+
+
 def test_a_terminal_that_lacks_a_character():
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "latin-1"}
     out = subprocess.run([*SUNZIP, "compress", "--help"], env=environment, capture_output=True, check=True)
