@@ -48,6 +48,10 @@ class InputError(SunzipError):
     """The input or an argument cannot be used: missing, empty, of a wrong layout, dtype or shape. Fix it."""
 
 
+class NotInstalledError(InputError, ImportError):
+    """A package that is optional cannot be imported. Install it; importers see that an import failed."""
+
+
 class OutputError(SunzipError):
     """The target cannot be written: it exists, is not writable, or the disk is full. Fix the target."""
 
@@ -107,18 +111,20 @@ def needing(extra: str, who: str) -> Iterator[None]:
 
     Raises
     ------
-    InputError
+    NotInstalledError
         If an import fails.
     """
     try:
         yield
+    except NotInstalledError:
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
         package = _CALLED.get(package, package)
-        raise InputError(f"{who} {package}, which is not installed; {how_to_install(extra)}") from None
+        raise NotInstalledError(f"{who} {package}, which is not installed; {how_to_install(extra)}") from None
     except ImportError as error:
         # It is there, but not whole, or of a release that does not go with the others.
-        raise InputError(
+        raise NotInstalledError(
             f"{who} packages of which one cannot be imported here ({error}); install them again; "
             f"{how_to_install(extra)}"
         ) from None
@@ -126,7 +132,7 @@ def needing(extra: str, who: str) -> Iterator[None]:
         # Sunpy adds to its docstrings when it is imported.
         if sys.flags.optimize < 2:
             raise
-        raise InputError(
+        raise NotInstalledError(
             f"{who} packages that cannot be imported without docstrings ({error}); run Python without -OO or "
             "PYTHONOPTIMIZE=2"
         ) from None

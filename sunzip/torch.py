@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import Dataset, get_worker_info
 
 from sunzip.channels import NAMES, channel, listed
 from sunzip.display import Shown, span
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 from sunzip.normalize import Stabiliser
 from sunzip.sun import open
 from sunzip.times import When
 from sunzip.weights import Model
+
+with needing("torch", "datasets of PyTorch need"):
+    import torch
+    from torch.utils.data import Dataset, get_worker_info
 
 
 class LatDataset(Shown, Dataset[torch.Tensor]):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from xarray import Dataset, Variable
-from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
-from xarray.core import indexing
 
 from sunzip.channels import channel
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
+
+with needing("xarray", "the engine of xarray needs"):
+    from xarray import Dataset, Variable
+    from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
+    from xarray.core import indexing
 
 if TYPE_CHECKING:
     from sunzip.sun import Sun

@@ -28,6 +28,39 @@ def test_a_missing_package_is_named_with_who_needs_it_and_its_extra(
     )
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "line"),
+    [
+        ("torch", "torch", "import sunzip.torch"),
+        ("xarray", "xarray", "from sunzip import xarray"),
+        ("torch", "train", "cli.program.main(['train', 'a', '--out', 'b', '--model', 'wavelet'])"),
+        ("torch", "torch", "extractors.load_resnet('weights')"),
+    ],
+)
+def test_what_as_a_whole_needs_an_optional_package_names_its_extra(
+    package: str, extra: str, line: str
+) -> None:
+    code = f"import sys\nsys.modules['{package}'] = None\n"
+    code += "from sunzip import cli\nfrom sunzip.studies import extractors\n"
+    # Importers, as pytest's importorskip, pass over what cannot be imported.
+    code += f"try:\n    {line}\nexcept ImportError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True)
+    said = (done.stdout or done.stderr).removeprefix("sunzip: error: ")
+    assert said.endswith(
+        f" {package}, which is not installed; in a checkout of sunzip: pip install '.[{extra}]'\n"
+    )
+
+
+def test_needs_within_needs_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with (
+        pytest.raises(InputError, match=r"^a part needs torch, "),
+        needing("plot", "a whole needs"),
+        needing("torch", "a part needs"),
+    ):
+        __import__("torch")
+
+
 def test_a_package_that_is_there_and_fails_is_not_called_missing() -> None:
     with pytest.raises(InputError) as caught, needing("plot", "a test needs"):
         from email import no_such_name  # type: ignore[attr-defined] # noqa: F401

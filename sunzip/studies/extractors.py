@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sunzip.channels import channel
 from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
-from sunzip.errors import InputError
+from sunzip.errors import InputError, needing
 from sunzip.features import pooled
 from sunzip.normalize import Stabiliser
 from sunzip.sun import Sun
@@ -193,9 +193,11 @@ def load_resnet(path: str | os.PathLike[str]) -> ResNet18:
         If the file is none, or holds other weights.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
 
-    from sunzip.nn.resnet import with_weights
+    with needing("torch", "a ResNet-18 needs"):
+        from safetensors.torch import load
+
+        from sunzip.nn.resnet import with_weights
 
     name = os.fspath(path)
     try:
