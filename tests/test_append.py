@@ -211,6 +211,15 @@ def test_a_run_that_was_killed_when_the_new_archive_was_complete_is_resumed(
     with pytest.raises(OutputError, match="of other content"):
         api.append(series(20), path, resume=True)
     assert partial.exists()
+    # Else the next run that has something new would find it.
+    report = api.append(series(20), path, force=True)
+    assert (report.frames, report.frames_coded) == (20, 0)
+    assert path.read_bytes() == whole
+    assert not partial.exists()
+    partial.mkdir()
+    (partial / "zarr.json").write_text("{}")
+    with pytest.raises(OutputError, match="not one that can be continued"):
+        api.append(series(20), path, force=True)
 
 
 @pytest.mark.parametrize("kind", ["tiny_model"])

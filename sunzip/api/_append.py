@@ -64,7 +64,7 @@ def append(
     model
         Name, sha256 or folder of the archive's model, if it is neither in the archive nor on this machine.
     force
-        Begin again if there is an unfinished archive.
+        Begin again if there is an unfinished archive; if nothing is new, remove it.
     resume
         Continue a run that was broken off; the result has the same bytes as an unbroken one.
     workers, client, progress
@@ -102,9 +102,9 @@ def append(
         series, align, kept = found.series, found.align, found.kept
         source = _sources(old, origins, kept, series)
         if not len(series):
-            if resume:
-                # It may have been broken off after the new archive had taken its place.
-                remove_left(path, old)
+            if resume or force:
+                # A run may have been broken off after the new archive had taken its place, or be given up.
+                remove_left(path, old, whatever=force and not resume)
             size, now = old.size, 0
         else:
             coding = {**old.coding, "align": asdict(align) if align else None}

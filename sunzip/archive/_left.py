@@ -55,7 +55,7 @@ def size_if_complete(path: str, spec: ArchiveSpec, *, embedded: bool) -> int | N
         return archive.size
 
 
-def remove_left(path: str, archive: Archive) -> None:
+def remove_left(path: str, archive: Archive, *, whatever: bool = False) -> None:
     """Remove the folder, or what is left of it, of the run that wrote an archive, which is whole.
 
     Parameters
@@ -64,6 +64,8 @@ def remove_left(path: str, archive: Archive) -> None:
         Where the archive is.
     archive
         It.
+    whatever
+        Whether to remove that of another run, too, which was to write another archive there.
 
     Raises
     ------
@@ -78,7 +80,10 @@ def remove_left(path: str, archive: Archive) -> None:
             if not names <= {*layout.ARRAYS, "zarr.json"}:
                 raise OutputError(f"{partial}: is in the way and not of sunzip; remove it")
             root = place.get("zarr.json") if "zarr.json" in names else None
-            if root is not None and _fingerprint(root, f"{partial}/zarr.json") != archive.fingerprint:
+            found = archive.fingerprint if root is None else _fingerprint(root, f"{partial}/zarr.json")
+            if found is None:
+                raise OutputError(f"{partial}: is in the way and not one that can be continued; remove it")
+            if found != archive.fingerprint and not whatever:
                 raise OutputError(
                     f"{partial}: an unfinished archive of other content than {path}, which is complete; "
                     "go on with the input and the options that it was begun with (--late?), or remove it"
