@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -34,6 +35,9 @@ LAST_SHARE = 0.1
 
 #: Frames that a process reads at a time; fewer in all are read without any other process.
 _STRETCH = 32
+
+#: Hexadecimal digits by which the files of one series are told from those of another.
+_DIGITS = 16
 
 #: Stands in the file of presence for a frame that has not been read.
 _UNREAD = 255
@@ -163,8 +167,7 @@ def cached(
         If a process that reads was killed.
     """
     count, shape = len(series), (len(series), len(NAMES), *series.shape)
-    digest = hashlib.sha256(repr((fingerprint or series.fingerprint(), series.urls)).encode()).hexdigest()
-    base = folder / f"frames-{digest[:16]}"
+    base = _base(series, folder, fingerprint or series.fingerprint())
     pixels_path, present_path = base.with_suffix(".f16"), base.with_suffix(".present")
     size = int(np.prod(shape)) * 2
     try:
@@ -212,6 +215,27 @@ def cached(
             raise series.none_whole()
         frames = frames.take(whole)
     return frames
+
+
+def forget_others(series: Series, folder: Path, fingerprint: str) -> None:
+    """Remove from a folder the frames of other series, which a training that was there has left.
+
+    Parameters
+    ----------
+    series, folder, fingerprint
+        As `cached`.
+    """
+    mine = _base(series, folder, fingerprint).name
+    for path in folder.glob(f"frames-{'[0-9a-f]' * _DIGITS}.*"):
+        if path.stem != mine:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _base(series: Series, folder: Path, fingerprint: str) -> Path:
+    """Return what the files of a series' frames are called, without their suffixes."""
+    digest = hashlib.sha256(repr((fingerprint, series.urls)).encode()).hexdigest()
+    return folder / f"frames-{digest[:_DIGITS]}"
 
 
 def _marks(path: Path) -> npt.NDArray[np.uint8]:

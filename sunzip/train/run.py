@@ -37,7 +37,7 @@ from sunzip.train.data import View, Views, WholeFrames, spread
 from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
-from sunzip.train.frames import Example, Frames, cached, held_out
+from sunzip.train.frames import Example, Frames, cached, forget_others, held_out
 from sunzip.train.journal import BOARD, LOG, PICTURES, Journal
 from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, check_settings, fit
 from sunzip.train.measure import (
@@ -281,6 +281,9 @@ def train(
         if place.leads:
             _claim(out, folder, ends, resume=resume, force=force)
         fingerprint = series.fingerprint()
+        if place.leads and not resume:
+            # They may be far larger than all else, and nothing would name them any more.
+            forget_others(series, folder, fingerprint)
         settings: dict[str, Any] = {
             "model": model,
             "mode": mode,

@@ -713,6 +713,18 @@ def test_the_command_trains_refuses_and_resumes(tmp_path: Path, cache: Path) -> 
     assert [p.name for p in (out / "training").glob("*.f16")] == []
 
 
+def test_a_training_that_begins_anew_keeps_no_frames_of_others(tmp_path: Path, cache: Path) -> None:
+    kept = tmp_path / "m" / "training"
+    few = replace(DAILY, stop="2014-03-01")
+    go(tmp_path / "m", kept, align=few)
+    names = {path.name for path in kept.glob("frames-*")}
+    (kept / "frames-of-mine.txt").touch()
+    go(tmp_path / "m", kept, align=few, force=True)
+    assert names < {path.name for path in kept.glob("frames-*")}
+    go(tmp_path / "m", cache, force=True)
+    assert [path.name for path in kept.glob("frames-*")] == ["frames-of-mine.txt"]
+
+
 @pytest.mark.parametrize("change", ["frames", "options", "damage"])
 def test_what_cannot_be_resumed_is_told_before_frames_are_read(
     change: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
