@@ -160,11 +160,13 @@ def test_the_header_says_what_is_assumed() -> None:
     time = np.datetime64("2014-06-01", "ms")
     assert "SZ_ASSUM" not in header_of(channel("171A"), time, SIZE, KEYWORDS)
     partly = header_of(channel("171A"), time, SIZE, {"DSUN_OBS": 1.5e11, "CRLT_OBS": 2.5})
-    assert partly["SZ_ASSUM"] == "RSUN_OBS HGLN_OBS"
+    assert partly["SZ_ASSUM"] == "HGLN_OBS"
     assert (partly["HGLT_OBS"], partly["DSUN_OBS"]) == (2.5, 1.5e11)
     # A disk of 976″ is not seen from the Earth in June: sunpy draws the limb by the distance.
     near = header_of(channel("171A"), time, SIZE, {"RSUN_OBS": 976.0})
     assert math.degrees(near["RSUN_REF"] / near["DSUN_OBS"]) * 3600 == pytest.approx(976)
+    # That is the original's word, not the Earth's distance.
+    assert near["SZ_ASSUM"] == "HGLN_OBS HGLT_OBS"
 
 
 def test_the_observer_of_sdo_is_the_one_that_its_headers_tell() -> None:

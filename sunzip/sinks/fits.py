@@ -222,6 +222,8 @@ def _card(key: str, value: str | int | float | bool | None) -> Any | None:
 def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], list[str]]:
     """Where the Sun was seen from: the original's keywords, or the Earth's centre's, and which these are.
 
+    Of the Sun's distance and its size in the sky one gives the other, and is then not the Earth's.
+
     SDO is within 3e-4 of the Sun's distance from there. The Earth's place follows Meeus, Astronomical
     Algorithms (1998), chapters 25 (low accuracy, 0.01°) and 29.
     """
@@ -263,7 +265,10 @@ def _observer(time: np.datetime64, original: Header) -> tuple[dict[str, float], 
         "HGLT_OBS": math.degrees(latitude),
     }
     observer = {key: earth[key] if value is None else value for key, value in found.items()}
-    return observer, [key for key, value in found.items() if value is None]
+    told = {key for key, value in found.items() if value is not None}
+    if told & {"RSUN_OBS", "DSUN_OBS"}:
+        told |= {"RSUN_OBS", "DSUN_OBS"}
+    return observer, [key for key in found if key not in told]
 
 
 def _is_number(value: object) -> bool:
