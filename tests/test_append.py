@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
@@ -516,6 +517,38 @@ def test_without_a_grid_a_frame_that_was_parted_hides_no_late_image(model: Model
     assert any("late" in what for what in report.alignment["odd"])
     assert api.append(more, path, late=True).images == 5
     assert api.append(more, path, late=True).frames_coded == 0
+
+
+@pytest.mark.parametrize("kind", ["tiny_model"])
+@pytest.mark.parametrize("options", [{"missing": "drop"}, {"every": "24s"}])
+def test_an_image_that_the_source_has_is_not_said_to_be_absent(
+    model: Model, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Late images part frames without a grid, of which one may then be left out."""
+    path, store = tmp_path / "sun.lat", tmp_path / "sun.zarr"
+
+    def stored(moments: Moments) -> str:
+        shutil.rmtree(store, ignore_errors=True)
+        found = join([moments], cadence=None)
+        cube = found.read(0, len(found))
+        # The keywords are those of the synthetic Sun, at its own times.
+        cube = replace(cube, headers=[[{} for _ in row] for row in cube.headers])
+        with open_sink(store, "sdoml-v2", channels=found.channels, shape=found.shape) as sink:
+            sink.write(cube)
+        return str(store)
+
+    align = api.Alignment(cadence=None, **options)
+    before = Moments(_171=[12, 48, 108], _304=[84, 93])
+    api.compress(stored(before), path, model=model, align=align)
+    seconds = [12, 48, 90, 108]
+    after = stored(Moments(_171=seconds, _304=[39, 84, 93]))
+    with pytest.raises(InputError, match=r"zarr: has 304A of \S+T00:01:(24|33)\S+, .* is now left out;"):
+        api.append(after, path, late=True)
+    # What a --stop leaves out, or an image that is gone, is another matter.
+    with pytest.raises(InputError, match=r"zarr: lacks .*without a --stop before its end"):
+        api.append(after, path, late=True, stop="2014-01-01T00:00:52")
+    with pytest.raises(InputError, match="zarr: lacks 304A"):
+        api.append(stored(Moments(_171=seconds, _304=[39, 84])), path, late=True)
 
 
 def written(path: Path, first: int, last: int, channels: tuple[str, ...] = ("171A", "304A")) -> Path:

@@ -238,6 +238,7 @@ def what_follows(
         If the archive does not say how its source was aligned.
     """
     align = alignment_of(archive)
+    sources: list[Source] = []
     if isinstance(src, Series):
         series, align = src, None
     else:
@@ -269,7 +270,7 @@ def what_follows(
     following = series.following(
         archive.time[:kept], archive.channels, Scale(archive.scale), _taken(archive)[:kept]
     )
-    held = _held(archive, kept, following)
+    held = _held(archive, kept, following, sources, stop)
     if late:
         new[:] = False  # all of it is coded
     there = np.isin(series.time, archive.time)
@@ -340,8 +341,17 @@ def _complete(archive: Archive, series: Series, new: npt.NDArray[np.bool_]) -> i
     return kept
 
 
-def _held(archive: Archive, kept: int, following: Series) -> npt.NDArray[np.bool_]:
+def _held(
+    archive: Archive, kept: int, following: Series, sources: Sequence[Source], stop: When | None
+) -> npt.NDArray[np.bool_]:
     """Return which images (T, C) of a series the archive has, too, in its frames from `kept` on.
+
+    Parameters
+    ----------
+    archive, kept, following
+        The archive, how many of its frames stay, and what is to come after these.
+    sources, stop
+        Where the series was taken from, if known, and the time that it was to stop before.
 
     Raises
     ------
@@ -354,11 +364,30 @@ def _held(archive: Archive, kept: int, following: Series) -> npt.NDArray[np.bool
     time, t_obs, valid = archive.time[kept:], archive.t_obs[kept:], archive.valid[kept:]
     lost = valid & ~_among(time, t_obs, following.time, following.t_obs, listed)
     if lost.any():
-        frame, channel = np.argwhere(lost)[0]
-        raise would_lose(
-            f"{following.urls[0]}: lacks", archive.channels[channel], time[frame], archive.path, time[0]
+        gone = lost & ~_offered(sources, archive.channels, t_obs, stop)
+        frame, channel = np.argwhere(gone if gone.any() else lost)[0]
+        name = archive.channels[channel]
+        if gone.any():
+            raise would_lose(f"{following.urls[0]}: lacks", name, time[frame], archive.path, time[0])
+        # Without a grid images that came late may part frames: one may then not be whole, or not be due.
+        raise InputError(
+            f"{following.urls[0]}: has {name} of {format_utc(t_obs[frame, channel, None])[0]}, which "
+            f"{archive.path} has and would lose: other images have come since, and by --missing or --every "
+            "its frame is now left out; leave out --late, or compress all sources again"
         )
     return listed & _among(following.time, following.t_obs, time, t_obs, valid)
+
+
+def _offered(
+    sources: Sequence[Source], channels: Sequence[str], t_obs: Times, stop: When | None
+) -> npt.NDArray[np.bool_]:
+    """Return which images (T, C) sources have, at the very time, whatever is made of them."""
+    found = np.zeros(t_obs.shape, np.bool_)
+    for c, name in enumerate(channels):
+        for source in sources:
+            if name in source.channels:
+                found[:, c] |= np.isin(t_obs[:, c], source.times(name))
+    return found if stop is None else found & (t_obs < parse_date(stop, name="stop"))
 
 
 def _among(
