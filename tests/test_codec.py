@@ -680,6 +680,21 @@ print([m for m in sys.modules if m.split(".")[0] == "torch"])
     np.testing.assert_array_equal(np.load(tmp_path / "latents.npy"), codec.latents(blocks, (32, 32)))
 
 
+def test_without_pytorch_one_line_says_so(
+    tiny_model: Model, frames_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = frames_of(1, 3, 32, 32)
+    blocks = Codec(tiny_model).encode(data, THREE)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    told = r"family hyperprior need torch, which is not installed; .*\.\[torch\]"
+    with pytest.raises(InputError, match=told):
+        Codec(tiny_model).encode(data, THREE)
+    with pytest.raises(InputError, match=told):
+        Codec(tiny_model).decode(blocks, THREE, (32, 32))
+    with pytest.raises(InputError, match=r"tensors need torch, .*\.\[torch\]"):
+        Codec(tiny_model).decode_tensor(blocks, THREE, (32, 32))
+
+
 def test_errors_are_sunzips_own(codec: Codec) -> None:
     for block in (b"", b"S", b"\0" * 40, bytes(range(60))):
         with pytest.raises(SunzipError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +317,11 @@ def test_a_model_that_is_not_at_hand_is_told_at_once(tiny_model: Model, tmp_path
         LatDataset(path)
     write(tiny_model, tmp_path / "model")
     assert LatDataset(path, model=tmp_path / "model")[0].shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("sunzip.torch", "torch"), ("sunzip.train", "train")])
+def test_without_pytorch_one_line_says_so(module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(InputError, match=rf"needs torch, which is not installed; .*\.\[{extra}\]"):
+        import_module(module)

@@ -318,6 +318,7 @@ class Family(ABC):
 
     def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
         """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images."""
+        self.load()  # which says so if PyTorch is not installed
         import torch
 
         images = self.synthesise_tensor(torch.from_numpy(latents), torch.from_numpy(present), height, width)

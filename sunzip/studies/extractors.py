@@ -190,7 +190,7 @@ def load_resnet(path: str | os.PathLike[str]) -> ResNet18:
     Raises
     ------
     InputError
-        If the file is none, or holds other weights.
+        If the file is none, or holds other weights; if PyTorch is not installed.
     """
     from safetensors import SafetensorError
 

@@ -323,6 +323,7 @@ class _Plan:
                 f"model {codec.model.name} has no prior of whole frames, as only σ-VAEs have; "
                 "draw from the posterior of an archive's latents"
             )
+        codec.family.load()  # which says so if PyTorch is not installed
         from sunzip.nn.sigma_vae import SIZE
 
         shape = codec.family.latent_shape(SIZE, SIZE)

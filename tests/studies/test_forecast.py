@@ -433,6 +433,12 @@ class TestResNet:
             np.testing.assert_allclose(found.means, sun[:6].mean((2, 3)), rtol=1e-5)
             assert found.fields.shape == (6, 2 * 16**2)
 
+    def test_without_pytorch_one_line_says_so(self, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("torch", "safetensors.torch"):
+            monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(InputError, match=r"ResNet-18 needs .* not installed; .*\.\[torch\]"):
+            extractors.load_resnet(weights)
+
     def test_it_is_a_rival(
         self, archive: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

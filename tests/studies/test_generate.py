@@ -96,6 +96,15 @@ class TestPrior:
         assert not os.listdir(tmp_path)
 
 
+def test_without_pytorch_one_line_says_so(
+    sigma_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "sunzip.nn.sigma_vae")
+    with pytest.raises(InputError, match=r"need torch, which is not installed; .*\.\[torch\]"):
+        generate(tmp_path / "a.zarr", model=sigma_model)
+
+
 class TestPosterior:
     def test_a_package_that_is_missing_is_told_before_frames_are_read(
         self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
