@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import channel
-from sunzip.codec.lanes import side_by_side
+from sunzip.codec.lanes import alone, side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import InputError, needing
 from sunzip.features import pooled
@@ -175,6 +175,7 @@ def _seen_by(network: ResNet18) -> Callable[[Float], Float]:
         import torch
         from torch.nn.functional import interpolate
 
+        alone()
         grey = np.log1p(np.clip(image, 0, _WHITE)) / np.float32(np.log1p(_WHITE))
         x = interpolate(torch.from_numpy(grey)[None, None], (_SIDE, _SIDE), mode="bilinear", antialias=True)
         mean, spread = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (_MEAN, _SPREAD))

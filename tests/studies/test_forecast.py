@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from sunzip import api
+from sunzip.codec import lanes
+from sunzip.codec.lanes import side_by_side
 from sunzip.errors import InputError
 from sunzip.studies import extractors, figures
 from sunzip.studies.extractors import Days
@@ -432,6 +434,18 @@ class TestResNet:
             assert (found.resnet.std(axis=0) > 0).any()
             np.testing.assert_allclose(found.means, sun[:6].mean((2, 3)), rtol=1e-5)
             assert found.fields.shape == (6, 2 * 16**2)
+
+    def test_it_sums_on_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(lanes, "_pool", None)
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            see = extractors._seen_by(lambda _: torch.tensor([[torch.get_num_threads()]]))  # type: ignore
+            assert list(side_by_side(see, [np.zeros((16, 16), np.float32)])) == [1]
+        finally:
+            torch.set_num_threads(before)
 
     def test_without_pytorch_one_line_says_so(self, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in ("torch", "safetensors.torch"):
