@@ -259,9 +259,6 @@ class _Film(Synthetic):
 
 def serve(folder: str, size: str, cores: str, model: str, quality: str) -> None:
     """Time so many cores, and print what was found: what a process runs."""
-    import torch
-
-    torch.set_num_threads(int(cores))
     side, lanes = int(size), count()
     out = os.path.join(folder, "film.lat")
 

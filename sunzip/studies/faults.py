@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time as clock
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -531,9 +532,8 @@ def memory_of(codec: Codec) -> list[_Memory]:
     Of families that `sunzip.studies.encoder` knows, what stays on the ground is left out. Entropy tables are
     not among them: the entropy coder keeps its own copies.
     """
-    import torch
-    from torch import nn
-
+    # Without PyTorch no array is one of its.
+    torch = sys.modules.get("torch")
     found: dict[int, _Memory] = {}
     try:
         skipped = tuple(f"network.{part}" for part in encoder_of(codec).on_ground)
@@ -541,11 +541,11 @@ def memory_of(codec: Codec) -> list[_Memory]:
         skipped = ()
 
     def look(name: str, thing: object, depth: int) -> None:
-        if isinstance(thing, nn.Module):
+        if torch and isinstance(thing, torch.nn.Module):
             for key, tensor in thing.state_dict().items():
                 if not f"{name}.{key}.".startswith(tuple(f"{part}." for part in skipped)):
                     look(f"{name}.{key}", tensor, depth)
-        elif isinstance(thing, torch.Tensor):
+        elif torch and isinstance(thing, torch.Tensor):
             if thing.device.type == "cpu" and thing.numel() and thing.untyped_storage().nbytes():
                 # Convolution weights lie channels last: all bytes of the storage, in whatever order.
                 whole = torch.empty(0, dtype=torch.uint8).set_(thing.untyped_storage())

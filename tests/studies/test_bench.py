@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ def test_cores_double_up_to_all(most: int, numbers: list[int]) -> None:
     assert _numbers(most) == numbers
 
 
-def test_a_machine_is_timed() -> None:
+def test_a_machine_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch need not be installed.
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError")
+    monkeypatch.syspath_prepend(tmp_path)
     told: list[str] = []
     report = bench(size=16, cores=[1], quality=10, progress=lambda what, *_: told.append(what))
     (row,) = report.rows

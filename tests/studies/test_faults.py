@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -281,6 +282,11 @@ class TestWeights:
         assert any("analysis" in n for n in names)
         assert any("hyper_synthesis" in n for n in names)
         assert not [n for n in names if n.startswith(("network.synthesis", "network.mask_out"))]
+
+
+def test_weights_are_found_without_pytorch(wavelet_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert memory_of(Codec(wavelet_model))
 
 
 def test_command(sunzip: Any, tiny_model: Model, tmp_path: Path) -> None:
