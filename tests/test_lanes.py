@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,12 @@ def test_pytorch_says_how_many_cores_where_it_is_in_use(monkeypatch: pytest.Monk
     assert lanes._cores() == 7
 
 
-def test_products_of_matrices_take_one_thread_while_lanes_work() -> None:
-    def threads(_: object = None) -> set[int]:
-        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+def threads(_: object = None) -> set[int]:
+    """Return how many threads products of matrices take."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
+
+def test_products_of_matrices_take_one_thread_while_lanes_work() -> None:
     with threadpool_limits(2, "blas"):
         before = threads()
         within = side_by_side(threads, range(2))
@@ -96,6 +99,61 @@ def test_products_of_matrices_take_one_thread_while_lanes_work() -> None:
         with pytest.raises(ZeroDivisionError):
             as_ready(lambda n: 1 // n, [[]])
         assert threads() == before
+
+
+def test_who_takes_results_one_by_one_has_all_threads_between_them() -> None:
+    with threadpool_limits(2, "blas"):
+        within = side_by_side(threads, range(3))
+        assert next(within) == {1}
+        deadline = time.monotonic() + 20
+        while threads() != {2} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threads() == {2}
+
+
+def test_whichever_caller_comes_last_sets_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the one that set them is a thread that goes on, as those of Dask and asyncio do."""
+    monkeypatch.setattr(lanes, "_pool", None)
+    monkeypatch.setattr(lanes, "_cores", lambda: 2)
+    both, ended = threading.Barrier(2, timeout=20), threading.Event()
+
+    def first(_: int) -> set[int]:
+        both.wait()
+        return threads()
+
+    def last(_: int) -> set[int]:
+        both.wait()
+        assert ended.wait(20)
+        return threads()
+
+    with threadpool_limits(2, "blas"), ThreadPoolExecutor(2) as callers:
+        found = [callers.submit(lambda work=work: list(side_by_side(work, [0]))) for work in (first, last)]
+        assert found[0].result(20) == [{1}]
+        ended.set()
+        assert found[1].result(20) == [{1}]
+        assert threads() == {2}
+        assert list(side_by_side(threads, [0])) == [{1}]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_a_process_forked_while_lanes_work_has_the_threads_of_before() -> None:
+    begun, forked = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        begun.set()
+        assert forked.wait(20)
+
+    with threadpool_limits(2, "blas"):
+        caller = threading.Thread(target=lambda: list(side_by_side(wait, [0])))
+        caller.start()
+        assert begun.wait(20)
+        child = os.fork()
+        if not child:
+            os._exit(0 if threads() == {2} else 1)
+        forked.set()
+        caller.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert threads() == {2}
 
 
 FREED = """

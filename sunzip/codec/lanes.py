@@ -44,9 +44,9 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _here = threading.local()
 
-#: How many callers wait for lanes, and what sets products of matrices back to the threads they had before.
-_callers = 0
-_before: Any = None
+#: How many lanes work, and how many threads libraries took before for products of matrices.
+_working = 0
+_before: dict[Any, int] = {}
 
 
 def count() -> int:
@@ -69,16 +69,18 @@ def side_by_side(work: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterato
     left = threading.Event()
 
     def unless_left(item: _Item) -> list[_T]:
-        return [] if left.is_set() else [work(item)]
+        if left.is_set():
+            return []
+        with _each_alone():
+            return [work(item)]
 
     pool = _lanes()
-    with _each_alone():
-        tasks = deque(Task(pool, unless_left, item) for item in items)
-        try:
-            while tasks:
-                yield tasks.popleft().result()[0]
-        finally:
-            left.set()
+    tasks = deque(Task(pool, unless_left, item) for item in items)
+    try:
+        while tasks:
+            yield tasks.popleft().result()[0]
+    finally:
+        left.set()
 
 
 def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> list[_T]:
@@ -106,25 +108,25 @@ def as_ready(work: Callable[[int], _T], waits: Sequence[Collection[int]]) -> lis
 
     def told(n: int) -> _T:
         try:
-            return work(n)
+            with _each_alone():
+                return work(n)
         finally:
             done.put(n)
 
     ready = [n for n, count_left in enumerate(open_for) if not count_left]
     tasks: dict[int, Task[_T]] = {}
     found: dict[int, _T] = {}
-    with _each_alone():
-        while len(found) < len(waits):
-            # Not all at once: what becomes ready meanwhile may come before others.
-            while ready and len(tasks) - len(found) < pool._max_workers:
-                n = heappop(ready)
-                tasks[n] = Task(pool, told, n)
-            n = done.get()
-            found[n] = tasks[n].result()
-            for follower in followers[n]:
-                open_for[follower] -= 1
-                if not open_for[follower]:
-                    heappush(ready, follower)
+    while len(found) < len(waits):
+        # Not all at once: what becomes ready meanwhile may come before others.
+        while ready and len(tasks) - len(found) < pool._max_workers:
+            n = heappop(ready)
+            tasks[n] = Task(pool, told, n)
+        n = done.get()
+        found[n] = tasks[n].result()
+        for follower in followers[n]:
+            open_for[follower] -= 1
+            if not open_for[follower]:
+                heappush(ready, follower)
     return [found[n] for n in range(len(waits))]
 
 
@@ -194,25 +196,47 @@ def _cores() -> int:
 
 @contextmanager
 def _each_alone() -> Iterator[None]:
-    """Hold products of matrices to one thread, as there are enough lanes."""
-    global _callers, _before
+    """Hold products of matrices to one thread while a lane works, as there are enough lanes.
+
+    In the lane itself, as some libraries ask each thread; of others it is the whole process's, and no longer
+    than any lane works, though a caller takes its time over what it was given.
+    """
+    global _working
     with _lock:
-        _callers += 1
-        if _callers == 1:
-            _before = _libraries().limit(limits=1, user_api="blas")
+        _working += 1
+        for library in _libraries():
+            if (before := library.num_threads) != 1:
+                _set(library, 1)
+                _before[library] = before
     try:
         yield
     finally:
         with _lock:
-            _callers -= 1
-            if not _callers:
-                _before.restore_original_limits()
+            _working -= 1
+            if not _working:
+                _set_back()
 
 
 @cache
-def _libraries() -> ThreadpoolController:
+def _libraries() -> list[Any]:
     """Return what sets how many threads libraries use: NumPy's among them, which was loaded before."""
-    return ThreadpoolController()
+    return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
+
+
+def _set(library: Any, threads: int) -> None:
+    # From threadpoolctl 3.8 on whichever thread sets OpenBLAS first keeps that to itself: of others it is
+    # silently not done. Here whichever lane comes first sets it, and the last sets it back.
+    free = getattr(library, "clear_controlling_thread", lambda **_: None)
+    free(force=True)
+    library.set_num_threads(threads)
+    free()
+
+
+def _set_back() -> None:
+    for library, threads in _before.items():
+        if library.num_threads == 1:  # nobody else has set it since
+            _set(library, threads)
+    _before.clear()
 
 
 def alone() -> None:
@@ -238,9 +262,10 @@ def alone() -> None:
 
 
 def _forget() -> None:
-    # Threads do not survive a fork, nor do callers that waited for them.
-    global _pool, _lock, _callers
-    _pool, _lock, _callers = None, threading.Lock(), 0
+    # Threads do not survive a fork, but what they held the process to does.
+    global _pool, _lock, _working
+    _set_back()
+    _pool, _lock, _working = None, threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):  # Windows knows no fork
