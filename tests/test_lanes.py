@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -80,6 +81,12 @@ def test_pytorch_says_how_many_cores_where_it_is_in_use(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert lanes._cores() == 7
+
+
+def test_pytorch_may_be_about_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # as another thread has it that imports it
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert lanes._cores() == 3
 
 
 def threads(_: object = None) -> set[int]:

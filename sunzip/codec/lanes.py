@@ -179,8 +179,9 @@ def _begin_lane() -> None:
 
 def _cores() -> int:
     """Return how many cores this process may use."""
-    if torch := sys.modules.get("torch"):
-        return int(torch.get_num_threads())
+    # Another thread may be about to import it.
+    if threads := getattr(sys.modules.get("torch"), "get_num_threads", None):
+        return int(threads())
     with suppress(ValueError):
         if (wanted := int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])) > 0:
             return wanted
