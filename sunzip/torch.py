@@ -20,7 +20,7 @@ from sunzip.sun import open
 from sunzip.times import When
 from sunzip.weights import Model
 
-with needing("torch", "datasets of PyTorch need"):
+with needing("torch", "sunzip.torch needs"):
     import torch
     from torch.utils.data import Dataset, get_worker_info
 

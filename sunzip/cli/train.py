@@ -15,7 +15,6 @@ from sunzip.cli.options import Finite, align_options, json_option, quiet_option,
 from sunzip.cli.output import result, shows_progress
 from sunzip.cli.program import Interrupted
 from sunzip.display import count, duration, fields, number, size, span, table
-from sunzip.errors import needing
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -125,9 +124,7 @@ def train(
     goes on. Several GPUs: torchrun --nproc-per-node N -m sunzip train …
     """
     from sunzip.api import Alignment
-
-    with needing("train", "training needs"):
-        from sunzip.train.run import train as run
+    from sunzip.train.run import train as run
 
     first = os.environ.get("RANK", "0") == "0"
     try:

@@ -36,10 +36,10 @@ from sunzip.weights import Model
 _T = TypeVar("_T")
 
 #: Seconds of work beside other lanes after which a lane starts a process: about what that costs.
-PATIENCE = 3.0
+PATIENCE = 0.7
 
 #: Bytes of images for each lane that take so long to encode that to start its process at once pays.
-_MUCH = 160 << 20
+_MUCH = 96 << 20
 
 #: Seconds after which no process is waited for that is not ready.
 _SETTLED = 30.0
@@ -55,7 +55,7 @@ _LOOK = 1.0
 _MOST = 64 << 20
 
 #: Bytes of memory that a process may take; all together get half of what there is.
-_NEEDED = 768 << 20
+_NEEDED = 576 << 20
 
 #: Settings of how many threads libraries use that compute: OpenMP's, and those of products of matrices.
 _THREADS = (
