@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunzip import api
+from sunzip import api, codec
 from sunzip.channels import NAMES
 from sunzip.errors import InputError, OutputError
 from sunzip.normalize import Stabiliser
@@ -99,6 +99,7 @@ class TestPrior:
 def test_without_pytorch_one_line_says_so(
     sigma_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    codec._codec.cache_clear()  # one whose network another test loaded
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "sunzip.nn.sigma_vae")
     with pytest.raises(InputError, match=r"need torch, which is not installed; .*\.\[torch\]"):
