@@ -338,7 +338,7 @@ class Fits(Source):
                 seen.uncorrected = (
                     not plan.ready and plan.channel.instrument == "AIA" and plan.degradation_unknown
                 )
-            seen.size = int(self._storage.fs.size(path) or 0)
+                seen.size = opened.stored
         except _Unusable as error:
             seen.unusable = error
         return seen
@@ -391,7 +391,8 @@ class Fits(Source):
             raw: _Raw | None = None
             try:
                 with self._storage.turn, self._storage.fs.open(path, "rb", **_AHEAD) as opened:
-                    size = int(self._storage.fs.size(path) or 0)
+                    # Most clients have asked the store to open it; each time takes a while.
+                    size = stored = int(getattr(opened, "size", None) or self._storage.fs.size(path) or 0)
                     raw = _Raw(opened)
                     file: Any = raw
                     if raw.read(2) == b"\x1f\x8b":
@@ -413,7 +414,7 @@ class Fits(Source):
                         # Less than a block may be padding, which some writers leave out.
                         if _end(hdu) - size >= _BLOCK:
                             raise _Unusable("truncated", "is truncated; fetch it again")
-                        yield _Opened(file, size, hdu, cards, behind)
+                        yield _Opened(file, size, stored, hdu, cards, behind)
             except (_Unusable, InputError, MemoryError):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
@@ -545,7 +546,9 @@ class _Opened:
     """An open file, at its first image."""
 
     file: Any
+    #: Its bytes; and those that lie in the store, which are fewer if it is gzipped.
     size: int
+    stored: int
     hdu: Any
     #: What the header says as it is stored, that of a table where the image is compressed.
     cards: dict[str, str]

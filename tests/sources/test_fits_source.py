@@ -798,6 +798,23 @@ def test_files_of_a_store_are_asked_for_side_by_side(tmp_path, monkeypatch):
         memory.rm("/sun", recursive=True)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_store_that_told_a_files_size_is_not_asked_again(tmp_path, monkeypatch, packed):
+    import fsspec
+
+    whole = Path(save(tmp_path / "a.fits", disk(1024, 400), AIA)).read_bytes()
+    stored = gzip.compress(whole, 1) if packed else whole
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/sun/a.fits", stored)
+    monkeypatch.setattr(type(memory), "size", lambda *_: pytest.fail("asked again"))
+    try:
+        source = Fits("memory://sun")
+        assert source.stored_bytes() == len(stored)
+        assert source.read("171A", 0).shape == (512, 512)
+    finally:
+        memory.rm("/sun", recursive=True)
+
+
 def test_files_of_a_disk_that_may_be_far_are_looked_through_side_by_side(tmp_path, monkeypatch):
     from fsspec.implementations.local import LocalFileSystem
 
