@@ -270,8 +270,9 @@ def parse_date(value: When, *, name: str = "date") -> np.datetime64:
         if re.fullmatch(r"\d{4}(-\d\d)?", text, re.ASCII):
             text += "-01-01"[len(text) - 4 :]
         moment: str | datetime = text
-        # Python takes anything between date and time, the sign of an offset, too.
-        if re.fullmatch(r"\d{4}-\d\d-\d\d([T_ ].*)?", text, re.ASCII):
+        # Python takes anything between date and time, the sign of an offset, too; and decimals of an hour
+        # or a minute, which ISO has, for those of a second.
+        if re.fullmatch(r"\d{4}-\d\d-\d\d([T_ ](?!\d\d(:?\d\d)?[.,]).*)?", text, re.ASCII):
             with suppress(ValueError):
                 moment = datetime.fromisoformat(text)
         time: np.datetime64 = parse_t_obs([moment])[0]

@@ -196,7 +196,14 @@ def test_dates_of_other_libraries(moment, expected):
 
 
 @pytest.mark.parametrize(
-    "moment", [Time(["2014-01-31", "2014-02-01"]), "2014-02-30T06:00:00+00:00", "2014-01-31-06"]
+    "moment",
+    [
+        Time(["2014-01-31", "2014-02-01"]),
+        "2014-02-30T06:00:00+00:00",
+        "2014-01-31-06",
+        "2014-01-31T06.5",  # half an hour, which Python takes for half a second
+        "2014-01-31T06:30,5+01:00",
+    ],
 )
 def test_what_only_looks_like_a_date(moment):
     with pytest.raises(InputError, match="is not a date"):
