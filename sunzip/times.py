@@ -294,7 +294,10 @@ def _as_bytes(value: object) -> bytes:
     if isinstance(value, np.datetime64):
         value = str(value.astype("datetime64[ms]"))
     elif isinstance(value, datetime):
-        value = (value.astimezone(UTC) if value.tzinfo else value).replace(tzinfo=None)
+        try:
+            value = (value.astimezone(UTC) if value.tzinfo else value).replace(tzinfo=None)
+        except OverflowError:  # in UTC it is of a year that Python does not have
+            return b""
         value = value.isoformat(timespec="microseconds")
     elif isinstance(value, bytes) and len(value) <= _MAX_TEXT:
         value = value.decode("ascii", "replace")

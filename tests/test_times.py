@@ -203,6 +203,7 @@ def test_dates_of_other_libraries(moment, expected):
         "2014-01-31-06",
         "2014-01-31T06.5",  # half an hour, which Python takes for half a second
         "2014-01-31T06:30,5+01:00",
+        "0001-01-01T00:00+01:00",
     ],
 )
 def test_what_only_looks_like_a_date(moment):
