@@ -769,7 +769,14 @@ def test_an_archive_that_was_written_over_is_not_called_damaged(
     with sunzip.open(path) as sun:
         before = sun[0]
         path.write_bytes(other.read_bytes())  # what was opened has other bytes now, as has what is at a URL
-        for ask in (lambda: sun[0], lambda: sun.latents[0], lambda: sun.archive.t_obs, sun.archive.store):
+        asked = (
+            lambda: sun[0],
+            lambda: sun.latents[0],
+            lambda: sun.archive.t_obs,
+            sun.archive.store,
+            lambda: sun.archive.check_shard(0),
+        )
+        for ask in asked:
             with pytest.raises(
                 DamagedError, match=r"^\S*a\.lat: was replaced since it was opened; open it again$"
             ):

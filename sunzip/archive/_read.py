@@ -599,12 +599,13 @@ class Archive(Shown):
         DamagedError
             As `check_shard`.
         """
-        if found != self.digests[shard]:
-            frames = self._grid.frames_of(shard)
-            raise DamagedError(
-                f"{self.path}: is damaged somewhere in frames {frames.start} to {frames.stop - 1}, "
-                f"`sunzip verify` tells where; {MEND}"
-            )
+        with self.as_opened():
+            if found != self.digests[shard]:
+                frames = self._grid.frames_of(shard)
+                raise DamagedError(
+                    f"{self.path}: is damaged somewhere in frames {frames.start} to {frames.stop - 1}, "
+                    f"`sunzip verify` tells where; {MEND}"
+                )
 
     def longer(
         self,
