@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 from sunzip.errors import DamagedError, InputError, OutputError, SunzipError
 from sunzip.files import keep_mode, locked, sync_folder, write_through
-from sunzip.sources.storage import SPECIAL, Connection, reason
+from sunzip.sources.storage import SPECIAL, UNSIZED, Connection, reason
 
 Range = tuple[int, int]  # offset and size
 
@@ -196,7 +196,7 @@ class _RemoteFile:
         if found["type"] == "directory":
             raise InputError(f"{url}: is a folder, not a finished archive")
         if not isinstance(found.get("size"), int):
-            raise InputError(f"{url}: its size is unknown, so it cannot be read at random; fetch it first")
+            raise InputError(f"{url}: {UNSIZED}")
         self.size: int = found["size"]
         self._held: tuple[int, bytes] | None = (self.size, b"")
         self.hold(max(0, self.size - _TAIL))

@@ -391,8 +391,7 @@ class Fits(Source):
             raw: _Raw | None = None
             try:
                 with self._storage.turn, self._storage.fs.open(path, "rb", **_AHEAD) as opened:
-                    # Most clients have asked the store to open it; each time takes a while.
-                    size = stored = int(getattr(opened, "size", None) or self._storage.fs.size(path) or 0)
+                    size = stored = self._storage.size_of(opened, path)
                     raw = _Raw(opened)
                     file: Any = raw
                     if raw.read(2) == b"\x1f\x8b":

@@ -152,6 +152,7 @@ class Hdf5(Source):
         if self._handle is None or self._handle[0] != os.getpid():
             if "://" in self.url:
                 raw = self._storage.fs.open(self._storage.root, "rb", **_BLOCKS)
+                self._storage.size_of(raw, self._storage.root)
                 file = h5py.File(raw, "r", rdcc_nbytes=_HELD)
             else:
                 file = h5py.File(self._storage.root, "r", rdcc_nbytes=_HELD)

@@ -87,6 +87,24 @@ class Storage:
         except Exception as error:
             raise InputError(f"{self.name(path)}: cannot be listed: {reason(error)}") from error
 
+    def size_of(self, file: Any, path: str) -> int:
+        """Return the bytes of an open file, of which parts are to be read; its path is the file system's own.
+
+        Most clients have asked the store to open it, which takes a while each time.
+
+        Raises
+        ------
+        OSError
+            If the store does not tell; the file is closed then.
+        """
+        size = getattr(file, "size", None)
+        if size is None:
+            size = self.fs.size(path)
+        if size is None:
+            file.close()
+            raise OSError(UNSIZED)
+        return int(size)
+
     def at(self, path: str) -> str:
         """Return the file system's own name for a path below the root."""
         if not path:
@@ -318,6 +336,8 @@ def _connect(url: str, anon: bool) -> tuple[Any, str]:
 _ABSENT = "nothing is there; check the path"
 #: Said of what is neither a file nor a folder.
 SPECIAL = "is a pipe or a device, which cannot be read at random; save it first"
+#: Said of what a server sends without telling its length, as programs behind a URL do.
+UNSIZED = "its size is unknown, so it cannot be read at random; fetch it first"
 
 #: Errors of aiohttp, fsspec's client for HTTP. All clients' errors are known by name: none need be installed.
 _HTTP = {"ClientConnectionError", "ClientPayloadError", "ClientResponseError", "InvalidURL"}

@@ -133,6 +133,27 @@ def test_a_server_that_sends_on_without_end_is_called_so(tmp_path: Path, job: st
     assert message.startswith("the server sends from one URL to the next without end; check the URL")
 
 
+@pytest.mark.parametrize("name", ["sun.fits", "cube.h5"])
+def test_a_server_that_tells_no_length_is_not_said_to_have_damaged_files(tmp_path: Path, name: str) -> None:
+    class Unsized(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"SIMPLE  =")
+
+        do_HEAD = do_GET
+
+    with serving(Unsized) as url, pytest.raises(InputError) as caught:
+        sunzip.compress(f"{url}/{name}", tmp_path / "sun.lat")
+    words = ": its size is unknown, so it cannot be read at random; fetch it first"
+    assert str(caught.value).startswith(f"{url}/{name}: cannot be read")
+    assert str(caught.value).endswith(words)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_a_server_out_of_reach_is_no_absence(
     tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch
