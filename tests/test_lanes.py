@@ -89,6 +89,38 @@ def test_pytorch_may_be_about_to_be_imported(monkeypatch: pytest.MonkeyPatch) ->
     assert lanes._cores() == 3
 
 
+IMPORTING = """
+import shutil, sys, threading
+from importlib.util import module_from_spec, spec_from_file_location
+from numpy.linalg import lapack_lite as small
+from sunzip.codec.lanes import _libraries
+name, ended = small.__name__, threading.Event()
+
+def load():
+    for n in range(300):
+        spec = spec_from_file_location(name, shutil.copy(small.__file__, f"{sys.argv[1]}/{n}.so"))
+        try:
+            module_from_spec(spec)
+        except ImportError:
+            pass  # one that is loaded once for all; its file was loaded
+    ended.set()
+
+threading.Thread(target=load, daemon=True).start()
+while not ended.is_set():
+    _libraries.__wrapped__()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file that is loaded can be removed there")
+def test_libraries_are_looked_for_while_others_are_loaded(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", IMPORTING, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=60,
+    )
+
+
 def threads(_: object = None) -> set[int]:
     """Return how many threads products of matrices take."""
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
