@@ -94,12 +94,12 @@ def _files(r: ExportReport) -> dict[str, int]:
 def _exported(r: ExportReport) -> Iterator[str]:
     from sunzip.studies.onnx import TOLERANCE
 
-    shape = "any size" if r.family == "wavelet" else f"{r.size}×{r.size}"
+    shape, other = ("any size", "NumPy") if r.family == "wavelet" else (f"{r.size}×{r.size}", "PyTorch")
     yield f"{r.path} holds the encoder of {r.model} for images of {shape}"
     yield from fields(
         [
             *((name, size(n)) for name, n in _files(r).items()),
-            ("off PyTorch", f"at most {number(r.agreement)} of the largest output"),
+            (f"off {other}", f"at most {number(r.agreement)} of the largest output"),
             ("same bytes", f"{number(100 * r.same_bytes)} % of frames, as coded by sunzip"),
             ("frames", r.frames),
         ]

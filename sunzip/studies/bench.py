@@ -168,6 +168,7 @@ def bench(
     codec = Codec(weights.load(model), quality)
     size = whole(size, "size (--size)", 16)
     codec.family.check_size(size, size)
+    codec.family.load()  # which says so if PyTorch is not installed
     numbers = _numbers(count()) if cores is None else [whole(n, "a number of cores", 1) for n in cores]
     sun = Synthetic(frames=_rendered(size), size=size)
     advance = progress or (lambda *_: None)

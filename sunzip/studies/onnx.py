@@ -1,4 +1,4 @@
-"""The encoder alone as ONNX: exported, checked against PyTorch, made int8, run without PyTorch."""
+"""The encoder alone as ONNX: exported, checked against sunzip itself, made int8, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -73,9 +73,10 @@ class ExportReport(Report):
     files
         Name → bytes.
     agreement
-        Largest difference of any output from PyTorch's, as a share of the output's largest magnitude.
+        Largest difference of any output from PyTorch's, as a share of the output's largest magnitude; 0 of a
+        wavelet model, whose outputs are NumPy's.
     same_bytes
-        Share of the checked frames whose blocks are those that PyTorch's encoder makes.
+        Share of the checked frames whose blocks are those that sunzip itself makes.
     float32, int8
         Mean bytes of a frame, ``rmse`` after decoding in units of noise, and seconds on one and on two cores:
         of the network, which is run once a frame, or of all encoding with that of a wavelet model.
@@ -295,7 +296,7 @@ def export(
     ------
     InputError
         If a package is missing, the source has too few frames, int8 is asked of a network of integers, or
-        ONNX Runtime does not compute what PyTorch computes.
+        ONNX Runtime does not compute what sunzip itself computes.
     UnsupportedError
         If the family has no analysis network.
     """
@@ -310,6 +311,7 @@ def export(
         )
     side = size or (512 if exact else encoder_of(codec).size)
     codec.family.check_size(side, side)
+    codec.family.load()  # which says so if PyTorch is not installed
     tell("making frames")
     frames, channels, told = _frames(source, side, hmi, anon)
     with TemporaryDirectory() as scratch:

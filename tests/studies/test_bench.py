@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,10 @@ def test_what_cannot_be_timed_is_refused_in_one_line(monkeypatch: pytest.MonkeyP
         bench(size=40)
     with pytest.raises(InputError, match="a number of cores"):
         bench(size=16, cores=[0])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "torch", None)
+        with pytest.raises(InputError, match=r"^models of the family hyperprior need torch, [^;]*; [^;]*$"):
+            bench(model="hyperprior-12", size=16, cores=[1])
     monkeypatch.setattr(module, "_START", "raise SystemExit('no memory')")
     with pytest.raises(InputError, match=r"timed 1 core ended early \(no memory\)"):
         bench(size=16, cores=[1])

@@ -147,6 +147,15 @@ def report_close(codec: Codec, frame: np.ndarray, block: bytes) -> bool:
     return bool(np.mean(mine != codec.latents([block], (SIDE, SIDE))) < 0.01)
 
 
+def test_without_pytorch_one_line_says_so(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"family hyperprior need torch, which is not installed"):
+        export(tiny_model, tmp_path / "out", size=SIDE)
+    assert not (tmp_path / "out").exists()
+
+
 def coded_without_pytorch(folder: Path, frame: np.ndarray, scratch: Path) -> bytes:
     np.save(scratch / "frame.npy", frame)
     code = (
@@ -190,7 +199,7 @@ class TestContext:
         assert (report.same_bytes, report.agreement) == (1, 0)
 
     @pytest.mark.parametrize("shape", [(16, 16), (48, 100), (130, 64)])
-    def test_bytes_and_pixels_are_those_of_pytorch(
+    def test_bytes_and_pixels_are_those_of_numpy(
         self, context: tuple[Path, ExportReport], wavelet_model: Model, shape: tuple[int, int]
     ) -> None:
         film = np.stack([render(f"2012-05-01T{h:02}", size=256) for h in range(3)])
