@@ -97,7 +97,7 @@ def main_job(result: dict[str, Any]) -> str:
         "float32; a file has some 15 kB of structure, which weighs on few frames. r, ppe10 and ppe50 are the "
         "paper's, averaged over images; exact zeros off the disk of HMI count as misses in ppe. Input speed "
         "includes reading and measuring the errors; output speed is that of the layout written fastest. "
-        f"{_source(result)}"
+        f"{_source(result, 'numpy')}"
     )
 
 
@@ -869,7 +869,7 @@ def rate_distortion_shares(result: dict[str, Any]) -> str:
         "shares of the time. GMAC/s are 10⁹ multiply-accumulates per second: those that the network runs, "
         "over the time it takes, and those of a float32 product of two matrices of 1024×1024. The targets: "
         f"entropy coding in at most {most} of the time, and a network at least {least} as fast as the "
-        f"product. {_source({**speed, 'command': command})}"
+        f"product. {_source({**speed, 'command': command}, 'numpy')}"
     )
 
 

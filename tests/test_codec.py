@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
+from threadpoolctl import threadpool_limits
 
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, _there, codec_for
 from sunzip.codec.family import Known, Latents, symbols
-from sunzip.codec.lanes import side_by_side
+from sunzip.codec.lanes import here, side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block, is_raw, pack_gaps
@@ -35,15 +36,6 @@ def codec(tiny_model: Model) -> Codec:
 @pytest.fixture(scope="module")
 def sigma(sigma_model: Model) -> Codec:
     return Codec(sigma_model)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[Callable[[int], None]]:
-    import torch
-
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def change(block: bytes, **fields: object) -> bytes:
@@ -162,14 +154,12 @@ def test_some_frames_are_those_of_all(codec: Codec, frames_of: Frames, frames: l
     np.testing.assert_array_equal(codec.latents(blocks, (32, 32), frames=frames), latents[list(frames)])
 
 
-def test_threads_of_torch_do_not_reach_the_latents(
-    codec: Codec, frames_of: Frames, one_thread: Callable[[int], None]
-) -> None:
+def test_threads_of_libraries_do_not_reach_the_latents(codec: Codec, frames_of: Frames) -> None:
     blocks = codec.encode(frames_of(2, 12, 64, 64), NAMES)
     found = []
     for threads in (1, 2):
-        one_thread(threads)
-        found.append(codec.latents(blocks, (64, 64)))
+        with threadpool_limits(threads, "blas"), here():
+            found.append(codec.latents(blocks, (64, 64)))
     np.testing.assert_array_equal(*found)
 
 

@@ -321,7 +321,7 @@ def test_shares_are_marked_by_their_targets() -> None:
     from benchmarks import tables
 
     def result(codecs: dict[str, Any]) -> dict[str, Any]:
-        machine = {"cpu": "x", "cores": 2, "torch": "1"}
+        machine = {"cpu": "x", "cores": 2, "numpy": "2"}
         return {"command": "c", "speed": {"machine": machine, "case": "a frame", "codecs": codecs}}
 
     good = {"network": 0.7, "entropy": 0.15, "network_gmac_s": 20.0, "matrix_gmac_s": 40.0}

@@ -115,8 +115,6 @@ CODE = """
 import os, sys
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = sys.argv[1]
 import numpy as np
-import torch
-torch.set_num_threads(int(sys.argv[1]))
 from sunzip.codec.symbols import Sets, Writer
 from sunzip.entropy.tables import Tables
 tables = Tables.from_probabilities([[1.0] * 31] * 48, [-15] * 48, [1e-4] * 48)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
@@ -1652,21 +1651,21 @@ class Counted:
         flags: Float,
         planes: Float,
         time: Float | None,
-        carry: torch.Tensor | None,
+        carry: Float | None,
         here: Places,
-    ) -> tuple[torch.Tensor, Float]:
+    ) -> tuple[Float, Float]:
         given = [k for k, v in (("time", time), ("carry", carry)) if v is not None]
         count, _, h, w = planes.shape
         width = self._add(level, count * h * w, "now", "deep", *given)
         self._add(level, count * here.shape[-1], "first", "first_out")
-        return torch.zeros(count, width, h, w), np.zeros((count, 12, here.shape[-1]), np.float32)
+        return np.zeros((count, width, h, w), np.float32), np.zeros((count, 12, here.shape[-1]), np.float32)
 
     def beside(
         self,
         level: int,
         channels: Sequence[int],
         quality: int,
-        features: torch.Tensor,
+        features: Float,
         known: Float,
         here: Places,
     ) -> Float:
@@ -1679,7 +1678,7 @@ class Counted:
         level: int,
         channels: Sequence[int],
         quality: int,
-        features: torch.Tensor,
+        features: Float,
         known: Float,
         here: Places | None,
     ) -> Float:
