@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
-from threadpoolctl import threadpool_limits
 
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, _there, codec_for
 from sunzip.codec.family import Known, Latents, symbols
-from sunzip.codec.lanes import here, side_by_side
+from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block, is_raw, pack_gaps
@@ -152,15 +151,6 @@ def test_some_frames_are_those_of_all(codec: Codec, frames_of: Frames, frames: l
     np.testing.assert_array_equal(some, everything[list(frames)])
     latents = codec.latents(blocks, (32, 32))
     np.testing.assert_array_equal(codec.latents(blocks, (32, 32), frames=frames), latents[list(frames)])
-
-
-def test_threads_of_libraries_do_not_reach_the_latents(codec: Codec, frames_of: Frames) -> None:
-    blocks = codec.encode(frames_of(2, 12, 64, 64), NAMES)
-    found = []
-    for threads in (1, 2):
-        with threadpool_limits(threads, "blas"), here():
-            found.append(codec.latents(blocks, (64, 64)))
-    np.testing.assert_array_equal(*found)
 
 
 def test_threads_may_share_a_codec(tiny_model: Model, frames_of: Frames) -> None:

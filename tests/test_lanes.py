@@ -17,7 +17,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sunzip.codec import lanes
-from sunzip.codec.lanes import alone, as_ready, side_by_side
+from sunzip.codec.lanes import alone, as_ready, here, side_by_side
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,6 +138,14 @@ def test_products_of_matrices_take_one_thread_while_lanes_work() -> None:
         with pytest.raises(ZeroDivisionError):
             as_ready(lambda n: 1 // n, [[]])
         assert threads() == before
+
+
+def test_who_does_the_work_of_lanes_does_it_on_one_thread_too() -> None:
+    with threadpool_limits(2, "blas"):
+        with here():
+            assert threads() == {1}
+            assert list(side_by_side(threads, range(2))) == [{1}, {1}]
+        assert threads() == {2}
 
 
 def test_who_takes_results_one_by_one_has_all_threads_between_them() -> None:

@@ -25,7 +25,6 @@ from unittest import mock
 import click
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from benchmarks import common
 from benchmarks.rate_distortion.cases import Case
@@ -137,7 +136,7 @@ def shares(work: Callable[[Codec], Any], codec: Codec) -> dict[str, float]:
 
     context = CountingContext(codec.model.arrays("context"))
     # On this thread alone, on which the shares add up.
-    with lanes.here(), threadpool_limits(1, "blas"):
+    with lanes.here():
         _fastest(timed)
         work(through(codec, context))
         product = _matrix_rate()

@@ -137,7 +137,7 @@ def in_lane() -> bool:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Have the calling thread do itself what it gives to `side_by_side`.
+    """Have the calling thread do itself what it gives to `side_by_side`, products of matrices on one thread.
 
     What PyTorch computes here may not be what it computes in a lane.
     """
@@ -145,7 +145,8 @@ def here() -> Iterator[None]:
     before = getattr(_here, "is_lane", False)
     _here.is_lane = True
     try:
-        yield
+        with _each_alone():
+            yield
     finally:
         _here.is_lane = before
 
@@ -197,10 +198,12 @@ def _cores() -> int:
 
 @contextmanager
 def _each_alone() -> Iterator[None]:
-    """Hold products of matrices to one thread while a lane works, as there are enough lanes.
+    """Hold products of matrices to one thread while a lane works, or who does what lanes would do.
 
-    In the lane itself, as some libraries ask each thread; of others it is the whole process's, and no longer
-    than any lane works, though a caller takes its time over what it was given.
+    There are enough lanes; and products as small as these gain nothing by several threads, which wait for
+    each other many times as long where other work keeps the cores busy. It is held in the lane itself, as
+    some libraries ask each thread; of others it is the whole process's, and no longer than any lane works,
+    though a caller takes its time over what it was given.
     """
     global _working
     with _lock:
