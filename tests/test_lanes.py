@@ -203,6 +203,18 @@ def test_a_process_forked_while_lanes_work_has_the_threads_of_before() -> None:
         assert threads() == {2}
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_who_forks_while_it_does_the_work_of_lanes_has_its_threads_afterwards() -> None:
+    with threadpool_limits(2, "blas"):
+        with here():
+            child = os.fork()
+        if not child:
+            within = list(side_by_side(threads, [0]))
+            os._exit(0 if within == [{1}] and threads() == {2} else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert threads() == {2}
+
+
 FREED = """
 import resource
 import numpy as np

@@ -216,7 +216,7 @@ def _each_alone() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _working -= 1
+            _working = max(_working - 1, 0)  # who forked meanwhile counts anew
             if not _working:
                 _set_back()
 
