@@ -163,7 +163,7 @@ def linear_cost(result: dict[str, Any]) -> str:
     return (
         f"{_table(head, rows)}\n\n{g['frames']:.0f} times the frames take {g['cpu_seconds']:.1f} times the "
         f"processor time, {g['archive_bytes']:.1f} times the bytes and {g['peak_kib']:.2f} times the memory. "
-        f"Coded by {result['rows'][0]['model']}. {busy}{_source(result)}"
+        f"Coded by {result['rows'][0]['model']}. {busy}{_source(result, 'numpy')}"
     )
 
 
@@ -507,7 +507,7 @@ def random_access(result: dict[str, Any]) -> str:
         "and repeated. To S3 went the whole archive, and of the Blosc stores what is read. The archive's "
         f"pixels are those of model {result['model']['name']} at quality {result['quality']}, the others' "
         "are exact. "
-        f"{_source(result)}"
+        f"{_source(result, 'numpy')}"
     )
 
 
