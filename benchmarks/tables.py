@@ -521,7 +521,7 @@ def scaling_stages(result: dict[str, Any]) -> str:
         f"{_table(['stage', 'ms of one core', 'share'], rows)}\n\n12 channels of 512², default model. A "
         f"shard of 120 frames is then written in {result['stages']['write_seconds_per_shard']:.2f} s and "
         f"packed in {result['stages']['pack_seconds_per_shard']:.2f} s, beside or after coding; Dask does "
-        f"{result['scheduler']['tasks_s']:,.0f} empty tasks a second. {_source(result)}"
+        f"{result['scheduler']['tasks_s']:,.0f} empty tasks a second. {_source(result, 'numpy')}"
     )
 
 
@@ -556,13 +556,13 @@ def scaling_measured(result: dict[str, Any]) -> str:
             "Runs with several processes are not shown: when they were measured, "
             f"{load:.0f} processes wanted {cores} cores. The stages above are processor time, which that "
             "changes little, but the model below is not held against runs with several workers yet. "
-            f"{_source(result)}"
+            f"{_source(result, 'numpy')}"
         )
     return (
         f"{_table(head, rows)}\n\nThe runs take more time a frame than the model says: for several workers "
         f"to have something to do their {result['frames']} frames are in shards of 3, in each of which "
         "frames begin anew and whole chunks of the source are read, and the model's are in shards of 120. "
-        f"{_source(result)}"
+        f"{_source(result, 'numpy')}"
     )
 
 
@@ -591,7 +591,7 @@ def scaling_model(result: dict[str, Any]) -> str:
         f"worker, beside its coding; {a['open_seconds']:.0f} s to read the metadata; "
         f"${a['dollars_core_hour']} a core-hour; every core as fast as the measured one. Measured: all "
         f"stages above. At {stages['archive_bytes_per_frame']:,.0f} B a frame the archive has "
-        f"{stages['archive_bytes_per_frame'] * a['frames'] / 1e9:.1f} GB. {_source(result)}"
+        f"{stages['archive_bytes_per_frame'] * a['frames'] / 1e9:.1f} GB. {_source(result, 'numpy')}"
     )
 
 
