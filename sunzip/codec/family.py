@@ -298,6 +298,7 @@ class Family(ABC):
         """
         raise NotImplementedError
 
+    @abstractmethod
     def show(
         self, latents: Float, channels: Sequence[int], wanted: Sequence[int], shape: tuple[int, int]
     ) -> Float:
@@ -312,21 +313,10 @@ class Family(ABC):
         wanted
             Some of its channels.
         """
-        present = np.zeros((1, len(NAMES)), np.float32)
-        present[0, list(channels)] = 1
-        return self.synthesise(latents[None], present, *shape)[0, list(wanted)]
-
-    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
-        """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images."""
-        self.load()  # which says so if PyTorch is not installed
-        import torch
-
-        images = self.synthesise_tensor(torch.from_numpy(latents), torch.from_numpy(present), height, width)
-        return images.contiguous().numpy()
 
     @abstractmethod
     def synthesise_tensor(self, latents: Tensor, present: Tensor, height: int, width: int) -> Tensor:
-        """Do as `synthesise` with tensors, on the device on which they are."""
+        """Turn (N, …) latents and (N, 12) presence into (N, 12, Y, X) stabilised images, on their device."""
 
 
 class NetworkFamily(Family, Generic[Network]):
@@ -355,6 +345,22 @@ class NetworkFamily(Family, Generic[Network]):
     def load(self) -> None:
         """See `Family.load`."""
         _ = self.network
+
+    def show(
+        self, latents: Float, channels: Sequence[int], wanted: Sequence[int], shape: tuple[int, int]
+    ) -> Float:
+        """See `Family.show`."""
+        present = np.zeros((1, len(NAMES)), np.float32)
+        present[0, list(channels)] = 1
+        return self.synthesise(latents[None], present, *shape)[0, list(wanted)]
+
+    def synthesise(self, latents: Float, present: Float, height: int, width: int) -> Float:
+        """Do as `synthesise_tensor` with arrays."""
+        with self._running():
+            import torch
+
+            given = torch.from_numpy(latents), torch.from_numpy(present)
+            return self.synthesise_tensor(*given, height, width).contiguous().numpy()
 
     @contextmanager
     def _running(self) -> Iterator[Network]:

@@ -261,9 +261,7 @@ class _Space:
         images = z
         if not self.of_pictures:
             indexes = [NAMES.index(n) for n in self.channels]
-            present = np.zeros((1, len(NAMES)), np.float32)
-            present[:, indexes] = 1
-            images = self.codec.family.synthesise(z[None], present, *self.shape)[0, indexes]
+            images = self.codec.family.show(z, indexes, indexes, self.shape)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.nan_to_num(self._stabiliser.inverse(images))
 
