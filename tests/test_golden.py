@@ -133,6 +133,12 @@ def bounded(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("bounded-v1", "halved-v1")
 
 
+@pytest.fixture
+def levelled(nothing_registered: None) -> Iterator[Sun]:
+    """The same, whose images have levels."""
+    yield from golden("levelled-v1", "halved-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -178,6 +184,24 @@ def test_pixels_that_are_held_to_a_bound_are_the_same_to_the_bit(bounded: Sun) -
                     data[0] for data in unpack_residuals(entry.residual, entry.mask.bit_count()) if data
                 }
     assert kinds == {1, 2, 3}
+
+
+def test_pixels_of_levelled_images_are_the_same_to_the_bit(
+    levelled: Sun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(head[0] & 2 for head in heads(levelled, 2))
+    found: set[int] = set()
+    side = Reader.side
+
+    def seen(self: Reader, kind: str, index: Int, values: Int | None) -> Int:
+        told = side(self, kind, index, values)
+        if kind == "levels":
+            found.update(told.tolist())
+        return told
+
+    monkeypatch.setattr(Reader, "side", seen)
+    as_it_was(levelled, "levelled-v1")
+    assert min(found) < -127 < 0 < 127 < max(found)
 
 
 def test_pixels_of_small_pictures_are_the_same_to_the_bit(halved: Sun) -> None:

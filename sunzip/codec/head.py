@@ -24,6 +24,9 @@ Int = npt.NDArray[np.int32]
 #: is new in others; fine levels are in tiles.
 PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS, TILED = 1, 2, 4, 8, 16, 32, 64, 128
 
+#: With a model of trusts, none of which ever built on frames as at first, it says that images have levels.
+LEVELLED = TIMED
+
 #: Set in the byte of a frame's own quality: channels depart from it.
 _DEPARTING = 128
 
@@ -133,7 +136,7 @@ def packed(bits: int, turns: Turns, known: Known, of_block: int, quality: Qualit
     Parameters
     ----------
     bits
-        `PLACED`, `NEWS` and `TILED`; what else the first byte says is in the other arguments.
+        `PLACED`, `LEVELLED`, `NEWS` and `TILED`; what else the first byte says is in the other arguments.
     turns
         Of the frames that are built on.
     known
@@ -145,7 +148,7 @@ def packed(bits: int, turns: Turns, known: Known, of_block: int, quality: Qualit
     ways
         How channels are coded.
     """
-    bits, rest = bits & (PLACED | NEWS | TILED), b""
+    bits, rest = bits & (PLACED | LEVELLED | NEWS | TILED), b""
     if turns:
         bits |= LINKED
         back, ahead = (0 if m is None else n for m, n in zip(turns, (known.back, known.ahead), strict=True))
@@ -160,12 +163,15 @@ def packed(bits: int, turns: Turns, known: Known, of_block: int, quality: Qualit
     return bytes([bits]) + rest
 
 
-def links(payload: bytes) -> tuple[int, int]:
-    """Return how many frames before and after it those are that a frame builds on; 0 for none."""
+def links(payload: bytes, *, trusts: bool) -> tuple[int, int]:
+    """Return how many frames before and after it those are that a frame builds on; 0 for none.
+
+    `trusts` tells whether the model knows of these.
+    """
     bits = payload[0] if payload else 0
     if bits & LINKED and len(payload) > 1:
         return payload[1] & 15, payload[1] >> 4
-    return (1 if bits & TIMED else 0), 0
+    return (1 if bits & TIMED and not trusts else 0), 0
 
 
 def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts: bool, tiles: bool) -> Head:
@@ -189,8 +195,9 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
     DamagedError
         If no encoder writes such a head.
     """
-    bits = payload[0] if payload else TIMED | LINKED
-    if (bits & TIMED and bits & (LINKED | TILED)) or (bits & NEWS and not bits & LINKED):
+    bits = payload[0] if payload else NEWS
+    timed = bool(bits & TIMED) and not trusts
+    if (timed and bits & (LINKED | TILED)) or (bits & NEWS and not bits & LINKED):
         raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
     if bits & NEWS and not trusts:
         raise DamagedError("entropy-coded payload: it trusts others more than its model does")
@@ -203,12 +210,12 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
         return int.from_bytes(rest.read(count), "little")
 
     turns = Turns()
-    if bits & TIMED:
+    if timed:
         turns = Turns(number(2))
     elif bits & LINKED:
         number()
-        turns = Turns(*(_minutes(number()) if n else None for n in links(payload)))
-    if bits & (TIMED | LINKED) and not turns:
+        turns = Turns(*(_minutes(number()) if n else None for n in links(payload, trusts=trusts)))
+    if (timed or bits & LINKED) and not turns:
         raise DamagedError("entropy-coded payload: it builds on no frame")
     for turn, other in zip(turns, (known.before, known.after), strict=True):
         if turn is not None and other is None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.codec.family import Float
+from sunzip.codec.light import LEVELS
 from sunzip.codec.prices import LARGEST, WORTH
 from sunzip.codec.tiles import TILES
 from sunzip.entropy.coder import Decoder, Encoder
@@ -57,6 +58,11 @@ class Sets(NamedTuple):
     def tiles(self) -> Tables:
         """Those of tiles, the same with every model."""
         return TILES
+
+    @property
+    def levels(self) -> Tables:
+        """That of levels, likewise."""
+        return LEVELS
 
 
 class Coefficients(NamedTuple):
@@ -185,6 +191,11 @@ class Writer:
         """Put symbols, counted from the zero of their tables."""
         if self._encoder is not None:
             self._encoder.push(entries, index, getattr(self._tables, kind))
+
+    def begin_with(self, kind: str, index: Int, entries: Int) -> None:
+        """Put symbols before all others."""
+        if self._encoder is not None:
+            self._encoder.push(entries, index, getattr(self._tables, kind), first=True)
 
     def symbols(self, these: Coefficients) -> Int:
         """See `Coder.symbols`."""

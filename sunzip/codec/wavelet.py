@@ -6,7 +6,7 @@ How a frame is coded is chosen here; `sunzip.codec.walk` goes through its pyrami
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from sunzip import wavelet
 from sunzip.channels import CHANNELS, NAMES
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written, part, quality_arrays
 from sunzip.codec.head import (
+    LEVELLED,
     LINKED,
     NEWS,
     PLACED,
@@ -29,6 +30,7 @@ from sunzip.codec.head import (
     qualities,
     unpacked,
 )
+from sunzip.codec.light import levels, raise_by, sums
 from sunzip.codec.order import GROUP
 from sunzip.codec.prices import LARGEST, price
 from sunzip.codec.symbols import (
@@ -220,7 +222,7 @@ class WaveletFamily(Family):
         return to_picture(pyramid, grid, grid.depth - fine) * np.float32(2.0**-fine)
 
     def analyse(self, images: Float, present: Float, quality: int) -> Sequence[Latents]:
-        """See `Family.analyse`; main is the pyramid, side is empty."""
+        """See `Family.analyse`; main is the pyramid, side is empty, but see `steadied`."""
         grid = grid_of(*images.shape[-2:])
         found = []
         for image, shown in zip(images, present, strict=True):
@@ -285,7 +287,8 @@ class WaveletFamily(Family):
         if not alike:
             time, turns = None, Turns()
         limbed, placed = [], 0
-        if self._shows_disk(latents.main, grid, known):
+        whole = self._shows_disk(latents.main, grid, known)
+        if whole:
             # The network knows it from square pictures; where there are points alone it gains little by that.
             placed = PLACED if grid.height == grid.width and not lazy[names].all() else 0
             # Frames that are alike show the limb already.
@@ -302,14 +305,15 @@ class WaveletFamily(Family):
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
-        plan = Plan(known.channels, ways, grid, fine, linked | tiled | placed, time)
+        levelled = LEVELLED if self.trusting else 0
+        plan = Plan(known.channels, ways, grid, fine, linked | tiled | placed | levelled, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
             decoded = Walk(self, plan, writer, pyramid).through(grid.depth)
         else:
             tried = self._tried(plan, pyramid)
             if alike < _SURE:
-                alone = self._tried(plan._replace(bits=plan.bits & (PLACED | TILED), time=None), pyramid)
+                alone = self._tried(plan._replace(bits=plan.bits & ~(LINKED | NEWS), time=None), pyramid)
                 tried = (tried, alone)[self._best((tried.cost, alone.cost))]
             plan, decoded = tried.plan, tried.decoded
             if plan.time is None:
@@ -319,7 +323,19 @@ class WaveletFamily(Family):
             else:
                 decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
         head = packed(plan.bits, turns, known, quality, fine, ways)
-        return head, _whole(decoded, ways, disks, grid)
+        decoded = _whole(decoded, ways, disks, grid)
+        if levelled:
+            measured = partial(self._sums, grid=grid, known=known, whole=whole)
+            light = latents.side if latents.side.size else measured(latents.main)[0]
+            step = fine.step[names]
+            found = levels(light, *measured(decoded), step)
+            writer.begin_with("levels", np.zeros(len(names), np.int32), found)
+            raise_by(found, step, decoded, names, grid)
+        return head, decoded
+
+    def _sums(self, pyramid: Float, grid: Grid, known: Known, *, whole: bool) -> tuple[Float64, Float64]:
+        """See `sums`: of the channels of a frame."""
+        return sums(pyramid, known.channels, grid, known.shape, self.stabiliser, whole=whole)
 
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
@@ -462,7 +478,8 @@ class WaveletFamily(Family):
         """See `Family.steadied`: drawn towards the mean where frames differ by less than they will tell.
 
         What only this frame has, its noise above all, would cost its own bits, and then those of all others
-        to take it back. What differs by more stays as it is.
+        to take it back. What differs by more stays as it is, and so does the images' light, which is kept as
+        the latents' side.
         """
         grid = grid_of(*known.shape)
         pyramid = latents.main
@@ -489,11 +506,12 @@ class WaveletFamily(Family):
         weights += 1
         drawn /= weights
         drawn += pyramid
-        return latents._replace(main=drawn)
+        light, _ = self._sums(pyramid, grid, known, whole=self._shows_disk(pyramid, grid, known))
+        return Latents(drawn, light.astype(np.float32))
 
     def links(self, payload: bytes) -> tuple[int, int]:
         """See `Family.links`."""
-        return links(payload)
+        return links(payload, trusts=self.trusting)
 
     def _read(self, payload: bytes, quality: int, known: Known, fine: int = 0) -> Float:
         """Decode all but so many of the finest levels, or all if any channel's wavelet is the lazy one."""
@@ -506,6 +524,9 @@ class WaveletFamily(Family):
             fine = 0  # a picture made small by leaving pixels out would be another one
         decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
+        names, raised = list(known.channels), None
+        if head.bits & LEVELLED and self.trusting:
+            raised = reader.side("levels", np.zeros(len(names), np.int32), None)
         shown = self._shown(self._code_disks(reader, ways, None), own, known, grid)
         time = self._turned(known, grid, head.turns, ways.lazy)
         if time is not None:
@@ -514,7 +535,10 @@ class WaveletFamily(Family):
         decoded = Walk(self, plan, reader, None).through(grid.depth - fine)
         if not fine:
             decoder.finish()
-        return _whole(decoded, ways, shown, grid)
+        decoded = _whole(decoded, ways, shown, grid)
+        if raised is not None:
+            raise_by(raised, own.step[names], decoded, names, grid)
+        return decoded
 
     def _writer(self, encoder: Encoder) -> Writer:
         return Writer(encoder, self.tables, self.bits, self.shifted)

@@ -94,7 +94,14 @@ class Encoder:
     def __init__(self) -> None:
         self._runs: list[tuple[npt.NDArray[np.int32], Any]] = []
 
-    def push(self, symbols: npt.NDArray[np.integer], index: npt.NDArray[np.integer], tables: Tables) -> None:
+    def push(
+        self,
+        symbols: npt.NDArray[np.integer],
+        index: npt.NDArray[np.integer],
+        tables: Tables,
+        *,
+        first: bool = False,
+    ) -> None:
         """Add symbols, which the decoder pops in the same order of calls.
 
         Parameters
@@ -105,6 +112,8 @@ class Encoder:
             Integers of the same shape: the table of each symbol.
         tables
             The tables.
+        first
+            Whether the decoder pops them before all that was pushed so far.
 
         Raises
         ------
@@ -123,7 +132,7 @@ class Encoder:
         entries, outside = tables.entries(symbols, index)
         narrow, ends = entries.astype(np.int32), np.cumsum(runs.counts).tolist()
         parts = (narrow[begin:end] for begin, end in pairwise([0, *ends]))
-        self._runs.extend(zip(parts, runs.models, strict=True))
+        found: list[tuple[npt.NDArray[np.int32], Any]] = list(zip(parts, runs.models, strict=True))
         where = index[outside]
         codes = escape_code(
             symbols[outside].astype(np.int64),
@@ -132,8 +141,10 @@ class Encoder:
         )
         while codes.size:
             more = codes > 0x7F
-            self._runs.append(((codes & 0x7F | more << 7).astype(np.int32), _BYTE))
+            found.append(((codes & 0x7F | more << 7).astype(np.int32), _BYTE))
             codes = codes[more] >> 7
+        place = 0 if first else len(self._runs)
+        self._runs[place:place] = found
 
     def finish(self) -> bytes:
         """Code everything pushed and return the payload."""

@@ -40,6 +40,7 @@ Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")
 ALL = tuple(range(12))
 PLACED, TIMED, LAZY, ROUND, LINKED, OWN, NEWS = 1, 2, 4, 8, 16, 32, 64
+LEVELLED = TIMED  # with models of trusts
 
 #: How alike frames are taken to be, and how to find that out.
 ALIKE = 1.0
@@ -128,7 +129,6 @@ class Told(NamedTuple):
     def by(cls, payload: bytes) -> Told:
         """Read it as the format says."""
         bits, rest = payload[0], payload[1:]
-        assert not bits & TIMED  # which no encoder writes any more
         back = ahead = 0
         minutes, own, departing = [], None, False
         if bits & LINKED:
@@ -581,8 +581,10 @@ def points(t: int, y: int, x: int) -> Float:
 @pytest.mark.parametrize("shape", [(64, 64), (50, 83)])
 @pytest.mark.parametrize("quality", [40, 70])
 def test_a_field_of_points_keeps_them_as_they_are(
-    family: WaveletFamily, shape: tuple[int, int], quality: int
+    family: WaveletFamily, shape: tuple[int, int], quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # But for their mean.
+    monkeypatch.setattr(wavelet, "levels", lambda light, *others: np.zeros(len(light), np.int32))
     channels, before = (2, 9, 11), None
     for frame in points(3, *shape):
         latents = images_of(family, frame, channels, quality)
@@ -1261,9 +1263,7 @@ def test_payloads_of_strangers_decode_or_are_damage(
     other = family.reference(np.full((12, 16, 24), 1e20, np.float32), channels[:2], (16, 24))
     before, after = (other if is_there else None for is_there in given)
     start = bytes([head])
-    if head & TIMED:
-        start += minutes.to_bytes(2, "little")
-    elif head & LINKED:
+    if head & LINKED:
         start += bytes([links, minutes % 253, quality])
     with np.errstate(all="raise", under="ignore"):
         try:
@@ -1279,8 +1279,8 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"", "first byte"),
         (lambda p: b"\x40" + p[1:], "first byte"),
         (lambda p: b"\x80" + p[1:], "too small for tiles"),
-        (lambda p: b"\x82" + p[1:], "first byte"),
-        (lambda p: b"\x12\x01\x00" + p[1:], "first byte"),
+        (lambda p: b"\x82" + p[1:], "too small for tiles"),
+        (lambda p: b"\x12\x01\x00" + p[1:], "frame that is not there"),
         (lambda p: b"\x10\x00" + p[1:], "builds on no frame"),
         (lambda p: b"\x10", "builds on no frame"),
         (lambda p: b"\x10\x01\x00" + p[1:], "frame that is not there"),
@@ -1296,9 +1296,9 @@ def test_payloads_of_strangers_decode_or_are_damage(
         (lambda p: b"\x04\x01\x00" + p[1:], "channels that are not there"),
         (lambda p: b"\x04\x04\x10" + p[1:], "channels that are not there"),
         (lambda p: b"\x04", "channels that are not there"),
-        (lambda p: b"\xff" + p[1:], "first byte"),
+        (lambda p: b"\xff" + p[1:], "too small for tiles"),
         (lambda p: p[:1], ENDED),
-        (lambda p: bytes([p[0] | TIMED]) + p[1:], "frame that is not there"),
+        (lambda p: bytes([p[0] & ~LEVELLED]) + p[1:], ENDED),
         (lambda p: p + b"\x00", "zero byte"),
         (lambda p: p + b"\x01", ENDED),
     ],
@@ -1311,7 +1311,23 @@ def test_heads_of_strangers_are_damage(
         family.decode(change(payload), 50, Known((2, 5, 11), (32, 32)))
 
 
-def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"\x82", "first byte"),
+        (b"\x12\x01\x00", "first byte"),
+        (b"\xff", "first byte"),
+        (b"\x02\x00\x00", "frame that is not there"),
+    ],
+)
+def test_heads_of_strangers_are_damage_to_models_without_trusts(
+    plain: WaveletFamily, start: bytes, message: str
+) -> None:
+    with pytest.raises(DamagedError, match=message):
+        plain.decode(start + payload_of(plain)[1:], 50, Known((2, 5, 11), (32, 32)))
+
+
+def test_rotations_that_are_none_are_damage(family: WaveletFamily, plain: WaveletFamily) -> None:
     other = family.reference(np.zeros((12, 32, 32), np.float32), (2, 5, 11), (32, 32))
     rest = payload_of(family)[1:]
     before, after, both = (
@@ -1319,10 +1335,10 @@ def test_rotations_that_are_none_are_damage(family: WaveletFamily) -> None:
     )
     start = bytes([TIMED]) + (MAX_MINUTES + 1).to_bytes(2, "little")
     with pytest.raises(DamagedError, match="turned by 8641 minutes"):
-        family.decode(start + rest, 50, before)
+        plain.decode(start + rest, 50, before)
     for length in (1, 2):
         with pytest.raises(DamagedError, match=ENDED):
-            family.decode(start[:length], 50, before)
+            plain.decode(start[:length], 50, before)
     # The last byte that tells a rotation, and the first that tells none.
     assert MAX_MINUTES == 720 + 60 * (252 - 120)
     for known, links in ((before, [1]), (after, [0x10]), (both, [0x11, 0]), (both, [0xFF, 252])):
@@ -1447,8 +1463,9 @@ def test_links_to_what_is_not_there_or_in_a_circle_are_damage(
                 read([damaged], FOUR, (32, 48), frames=[rows[n]])
         with pytest.raises(DamagedError, match=message):
             codec.latents([damaged], (32, 48), frames=[rows[n]])
+    alone = bytes([payloads[5][0] & ~LINKED | NEWS]) + payloads[5][1:]
     with pytest.raises(DamagedError, match="first byte"):
-        codec.decode([edited(block, {5: bytes([payloads[5][0] | TIMED]) + payloads[5][1:]})], FOUR, (32, 48))
+        codec.decode([edited(block, {5: alone})], FOUR, (32, 48))
 
 
 def test_links_to_a_frame_that_is_empty_are_damage(codec: Codec, block: bytes) -> None:
@@ -1534,9 +1551,9 @@ def pair(family: WaveletFamily, quality: int) -> tuple[Reference, Latents]:
 
 @pytest.mark.parametrize("number", [10, VARIANTS])
 def test_frames_that_built_on_the_one_before_are_decoded_for_ever(
-    family: WaveletFamily, older: WaveletFamily, number: int
+    plain: WaveletFamily, older: WaveletFamily, number: int
 ) -> None:
-    here = older if number == 10 else family
+    here = older if number == 10 else plain
     before, latents = pair(here, 50)
     known = Known((2, 5, 11), (48, 64), before)
     for minutes in (60, 7):
@@ -1548,7 +1565,8 @@ def test_frames_that_built_on_the_one_before_are_decoded_for_ever(
         assert (here.decode(own, 20, known) == decoded).all()
 
 
-def test_they_are_found_in_blocks(codec: Codec, family: WaveletFamily) -> None:
+def test_they_are_found_in_blocks(plain: WaveletFamily) -> None:
+    codec, family = Codec(plain.model), plain
     x = film(4, 3, 48, 64)
     x[1] = np.nan
     (block,) = codec.at(50).encode(x, THREE, frames_per_block=4)
@@ -1576,9 +1594,9 @@ def test_they_are_found_in_blocks(codec: Codec, family: WaveletFamily) -> None:
 
 @pytest.mark.parametrize("number", [10, VARIANTS])
 def test_symbols_of_linked_frames_have_tables_of_their_own(
-    family: WaveletFamily, older: WaveletFamily, number: int, monkeypatch: pytest.MonkeyPatch
+    plain: WaveletFamily, older: WaveletFamily, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = older if number == 10 else family
+    here = older if number == 10 else plain
     before, latents = pair(here, 80)
     seen: set[int] = set()
     settled = []
@@ -1603,8 +1621,8 @@ def test_symbols_of_linked_frames_have_tables_of_their_own(
         seen.clear()
         settled.clear()
         assert (here.decode(written.payload, 80, known) == written.decoded).all()
-        assert seen == ({10, 11} if here is family else {0, 5})
-        assert bool(settled) == (here is family)
+        assert seen == ({10, 11} if here is plain else {0, 5})
+        assert bool(settled) == (here is plain)
     # Others, and those that followed the one before at first, have the older ones.
     alone, following = Known((2, 5, 11), (48, 64)), Known((2, 5, 11), (48, 64), before)
     payloads = here.encode(latents, 80, alone).payload, at_first(here, latents, following, 60, 80)[0]

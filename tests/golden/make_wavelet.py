@@ -1,4 +1,4 @@
-"""Make bounded-v1.*: an archive of a wavelet model that must decode for ever to the bit.
+"""Make levelled-v1.*: an archive of a wavelet model that must decode for ever to the bit.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
 version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 150×166 pixels,
@@ -8,11 +8,11 @@ or in all; the channels depart from the frame's quality; each is held to a bound
 model, whose network has small random integers, is that of halved-v1.*, which is that of trust-v1.* but for
 what tells the network of small pictures.
 
-halved-v1.* and its model were made by this file as it was when no errors were bounded; departing-v1.* when
-no model had that; tiles-v1.* when all channels had the frame's quality; news-v1.* when there were no tiles;
-trust-v1.* and its model when what is new in a channel did not tell what is new in others; film-v1.* when no
-model told how far others are to be trusted; wavelet-v1.* when each frame built on the one before it, by a
-model of ten variants of tables.
+bounded-v1.* was made by this file as it was when images had no levels; halved-v1.* and its model when no
+errors were bounded; departing-v1.* when no model had that; tiles-v1.* when all channels had the frame's
+quality; news-v1.* when there were no tiles; trust-v1.* and its model when what is new in a channel did not
+tell what is new in others; film-v1.* when no model told how far others are to be trusted; wavelet-v1.* when
+each frame built on the one before it, by a model of ten variants of tables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sunzip.weights import TENSORS, Model
 from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-NAME, MODEL, CHANNELS = "bounded-v1", "halved-v1", ("171A", "193A", "304A")
+NAME, MODEL, CHANNELS = "levelled-v1", "halved-v1", ("171A", "193A", "304A")
 FRAMES, SHAPE, BLOCK, QUALITY, BOUND = 5, (150, 166), 3, 30, "171A=9sigma,193A=40%,304A=60DN/s"
 
 
@@ -97,11 +97,17 @@ def _any_trusts(writer: Writer, index: Int, before: Int, mean: Float, *others: o
     return writer.side("trusts", index, (index * 5 + mean.shape[1]) % (TRUST_MOST + 1) - before)
 
 
+def _any_levels(light: Float, *others: object) -> Int:
+    """Choose levels of both signs, some of which the table has no symbol for."""
+    return (np.rint(light) % 301 - 150).astype(np.int32)
+
+
 def main() -> None:
     """Write all files."""
     # Its network is random: it does not tell whether other frames are a help, or how much, or which levels.
     # In images so small all channels would have the frame's quality.
     wavelet.departs = lambda channels, shape: len(channels) == 3
+    wavelet.levels = _any_levels
     Writer.trusts = _any_trusts  # type: ignore[method-assign]
     Draft.worth = lambda *given: None  # type: ignore[method-assign]
     WaveletFamily._alike = staticmethod(lambda *pyramids: 1.0)  # type: ignore[method-assign]
