@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sunzip.errors import DivergedError, InputError
+from sunzip.errors import DivergedError, InputError, SunzipError
 from sunzip.train import checkpoint
 from sunzip.train.data import ahead
 from sunzip.train.families import Family
@@ -107,6 +107,8 @@ class Place:
         ------
         InputError
             If there is no such device.
+        SunzipError
+            If another process of the training has ended before this one.
         """
         kind = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -133,6 +135,14 @@ class Place:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
         try:
             yield cls(device, distributed.get_rank(), world)
+        except RuntimeError as error:
+            # Gloo's have no type of their own; they begin with the path of its source.
+            if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+                raise
+            raise SunzipError(
+                "another process of this training has ended or cannot be reached; what it said itself tells "
+                "why, and nothing where it was killed, as happens where memory is short"
+            ) from error
         finally:
             distributed.destroy_process_group()
 

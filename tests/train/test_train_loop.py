@@ -463,6 +463,36 @@ def test_two_processes_agree_and_one_writes(tmp_path: Path) -> None:
     assert told[0]["sums"] != [v.double().sum().item() for v in alone.network.parameters()]
 
 
+_LEFT = """
+import sys
+from sunzip.errors import InputError, SunzipError
+from sunzip.train.loop import Place
+try:
+    with Place.found("cpu") as place:
+        if place.leads:
+            raise InputError("why it ends")
+        place.wait()
+except SunzipError as error:
+    print(error, flush=True)
+# Its own failure would have torchrun kill the other one before that has told anything.
+"""
+
+
+def test_a_process_whose_others_have_ended_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(_LEFT)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            str(script),
+        ],
+        check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "why it ends\n" in done.stdout
+    assert "another process of this training has ended" in done.stdout
+
+
 def test_devices_that_are_not_there_are_told() -> None:
     for name in ("abacus", "meta", "mps", f"cuda:{torch.cuda.device_count()}"):
         with pytest.raises(InputError, match="not on this machine"), Place.found(name):
