@@ -31,15 +31,23 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     with suppress(OSError, subprocess.SubprocessError):
-        found["commit"] = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        # The repository around an environment that sunzip is installed in does not track it.
+        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
+        found["commit"] = _git("rev-parse", "--short=12", "HEAD")
     return found
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says where this file lies."""
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()
 
 
 def card(model: Model, notes: Mapping[str, Any], measured: Measured, began: Measured | None = None) -> str:

@@ -36,7 +36,7 @@ from sunzip.nn import sigma_vae
 from sunzip.nn.hyperprior import Hyperprior
 from sunzip.sinks import open_sink
 from sunzip.sources.series import Series
-from sunzip.train import families
+from sunzip.train import card, families
 from sunzip.train import frames as frames_module
 from sunzip.train import run as run_module
 from sunzip.train import wavelet as wavelet_module
@@ -491,6 +491,29 @@ def test_sources_by_the_thousand_and_names_that_are_not_utf8_leave_a_model_that_
     assert "-?.h5`\n- and 5,900 more\n" in text
     with pytest.raises(OutputError, match="not UTF-8"):
         go(tmp_path / "\udcff" / "m", tmp_path / "kept", steps=0)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_a_repository_around_an_installed_sunzip_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout.strip()
+
+    file = tmp_path / "lib" / "card.py"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setattr(card, "__file__", str(file))
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "somebody's own")
+    assert "commit" not in card.versions()
+    git("add", ".")
+    git("commit", "-q", "-m", "a checkout")
+    assert card.versions()["commit"] == git("rev-parse", "--short=12", "HEAD")
 
 
 def test_a_card_lets_nobody_into_the_source(tmp_path: Path, cache: Path) -> None:
