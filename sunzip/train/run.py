@@ -295,7 +295,11 @@ def train(
             "processes": place.world,
         }
         old = folder / CHECKPOINT
-        begun = checkpoint.read_state(old)["settings"] if resume and old.exists() else None
+        begun = None
+        if resume:
+            state = checkpoint.read_state(old) if old.exists() else None
+            _check_shared(old, state, place)
+            begun = state and state["settings"]
         if begun is not None:
             _check_begun(old, begun, settings)
         kept = partial(cached, series, Path(cache or folder), fingerprint=fingerprint)
@@ -659,6 +663,20 @@ def _check_begun(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
         raise InputError(
             f"{path}: was begun with other frames than the sources give now; give those that it was begun "
             "with and choose from them by the same options (--cadence, --size, …), or begin anew with --force"
+        )
+
+
+def _check_shared(path: Path, state: dict[str, Any] | None, place: Place) -> None:
+    """Refuse to resume where the processes of a training see other checkpoints, or some of them none.
+
+    Each would train weights of its own, with gradients of the others'.
+    """
+    mine = -1 if state is None else state["step"]
+    (first,) = place.agree([mine])
+    if mine != first:
+        raise InputError(
+            f"{path}: is not the checkpoint that the first process of the training has; name by --out a "
+            "folder that the processes of all machines see, or begin anew with --force"
         )
 
 

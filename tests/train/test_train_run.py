@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from sunzip.train import frames as frames_module
 from sunzip.train import run as run_module
 from sunzip.train import wavelet as wavelet_module
 from sunzip.train.frames import Frames, cached, held_out
-from sunzip.train.loop import Advance
+from sunzip.train.loop import Advance, Place
 from sunzip.train.measure import beside
 from sunzip.train.run import Stage, TrainReport, train
 
@@ -768,6 +769,22 @@ def test_what_cannot_be_resumed_is_told_before_frames_are_read(
     monkeypatch.setattr(run_module, "cached", lambda *_, **__: pytest.fail("frames were read"))
     with pytest.raises(error, match=f"checkpoint.safetensors: {message}"):
         go(out, cache, **options)
+
+
+@pytest.mark.parametrize(("out", "first"), [("m", 1.0), ("on another machine", 2.0)])
+def test_processes_that_see_another_checkpoint_than_the_first_do_not_resume(
+    out: str, first: float, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(tmp_path / "m", cache)
+
+    @contextmanager
+    def found(_: str) -> Iterator[Place]:
+        yield Place(torch.device("cpu"), rank=1, world=2)
+
+    monkeypatch.setattr(run_module.Place, "found", found)
+    monkeypatch.setattr(run_module.Place, "agree", lambda *_: [first])
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors: is not the checkpoint that the first"):
+        train(SUN, tmp_path / out, model="sigma-vae-256", align=DAILY, steps=2, batch=2, resume=True)
 
 
 @pytest.mark.parametrize("name", ["m" * 101, "m\nm", "m\udcff"])
