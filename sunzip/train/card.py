@@ -91,6 +91,12 @@ def _lines(model: Model, notes: Mapping[str, Any], m: Measured, began: Measured 
     yield "## Measured"
     yield ""
     seen = "frames that training saw, too" if data["fit_all"] else "held-out frames"
+    if notes.get("init", "random") not in _BEGAN and not data["fit_all"]:
+        # Nobody knows which these were: rules, and ends of sources, may have been others.
+        seen = (
+            "frames that this training held out (the model that it began with may have learned from them: "
+            "its card tells)"
+        )
     told = f"On {m.frames} {seen} from {m.first[:16]} to {m.last[:16]}, each coded by itself: "
     if m.latents_coded:
         yield (

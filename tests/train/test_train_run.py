@@ -572,6 +572,10 @@ def test_the_wavelet_model_comes_by_the_same_way_and_from_another(
     second = train(source, tmp_path / "b", **last, begin_with=str(tmp_path / "a"), progress=seen.append)
     assert second is not None
     assert second.notes["init"] == first.sha256
+    # What was held out the second time may have been learned from the first time.
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("a", "b")]
+    assert ["held-out frames from" in text for text in cards] == [True, False]
+    assert "frames that this training held out (the model that it began with may have" in cards[1]
     assert {s.what for s in seen if isinstance(s, Stage)} >= {"coding films", "entropy tables", "measuring"}
     text = (tmp_path / "b" / "README.md").read_text()
     assert f"It began with the model `{first.sha256}`" in text
