@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
+from torch import Tensor
 
 from sunzip.codec import trellis
 from sunzip.codec.family import Float
 from sunzip.codec.hyperprior import TRAINING_ONLY, HyperpriorFamily
 from sunzip.entropy.tables import PRECISION, Tables
-from sunzip.errors import OutputError
+from sunzip.errors import DamagedError, DivergedError, InputError, OutputError
 from sunzip.files import put
 from sunzip.nn.hyperprior import Hyperprior, scale_table
 from sunzip.nn.sigma_vae import SigmaVAE
@@ -49,7 +50,17 @@ def export_hyperprior(
     -------
     Model
         With transforms in half precision: their outputs are estimates anyway, and the file is half as large.
+
+    Raises
+    ------
+    DivergedError
+        If weights are too large for half precision, or for integers.
     """
+    weights = {key: halved(key, value) for key, value in network.state_dict().items()}
+    try:
+        integers = network.export_hyper_synthesis()
+    except (InputError, DamagedError) as error:
+        raise _diverged(str(error)) from None
     probabilities = network.prior_probabilities(_SIDE_LIMIT).detach().numpy().astype(np.float64)
     side = Tables.from_probabilities(
         list(probabilities),
@@ -57,13 +68,13 @@ def export_hyperprior(
         escape=[2.0**-16] * len(probabilities),
     )
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for key, value in network.state_dict().items():
+    for key, value in weights.items():
         if not key.startswith(TRAINING_ONLY):
-            arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy().astype(np.float16))
+            arrays[f"network.{key}"] = np.ascontiguousarray(value.numpy())
     arrays |= {f"quality.{k}": v.numpy() for k, v in network.export_gains().items()}
     arrays["quality.band"] = np.zeros(101, np.int32)
     for prefix, part in (
-        ("hyper_synthesis", network.export_hyper_synthesis().to_arrays()),
+        ("hyper_synthesis", integers.to_arrays()),
         ("side_tables", side.to_arrays()),
         ("main_tables", Tables.gaussian(scale_table(), reach=2).to_arrays()),
     ):
@@ -79,6 +90,24 @@ def export_hyperprior(
         "training": dict(notes),
     }
     return pack(config, arrays)
+
+
+def halved(name: str, weight: Tensor) -> Tensor:
+    """Return a trained weight in half precision, as models hold it.
+
+    Raises
+    ------
+    DivergedError
+        If it is too large for that, as after a last step that was.
+    """
+    half = weight.half()
+    if not half.isfinite().all():
+        raise _diverged(f"weights of {name} are too large for half precision")
+    return half
+
+
+def _diverged(why: str) -> DivergedError:
+    return DivergedError(f"training diverged: {why}; begin anew with --force and a lower --rate")
 
 
 def fit_tables(

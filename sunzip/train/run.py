@@ -34,7 +34,7 @@ from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
 from sunzip.train.data import View, Views, WholeFrames, spread
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, halved, write
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, forget_others, held_out
@@ -464,9 +464,9 @@ def finish_sigma_vae(
     """Make a model of a trained σ-VAE: steps and tables are of frames that it learned from, too."""
     with torch.no_grad():
         # As the file will hold them, so that all that follows is of the model itself.
-        for parameter in network.parameters():
+        for key, parameter in network.named_parameters():
             if parameter.ndim > 1:
-                parameter.copy_(parameter.half().float())
+                parameter.copy_(halved(key, parameter))
     means, log_variances = posteriors(
         network,
         stabiliser,

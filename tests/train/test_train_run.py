@@ -31,7 +31,7 @@ from sunzip.channels import NAMES
 from sunzip.cli import program
 from sunzip.codec import Codec
 from sunzip.cube import Cube, Scale
-from sunzip.errors import DamagedError, InputError, OutputError
+from sunzip.errors import DamagedError, DivergedError, InputError, OutputError
 from sunzip.files import locked
 from sunzip.nn import sigma_vae
 from sunzip.nn.hyperprior import Hyperprior
@@ -402,6 +402,11 @@ def test_a_model_may_be_what_training_begins_with(
     assert "It began at the principal components" in (tmp_path / "m" / "README.md").read_text()
     with pytest.raises(InputError, match="with init 'pca', not 'random'"):
         go(tmp_path / "m", cache, steps=0, sigma="per-channel", resume=True)
+
+
+def test_a_vae_whose_last_step_was_wild_is_told_to_have_diverged(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DivergedError, match=r"weights of \S+ are too large for half precision.*--rate"):
+        go(tmp_path / "m", cache, steps=1, rate=1e9)
 
 
 def test_only_the_vae_begins_at_components(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, trellis
 from sunzip.cube import Cube, Scale
-from sunzip.errors import InputError
+from sunzip.errors import DivergedError, InputError
 from sunzip.frame import Block
 from sunzip.metrics import Accumulator
 from sunzip.nn.hyperprior import REACH, Hyperprior
@@ -439,6 +439,22 @@ def test_exported_transforms_are_the_networks_own_in_half_precision() -> None:
     gain, _ = trained.gains(torch.tensor([REACH * 50]))
     expected = (trained.analyse(images, masks) * gain).numpy()
     np.testing.assert_allclose(np.stack([m for m, _ in latents]), expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("analysis.0.first.weight", 1e6, "weights of analysis.0.first.weight are too large for half"),
+        ("hyper_synthesis.0.weight", 6e4, "integer network: layer 0 could exceed"),
+    ],
+)
+def test_hyperpriors_whose_last_steps_were_wild_are_told_to_have_diverged(
+    name: str, value: float, message: str
+) -> None:
+    trained = network().eval().requires_grad_(False)
+    dict(trained.named_parameters())[name].fill_(value)
+    with pytest.raises(DivergedError, match=f"training diverged: {message}.*and a lower --rate"):
+        export_hyperprior(trained, UNITS, "made", default_quality=50, notes={})
 
 
 class Linear(torch.nn.Module):
