@@ -16,9 +16,11 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
+from astropy.io import fits
 from astropy.time import Time
 
 import sunzip
@@ -1122,3 +1124,42 @@ def test_who_forgets_to_close_archives_does_not_run_out_of_files(lat: Path) -> N
             sunzip.open(lat).archive.headers(0)
             pickle.loads(sent)
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_tables_of_degradation_are_for_those_sources_that_are_fits(tiny_model: Model, tmp_path: Path) -> None:
+    """Others are joined and held against as they are, also where it is the archive that names the tables."""
+    when = np.datetime64("2014-01-01T00:00", "ms")
+    tables, fits_file, fields, plain = (tmp_path / n for n in ("tables", "aia.fits", "hmi.h5", "back.h5"))
+    tables.mkdir()
+    (tables / "degrad_171.csv").write_text("2010-05-01,0.5\n")
+    header = {
+        "TELESCOP": "SDO/AIA",
+        "WAVELNTH": 171,
+        "T_OBS": str(when),
+        "EXPTIME": 1.0,
+        "RSUN_OBS": 976.0,
+        "CDELT1": 4.8,
+        "CRPIX1": 256.5,
+        "CRPIX2": 256.5,
+    }
+    fits.PrimaryHDU(np.full((512, 512), 60, np.float32), fits.Header(header)).writeto(fits_file)
+    with h5py.File(fields, "w") as file:
+        file["cube"] = np.zeros((1, 1, 512, 512), np.float32)
+        file["time"] = when.astype(np.int64)[None]
+        file["channel"] = ["Bz"]
+    both, align = [fits_file, fields], api.Alignment(size=SIZE)
+    path = tmp_path / "sun.lat"
+    sunzip.compress(both, path, degradation=str(tables), align=align, model=tiny_model)
+    with sunzip.open(path) as sun:
+        assert sun.archive.headers(0)[0]["DEG_COR"] == 0.5
+    assert sunzip.evaluate(both, path).images == 2
+    assert sunzip.diff(fits_file, fields, degradation=str(tables)).channels_only == (("171A",), ("Bz",))
+
+    sunzip.decompress(path, plain)
+    assert sunzip.evaluate(plain, path).images == 2
+    assert sunzip.append(plain, path).frames == 1
+    for job in (sunzip.evaluate, sunzip.append):
+        with pytest.raises(InputError, match=r"back\.h5: is of layout hdf5; only FITS files are corrected"):
+            job(plain, path, degradation=str(tables))
+    with pytest.raises(InputError, match=r"hmi\.h5: is of layout hdf5; only FITS files are corrected"):
+        sunzip.diff(fields, path, degradation=str(tables))

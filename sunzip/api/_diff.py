@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sunzip import weights
 from sunzip.api._pairs import Decoded, Stabilise, in_both
 from sunzip.api._reports import ChannelDiff, DiffReport, Lone, OnProgress, Progress, Side
-from sunzip.api._series import Alignment, Sources, alignment_of, open_series
+from sunzip.api._series import Alignment, Sources, alignment_of, joined, refuse_idle_tables
 from sunzip.archive import names_archive, summary, verify
 from sunzip.bounds import told
 from sunzip.channels import NAMES, channel
@@ -180,7 +180,7 @@ def diff(
     anon
         Ask S3 without credentials, for both.
     degradation
-        Folder with tables of AIA's degradation, for FITS files that do not state theirs.
+        Folder with tables of AIA's degradation, for FITS files, in either, that do not state theirs.
     cadence
         The time grid onto which sources are brought. By default that of the other one's source, if that one
         is an archive, and else none, so that no image is lost.
@@ -205,6 +205,8 @@ def diff(
         model = weights.load(model)
     paths = [_path_of_archive(x) for x in (a, b)]
     given = [path for path in paths if path is not None]
+    sources = [x for x, path in zip((a, b), paths, strict=True) if path is None and not isinstance(x, Series)]
+    refuse_idle_tables(degradation, *sources, anon=anon)
     for path in given:
         _refuse_damaged(path, anon)
     if model is not None and any(summary(x, anon=anon)["model"]["sha256"] == model.sha256 for x in given):
@@ -226,7 +228,7 @@ def diff(
             if sun is not None:
                 return _Archive(sun)
             if not isinstance(x, Series):
-                x = open_series(x, hmi=hmi, anon=anon, degradation=degradation, align=align)
+                x = joined(x, hmi, anon, degradation, align)
             return _Source(x)
 
         one, other = held(a, suns[0], hmi_a), held(b, suns[1], hmi_b)

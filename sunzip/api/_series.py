@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from sunzip.arguments import whole
 from sunzip.channels import listed
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError
-from sunzip.sources import open_source
+from sunzip.sources import layout_at, open_source
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
 from sunzip.sun import Sun
@@ -92,18 +93,46 @@ def open_series(
     """
     if align is not None and not isinstance(align, Alignment):
         raise InputError(f"align must be an Alignment, not {type(align).__name__}")
-    return join(_opened(src, hmi, anon, degradation), **asdict(align or Alignment()))
+    refuse_idle_tables(degradation, src, anon=anon)
+    return joined(src, hmi, anon, degradation, align or Alignment())
+
+
+def refuse_idle_tables(degradation: str | None, *sources: Sources, anon: bool) -> None:
+    """Refuse tables of degradation that were given though none of the sources is of FITS files.
+
+    Those that an archive was made with are for those of its sources that are, if any is at hand.
+
+    Raises
+    ------
+    InputError
+        If so, or there is nothing at one of the sources that were looked at.
+    """
+    urls = [url for src in sources for url in _urls(src)] if degradation is not None else []
+    layouts = ((url, layout_at(url, anon)) for url in urls)
+    others = list(takewhile(lambda found: found[1] != "fits", layouts))
+    if others and len(others) == len(urls):
+        url, layout = others[0]
+        raise InputError(f"{url}: is of layout {layout}; only FITS files are corrected for degradation here")
+
+
+def joined(src: Sources, hmi: str | None, anon: bool, degradation: str | None, align: Alignment) -> Series:
+    """Open sources as `open_series` does; tables of degradation may be of no use to any of them."""
+    return join(_opened(src, hmi, anon, degradation), **asdict(align))
 
 
 def _opened(src: Sources, hmi: str | None, anon: bool, degradation: str | None) -> list[Source]:
+    return [
+        open_source(url, hmi=None if i else hmi, anon=anon, degradation=degradation)
+        for i, url in enumerate(_urls(src))
+    ]
+
+
+def _urls(src: Sources) -> list[str]:
     urls = [src] if isinstance(src, str | os.PathLike) else list(src) if isinstance(src, Iterable) else []
     # The empty name would be the folder that the program runs in.
     if not urls or not all(isinstance(url, str | os.PathLike) and os.fspath(url) for url in urls):
         raise InputError("no source named; it is a path, a URL, synthetic:…, or a list of these")
-    return [
-        open_source(os.fspath(u), hmi=None if i else hmi, anon=anon, degradation=degradation)
-        for i, u in enumerate(urls)
-    ]
+    return [os.fspath(url) for url in urls]
 
 
 def settled(series: Series, known: Times | None = None) -> Series:
@@ -157,13 +186,9 @@ def source_of(
         align = alignment_of(archive)
         if align is None:
             raise InputError(f"{archive.path}: was made from a series in memory; hold it against that series")
-        series = open_series(
-            src,
-            hmi=hmi,
-            anon=anon,
-            degradation=degradation or _degradation_of(archive),
-            align=replace(align, channels=archive.channels),
-        )
+        refuse_idle_tables(degradation, src, anon=anon)
+        tables = degradation or _degradation_of(archive)
+        series = joined(src, hmi, anon, tables, replace(align, channels=archive.channels))
     if series.shape != archive.shape or series.channels != archive.channels:
         raise _unlike(series, archive, "name the archive's own source")
     return series
@@ -246,6 +271,7 @@ def what_follows(
             raise InputError(
                 f"{archive.path}: was made from a series in memory; what is added must be one as well"
             )
+        refuse_idle_tables(degradation, src, anon=anon)
         sources = _opened(src, hmi, anon, degradation or _degradation_of(archive))
         named = {name for source in sources for name in source.channels}
         common = [name for name in archive.channels if name in named]

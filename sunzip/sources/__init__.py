@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sunzip.sources.base import Source
     from sunzip.sources.storage import Storage
 
-__all__ = ["open_source"]
+__all__ = ["layout_at", "open_source"]
 
 _LOOKED_FOR = (
     "a Zarr format 2 store with SDOML channels, *.npz named as SDOML v1 does, *.fits, *.fits.gz, *.fts, "
@@ -37,7 +37,8 @@ def open_source(
     anon
         Ask S3 without credentials.
     degradation
-        Folder with tables of AIA's degradation, for FITS files whose header has no DEG_COR.
+        Folder with tables of AIA's degradation, for FITS files whose header has no DEG_COR; other layouts
+        have no use for it.
 
     Raises
     ------
@@ -45,11 +46,9 @@ def open_source(
         If nothing is there, nothing in it is recognised, it holds several layouts, or what is recognised
         cannot be used.
     """
-    layout = "synthetic" if url.startswith("synthetic:") else _detect(url, anon)
+    layout = layout_at(url, anon)
     if hmi is not None and layout != "sdoml-v2":
         raise InputError(f"{url}: is of layout {layout}; a second store for HMI belongs to SDOML v2 only")
-    if degradation is not None and layout != "fits":
-        raise InputError(f"{url}: is of layout {layout}; only FITS files are corrected for degradation here")
     if layout == "synthetic":
         return _synthetic(url)
     if layout == "sdoml-v2":
@@ -69,11 +68,19 @@ def open_source(
     return Fits(url, degradation=degradation, anon=anon)
 
 
-def _detect(url: str, anon: bool) -> str:
-    """Name the layout of what lies at a path or URL."""
+def layout_at(url: str, anon: bool = False) -> str:
+    """Name the layout of what lies at a path or URL.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, nothing in it is recognised, or it holds several layouts.
+    """
     from sunzip.sources.layouts import layout_of
     from sunzip.sources.storage import Storage
 
+    if url.startswith("synthetic:"):
+        return "synthetic"
     bare = url.rstrip("/").lower()
     if bare.endswith((".lat", ".lat.partial")):
         raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
