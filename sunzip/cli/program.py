@@ -75,6 +75,8 @@ class Program(click.Group):
             # A terminal that knows no × must not turn a finished job into a failed one.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+        # Pictures are files; what a notebook names to its programs as screen may be unknown to this Python.
+        os.environ["MPLBACKEND"] = "agg"
         extra |= {"prog_name": NAME, "standalone_mode": False}
         with warnings.catch_warnings(), _threads(debug):
             if not debug:

@@ -96,6 +96,16 @@ def test_a_terminal_that_lacks_a_character():
     assert out.stderr == b""
 
 
+def test_the_screen_of_a_notebook_is_not_needed(archive, tmp_path):
+    pytest.importorskip("sunpy.visualization.colormaps")
+    # As kernels set it, matplotlib takes it only where what draws in notebooks is installed as well.
+    environment = {**ENVIRONMENT, "MPLBACKEND": "unknown-here"}
+    done = subprocess.run(
+        [*SUNZIP, "show", archive, tmp_path / "a.png"], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_is_for_terminals(tmp_path, quiet):
     master, terminal = pty.openpty()
