@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel, listed
 from sunzip.cube import disk_radius
+from sunzip.drawing import as_designed
 from sunzip.errors import InputError, OutputError, needing
 from sunzip.files import printable
 from sunzip.imports import without_home
@@ -87,19 +88,22 @@ def render(
         from matplotlib.figure import Figure
         from sunpy.visualization.colormaps import cmlist
 
-    layout = _Layout(len(described), compared=len(rows) == 2)
-    figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
-    page = _Page(figure, layout.width, layout.height, cmlist)
-    label = next(iter(rows)) if len(rows) == 1 else ""
-    page.title(title, label)
-    for i, what in enumerate(described):
-        left, top = layout.group(i)
-        time = "" if times is None or np.isnat(times[i]) else _time(times[i])
-        page.group(left, top, layout.side, what, time, {label: images[i] for label, images in rows.items()})
-    try:
-        figure.savefig(target, format="png", facecolor=_BACKGROUND)
-    except OSError as error:
-        raise OutputError(f"cannot write the picture {target}: {error.strerror or error}") from None
+    with as_designed():
+        layout = _Layout(len(described), compared=len(rows) == 2)
+        figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
+        page = _Page(figure, layout.width, layout.height, cmlist)
+        label = next(iter(rows)) if len(rows) == 1 else ""
+        page.title(title, label)
+        for i, what in enumerate(described):
+            left, top = layout.group(i)
+            time = "" if times is None or np.isnat(times[i]) else _time(times[i])
+            page.group(
+                left, top, layout.side, what, time, {label: images[i] for label, images in rows.items()}
+            )
+        try:
+            figure.savefig(target, format="png", facecolor=_BACKGROUND)
+        except OSError as error:
+            raise OutputError(f"cannot write the picture {target}: {error.strerror or error}") from None
 
 
 def _check(

@@ -178,6 +178,24 @@ def test_no_global_state_is_left() -> None:
     assert dict(mpl.rcParams) == before
 
 
+def test_what_a_user_has_set_for_other_figures_changes_nothing() -> None:
+    import matplotlib as mpl
+
+    rows, names = {"a_$x$": sun(2, 16)[:, :8]}, ("171A", "Bz")
+    plain = draw(rows, names)
+    theirs = {
+        "text.usetex": True,
+        "axes.grid": True,
+        "image.aspect": "auto",
+        "savefig.bbox": "tight",
+        "savefig.transparent": True,
+        "savefig.dpi": 300,
+    }
+    with mpl.rc_context(theirs):
+        assert np.array_equal(draw(rows, names), plain)
+        assert mpl.rcParams["savefig.dpi"] == 300
+
+
 def test_same_picture_twice() -> None:
     first, second = io.BytesIO(), io.BytesIO()
     for file in (first, second):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING, Any
 
+from sunzip.drawing import as_designed
 from sunzip.errors import needing
 from sunzip.imports import without_home
 from sunzip.studies.forecast import LINEAR, PERSISTENCE, SHUFFLED
@@ -46,6 +47,11 @@ def forecast_figure(report: ForecastReport, target: str | os.PathLike[str] | IO[
         If matplotlib is not installed.
     """
     need_matplotlib()
+    with as_designed():
+        _draw(report, target)
+
+
+def _draw(report: ForecastReport, target: str | os.PathLike[str] | IO[bytes]) -> None:
     from matplotlib.figure import Figure
 
     both = {"months held out": report.methods} | (

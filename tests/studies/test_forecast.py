@@ -541,6 +541,16 @@ class TestCommand:
         figures.forecast_figure(named, tmp_path / "f.png")
         assert (tmp_path / "f.png").stat().st_size
 
+    def test_what_a_user_has_set_for_other_figures_changes_nothing(
+        self, report: ForecastReport, tmp_path: Path
+    ) -> None:
+        import matplotlib as mpl
+
+        with mpl.rc_context({"text.usetex": True, "savefig.bbox": "tight", "savefig.dpi": 30}):
+            figures.forecast_figure(report, tmp_path / "theirs.png")
+        figures.forecast_figure(report, tmp_path / "plain.png")
+        assert (tmp_path / "theirs.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
     def test_days_ahead_are_whole(self, report: ForecastReport, monkeypatch: pytest.MonkeyPatch) -> None:
         from matplotlib.figure import Figure
 
