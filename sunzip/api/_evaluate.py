@@ -86,6 +86,7 @@ def evaluate(
             frames=frames,
             images=images,
             absent=known + offered - 2 * images,
+            scale=str(sun.scale),
             metrics=gather.as_dict(),
             bits_per_sample=8 * size / pixels,
             ratio=4 * pixels / size,

@@ -143,8 +143,11 @@ class EvaluateReport(Report):
         Frames and images that are in both.
     absent
         Images that only one of them has.
+    scale
+        Of the archive: whether AIA pixels are 2×2 means or sums.
     metrics
-        By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`.
+        By mode (``paper``, ``strict``) and channel: see `sunzip.metrics.ChannelMetrics`; of AIA pixels as
+        2×2 means, whatever the archive has.
     bits_per_sample
         Bits of the archive file, without a model inside, per pixel of an image that is there.
     ratio
@@ -160,6 +163,7 @@ class EvaluateReport(Report):
     frames: int
     images: int
     absent: int
+    scale: str
     metrics: dict[str, Any]
     bits_per_sample: float
     ratio: float

@@ -496,6 +496,9 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
     if r.max_error:
         kept = "not kept" if any(r.outside.values()) else "kept by every pixel"
         yield f"  max error {in_short(bounds_of(r.max_error))}: {kept}"
+    if r.scale == "sum":
+        # What compress and info tell of the archive, a bound in DN/s too, is four times as much.
+        yield "  AIA pixels, which are 2×2 sums there, are compared as means"
     for mode, channels in r.metrics.items():
         yield ""
         yield f"  {_MODES[mode]}"

@@ -87,13 +87,19 @@ def test_compress_prints_a_report_without_what_did_not_happen(sunzip, model, sto
     assert re.search(r"found on the way\n +36 +images outside --start, --stop and --every\n", text)
 
 
-def test_compress_says_where_errors_are_those_of_sums(sunzip, model, store, archive, tmp_path):
+def test_reports_say_where_errors_are_those_of_sums_and_where_not(sunzip, model, store, archive, tmp_path):
     sunzip("decompress", archive, tmp_path / "v1", "--layout", "sdoml-v1")
     for source, sums in ((tmp_path / "v1", True), (store, False)):
         for how in (["--dry-run"], []):
             command = "compress", source, tmp_path / f"{sums}.lat", "--model", model, "--force", *how
             assert ("; AIA pixels are 2×2 sums" in sunzip(*command).stdout) is sums
             assert as_json(sunzip(*command, "--json"))["scale"] == ("sum" if sums else "mean")
+        # In the same unit, and a quarter of what compress has just told.
+        command = "evaluate", source, tmp_path / f"{sums}.lat"
+        assert (
+            "AIA pixels, which are 2×2 sums there, are compared as means" in sunzip(*command).stdout
+        ) is sums
+        assert as_json(sunzip(*command, "--json"))["scale"] == ("sum" if sums else "mean")
 
 
 def test_compress_selects(sunzip, model, store, tmp_path):
