@@ -205,6 +205,8 @@ class SdomlV2(Source):
         chunk, _ = divmod(first, self._arrays[channel][part].chunks[0])
         begin = chunk * self._arrays[channel][part].chunks[0]
         frames = self._chunk(channel, part, chunk, again)
+        if not again:
+            self._let_go(self._arrays[channel][part], chunk)
         if frames is None:
             images = [np.full(self.shape, np.nan, np.float32)] * len(rows)
         else:
@@ -372,22 +374,19 @@ class SdomlV2(Source):
         frames: npt.NDArray[np.floating[Any]] | None = None
         depth, *tile = array.chunks
         depth = min(depth, array.shape[0] - chunk * depth)
-        for j in range(math.ceil(array.shape[1] / tile[0])):
-            for k in range(math.ceil(array.shape[2] / tile[1])):
-                path = f"{array.path}/{array.separator.join(map(str, (chunk, j, k)))}"
-                raw = self._raw(array, path, again)
-                if raw is None:
-                    continue
-                with self._unpacking:
-                    block = _decode(array, path, raw)
-                if tuple(tile) == array.shape[1:]:
-                    return block
-                if frames is None:
-                    # Zarr leaves out those parts of an image that are nothing else, as HMI's corners are.
-                    frames = np.full((depth, *array.shape[1:]), array.fill, array.dtype)
-                y, x = j * tile[0], k * tile[1]
-                part = frames[:, y : y + tile[0], x : x + tile[1]]
-                part[:] = block[:depth, : part.shape[1], : part.shape[2]]
+        for path, y, x in _objects(array, chunk):
+            raw = self._raw(array, path, again)
+            if raw is None:
+                continue
+            with self._unpacking:
+                block = _decode(array, path, raw)
+            if tuple(tile) == array.shape[1:]:
+                return block
+            if frames is None:
+                # Zarr leaves out those parts of an image that are nothing else, as HMI's corners are.
+                frames = np.full((depth, *array.shape[1:]), array.fill, array.dtype)
+            part = frames[:, y : y + tile[0], x : x + tile[1]]
+            part[:] = block[:depth, : part.shape[1], : part.shape[2]]
         return frames
 
     def _raw(self, array: _Array, path: str, again: bool) -> bytes | None:
@@ -405,6 +404,21 @@ class SdomlV2(Source):
                 while sum(map(len, self._kept.values())) > _KEPT:
                     self._kept.popitem(last=False)
         return raw
+
+    def _let_go(self, array: _Array, chunk: int) -> None:
+        """Keep a chunk no longer as it came: who finds it unpacked does not ask for that."""
+        with self._kept_lock:
+            for path, _, _ in _objects(array, chunk):
+                self._kept.pop((array.storage, path), None)
+
+
+def _objects(array: _Array, chunk: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the paths of the objects of one chunk along time, and where in images each begins."""
+    _, height, width = array.chunks
+    for j in range(math.ceil(array.shape[1] / height)):
+        for k in range(math.ceil(array.shape[2] / width)):
+            path = f"{array.path}/{array.separator.join(map(str, (chunk, j, k)))}"
+            yield path, j * height, k * width
 
 
 def _stored(array: _Array) -> int | None:

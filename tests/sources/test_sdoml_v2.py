@@ -415,6 +415,19 @@ def test_chunks_that_are_needed_again_soon_are_kept_within_bounds(scattered, mon
     assert not far.source._kept  # what will not be needed again is let go
 
 
+def test_chunks_of_a_far_store_in_order_are_let_go(tmp_path, monkeypatch):
+    data, keys = plain(60)
+    write_v2(tmp_path / "s", {"2014/171A": (data, keys)})
+    source = Far(monkeypatch, tmp_path / "s", 5).source
+    series = join([source])
+    kept = []
+    for n in range(0, 60, 3):  # several stretches of frames lie in one chunk
+        series.read(n, n + 3)
+        kept.append(len(source._kept))
+    assert max(kept) == 1
+    assert not kept[-1]
+
+
 def test_keywords_of_a_year_are_read_once_where_frames_of_two_are_read_together(tmp_path, monkeypatch):
     data, keys = plain(120)
     arrays = {}
