@@ -364,6 +364,17 @@ def test_arrays_come_as_they_went(things: list[np.ndarray], turned: bool) -> Non
         np.testing.assert_array_equal(one, other)
 
 
+def test_arrays_come_where_files_are_not_read_at_offsets(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "preadv", raising=False)  # as on macOS before 11
+    process = processes._started()
+    assert process is not None
+    _until(process.ready)
+    wanted = [np.arange(5), np.ones((3, 7), np.float32)]
+    for found in (process.call(copy.copy, (wanted,), 0), process.call(copy.copy, (wanted[::-1],), 0)[::-1]):
+        for one, other in zip(wanted, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_models_travel_once(wavelet_model: Model) -> None:
     codec = Codec(wavelet_model, 30)
     body, _, models = processes._pickled((codec, codec.at(40)))

@@ -505,8 +505,10 @@ def _got(file: int, sizes: Sequence[int]) -> Iterator[memoryview]:
     for size in sizes:
         buffer = np.empty(size, np.uint8).data
         read = 0
+        # The position is used by nobody else; macOS before 11, and Python made for it, has no preadv.
+        os.lseek(file, begin, os.SEEK_SET)
         while read < size:
-            now = os.preadv(file, [buffer[read:]], begin + read)
+            now = os.readv(file, [buffer[read:]])
             if not now:
                 raise EOFError
             read += now
