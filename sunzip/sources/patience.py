@@ -185,11 +185,25 @@ class _Part:
 
 
 async def _taken(answer: Any, options: Mapping[str, Any]) -> Any:
-    """Read an answer if it is no longer than what was asked for, as a connection may break in its middle."""
+    """Read an answer if it is no longer than what was asked for, as a connection may break in its middle.
+
+    Raises
+    ------
+    OSError
+        If it is said to be another part of the file.
+    """
     asked = re.fullmatch(r"bytes=(\d+)-(\d+)", (options.get("headers") or {}).get("Range", ""))
     if not asked or answer.status >= 400:
         return answer
-    most, length = int(asked[2]) - int(asked[1]) + 1, answer.content_length
+    first, last = int(asked[1]), int(asked[2])
+    # A cache on the way may give what it has in place of what it is asked for, and many files have no
+    # checksum that would tell.
+    given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if answer.status == 206 and given:
+        end = int(given[2]) if given[3] == "*" else int(given[3]) - 1
+        if (int(given[1]), int(given[2])) != (first, min(last, end)):
+            raise OSError("the server gives other parts of files than it is asked for; fetch the file first")
+    most, length = last - first + 1, answer.content_length
     if length is None or length > most or "Content-Encoding" in answer.headers:
         return _Part(answer, most)
     await answer.read()

@@ -247,6 +247,8 @@ class Faltering(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if fails and given:
+            first, last = first + (way == "shifted"), last - (way == "shortened")
         self.send_response(206 if given else 200)
         self.send_header("Content-Length", str(last + 1 - first))
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.DATA)}")
@@ -315,6 +317,16 @@ def test_what_is_final_is_asked_for_once(faltering: str, status: int) -> None:
     with contextlib.suppress(InputError):
         storage.read("file", limit=1 << 20)
     assert Faltering.asked == {f"/{status}/1/file": 1}
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("way", ["shifted", "shortened"])
+def test_other_parts_than_were_asked_for_are_refused(
+    faltering: str, way: str, read: Callable[[str], bytes]
+) -> None:
+    """Pixels are not where they are looked for, and many files have no checksum that would tell."""
+    with pytest.raises((InputError, OSError), match="gives other parts of files than it is asked for; fetch"):
+        read(f"{faltering}/{way}/999/file")
 
 
 @pytest.mark.parametrize("read", READERS[:2])
