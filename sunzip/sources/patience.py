@@ -25,6 +25,12 @@ _LONGEST = 60.0
 #: Seconds after which nothing is tried again: a server that keeps silent costs minutes each time.
 _PATIENCE = 600.0
 
+#: Seconds until a connection must be made.
+_CONNECT = 30.0
+
+#: Seconds without a single byte after which a server is taken to keep silent.
+_SILENCE = 300.0
+
 #: Seconds after which who pauses looks whether to go on pausing.
 _GLANCE = 0.1
 
@@ -56,8 +62,14 @@ def _in_vain() -> bool:
 
 async def get_client(**options: Any) -> Any:
     """Return a client of HTTP as fsspec makes one, but with patience."""
+    import aiohttp
     from fsspec.implementations import http
 
+    # Left to itself it gives each answer five minutes in all, within which none comes on a slow line that
+    # many answers share.
+    options.setdefault(
+        "timeout", aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE)
+    )
     return _Patient(await http.get_client(**options))
 
 
