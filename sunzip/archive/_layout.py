@@ -235,6 +235,18 @@ class Grid:
             self.cube_of(shard),  # last: its presence says that the shard is complete
         ]
 
+    def most_of(self, key: str) -> int:
+        """Return the most bytes that an object of a shard can have."""
+        name = key.partition("/")[0]
+        match name:
+            case "cube":  # of each block the size is told in 32 bits
+                return (self.blocks_per_shard << 32) + self.index_size
+            case "keywords":
+                return most_packed(None)
+            case "bytes":
+                return most_packed(4 * self.blocks_per_shard)
+        return most_packed(table_size(name, (self.frames_per_shard, len(self.channels))))
+
     def digests(self, sha256_of: Mapping[str, str]) -> tuple[list[str], str]:
         """Return what the manifest holds: one sha256 per shard, and one for all other objects."""
         shards = []

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from sunzip.archive import _layout as layout
-from sunzip.archive._json import load
+from sunzip.archive._json import MAX_BYTES, load
 from sunzip.archive._layout import ArchiveSpec
 from sunzip.archive._place import partial_of, place_of
 from sunzip.archive._read import Archive, open_archive
@@ -79,7 +79,7 @@ def remove_left(path: str, archive: Archive, *, whatever: bool = False) -> None:
             place.hold()
             if not names <= {*layout.ARRAYS, "zarr.json"}:
                 raise OutputError(f"{partial}: is in the way and not of sunzip; remove it")
-            root = place.get("zarr.json") if "zarr.json" in names else None
+            root = (place.get("zarr.json", MAX_BYTES) or b"") if "zarr.json" in names else None
             found = archive.fingerprint if root is None else _fingerprint(root, f"{partial}/zarr.json")
             if found is None:
                 raise OutputError(f"{partial}: is in the way and not one that can be continued; remove it")

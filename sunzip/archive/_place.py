@@ -367,8 +367,8 @@ class Place(Protocol):
     def put(self, objects: Mapping[str, bytes]) -> None:
         """Write objects so that at any moment each is there whole or not at all."""
 
-    def get(self, key: str) -> bytes | None:
-        """Read an object; None if there is none."""
+    def get(self, key: str, most: int) -> bytes | None:
+        """Read an object; None if there is none, or none of at most so many bytes."""
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the sizes of those objects that are there."""
@@ -485,8 +485,8 @@ class _LocalPlace:
                 write_through(temporary, data)
                 os.replace(temporary, file)
 
-    def get(self, key: str) -> bytes | None:
-        if key in self.sizes([key]):
+    def get(self, key: str, most: int) -> bytes | None:
+        if self.sizes([key]).get(key, most + 1) <= most:
             with contextlib.suppress(FileNotFoundError), open(self._file(key), "rb") as f:
                 return f.read()
         return None
@@ -584,13 +584,13 @@ class _RemotePlace:
         with self._errors() as (fs, path):
             fs.pipe({f"{path}.partial/{key}": data for key, data in objects.items()})
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, most: int) -> bytes | None:
         with self._errors() as (fs, path):
             try:
                 data: bytes = fs.cat_file(f"{path}.partial/{key}")
             except FileNotFoundError:
                 return None
-            return data
+            return data if len(data) <= most else None
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         wanted = list(keys)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from sunzip.archive import _layout as layout
-from sunzip.archive._json import dump, load
+from sunzip.archive._json import MAX_BYTES, dump, load
 from sunzip.archive._keywords import encode
 from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import gone, partial_of, place_of
@@ -142,7 +142,7 @@ class ArchiveWriter:
     def sees_its_own(self) -> bool:
         """Whether the folder is as this writer began it: another process may look at another disk."""
         with os_errors(self.path):
-            return self._place.get("zarr.json") == self._root
+            return self._place.get("zarr.json", MAX_BYTES) == self._root
 
     def write_shard(self, shard: int, blocks: Sequence[bytes], table: ShardTable) -> None:
         """Store the blocks of one shard and what is known of their images.
@@ -304,7 +304,8 @@ class ArchiveWriter:
             return False
         root = f"{self._partial}/zarr.json"
         try:
-            attributes: Any = load(self._place.get("zarr.json") or b"", root)["attributes"]["sunzip"]
+            data = self._place.get("zarr.json", MAX_BYTES) or b""
+            attributes: Any = load(data, root)["attributes"]["sunzip"]
             grid = Grid.read(attributes, root)
         except (DamagedError, UnsupportedError, KeyError, TypeError) as e:
             raise OutputError(
@@ -336,8 +337,9 @@ class ArchiveWriter:
     def _same_time(self) -> bool:
         """Whether the times in the folder are these; of damaged ones the fingerprint has told."""
         time = layout.coordinates(self._grid, self.spec.time)["time"]
+        data = self._place.get("time/c/0", layout.most_packed(len(time))) or b""
         try:
-            return layout.unzstd(self._place.get("time/c/0") or b"", "time/c/0", len(time)) == time
+            return layout.unzstd(data, "time/c/0", len(time)) == time
         except DamagedError:
             return True
 
@@ -347,7 +349,10 @@ class ArchiveWriter:
         return [shard for shard in shards if shard not in complete]
 
     def _complete(self, shards: Sequence[int]) -> dict[int, dict[str, int]]:
-        """Return the sizes of the objects, by key, of those of some shards that are written, as it seems."""
+        """Return the sizes of the objects, by key, of those of some shards that are written, as it seems.
+
+        Of one in which an object is larger than it can be, nothing is read.
+        """
         objects = {shard: self._grid.shard_objects(shard) for shard in shards}
         least = self._grid.index_size
         with os_errors(self.path):
@@ -355,7 +360,11 @@ class ArchiveWriter:
             sizes = self._place.sizes(keys[-1] for keys in objects.values())
             some = [shard for shard, keys in objects.items() if sizes.get(keys[-1], 0) >= least]
             sizes |= self._place.sizes(key for shard in some for key in objects[shard][:-1])
-            there = {shard: objects[shard][-1] for shard in some if all(k in sizes for k in objects[shard])}
+            there = {
+                shard: objects[shard][-1]
+                for shard in some
+                if all(k in sizes and sizes[k] <= self._grid.most_of(k) for k in objects[shard])
+            }
             tails = self._place.tails({key: sizes[key] for key in there.values()}, least)
         done: dict[int, dict[str, int]] = {}
         for (shard, key), tail in zip(there.items(), tails, strict=True):
