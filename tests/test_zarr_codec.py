@@ -320,6 +320,11 @@ def test_a_quality_of_null_is_refused() -> None:
         SunzipCodec.from_dict({"name": "sunzip", "configuration": {**GOOD, "quality": None}})
 
 
+def test_of_a_long_value_the_beginning_is_told() -> None:
+    with pytest.raises(InputError, match=r"scale is .{40}, it must be"):
+        SunzipCodec.from_dict({"name": "sunzip", "configuration": {**GOOD, "scale": "mean" * 99_999}})
+
+
 @pytest.mark.parametrize("configuration", [None, [], "x", {}])
 def test_a_configuration_is_needed(configuration: object) -> None:
     with pytest.raises(InputError, match="needs version, model and channels"):

@@ -108,7 +108,7 @@ class ChunkCodec:
         if given != names:
             raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
         if not isinstance(scale, str) or scale not in tuple(Scale):
-            raise InputError(f"codec {NAME}: scale is {scale!r}, it must be mean or sum")
+            raise InputError(f"codec {NAME}: scale is {scale!r:.40}, it must be mean or sum")
         if quality is not None:
             quality = whole(quality, f"codec {NAME}: quality", 0, 100)
         bounds = {} if max_error is None else bounds_of(max_error, names)
