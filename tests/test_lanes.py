@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sunzip.codec import lanes
+from sunzip.codec import groups, lanes
 from sunzip.codec.lanes import alone, as_ready, here, side_by_side
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,44 @@ def test_pytorch_says_how_many_cores_where_it_is_in_use(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert lanes._cores() == 7
+
+
+@pytest.mark.parametrize(
+    ("told", "limits", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "250000 100000"}, 3),
+        ("0::/kubepods/pod_7\n", {"kubepods/cpu.max": "50000 100000"}, 1),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "900000 100000"}, 5),
+        (
+            "9:cpu,cpuacct:/job_7\n0::/\n",
+            {"cpu/job_7/cpu.cfs_quota_us": "400000", "cpu/job_7/cpu.cfs_period_us": "100000"},
+            4,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 5),
+        ("", {"cpu.max": "of another system"}, 5),
+    ],
+)
+def test_a_share_of_the_time_of_cores_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, limits: dict[str, str], cores: int
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6}, raising=False)
+    monkeypatch.setattr(lanes, "_PROCESSORS", tmp_path / "unknown")
+    monkeypatch.setattr(groups, "_GROUPS", tmp_path)
+    monkeypatch.setattr(groups, "_GROUPS_OF_THIS", tmp_path / "told")
+    (tmp_path / "told").write_text(told)
+    for name, limit in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(limit + "\n")
+    assert lanes._cores() == cores
+    torch = ModuleType("torch")
+    torch.get_num_threads = lambda: 5  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert lanes._cores() == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # asked for
+    assert lanes._cores() == 5
 
 
 def test_pytorch_may_be_about_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

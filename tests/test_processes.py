@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from sunzip.channels import NAMES
-from sunzip.codec import Codec, lanes, processes
+from sunzip.codec import Codec, groups, lanes, processes
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.processes import elsewhere
 from sunzip.errors import DamagedError, InputError
@@ -302,8 +302,8 @@ def test_without_memory_or_a_free_core_there_are_none(monkeypatch: pytest.Monkey
 def test_the_memory_of_a_job_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, limited: str
 ) -> None:
-    monkeypatch.setattr(processes, "_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(processes, "_GROUPS_OF_THIS", tmp_path / "told")
+    monkeypatch.setattr(groups, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(groups, "_GROUPS_OF_THIS", tmp_path / "told")
     monkeypatch.setattr(processes, "_NEEDED", 1 << 20)
     (tmp_path / "told").write_text(told)
     group = tmp_path / "groups" / limited

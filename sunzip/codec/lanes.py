@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from sunzip.codec.groups import folders_of
 from sunzip.tasks import Task
 
 _T = TypeVar("_T")
@@ -52,7 +53,8 @@ _before: dict[Any, int] = {}
 def count() -> int:
     """Return how many frames are coded at a time, which is settled when first asked: one for each core.
 
-    Fewer if ``OMP_NUM_THREADS`` says so, or ``torch.set_num_threads`` where PyTorch is in use.
+    Fewer where a container or a batch system gives the time of fewer cores, if ``OMP_NUM_THREADS`` says so,
+    or ``torch.set_num_threads`` where PyTorch is in use.
     """
     return _lanes()._max_workers
 
@@ -180,12 +182,20 @@ def _begin_lane() -> None:
 
 def _cores() -> int:
     """Return how many cores this process may use."""
+    wanted = 0
+    with suppress(ValueError):
+        wanted = max(int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]), 0)
     # Another thread may be about to import it.
     if threads := getattr(sys.modules.get("torch"), "get_num_threads", None):
-        return int(threads())
-    with suppress(ValueError):
-        if (wanted := int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])) > 0:
-            return wanted
+        found = int(threads())
+    else:
+        found = wanted or _cores_there()
+    # Who asks for so many is to have them.
+    return found if wanted else min([found, *_shares()])
+
+
+def _cores_there() -> int:
+    """Return how many cores this process may run on."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     processors = os.sched_getaffinity(0)
@@ -194,6 +204,22 @@ def _cores() -> int:
         return len({(_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text() for n in processors})
     except OSError:
         return len(processors)
+
+
+def _shares() -> Iterator[int]:
+    """Yield how many cores' time the control groups of this process leave it, whatever it may run on.
+
+    More threads would be stopped for most of every tenth of a second, and each takes its memory.
+    """
+    second, first = folders_of("cpu")
+    files = [[folder / "cpu.max"] for folder in second]
+    files += [[folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"] for folder in first]
+    for told in files:
+        # No limit is "max" in version 2, and -1 in version 1.
+        with suppress(OSError, ValueError):
+            quota, period = map(int, " ".join(file.read_text() for file in told).split())
+            if quota > 0 and period > 0:
+                yield -(-quota // period)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sunzip.codec.groups import folders_of
 from sunzip.codec.lanes import count, here, in_lane
 from sunzip.weights import Model
 
@@ -62,10 +63,6 @@ _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
     "VECLIB_MAXIMUM_THREADS",
 )
-
-#: Where the system tells of control groups, and of which of them this process is in.
-_GROUPS = Path("/sys/fs/cgroup")
-_GROUPS_OF_THIS = Path("/proc/self/cgroup")
 
 #: Arrays begin at multiples of so many bytes.
 _ALIGNED = 64
@@ -220,26 +217,18 @@ def _room() -> int:
 def _left_by_groups() -> Iterator[int]:
     """Yield how much the control groups of this process leave: they are told of all the machine's memory.
 
-    In a container the group is the root of what can be seen; that of a batch system's job, or of a service,
-    is far below it, and any group above it may have the limit. Files that were read count as used until there
-    is need: long jobs are at their limit by these alone.
+    Files that were read count as used until there is need: long jobs are at their limit by these alone.
     """
-    lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = _GROUPS_OF_THIS.read_text(errors="surrogateescape").splitlines()
-    # A line is as in 0::/system.slice/job or, of version 1, in 4:memory:/slurm/job.
-    of = {kind: path for _, kind, path in (line.split(":", 2) for line in lines if line.count(":") > 1)}
-    # Version 2 counts groups below one with it, version 1 under names of their own.
-    for folder, kind, limit, used, total in (
-        (_GROUPS, "", "memory.max", "memory.current", ""),
-        (_GROUPS / "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-    ):
-        group = Path(of.get(kind, "/").lstrip("/"))
-        for name in (group, *group.parents):
+    names = (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    )
+    for folders, (limit, used, total) in zip(folders_of("memory"), names, strict=True):
+        for folder in folders:
             with contextlib.suppress(OSError, ValueError):
-                most, now = (int((folder / name / file).read_text()) for file in (limit, used))
+                most, now = (int((folder / file).read_text()) for file in (limit, used))
                 with contextlib.suppress(OSError, ValueError):
-                    stat = dict(map(str.split, (folder / name / "memory.stat").read_text().splitlines()))
+                    stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
                     now -= sum(int(stat.get(f"{total}{state}_file", 0)) for state in ("active", "inactive"))
                 yield most - now
 
