@@ -275,10 +275,17 @@ def test_lanes_with_much_ahead_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_memory_or_a_free_core_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores_of_machine", lanes.count)
     monkeypatch.setattr(os, "getloadavg", lambda: (lanes.count() + 1.1, 0.0, 0.0))
     assert processes._started() is None
     monkeypatch.setattr(os, "getloadavg", lambda: (lanes.count() + 0.9, 0.0, 0.0))
     assert not processes._is_busy()
+    # Of a machine that others share, the load is theirs, too.
+    monkeypatch.setattr(processes, "cores_of_machine", lambda: 64)
+    for load, busy in ((64.9, False), (65.1, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert processes._is_busy() is busy
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(processes, "_NEEDED", 1 << 60)
     assert processes._room() == 0
     assert processes._started() is None

@@ -196,9 +196,16 @@ def _cores() -> int:
 
 def _cores_there() -> int:
     """Return how many cores this process may run on."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    processors = os.sched_getaffinity(0)
+    return _cores_of(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores_of_machine()
+
+
+def cores_of_machine() -> int:
+    """Return how many cores there are, whoever may use them."""
+    return _cores_of(range(os.cpu_count() or 1))
+
+
+def _cores_of(processors: Collection[int]) -> int:
+    """Return how many cores some processors are."""
     try:
         # Two threads of one core get in each other's way.
         return len({(_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text() for n in processors})

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sunzip.codec.groups import folders_of
-from sunzip.codec.lanes import count, here, in_lane
+from sunzip.codec.lanes import cores_of_machine, count, here, in_lane
 from sunzip.weights import Model
 
 _T = TypeVar("_T")
@@ -198,8 +198,11 @@ def _can_start() -> bool:
 
 
 def _is_busy() -> bool:
-    """Tell whether others, perhaps more of the same work, leave no core of this machine free."""
-    return os.getloadavg()[0] > count() + 1
+    """Tell whether others, perhaps more of the same work, leave no core of this machine free.
+
+    The load is that of all its cores, of which this process may be held to a few that others are kept from.
+    """
+    return os.getloadavg()[0] > max(count(), cores_of_machine()) + 1
 
 
 def _room() -> int:
