@@ -250,6 +250,28 @@ def test_a_broken_run_is_resumed_to_the_same_bytes(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lat", "whole.lat"]
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (MemoryError(), "out of memory"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+    ],
+)
+def test_a_folder_that_cannot_be_removed_leaves_an_archive_that_is_said_to_be_complete(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    path = tmp_path / "a.lat"
+    with monkeypatch.context() as patch:
+        patch.setattr("sunzip.archive._place.ThreadPoolExecutor", fails)
+        with pytest.raises(OutputError, match=rf"a\.lat: is complete, but .*\({why}\); remove it"):
+            api.compress(series_of(patchy()), path, model=tiny_model)
+    assert not sunzip.verify(path).problems
+
+
 def test_a_run_that_was_killed_when_its_archive_was_complete_is_resumed(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

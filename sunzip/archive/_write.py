@@ -244,8 +244,9 @@ class ArchiveWriter:
         except KeyboardInterrupt as error:
             error.add_note(f"{self.path} is complete; remove {self._partial}")
             raise
-        except (OSError, OutputError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+        except (OSError, OutputError, MemoryError, RuntimeError) as error:
+            # Memory, or threads, may be at their end, too.
+            why = getattr(error, "strerror", None) or str(error) or "out of memory"
             raise OutputError(
                 f"{self.path}: is complete, but {self._partial} cannot be removed ({why}); remove it"
             ) from error
