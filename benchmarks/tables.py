@@ -410,7 +410,9 @@ def filling(result: dict[str, Any]) -> str:
 
 def _coded(row: dict[str, Any]) -> str:
     """Say how a row of sums was coded."""
-    return f"{row['wish'].replace('sigma', ' σ')}" if row["wish"] else f"quality {row['quality']}"
+    if row["wish"]:
+        return str(row["wish"]).replace("sigma", " σ").replace("=", " to ").replace("G", " G")
+    return f"quality {row['quality']}" + (", each frame alone" if row["block"] else "")
 
 
 def sums_of_light(result: dict[str, Any]) -> str:
