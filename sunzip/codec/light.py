@@ -71,26 +71,28 @@ def sums(
     """
     n = max(n for n in range(grid.depth + 1) if n == 0 or max(grid.level(n)) <= _SMALL)
     fine = grid.depth - n
-    pictures = to_picture(pyramid[list(channels)], grid, n)
+    coarse = pyramid[list(channels), : grid.height >> fine, : grid.width >> fine]
+    pictures = to_picture(coarse, grid, n)
     pictures *= np.float32(2.0**-fine)
-    weights = [_within(grid, shape, grid.depth - m, whole) for m in range(n, grid.depth + 1)]
+    inner = _within(grid, shape, fine, whole)
     area = 4.0**fine
     g, r, _ = (term[list(channels), 0, 0].astype(np.float64) for term in stabiliser.inverse_terms())
     one, size, square = np.zeros((3, len(channels)))
     for row, (c, picture) in enumerate(zip(channels, pictures, strict=True)):
-        inside = picture * weights[0]
+        inside = picture * inner
         one[row] = area * inside.sum(dtype=np.float64)
         np.abs(picture, out=picture)
-        size[row] = area * (picture * weights[0]).sum(dtype=np.float64)
+        size[row] = area * (picture * inner).sum(dtype=np.float64)
         square[row] = area * (picture * inside).sum(dtype=np.float64)
         sign = np.copysign(np.float32(1), inside)
         for m in range(n, grid.depth):
             bands = [band for band in places_of(pyramid[c], *grid.level(m)) if band.any()]
             if bands:
                 factor = 1 << m - n
-                weight = weights[m - n] * sign.repeat(factor, 0).repeat(factor, 1)
+                weight = sign.repeat(factor, 0).repeat(factor, 1)
+                weight *= _within(grid, shape, grid.depth - m, whole)
                 square[row] += sum(float(np.einsum("ij,ij->", band * weight, band)) for band in bands)
-    count = area * weights[0].sum(dtype=np.float64)
+    count = area * inner.sum(dtype=np.float64)
     return g * g * square + 2 * g * r * one, 2 * g * (g * size + r * count)
 
 
