@@ -6,7 +6,7 @@ How a frame is coded is chosen here; `sunzip.codec.walk` goes through its pyrami
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -287,7 +287,7 @@ class WaveletFamily(Family):
         if not alike:
             time, turns = None, Turns()
         limbed, placed = [], 0
-        whole = self._shows_disk(latents.main, grid, known)
+        light, whole = self._light(latents, grid, known)
         if whole:
             # The network knows it from square pictures; where there are points alone it gains little by that.
             placed = PLACED if grid.height == grid.width and not lazy[names].all() else 0
@@ -325,13 +325,22 @@ class WaveletFamily(Family):
         head = packed(plan.bits, turns, known, quality, fine, ways)
         decoded = _whole(decoded, ways, disks, grid)
         if levelled:
-            measured = partial(self._sums, grid=grid, known=known, whole=whole)
-            light = latents.side if latents.side.size else measured(latents.main)[0]
             step = fine.step[names]
-            found = levels(light, *measured(decoded), step)
+            found = levels(light, *self._sums(decoded, grid, known, whole=whole), step)
             writer.begin_with("levels", np.zeros(len(names), np.int32), found)
             raise_by(found, step, decoded, names, grid)
         return head, decoded
+
+    def _light(self, latents: Latents, grid: Grid, known: Known) -> tuple[Float | Float64, bool]:
+        """Return the light (C,) of images before they are steadied, and whether they show the whole Sun.
+
+        Both are told of the same images: those that are steadied may show it no longer, and their light would
+        be held against that of other pixels.
+        """
+        if latents.side.size:
+            return latents.side[:-1], bool(latents.side[-1])
+        whole = self._shows_disk(latents.main, grid, known)
+        return self._sums(latents.main, grid, known, whole=whole)[0], whole
 
     def _sums(self, pyramid: Float, grid: Grid, known: Known, *, whole: bool) -> tuple[Float64, Float64]:
         """See `sums`: of the channels of a frame."""
@@ -479,7 +488,7 @@ class WaveletFamily(Family):
 
         What only this frame has, its noise above all, would cost its own bits, and then those of all others
         to take it back. What differs by more stays as it is, and so does the images' light, which is kept as
-        the latents' side.
+        the latents' side, with whether they show the whole Sun.
         """
         grid = grid_of(*known.shape)
         pyramid = latents.main
@@ -506,8 +515,7 @@ class WaveletFamily(Family):
         weights += 1
         drawn /= weights
         drawn += pyramid
-        light, _ = self._sums(pyramid, grid, known, whole=self._shows_disk(pyramid, grid, known))
-        return Latents(drawn, light.astype(np.float32))
+        return Latents(drawn, np.append(*self._light(latents, grid, known)).astype(np.float32))
 
     def links(self, payload: bytes) -> tuple[int, int]:
         """See `Family.links`."""

@@ -61,6 +61,23 @@ def test_light_is_that_of_the_original(
     assert np.abs(levelled[:, 9:]).mean() < 0.5 * np.abs(plain[:, 9:]).mean()
 
 
+def test_light_is_of_the_same_pixels_where_what_is_coded_no_longer_shows_the_disk(
+    sun: Float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = WaveletFamily(weights.load())
+    known, units = Known(tuple(range(9)), (128, 128)), family.stabiliser
+    shown = np.repeat((np.arange(12) < 9)[None], 2, 0).astype(np.float32)
+    one, other = family.analyse(units.forward(sun[:2]), shown, 35)
+    steady = family.steadied(one, [(other, known.channels, 1)], 35, known, 1.0)
+    monkeypatch.setattr(WaveletFamily, "_shows_disk", staticmethod(lambda *pyramid: False))
+    written = family.encode(steady, 35, known)
+    decoded = family.show(written.decoded, known.channels, known.channels, (128, 128))
+    inside = near_sun(128)
+    light = sun[0, :9, inside].sum(0, dtype=np.float64)
+    of = units.subset(range(9)).inverse(decoded)[:, inside].sum(1, dtype=np.float64)
+    assert np.abs(of / light - 1).max() < 0.01
+
+
 @pytest.mark.parametrize("shape", [(128, 128), (300, 300), (96, 160), (100, 83)])
 @pytest.mark.parametrize("whole", [True, False])
 def test_sums_are_those_of_pixels(shape: tuple[int, int], whole: bool) -> None:
