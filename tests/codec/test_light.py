@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,6 +102,18 @@ def test_sums_are_those_of_pixels(shape: tuple[int, int], whole: bool) -> None:
     assert (np.abs(light - pixels.sum(1)) / size).max() < (5e-3 if max(shape) <= 128 else 2e-2)
     more = UNITS.inverse(image + np.float32(0.5))[:, inside].sum(1, dtype=np.float64)
     np.testing.assert_allclose(slope * 0.5, more - pixels.sum(1), rtol=0.1)
+
+
+def test_sums_of_large_images_take_little_memory() -> None:
+    side = 1024
+    pyramid = np.zeros((12, side, side), np.float32)
+    tracemalloc.start()
+    try:
+        sums(pyramid, [3], grid_of(side, side), (side, side), UNITS, whole=True)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * pyramid[3].nbytes  # the weights of the pixels alone took more than that
 
 
 @settings(max_examples=30, deadline=None)
