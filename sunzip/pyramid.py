@@ -40,6 +40,10 @@ class Grid(NamedTuple):
         """Return height and width of the bands of level n, the coarsest being 0."""
         return self.height >> self.depth - n, self.width >> self.depth - n
 
+    def within(self, side: int) -> int:
+        """Return how many levels make a picture of at most so many pixels a side; 0 if none does."""
+        return max(n for n in range(self.depth + 1) if n == 0 or max(self.level(n)) <= side)
+
 
 def grid_of(height: int, width: int) -> Grid:
     """Choose how to halve an image: as often as it can be without growing much."""

@@ -69,7 +69,7 @@ def sums(
     whole
         Whether the images show the whole Sun.
     """
-    n = max(n for n in range(grid.depth + 1) if n == 0 or max(grid.level(n)) <= _SMALL)
+    n = grid.within(_SMALL)
     fine = grid.depth - n
     coarse = pyramid[list(channels), : grid.height >> fine, : grid.width >> fine]
     pictures = to_picture(coarse, grid, n)

@@ -243,7 +243,7 @@ class WaveletFamily(Family):
     def reference(self, latents: Float, channels: Sequence[int], shape: tuple[int, int]) -> Reference:
         """See `Family.reference`."""
         grid = grid_of(*shape)
-        height, width = grid.level(_within(grid, _SMALL))
+        height, width = grid.level(grid.within(_SMALL))
         coarse = latents[list(channels), :height, :width]
         return Reference(_pictures(latents, channels, grid), coarse, channels)
 
@@ -349,7 +349,7 @@ class WaveletFamily(Family):
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
         """Tell whether a frame shows the whole Sun: a small picture is enough to see that."""
-        n = _within(grid, _GLANCE)
+        n = grid.within(_GLANCE)
         height, width = (-(-side >> (grid.depth - n)) for side in known.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # of pixels that no Sun has
             picture = to_picture(pyramid[list(known.channels)], grid, n)
@@ -569,7 +569,7 @@ class WaveletFamily(Family):
             return None
         # A small picture is enough to see where things went.
         inverse = quality.inverse[both][:, None, None]
-        n = _within(grid, _SMALL)
+        n = grid.within(_SMALL)
         parts = pyramid[both], other.coarse[other.places(both)]
         now, then = (to_picture(part, grid, n) * inverse for part in parts)
         spread = max(float(now.var((1, 2), dtype=np.float64).sum()), 1e-6) * now[0].size
@@ -621,11 +621,6 @@ class WaveletFamily(Family):
                 bands = bands_of(apart, *plan.grid.level(n))
                 of_channel[n] = np.square(bands, dtype=np.float64).sum()
         return found
-
-
-def _within(grid: Grid, side: int) -> int:
-    """Return how many levels make a picture of at most so many pixels a side; 0 if none does."""
-    return max(n for n in range(grid.depth + 1) if n == 0 or max(grid.level(n)) <= side)
 
 
 def _add(disks: dict[int, Float], sign: int, pyramid: Float, channels: Sequence[int]) -> None:
