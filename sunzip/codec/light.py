@@ -2,6 +2,7 @@
 
 What is faint is left out, so that decoded images are a little too faint, and each of a film by another share.
 A level, added to the whole image, makes the sum right. Decoders only add it; how it is chosen binds no one.
+Fields have none: most of their pixels off the disk are 0, and to stay so is worth more than a mean.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from sunzip.channels import CHANNELS
 from sunzip.codec.family import Float
 from sunzip.cube import disk_radius
 from sunzip.entropy.tables import Tables
@@ -20,6 +22,9 @@ from sunzip.pyramid import Grid, places_of, to_picture
 
 Int = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
+
+#: Channels whose images have levels.
+_LIT = [c.index for c in CHANNELS if c.instrument == "AIA"]
 
 #: A level is told in steps of a channel over two to this.
 _FINE = 10
@@ -41,6 +46,11 @@ _SMALL = 128
 _LARGEST = 2.0**20
 
 
+def lit(channels: Sequence[int]) -> list[int]:
+    """Return those of channels whose images have levels."""
+    return [c for c in channels if c in _LIT]
+
+
 def sums(
     pyramid: Float,
     channels: Sequence[int],
@@ -49,8 +59,8 @@ def sums(
     stabiliser: Stabiliser,
     *,
     whole: bool,
-) -> tuple[Float64, Float64]:
-    """Return the light of images (C,), the sum of their pixels, and by how much it grows with a level of 1.
+) -> Float64:
+    """Return the light of images, which is the sum of their pixels, and its first two derivatives by a level.
 
     Pixels are g²·y·|y| + 2·g·√b·y of stabilised ones, see `Stabiliser.inverse_terms`. Squares of the finer
     bands are summed in the pyramid: the wavelet is nearly orthonormal, and originals and what is decoded of
@@ -68,6 +78,10 @@ def sums(
         Of all 12 channels.
     whole
         Whether the images show the whole Sun.
+
+    Returns
+    -------
+    (3, C).
     """
     n = grid.within(_SMALL)
     fine = grid.depth - n
@@ -77,7 +91,7 @@ def sums(
     inner = _within(grid, shape, fine, whole)
     area = 4.0**fine
     g, r, _ = (term[list(channels), 0, 0].astype(np.float64) for term in stabiliser.inverse_terms())
-    one, size, square = np.zeros((3, len(channels)))
+    one, size, square, signs = np.zeros((4, len(channels)))
     for row, (c, picture) in enumerate(zip(channels, pictures, strict=True)):
         inside = picture * inner
         one[row] = area * inside.sum(dtype=np.float64)
@@ -85,6 +99,7 @@ def sums(
         size[row] = area * (picture * inner).sum(dtype=np.float64)
         square[row] = area * (picture * inside).sum(dtype=np.float64)
         sign = np.copysign(np.float32(1), inside)
+        signs[row] = area * (sign * inner).sum(dtype=np.float64)
         for m in range(n, grid.depth):
             bands = [band for band in places_of(pyramid[c], *grid.level(m)) if band.any()]
             if bands:
@@ -93,7 +108,7 @@ def sums(
                 weight *= _within(grid, shape, grid.depth - m, whole)
                 square[row] += sum(float(np.einsum("ij,ij->", band * weight, band)) for band in bands)
     count = area * inner.sum(dtype=np.float64)
-    return g * g * square + 2 * g * r * one, 2 * g * (g * size + r * count)
+    return np.stack([g * g * square + 2 * g * r * one, 2 * g * (g * size + r * count), 2 * g * g * signs])
 
 
 @lru_cache(maxsize=32)
@@ -111,20 +126,25 @@ def _within(grid: Grid, shape: tuple[int, int], fine: int, whole: bool) -> Float
     return np.asarray(inside, np.float32)
 
 
-def levels(light: Float | Float64, decoded: Float64, slope: Float64, step: Float) -> Int:
+def levels(light: Float | Float64, decoded: Float64, step: Float) -> Int:
     """Return levels (C,) that give images the light of the originals.
 
     Parameters
     ----------
-    light, decoded, slope
-        (C,) the originals' light, that of the decoded images, and by how much it grows.
+    light
+        (C,) the originals' light.
+    decoded
+        (3, C) that of the decoded images, see `sums`.
     step
         (C,) of their channels.
     """
+    now, slope, bend = decoded
     with np.errstate(all="ignore"):  # of pixels that no Sun has
-        wanted = np.rint((light - decoded) / slope / (step * 2.0**-_FINE))
-    whole: Int = np.clip(np.nan_to_num(wanted, posinf=0, neginf=0), -_LARGEST, _LARGEST).astype(np.int32)
-    return whole
+        apart = light - now
+        level = 2 * apart / (slope + np.sqrt(slope * slope + 2 * bend * apart))
+        wanted = np.rint(level / (step * 2.0**-_FINE))
+    found: Int = np.clip(np.nan_to_num(wanted, posinf=0, neginf=0), -_LARGEST, _LARGEST).astype(np.int32)
+    return found
 
 
 def raise_by(levels: Int, step: Float, pyramid: Float, channels: Sequence[int], grid: Grid) -> None:

@@ -30,7 +30,7 @@ from sunzip.codec.head import (
     qualities,
     unpacked,
 )
-from sunzip.codec.light import levels, raise_by, sums
+from sunzip.codec.light import levels, lit, raise_by, sums
 from sunzip.codec.order import GROUP
 from sunzip.codec.prices import LARGEST, price
 from sunzip.codec.symbols import (
@@ -305,7 +305,7 @@ class WaveletFamily(Family):
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
-        levelled = LEVELLED if self.trusting else 0
+        levelled = LEVELLED if self.trusting and lit(names) else 0
         plan = Plan(known.channels, ways, grid, fine, linked | tiled | placed | levelled, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
@@ -325,10 +325,11 @@ class WaveletFamily(Family):
         head = packed(plan.bits, turns, known, quality, fine, ways)
         decoded = _whole(decoded, ways, disks, grid)
         if levelled:
-            step = fine.step[names]
-            found = levels(light, *self._sums(decoded, grid, known, whole=whole), step)
-            writer.begin_with("levels", np.zeros(len(names), np.int32), found)
-            raise_by(found, step, decoded, names, grid)
+            bright = lit(names)
+            step = fine.step[bright]
+            found = levels(light, self._sums(decoded, grid, known, whole=whole), step)
+            writer.begin_with("levels", np.zeros(len(bright), np.int32), found)
+            raise_by(found, step, decoded, bright, grid)
         return head, decoded
 
     def _light(self, latents: Latents, grid: Grid, known: Known) -> tuple[Float | Float64, bool]:
@@ -342,9 +343,9 @@ class WaveletFamily(Family):
         whole = self._shows_disk(latents.main, grid, known)
         return self._sums(latents.main, grid, known, whole=whole)[0], whole
 
-    def _sums(self, pyramid: Float, grid: Grid, known: Known, *, whole: bool) -> tuple[Float64, Float64]:
-        """See `sums`: of the channels of a frame."""
-        return sums(pyramid, known.channels, grid, known.shape, self.stabiliser, whole=whole)
+    def _sums(self, pyramid: Float, grid: Grid, known: Known, *, whole: bool) -> Float64:
+        """See `sums`: of the channels of a frame that have levels."""
+        return sums(pyramid, lit(known.channels), grid, known.shape, self.stabiliser, whole=whole)
 
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:
@@ -532,9 +533,9 @@ class WaveletFamily(Family):
             fine = 0  # a picture made small by leaving pixels out would be another one
         decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
-        names, raised = list(known.channels), None
+        bright, raised = lit(known.channels), None
         if head.bits & LEVELLED and self.trusting:
-            raised = reader.side("levels", np.zeros(len(names), np.int32), None)
+            raised = reader.side("levels", np.zeros(len(bright), np.int32), None)
         shown = self._shown(self._code_disks(reader, ways, None), own, known, grid)
         time = self._turned(known, grid, head.turns, ways.lazy)
         if time is not None:
@@ -545,7 +546,7 @@ class WaveletFamily(Family):
             decoder.finish()
         decoded = _whole(decoded, ways, shown, grid)
         if raised is not None:
-            raise_by(raised, own.step[names], decoded, names, grid)
+            raise_by(raised, own.step[bright], decoded, bright, grid)
         return decoded
 
     def _writer(self, encoder: Encoder) -> Writer:
