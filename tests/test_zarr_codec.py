@@ -299,6 +299,7 @@ GOOD = {"version": 1, "model": "0" * 64, "channels": ["171A", "Bz"]}
         ({"channels": []}, InputError),
         ({"channels": ["Bz", "171A"]}, InputError),
         ({"channels": ["171A", "171A"]}, InputError),
+        ({"channels": ["171a", "193A", "Bz"]}, InputError),
         ({"channels": ["172A"]}, InputError),
         ({"channels": [171]}, InputError),
         ({"scale": "Mean"}, InputError),
@@ -313,6 +314,16 @@ def test_strange_configurations_are_refused(change: dict, error: type[SunzipErro
     assert SunzipCodec.from_dict({"name": "sunzip", "configuration": GOOD}).channels == ("171A", "Bz")
     with pytest.raises(error, match=r"sunzip|channel"):
         SunzipCodec.from_dict({"name": "sunzip", "configuration": configuration})
+
+
+def test_channels_may_be_spelt_as_everywhere_and_are_kept_by_their_names() -> None:
+    codec = SunzipCodec("0" * 64, ["0171", "hmi bz"])
+    assert codec == SunzipCodec("0" * 64, ["171A", "Bz"])
+    assert SunzipCodec.from_dict(codec.to_dict()) == codec
+    assert SunzipCodec("0" * 64, "bz").channels == ("Bz",)
+    for wrong in (["bz", "0171"], ["171A", "0171"]):
+        with pytest.raises(InputError, match="once each in the order 171A"):
+            SunzipCodec("0" * 64, wrong)
 
 
 def test_a_quality_of_null_is_refused() -> None:

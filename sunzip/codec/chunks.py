@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sunzip import weights
 from sunzip.arguments import whole
 from sunzip.bounds import Wish, bounds_in, bounds_of, told
-from sunzip.channels import NAMES, canonical, listed
+from sunzip.channels import NAMES, canonical, channel, listed
 from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for, promised
 from sunzip.codec.family import Float
 from sunzip.cube import Scale
@@ -103,10 +103,10 @@ class ChunkCodec:
         quality: int | None = None,
         max_error: Wish | None = None,
     ) -> None:
-        given = listed(channels)
+        given = [channel(name).name for name in listed(channels)]
         names = canonical(given)
-        if given != names:
-            raise InputError(f"codec {NAME}: channels must be in the order {' '.join(names)}")
+        if tuple(given) != names:
+            raise InputError(f"codec {NAME}: channels must be once each in the order {' '.join(names)}")
         if not isinstance(scale, str) or scale not in tuple(Scale):
             raise InputError(f"codec {NAME}: scale is {scale!r:.40}, it must be mean or sum")
         if quality is not None:
@@ -160,8 +160,12 @@ class ChunkCodec:
             raise InputError(f"codec {NAME}: model must be a sha256 of 64 hexadecimal digits")
         if values.get("quality", 0) is None:
             raise InputError(f"codec {NAME}: quality is null, it must be 0 to 100 or absent")
-        bounds_in(values, canonical(values["channels"]))
-        return cls(**{**values, "channels": tuple(values["channels"])})
+        # Other spellings are for people: one array has one configuration, which every reader knows.
+        names = canonical(values["channels"])
+        if tuple(values["channels"]) != names:
+            raise InputError(f"codec {NAME}: channels must be {' '.join(names)}, so spelt and in this order")
+        bounds_in(values, names)
+        return cls(**{**values, "channels": names})
 
     def configuration(self) -> dict[str, Any]:
         """Return what tells the codec apart, as JSON has it."""
