@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
@@ -15,11 +16,12 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from zarr.core import codec_pipeline
 from zarr.storage import MemoryStore
 
+from sunzip.bounds import bounds_of, told
 from sunzip.channels import NAMES
 from sunzip.codec import Codec, codec_for
 from sunzip.cube import Scale
@@ -796,8 +798,27 @@ def test_the_schema_takes_what_the_codec_writes(tiny_model: Model) -> None:
         jsonschema.validate(array.metadata.to_dict()["codecs"][0], SCHEMA)
 
 
-#: What JSON Schema cannot tell: an order of items, and a number without fraction from an integer.
-BEYOND_SCHEMA = ({"channels": ["Bz", "171A"]}, {"quality": 50.0})
+@given(st.floats(1e-12, 1e9), st.sampled_from(["%", "sigma", "DN/s", "G"]), st.booleans())
+@example(1e-12, "%", True)
+@example(1e9, "G", True)
+@example(9.999999999999999e-05, "DN/s", False)
+@example(0.0001, "sigma", False)
+def test_the_schema_takes_every_bound_that_the_codec_writes(size: float, unit: str, few: bool) -> None:
+    pattern = SCHEMA["properties"]["configuration"]["properties"]["max_error"]["pattern"]
+    text = f"{size:.3g}{unit}" if few else f"{size!r}{unit}"
+    assert re.search(pattern, told(bounds_of(text)))
+
+
+#: What JSON Schema cannot tell: an order of items, a number without fraction from an integer, what is among
+#: other items, and which is the shortest text of a number.
+BEYOND_SCHEMA = (
+    {"channels": ["Bz", "171A"]},
+    {"quality": 50.0},
+    {"max_error": "Bz=20G,171A=5%"},
+    {"max_error": "193A=5%"},
+    {"max_error": "171A=5%,171A=6%"},
+    {"max_error": "171A=0.10000000000000000001%"},
+)
 
 
 @pytest.mark.parametrize(
@@ -830,6 +851,41 @@ BEYOND_SCHEMA = ({"channels": ["Bz", "171A"]}, {"quality": 50.0})
         {**GOOD, "quality": 50.5},
         {**GOOD, "quality": True},
         {**GOOD, "quality": None},
+        *(
+            {**GOOD, "max_error": wish}
+            for wish in (
+                None,
+                5,
+                "",
+                "5%",
+                "172A=5%",
+                "171a=5%",
+                "Bz=10DN/s",
+                "171A=20G",
+                "171A=5",
+                "171A=2Sigma",
+            )
+        ),
+        *(
+            {**GOOD, "max_error": f"171A={number}%"}
+            for number in (
+                "0",
+                "-5",
+                "5.0",
+                "05",
+                ".5",
+                "1..2",
+                "1e-3",
+                "0.00001",
+                "1e-13",
+                "1e9",
+                "1000000001",
+            )
+        ),
+        *(
+            {**GOOD, "max_error": wish}
+            for wish in ("171A=5%,", ",171A=5%", "171A=5%,,Bz=20G", "171A=5%Bz=20G")
+        ),
     ],
 )
 def test_the_schema_refuses_what_the_codec_refuses(configuration: dict | None) -> None:
