@@ -82,8 +82,10 @@ def layout_at(url: str, anon: bool = False) -> str:
     if url.startswith("synthetic:"):
         return "synthetic"
     bare = url.rstrip("/").lower()
-    if bare.endswith((".lat", ".lat.partial")):
+    if bare.endswith(".lat"):
         raise InputError(f"{url}: is a sunzip archive, no source of images; use `sunzip decompress`")
+    if bare.endswith(".lat.partial"):
+        raise InputError(f"{url}: is an unfinished archive; continue the run that began it with --resume")
     storage = Storage(url, anon)
     if not storage.isdir():
         # Of a chain of URLs the last one only says where the archive around the file is; a query signs a URL.
