@@ -41,7 +41,8 @@ bounds (is the source what it was made of?), or `study faults` decoded frames th
 
 Every command has `-h` and `--help`. Times are UTC, as `2014-01-31T06:00`. Spans are a number and a unit, as
 `12min`, `6h`, `1d`, `30s`. The channels are `94A 131A 171A 193A 211A 304A 335A 1600A 1700A Bx By Bz`; other
-customary spellings, as `0171` and `bz`, are understood.
+customary spellings, as `0171` and `bz`, are understood. `sunzip --help` tells how a shell learns to complete
+commands and options.
 """
 
 
@@ -83,7 +84,7 @@ def row(option: click.Option) -> str:
     # A bare | would end the table's cell.
     names = ", ".join([*option.opts, *option.secondary_opts])
     name = " ".join(filter(None, [names, value])).replace("|", "\\|")
-    default = option.default if option.show_default else ""
+    default = "(required)" if option.required else option.default if option.show_default else ""
     if option.secondary_opts:
         default = f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
     return f"| `{name}` | {default} | {'; '.join(filter(None, parts))} |"

@@ -57,6 +57,8 @@ def export(
 
     It is checked against sunzip itself before it is written, runs under ONNX Runtime, and codes frames to
     blocks that the whole model decodes on the ground: `sunzip.studies.onnx.OnnxEncoder`.
+
+    Both --encoder and --onnx must be given, as nothing else can be exported.
     """
     if not (encoder and onnx):
         raise click.UsageError("say --encoder --onnx: nothing else can be exported")

@@ -71,7 +71,13 @@ _BAR = "{percentage:3.0f}% |{bar}| {desc}"
     "--augment/--no-augment", default=True, show_default=True, help="Vary frames as the Sun itself varies."
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of convolutions; auto is bf16 where a short trial finds that faster.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda.")
 @click.option("--cache", metavar="DIR", help="Keep decoded frames there, for other trainings.")
 @click.option(

@@ -201,8 +201,11 @@ def test_cli_reference_has_every_option_and_tells_switches_from_those_with_a_val
             found = re.search(rf"^\| `{re.escape(names)}( [^`]+)?` \|", text, re.MULTILINE)
             assert found, f"{path} {names}"
             assert bool(found[1]) is not option.is_flag, f"{path} {names}"
+            row = text[found.start() :].partition("\n")[0]
+            default, meaning = (cell.strip() for cell in re.split(r"(?<!\\)\|", row)[2:4])
+            assert (default == "(required)") is option.required, f"{path} {names}"
+            assert meaning, f"{path} {names}"
             if isinstance(option.type, click.IntRange):
-                row = text[found.start() :].partition("\n")[0]
                 assert re.search(rf"\b{option.type.min}\b", row), f"{path} {names}"
         if isinstance(command, click.Group):
             waiting += [(f"{path} {name}", below) for name, below in command.commands.items()]
