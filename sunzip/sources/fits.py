@@ -5,9 +5,9 @@ or averaged down to it, is scaled about the Sun's centre by bilinear interpolati
 radius at 2.4″ a pixel, with pixels that are zero or negative (AIA) or missing (HMI) left out of the weights;
 then 2×2 means, and for AIA division by EXPTIME and by the degradation of the instrument.
 
-An image that is in that geometry already is given exactly as it is: one with sunzip's SZ_CHAN, or with
-R_SUN = 203.33·NAXIS1/512 and the unit DN/s or gauss, unless sunzip wrote it and its header says that it was
-turned, shifted or cut since.
+An image that is in that geometry already is given exactly as it is: one with sunzip's SZ_CHAN, or, of sides
+that are no multiple of 1024, with R_SUN = 203.33·NAXIS1/512 and the unit DN/s or gauss; unless its header
+says that it is turned, or shifted, or was cut since sunzip wrote it.
 
 Headers come with COMMENT and HISTORY joined by line breaks and without the keywords that only describe how
 the pixels were stored (SIMPLE, BITPIX, BSCALE, ZIMAGE …).
@@ -94,7 +94,7 @@ _CIRCLE = 360.0 * 3600
 #: Arcsec that a Sun's radius may have; seen from SDO it has 943 to 977.
 _RADII = (800.0, 1100.0)
 
-#: Pixels by which an image that sunzip wrote may be off SDOML's geometry and counts as not moved.
+#: Pixels by which an image may be off SDOML's geometry and counts as not moved.
 _STILL = 0.5
 
 #: Pixels of 1024² by which SDOML's field of view may go beyond an image and be filled with the nearest ones:
@@ -709,7 +709,8 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     unit = re.sub(r"[ .()^*]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
     per_second = _PER_SECOND.fullmatch(unit) is not None
     physical = per_second or unit in ("G", "GAUSS")
-    at_size = math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
+    # Images as AIA takes them have that radius by chance, around the 1st of January, and are all made 512².
+    at_size = n % 1024 != 0 and math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
     if ("SZ_CHAN" in header or (physical and at_size)) and not _moved(header, n, rows):
         return _Plan(known, (rows, n), ready=True)
 
@@ -835,11 +836,11 @@ def _radius(header: Any, scale: float) -> float:
 
 
 def _moved(header: Any, n: int, rows: int) -> bool:
-    """Tell whether an image that sunzip wrote was turned, shifted or cut since, as Maps can be."""
-    if "SZ_HDR" not in header:
-        return False
+    """Tell whether an image is turned or shifted, or was cut since sunzip wrote it."""
     lie = _lie(header)
-    size = _number(header, "RSUN_OBS") / lie.scale / disk_radius(n)
+    # Of others R_SUN tells the size; their CDELT may be SDOML's nominal one.
+    ours = "SZ_HDR" in header
+    size = _number(header, "RSUN_OBS") / lie.scale / disk_radius(n) if ours else math.nan
     off = (
         lie.centre[0] - (rows + 1) / 2,
         lie.centre[1] - (n + 1) / 2,

@@ -54,6 +54,8 @@ HMI = AIA | {
     "BUNIT": "Gauss",
 }
 del HMI["EXPTIME"]
+#: Of 64² in SDOML's geometry.
+SMALL = {"CRPIX1": 32.5, "CRPIX2": 32.5, "CDELT1": 959.65 / RADIUS * 8, "CDELT2": 959.65 / RADIUS * 8}
 
 
 def save(path, data, cards, *, compress=False, comments=()):
@@ -303,13 +305,14 @@ def test_a_table_that_is_none(tmp_path, text):
     [
         ({"BUNIT": "DN/s", "R_SUN": RADIUS / 8}, "171A", 1),
         ({"PIXLUNIT": "DN/s", "R_SUN": RADIUS / 8}, "171A", 1),
+        ({"PIXLUNIT": "DN/s", "R_SUN": RADIUS / 8, "CDELT1": 38.4, "CDELT2": 38.4}, "171A", 1),
         ({"SZ_CHAN": "By", "TELESCOP": "SDO/HMI"}, "By", 1),
     ],
 )
 def test_an_image_in_the_geometry_is_given_as_it_is(tmp_path, cards, name, value):
     image = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
     image[3] = np.nan
-    source = Fits(save(tmp_path / "a.fits", image, AIA | cards))
+    source = Fits(save(tmp_path / "a.fits", image, AIA | SMALL | cards))
     assert source.channels == (name,)
     assert source.shape == (64, 64)
     assert source.scale is Scale.MEAN
@@ -342,6 +345,22 @@ def test_a_file_of_ours_that_was_moved_since_is_not_taken_as_it_is(tmp_path, car
     assert (source.read("171A", 0) != image).any()
     assert source.header("171A", 0)["FSN"] == 7
     assert source.header("171A", 0)["DEG_COR"] == 0.8  # by which the pixels are divided already
+    assert source.header("171A", 0)["CROTA2"] == 0
+
+
+@pytest.mark.parametrize("n", [512, 1024])
+@pytest.mark.parametrize(("turned", "shifted"), [(180.0, 0.0), (0.0, 12.0)])
+def test_an_image_that_has_the_size_by_chance_is_not_taken_as_it_is(tmp_path, n, turned, shifted):
+    """As AIA's have around the 1st of January, when the Sun has 976 arcsec."""
+    scale, middle = 2.4 * 1024 / n, (n + 1) / 2
+    cards = {"BUNIT": "DN / s", "RSUN_OBS": 975.5, "R_SUN": 975.5 / scale, "CROTA2": turned}
+    cards |= {"CDELT1": scale, "CDELT2": scale, "CRPIX1": middle + shifted, "CRPIX2": middle}
+    up = -1 if turned else 1
+    spot = disk(n, n / 80, (middle - 1 + up * n / 5, middle - 1 + shifted))
+    source = Fits(save(tmp_path / "a.fits", spot, AIA | cards))
+    assert source.shape == (512, 512)
+    row, column, _ = measured_disk(np.nan_to_num(source.read("171A", 0)))
+    assert (row, column) == pytest.approx((255.5 + 512 / 5, 255.5), abs=0.3)
     assert source.header("171A", 0)["CROTA2"] == 0
 
 
@@ -437,9 +456,8 @@ def test_a_folder_takes_what_is_usable_and_counts_the_rest(tmp_path):
     save(tmp_path / "continuum.fits", image, HMI | {"CONTENT": "CONTINUUM INTENSITY"})
     save(tmp_path / "odd.fits", np.zeros((700, 700), np.float32), AIA)
     save(tmp_path / "cube.fits", np.zeros((2, 64, 64), np.float32), AIA)
-    save(
-        tmp_path / "small.fits", np.zeros((64, 64), np.float32), AIA | {"BUNIT": "DN/s", "R_SUN": RADIUS / 8}
-    )
+    small = AIA | SMALL | {"BUNIT": "DN/s", "R_SUN": RADIUS / 8}
+    save(tmp_path / "small.fits", np.zeros((64, 64), np.float32), small)
     (tmp_path / "text.fits").write_text("not at all")
     (tmp_path / "empty.fits").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no matter")
