@@ -112,6 +112,31 @@ def channel(name: str) -> Channel:
     return found
 
 
+#: Units as programs spell them, in capitals and without blanks, dots, brackets, ``^`` and ``*``. Of an image
+#: without a unit that was divided by its exposure sunpy leaves ``1 / s``.
+_DN, _PIXEL = r"(1|DN|ADU|CTS?|COUNTS?)", r"(/PIX(EL)?|PIX(EL)?-1)"
+_UNITS = {
+    "DN": re.compile(rf"{_DN}?{_PIXEL}?"),
+    "DN/s": re.compile(
+        rf"{_DN}?({_PIXEL}?(/S(EC(OND)?S?)?|S-1)|/PIX(EL)?S|/S/?PIX(EL)?|S-1PIX(EL)?-1)|"
+        rf"(PIX(EL)?-1)?S-1{_DN}"
+    ),
+    "G": re.compile(r"G|GAUSS|MX(/CM2|CM-2)"),
+}
+
+
+def unit_spelled(text: str) -> str | None:
+    """Return which of ``"DN"``, ``"DN/s"`` and ``"G"`` a unit is, however spelled; None if it is another.
+
+    Examples
+    --------
+    >>> unit_spelled("ct / (pix s)"), unit_spelled("Mx cm^-2"), unit_spelled("mG")
+    ('DN/s', 'G', None)
+    """
+    bare = re.sub(r"[ .()^*]", "", text).upper()
+    return next((unit for unit, spelled in _UNITS.items() if spelled.fullmatch(bare)), None)
+
+
 def listed(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return names of channels as they were given; a text is the name of one, not a list of letters.
 

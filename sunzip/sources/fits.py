@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import Channel, canonical, channel
+from sunzip.channels import Channel, canonical, channel, unit_spelled
 from sunzip.cube import DISK_RADIUS_512, RSUN_M, Header, Scale, disk_radius
 from sunzip.errors import InputError
 from sunzip.sources.base import Source, tell_progress
@@ -68,12 +68,6 @@ _DEFLATED, _UNSEEN = 1032, 2**26
 
 #: How a remote file is fetched: the header by itself, then the pixels.
 _AHEAD = {"block_size": 2**16, "cache_type": "readahead"}
-
-#: Units of AIA's pixels that are per second, as programs spell them: sunpy leaves ``1 / s`` of an image
-#: without a unit that was divided by its exposure. Blanks, dots, brackets, ``^`` and ``*`` are left out.
-_PER_SECOND = re.compile(
-    r"(1|DN|CTS?|COUNTS?)?((/PIX(EL)?|PIX(EL)?-1)?(/S(EC(OND)?S?)?|S-1)|/PIX(EL)?S|/S/?PIX(EL)?|S-1PIX(EL)?-1)"
-)
 
 #: Keywords of a matrix from pixels to coordinates, without CDELT and with it, and what they are by default.
 _CD = {"CD1_1": 0.0, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.0}
@@ -706,9 +700,17 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     n, rows = _integer(header.get("NAXIS1")), _integer(header.get("NAXIS2"))
     if not (0 < n <= _MAX_SIDE and 0 < rows <= _MAX_SIDE):
         raise _Unusable("wrong size", f"has an image of {n}×{rows} pixels, which is implausible")
-    unit = re.sub(r"[ .()^*]", "", str(header.get("BUNIT", header.get("PIXLUNIT", "")))).upper()
-    per_second = _PER_SECOND.fullmatch(unit) is not None
-    physical = per_second or unit in ("G", "GAUSS")
+    unit = _text(header, "BUNIT") or _text(header, "PIXLUNIT")
+    meant = unit_spelled(unit) if unit else None
+    read = ("DN/s", "DN") if known.instrument == "AIA" else ("G",)
+    if unit and meant not in read:
+        # To take them for DN or gauss would be wrong by any factor.
+        raise _Unusable(
+            "other unit",
+            f"has pixels of {known.name} in {unit!r:.40}, by BUNIT or PIXLUNIT; "
+            f"convert them to {' or '.join(read)} and say so there",
+        )
+    per_second, physical = meant == "DN/s", meant == known.unit
     # Images as AIA takes them have that radius by chance, around the 1st of January, and are all made 512².
     at_size = n % 1024 != 0 and math.isclose(_number(header, "R_SUN"), disk_radius(n), rel_tol=1e-3)
     if ("SZ_CHAN" in header or (physical and at_size)) and not _moved(header, n, rows):

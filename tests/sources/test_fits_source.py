@@ -392,13 +392,37 @@ def test_a_matrix_of_which_one_half_is_not_written(tmp_path):
 
 @pytest.mark.parametrize(
     "unit",
-    ["DN / s", "DN s-1", "DN s^-1", "DN s**-1", "ct / s", "1 / s", "count/sec", "DN/pixel/s", "DN / (pix s)"],
+    ["DN / s", "DN s-1", "s-1 DN", "DN s**-1", "ct / s", "1 / s", "count/sec", "DN/pixel/s", "DN / (pix s)"],
 )
 def test_per_second_in_another_geometry_is_only_scaled(tmp_path, unit):
     file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": unit})
     source = Fits(file)
     assert source.read("171A", 0)[256, 256] == pytest.approx(100, rel=1e-6)
     assert not source.counts
+
+
+@pytest.mark.parametrize("unit", ["", "DN", "counts / pixel"])
+def test_counts_are_divided_by_their_exposure(tmp_path, unit):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), AIA | {"BUNIT": unit})
+    assert Fits(file).read("171A", 0)[256, 256] == pytest.approx(50, rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["", "G", "Gauss", "Mx/cm^2"])
+def test_magnetograms_in_gauss(tmp_path, unit):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), HMI | {"BUNIT": unit})
+    assert Fits(file).read("Bz", 0)[256, 256] == pytest.approx(100, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cards", "unit"),
+    [
+        *((AIA, unit) for unit in ("photon / s", "DN/ms", "log10(DN/s)", "erg", "Gauss")),
+        *((HMI, unit) for unit in ("mG", "kG", "T", "deg", "DN/s", "counts")),
+    ],
+)
+def test_pixels_in_another_unit_are_refused_in_a_line_that_names_it(tmp_path, cards, unit):
+    file = save(tmp_path / "a.fits", disk(1024, 400).astype(np.float32), cards | {"BUNIT": unit})
+    one_line(file, repr(unit))
 
 
 def test_header_as_plain_values(tmp_path):
