@@ -4,7 +4,9 @@ A minimal file holds ``cube`` (T, C, Y, X) with ``channel`` (C names), or (T, Y,
 ``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings. What is
 no date, or none of the years 1 to 9999, is no time.
 Of NetCDF's attributes ``_FillValue`` and ``missing_value`` of the cube are heeded, as pixels without
-measurement; what is packed, and times that count other units, are refused.
+measurement; what is packed, ``units`` that are not those of its channels, and times that count other units
+are refused. So are names of the cube's axes in another order, and coordinates ``y`` and ``x`` that fall: rows
+go from south to north, and columns from east to west.
 Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root attribute ``scale``
 ("mean" unless it says "sum"). ``sunzip.sinks.hdf5`` describes the whole layout.
 """
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import NAMES, canonical, channel
+from sunzip.channels import NAMES, canonical, channel, unit_spelled
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source
@@ -173,7 +175,7 @@ class Hdf5(Source):
         if link is None:
             if required:
                 raise InputError(
-                    f"{self.url}: has no dataset {name!r}; see the HDF5 layout in the documentation"
+                    f"{self.url}: has no dataset {name!r}; read are cube (time, channel, y, x), time, channel"
                 )
             return None
         # A file from a stranger must not make this one open other files.
@@ -257,6 +259,7 @@ class Hdf5(Source):
                 f"{self.url}: cube must be numbers of shape (T, C, Y, X) or (T, Y, X), "
                 f"not {cube.dtype} {cube.shape}"
             )
+        self._refuse_order(cube)
         if packing := {"scale_factor", "add_offset"}.intersection(cube.attrs):
             raise InputError(
                 f"{self.url}: cube is packed (attribute {min(packing)}), which is not undone here; "
@@ -272,10 +275,18 @@ class Hdf5(Source):
         if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
             raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
         self._refuse_crumbs(cube, slice(-2, None))
+        self._refuse_turned(file, cube)
         self.shape = (y, x)
         self.scale = self._read_scale(file)
 
         names = self._read_names(file, cube, c)
+        units = _text(cube.attrs.get("units", ""))
+        for known in map(channel, names):
+            if units and unit_spelled(units) != known.unit:
+                raise InputError(
+                    f"{self.url}: cube is in {units!r:.40}, and {known.name} is read in {known.unit}; "
+                    "convert it, or put its attribute units right"
+                )
         self._column = {name: i for i, name in enumerate(names)}
         self.channels = canonical(names)
 
@@ -303,6 +314,31 @@ class Hdf5(Source):
             raise InputError(f"{self.url}: keywords must be strings of shape {(t, c)}")
         self._has_keywords = keywords is not None
         self._stored = int(cube.id.get_storage_size())
+
+    def _refuse_order(self, cube: Any) -> None:
+        """Refuse a cube whose axes are named, as by xarray, in another order than they are read in."""
+        order = ("time", "channel", "y", "x") if cube.ndim == 4 else ("time", "y", "x")
+        told = [
+            (dim.label or (dim[0].name if len(dim) else "") or "").rpartition("/")[2] for dim in cube.dims
+        ]
+        if any(name in order and name != wanted for name, wanted in zip(told, order, strict=True)):
+            raise InputError(
+                f"{self.url}: cube has its axes in the order {', '.join(told):.60}; "
+                f"transpose it to {', '.join(order)}"
+            )
+
+    def _refuse_turned(self, file: Any, cube: Any) -> None:
+        """Refuse images whose coordinates tell that they are upside down or mirrored."""
+        for name, length, way in zip("yx", cube.shape[-2:], ("south to north", "east to west"), strict=True):
+            along = self._dataset(file, name)
+            if along is None or along.shape != (length,) or along.dtype.kind not in "fiu":
+                continue
+            self._refuse_crumbs(along)
+            places = self._taken(along)
+            if places[-1] < places[0]:
+                raise InputError(
+                    f"{self.url}: {name} falls, where images are read from {way}; turn cube and {name}"
+                )
 
     def _read_scale(self, file: Any) -> Scale:
         text = _text(file.attrs.get("scale", Scale.MEAN.value))

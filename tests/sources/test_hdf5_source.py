@@ -167,6 +167,8 @@ def test_a_wrong_layout_is_one_line(tmp_path, changes, part):
         ("time", "units", "hours since 2017-08-07", "time counts 'hours since 2017-08-07'"),
         ("time", "units", "milliseconds since 2017-08-07", "time counts 'milliseconds since 2017-08-07'"),
         ("cube", "scale_factor", 0.5, "packed (attribute scale_factor)"),
+        ("cube", "units", "mG", "cube is in 'mG', and 171A is read in DN/s"),
+        ("cube", "units", "DN/s", "cube is in 'DN/s', and Bz is read in G"),
     ],
 )
 def test_netcdf_that_would_be_read_as_something_else_is_one_line(tmp_path, of, attribute, value, part):
@@ -174,6 +176,35 @@ def test_netcdf_that_would_be_read_as_something_else_is_one_line(tmp_path, of, a
     with h5py.File(file, "r+") as f:
         f[of].attrs[attribute] = value
     one_line(file, part)
+
+
+@pytest.mark.parametrize("told", ["label", "scale"])
+@pytest.mark.parametrize("order", ["channel time y x", "time channel x y", "time channel y x"])
+def test_axes_in_another_order_are_one_line(tmp_path, told, order):
+    """As xarray names them, by scales that are datasets, and h5py, by labels."""
+    file = save(tmp_path / "a.h5", **(GOOD | {"cube": cube(2, 2, N, N), "time": MS[:2]}))
+    with h5py.File(file, "r+") as f:
+        for dim, name in zip(f["cube"].dims, order.split(), strict=True):
+            if told == "label":
+                dim.label = name
+            else:
+                scale = f[name] if name in f else f.create_dataset(name, data=np.arange(N))
+                scale.make_scale(name)
+                dim.attach_scale(scale)
+    if order == "time channel y x":
+        assert Hdf5(file).shape == (N, N)
+    else:
+        one_line(file, f"axes in the order {order.replace(' ', ', ')}; transpose it to time, channel, y, x")
+
+
+@pytest.mark.parametrize(("name", "way"), [("y", "south to north"), ("x", "east to west")])
+def test_images_upside_down_or_mirrored_are_one_line(tmp_path, name, way):
+    along = np.linspace(-1200.0, 1200.0, N)
+    assert Hdf5(save(tmp_path / "a.h5", **GOOD, **{name: along})).shape == (N, N)
+    one_line(
+        save(tmp_path / "b.h5", **GOOD, **{name: along[::-1]}),
+        f"{name} falls, where images are read from {way}",
+    )
 
 
 def test_texts_that_no_series_has_are_not_read(tmp_path):
