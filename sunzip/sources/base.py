@@ -48,6 +48,14 @@ def tell_progress(what: str, done: int, total: int) -> None:
         progress(what, done, total)
 
 
+def other_order(told: Sequence[str], order: Sequence[str]) -> bool:
+    """Tell whether axes, by the names that a file has for them, are in another order than they are read in.
+
+    Names that are not among those of `order` tell nothing.
+    """
+    return any(name in order and name != wanted for name, wanted in zip(told, order, strict=True))
+
+
 class Source(ABC):
     """One store of images; reads nothing but indexes and keywords until `read` is called.
 

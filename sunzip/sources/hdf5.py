@@ -29,7 +29,7 @@ import numpy.typing as npt
 from sunzip.channels import NAMES, canonical, channel, unit_spelled
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
-from sunzip.sources.base import Source
+from sunzip.sources.base import Source, other_order
 from sunzip.sources.storage import Storage
 from sunzip.times import Times, parse_t_obs
 
@@ -321,7 +321,7 @@ class Hdf5(Source):
         told = [
             (dim.label or (dim[0].name if len(dim) else "") or "").rpartition("/")[2] for dim in cube.dims
         ]
-        if any(name in order and name != wanted for name, wanted in zip(told, order, strict=True)):
+        if other_order(told, order):
             raise InputError(
                 f"{self.url}: cube has its axes in the order {', '.join(told):.60}; "
                 f"transpose it to {', '.join(order)}"

@@ -28,7 +28,7 @@ from sunzip import packed
 from sunzip.channels import NAMES
 from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
-from sunzip.sources.base import Imaged, Source, tell_progress
+from sunzip.sources.base import Imaged, Source, other_order, tell_progress
 from sunzip.sources.patience import reading_pool
 from sunzip.sources.storage import Storage
 from sunzip.times import parse_t_obs
@@ -109,9 +109,10 @@ class _Cached:
 class SdomlV2(Source):
     """An SDOML v2 store.
 
-    The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read
-    as NaN; of an image of several chunks, those that are absent as the fill value. For each channel the chunk
-    read last and one year of keywords are kept in memory.
+    The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read as
+    NaN; of an image of several chunks, those that are absent as the fill value. Pixels of a fill value other
+    than 0 read as NaN, as xarray means it. For each channel the chunk read last and one year of keywords are
+    kept in memory.
 
     `Series.read` fetches chunks of object stores and over HTTP side by side, 32 at a time, or fewer if they
     are large (512 MiB of them unpacked, or one), and unpacks four at a time; from a disk it reads one at a
@@ -130,7 +131,8 @@ class SdomlV2(Source):
     Raises
     ------
     InputError
-        If nothing is there, no channel is found, or metadata, dtype or shape are not SDOML's.
+        If nothing is there, no channel is found, or metadata, dtype or shape are not SDOML's; if xarray's
+        attributes tell that pixels are packed, or axes in another order.
     """
 
     layout = "sdoml-v2"
@@ -302,6 +304,7 @@ class SdomlV2(Source):
             with self._attributes_lock:  # one at a time: unpacked they take gigabytes
                 attributes = {} if raw is None else _parse(array.storage, path, raw)
                 raw = None
+                _refuse_other(array, attributes)
                 found = {
                     k: v
                     for k, v in attributes.items()
@@ -380,11 +383,15 @@ class SdomlV2(Source):
                 continue
             with self._unpacking:
                 block = _decode(array, path, raw)
+                if array.fill and not math.isnan(array.fill):
+                    with np.errstate(over="ignore"):
+                        none = array.dtype.type(array.fill)
+                    block = np.where(block == none, array.dtype.type(np.nan), block)
             if tuple(tile) == array.shape[1:]:
                 return block
             if frames is None:
                 # Zarr leaves out those parts of an image that are nothing else, as HMI's corners are.
-                frames = np.full((depth, *array.shape[1:]), array.fill, array.dtype)
+                frames = np.full((depth, *array.shape[1:]), np.nan if array.fill else 0, array.dtype)
             part = frames[:, y : y + tile[0], x : x + tile[1]]
             part[:] = block[:depth, : part.shape[1], : part.shape[2]]
         return frames
@@ -499,6 +506,22 @@ def _open_array(storage: Storage, path: str) -> _Array:
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: fill_value {str(stated)[:60]!r} is no number") from None
     return _Array(storage, path, shape, chunks, dtype, order, separator, kind, fill)
+
+
+def _refuse_other(array: _Array, attributes: dict[str, Any]) -> None:
+    """Refuse an array of which xarray's attributes tell that it is not what it is read as."""
+    name = array.storage.name(array.path)
+    if packing := {"scale_factor", "add_offset"}.intersection(attributes):
+        raise InputError(
+            f"{name}: is packed (attribute {min(packing)}), which is not undone here; "
+            "write its values as they are"
+        )
+    told, order = attributes.get("_ARRAY_DIMENSIONS"), ("time", "y", "x")
+    if isinstance(told, list) and len(told) == 3 and other_order(told, order):
+        raise InputError(
+            f"{name}: has its axes in the order {', '.join(map(str, told)):.60}; "
+            f"transpose it to {', '.join(order)}"
+        )
 
 
 def _decode(array: _Array, path: str, raw: bytes) -> npt.NDArray[np.floating[Any]]:

@@ -262,7 +262,7 @@ def test_absent_chunk_is_missing_and_counted_once(store):
     assert len(source.absent) == 1
 
 
-@pytest.mark.parametrize("fill", [0.0, None, "NaN"])
+@pytest.mark.parametrize("fill", [0.0, None, "NaN", -1])
 def test_a_part_that_zarr_left_out_of_an_image_is_what_it_stands_for(tmp_path, fill):
     data, keys = plain(2)
     write_v2(tmp_path / "s", {"Bz": (data, keys)}, chunks=(1, 4, 4))
@@ -272,6 +272,21 @@ def test_a_part_that_zarr_left_out_of_an_image_is_what_it_stands_for(tmp_path, f
     data[0, :4, 4:] = 0 if fill == 0 else np.nan
     source = SdomlV2(str(tmp_path / "s"))
     np.testing.assert_array_equal([source.read("Bz", row) for row in (0, 1)], data)
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("<f4", -9999.9), (">f4", -1), ("<f2", -200), ("<f8", 1e300)])
+def test_pixels_of_a_fill_value_are_no_measurement(tmp_path, dtype, fill):
+    """As xarray writes NaN where it is told a `_FillValue`."""
+    data, keys = plain(2)
+    data[0, 2], data[1, 3, 3] = 0, np.nan
+    stored = np.where(np.isnan(data), fill, data.astype("f8"))
+    write_v2(tmp_path / "s", {"171A": (stored, keys)}, dtype=dtype)
+    meta = tmp_path / "s/171A/.zarray"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "fill_value": fill}))
+    source = SdomlV2(str(tmp_path / "s"))
+    np.testing.assert_array_equal(
+        [source.read("171A", row) for row in (0, 1)], data.astype(dtype).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
@@ -605,6 +620,25 @@ def test_metadata_that_cannot_be(store, changes, told):
         SdomlV2(str(store))
     assert "\n" not in str(caught.value)
     assert str(store) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"scale_factor": 0.1}, r"packed \(attribute scale_factor\)"),
+        ({"add_offset": 5, "_ARRAY_DIMENSIONS": ["time", "y", "x"]}, r"packed \(attribute add_offset\)"),
+        ({"_ARRAY_DIMENSIONS": ["time", "x", "y"]}, "in the order time, x, y; transpose it to time, y, x"),
+        ({"_ARRAY_DIMENSIONS": ["y", "x", "time"]}, "in the order y, x, time; transpose it to time, y, x"),
+    ],
+)
+def test_arrays_of_xarray_that_are_not_what_they_are_read_as(tmp_path, attributes, told):
+    data, keys = plain(2)
+    write_v2(tmp_path / "s", {"2014/171A": (data, keys | {"_ARRAY_DIMENSIONS": ["time", "y", "x"]})})
+    SdomlV2(str(tmp_path / "s"))
+    write_v2(tmp_path / "s", {"2014/193A": (data, keys | attributes)})
+    with pytest.raises(InputError, match=told) as caught:
+        SdomlV2(str(tmp_path / "s"))
+    assert str(caught.value).startswith(f"{tmp_path / 's/2014/193A'}: ")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\udc80", "[" * 100_000])
