@@ -48,7 +48,10 @@ def open_source(
     """
     layout = layout_at(url, anon)
     if hmi is not None and layout != "sdoml-v2":
-        raise InputError(f"{url}: is of layout {layout}; a second store for HMI belongs to SDOML v2 only")
+        raise InputError(
+            f"{url}: is of layout {layout}, and hmi (--hmi) is for a first source of SDOML v2; "
+            f"name {hmi} as one more source instead"
+        )
     if layout == "synthetic":
         return _synthetic(url)
     if layout == "sdoml-v2":

@@ -402,7 +402,7 @@ def test_zarr_of_format_3(tmp_path):
 
 def test_second_store_only_for_v2(tmp_path):
     tree(tmp_path, LAYOUTS["flat"])
-    with pytest.raises(InputError, match="belongs to SDOML v2 only"):
+    with pytest.raises(InputError, match="as one more source instead"):
         open_source(str(tmp_path), hmi=str(tmp_path))
 
 
