@@ -62,7 +62,10 @@ class FitsSink(Sink):
         super().__init__(path, channels=channels, shape=shape, scale=Scale.MEAN, about=about)
         if shape[0] != shape[1]:
             self.abort()
-            raise OutputError(f"{path}: FITS files are of square images, and these have shape {shape}")
+            raise OutputError(
+                f"{path}: images of {shape[1]}×{shape[0]} pixels cannot be FITS files, as only of square "
+                "ones the coordinates are known; write hdf5 or sdoml-v2 (--layout)"
+            )
 
     def _begin(self) -> None:
         pass

@@ -382,6 +382,12 @@ def test_an_unknown_layout_names_the_known_ones(tmp_path):
         open_sink(tmp_path / "out", "tiff", channels=CHANNELS, shape=(N, N))
 
 
+def test_oblong_images_are_no_fits_files(tmp_path):
+    with pytest.raises(OutputError, match=r"96×64 pixels .* write hdf5 or sdoml-v2 \(--layout\)$"):
+        open_sink(tmp_path / "out", "fits", channels=["171A"], shape=(64, 96))
+    assert not list(tmp_path.iterdir())
+
+
 def test_cubes_of_another_kind_are_refused(tmp_path):
     sink = open_sink(tmp_path / "out", "hdf5", channels=["171A"], shape=(N, N))
     with pytest.raises(ValueError, match="opened for"):
