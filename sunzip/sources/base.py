@@ -67,6 +67,8 @@ class Source(ABC):
         ``"sdoml-v2"``, ``"sdoml-v1"``, ``"fits"``, ``"hdf5"`` or ``"synthetic"``.
     scale
         Whether AIA pixels are 2×2 means or sums.
+    dated
+        Where its times come from, for who finds none.
     channels
         The names it holds, in canonical order.
     shape
@@ -86,6 +88,7 @@ class Source(ABC):
     url: str
     layout: str
     scale: Scale
+    dated: str = "its own"
     channels: tuple[str, ...]
     shape: tuple[int, int]
     counts: Counter[str]

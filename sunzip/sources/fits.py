@@ -197,6 +197,7 @@ class Fits(Source):
     """
 
     layout = "fits"
+    dated = "T_OBS or DATE-OBS, as 2014-01-31T06:00:00"
     scale = Scale.MEAN
 
     def __init__(self, url: str, *, degradation: str | Path | None = None, anon: bool = False) -> None:

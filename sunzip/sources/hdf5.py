@@ -76,6 +76,7 @@ class Hdf5(Source):
     """
 
     layout = "hdf5"
+    dated = "time, as 2014-01-31T06:00:00 or int64 ms since 1970"
 
     def __init__(self, url: str, *, anon: bool = False) -> None:
         self.url = url

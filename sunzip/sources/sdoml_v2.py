@@ -136,6 +136,7 @@ class SdomlV2(Source):
     """
 
     layout = "sdoml-v2"
+    dated = "T_OBS of .zattrs, a list of texts as 2014-01-31T06:00:00Z"
     scale = Scale.MEAN
 
     def __init__(self, url: str, hmi: str | None = None, anon: bool = False) -> None:

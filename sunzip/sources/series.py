@@ -848,7 +848,8 @@ def _why_empty(
     """Say why no frame is left, and what the sources hold."""
     name = _named(sources)
     if not len(times):
-        return f"{name}: no image of {' '.join(wanted)} has a usable time"
+        dated = "; or ".join(dict.fromkeys(source.dated for source in sources))
+        return f"{name}: no image of {' '.join(wanted)} has a usable time; times are read from {dated}"
     first, last = np.array([times.min(), times.max()], "datetime64[ms]").astype("datetime64[s]")
     if missing == "drop":
         return (

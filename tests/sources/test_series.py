@@ -286,6 +286,13 @@ def test_no_source_and_no_times():
         join([Memory({"171A": [None, None]})])
 
 
+def test_who_has_no_times_is_told_where_they_are_read_from(tmp_path):
+    """As an xarray Dataset has them, of one variable a channel, in an array of their own."""
+    write_v2(tmp_path / "s", {"171A": (np.ones((2, 8, 8)), {})})
+    with pytest.raises(InputError, match=r"times are read from T_OBS of \.zattrs"):
+        join([open_source(str(tmp_path / "s"))])
+
+
 # --- properties -----------------------------------------------------------------------------------------
 
 TIMES = st.lists(st.none() | st.integers(-3_600_000, 7_200_000), max_size=12)
