@@ -342,6 +342,21 @@ def test_an_interrupt_while_workers_begin_waits_until_they_can_be_closed(
     assert told == ["begun", "runs", "closed"]
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no tracker of semaphores")
+def test_nothing_is_said_of_semaphores_that_workers_leave_which_end_amid_their_work() -> None:
+    program = """
+import multiprocessing, os
+from sunzip.api import _dask
+_dask._hold_back_ctrl_c()
+lock = multiprocessing.get_context("spawn").Lock()  # as numcodecs makes one to unpack the chunks of Zarr
+os._exit(0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
+    assert ran.stderr == ""
+
+
 def test_workers_that_are_all_gone_are_not_waited_for(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

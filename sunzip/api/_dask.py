@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -37,6 +38,9 @@ _PATIENCE = 15
 _PAUSE = 0.1
 #: Bytes of a scheduler file that are read.
 _MOST_TOLD = 1 << 20
+#: What Python's tracker of semaphores, which inherits this, says of workers that end amid their work: they
+#: leave the lock that numcodecs makes in each process, and it is removed.
+_UNSAID = "ignore:resource_tracker:UserWarning:multiprocessing.resource_tracker"
 #: Files that Dask has open at a time at least: for itself, and for each worker of this machine.
 _FILES, _FILES_EACH = 12, 12
 
@@ -140,7 +144,11 @@ def _hold_back_ctrl_c() -> None:
     """
     if hasattr(signal, "pthread_sigmask"):
         # Whoever starts this one first no longer holds anything back.
-        resource_tracker.ensure_running()
+        sys.warnoptions.append(_UNSAID)
+        try:
+            resource_tracker.ensure_running()
+        finally:
+            sys.warnoptions.remove(_UNSAID)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
