@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from sunzip.weights import AddReport, Model
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="COMMAND [ARGS]...")
+@click.group(
+    short_help="Look after the models on this machine.",
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 @click.pass_context
 def models(ctx: click.Context) -> None:
     """Look after the models on this machine."""

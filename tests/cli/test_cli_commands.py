@@ -480,3 +480,9 @@ def test_help_names_every_command(sunzip):
     text = sunzip("--help").stdout
     for name in program.commands:
         assert len(re.findall(rf"^  {name} +\S", text, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("group", [program, program.commands["models"], program.commands["study"]])
+def test_commands_say_what_they_do_without_docstrings_too(group):
+    """As under `python -OO`."""
+    assert all(command.short_help for command in group.commands.values())
