@@ -45,6 +45,8 @@ KEYWORDS: Header = {
 def no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # What one package tells another reaches no user: matplotlib 3.9 uses names that pyparsing deprecates.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="matplotlib|pyparsing")
         yield
 
 
