@@ -12,10 +12,9 @@ import click
 import numpy as np
 
 from scripts.default_model import training_films
-from sunzip.train.export import write
 from sunzip.train.films import whole
 from sunzip.train.wavelet import add_trusts
-from sunzip.weights import load
+from sunzip.weights import load, write
 
 #: Qualities at which films are coded, and how often tables are fitted.
 _QUALITIES, _TIMES = tuple(range(6, 90, 6)), 2

@@ -30,13 +30,12 @@ from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import render
 from sunzip.train.card import versions
-from sunzip.train.export import write
 from sunzip.train.films import COARSE, LENGTH, whole
 from sunzip.train.loop import Place, Recipe, fit
 from sunzip.train.pyramids import Pyramids, WaveletFamily, pyramid
 from sunzip.train.run import TRAINING, finish_wavelet
 from sunzip.train.wavelet import Film, coded, network_of
-from sunzip.weights import load
+from sunzip.weights import load, write
 
 #: Real frames from these dates on are never shown to the training; neither are the eight channels of 2024 and
 #: the SDOML v1 Bz frame of 2013. Of the synthetic Sun Januaries, Marches and the seed 0 are left out.

@@ -26,6 +26,7 @@ from sunzip.errors import (
     SunzipError,
     UnsupportedError,
 )
+from sunzip.files import put
 
 #: Version of config.json that this code reads.
 CONFIG_VERSION = 1
@@ -207,6 +208,16 @@ def _tensors(model: Model) -> dict[str, npt.NDArray[Any]]:
     return _kept(model.sha256, model.files[TENSORS])
 
 
+def pack(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
+    """Make a model of its configuration and its arrays."""
+    from safetensors.numpy import save
+
+    # safetensors writes memory as it lies, which of a trained network has the channels last.
+    tensors = save({k: v if v.flags.c_contiguous else np.ascontiguousarray(v) for k, v in arrays.items()})
+    files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: tensors}
+    return Model.from_files(files, str(config["name"]))
+
+
 def read_folder(folder: Path) -> Model:
     """Read the model in a folder.
 
@@ -231,6 +242,23 @@ def read_folder(folder: Path) -> Model:
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return Model.from_files(files, str(folder))
+
+
+def write(model: Model, folder: Path, card: str | None = None) -> None:
+    """Write a model's two files into a folder, which is made if need be, and beside them its card.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written; what was there stays.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+    # Cards name files, whose names need not be UTF-8.
+    files = model.files if card is None else {**model.files, "README.md": card.encode(errors="replace")}
+    put({folder / name: data for name, data in files.items()})
 
 
 def installed() -> list[Path]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -55,6 +58,19 @@ def pytest_configure(config: pytest.Config) -> None:
         register_codec(NAME, SunzipCodec)
 
 
+class _NeedsTorch(pytest.Module):
+    def collect(self) -> NoReturn:
+        pytest.skip("needs PyTorch", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip files of tests that import PyTorch, or `sunzip.train`, where it is not installed."""
+    text = module_path.read_text(encoding="utf-8")
+    if find_spec("torch") or not re.search(r"^(import|from) (torch|sunzip\.train)\b", text, re.MULTILINE):
+        return None
+    return _NeedsTorch.from_parent(parent, path=module_path)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_processes() -> Iterator[None]:
     """Have lanes do all work themselves, as tests change what they do; tests of processes ask for them."""
@@ -64,7 +80,7 @@ def _no_processes() -> Iterator[None]:
 
 
 def _hyperprior(name: str, seed: int) -> Model:
-    import torch
+    torch = pytest.importorskip("torch")
 
     from sunzip.nn.hyperprior import Hyperprior
     from sunzip.train.export import export_hyperprior
@@ -103,7 +119,7 @@ def other_model() -> Model:
 @pytest.fixture(scope="session")
 def sigma_model() -> Model:
     """The paper's σ-VAE with 8 latents; its 34 million other weights make it slow: use it sparingly."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from sunzip.nn.sigma_vae import SigmaVAE
     from sunzip.train.export import export_sigma_vae
@@ -128,7 +144,7 @@ def sigma_model() -> Model:
 @pytest.fixture(scope="session")
 def wavelet_model() -> Model:
     """A wavelet model with random networks, registered under its sha256 as embedded models are."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from sunzip import weights
     from sunzip.nn.context import Context

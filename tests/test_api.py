@@ -39,8 +39,7 @@ from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.times import When
-from sunzip.train.export import write
-from sunzip.weights import Model
+from sunzip.weights import Model, write
 
 FRAMES, SIZE = 10, 32
 CHANNELS = ("171A", "304A", "Bz")

@@ -24,7 +24,6 @@ from sunzip.sources import open_source
 from sunzip.sources.base import Imaged
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
-from sunzip.torch import LatDataset
 from sunzip.weights import Model
 
 CHANNELS = ("171A", "Bz")
@@ -146,6 +145,8 @@ def test_frames_hang_together_wherever_the_reading_begins(lat: Path, film: Serie
 def test_who_goes_through_all_frames_decodes_no_block_twice(
     lat: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sunzip.torch import LatDataset
+
     with sunzip.open(lat) as sun:
         expected = sun.latents[:] if what == "latents" else sun[:]
         read: list[int] = []

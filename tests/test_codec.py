@@ -20,8 +20,7 @@ from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
 from sunzip.frame import Block, is_raw, pack_gaps
-from sunzip.train.export import pack, write
-from sunzip.weights import TENSORS, Model
+from sunzip.weights import TENSORS, Model, pack, write
 
 Frames = Callable[..., np.ndarray]
 THREE = ("171A", "304A", "Bz")
@@ -167,7 +166,7 @@ def test_threads_may_share_a_codec(tiny_model: Model, frames_of: Frames) -> None
 
 
 def test_random_numbers_of_the_caller_are_left_alone(tiny_model: Model, frames_of: Frames) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     state = torch.random.get_rng_state()
     codec = Codec(tiny_model)
@@ -179,7 +178,7 @@ def test_random_numbers_of_the_caller_are_left_alone(tiny_model: Model, frames_o
 def test_the_type_that_pytorch_takes_by_default_does_not_matter(
     codec: Codec, tiny_model: Model, frames_of: Frames, dtype: str
 ) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     x = frames_of(1, 3, 32, 32)
     blocks = codec.encode(x, THREE)

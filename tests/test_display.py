@@ -19,7 +19,6 @@ from sunzip import api, display
 from sunzip.archive import verify
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
-from sunzip.torch import LatDataset
 from sunzip.weights import Model
 
 
@@ -170,6 +169,8 @@ def test_a_notebook_shows_tables_and_nothing_that_a_name_could_smuggle_in() -> N
 
 
 def test_what_users_hold_shows_itself(wavelet_model: Model, tmp_path: Path) -> None:
+    from sunzip.torch import LatDataset
+
     series = join([Synthetic(frames=3, size=32, start="2014-01-01", channels=("171A", "Bz"))])
     report = api.compress(series, tmp_path / "a.lat", model=wavelet_model, max_error="10%")
     with sunzip.open(tmp_path / "a.lat") as sun:

@@ -27,8 +27,7 @@ from sunzip.errors import InputError, OutputError
 from sunzip.sinks import open_sink
 from sunzip.sources.base import Source
 from sunzip.sources.series import Series, join
-from sunzip.train.export import write
-from sunzip.weights import Model
+from sunzip.weights import Model, write
 
 distributed = pytest.importorskip("distributed")
 

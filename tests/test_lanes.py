@@ -77,7 +77,7 @@ def test_there_are_as_many_lanes_as_cores(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_pytorch_says_how_many_cores_where_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert lanes._cores() == 7
@@ -362,7 +362,7 @@ def fresh() -> int:
 
 
 def test_a_lane_works_alone_and_leaves_pytorch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     def inside(_: int) -> int:
         alone()
@@ -380,7 +380,7 @@ def test_a_lane_works_alone_and_leaves_pytorch_as_it_was(monkeypatch: pytest.Mon
 
 def test_a_lane_that_cannot_be_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a container may have no more threads."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     start = threading.Thread.start
 

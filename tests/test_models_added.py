@@ -26,8 +26,7 @@ from safetensors.numpy import load
 import sunzip
 from sunzip import added, weights
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputError, UnsupportedError
-from sunzip.train.export import pack, write
-from sunzip.weights import CONFIG, TENSORS, Model
+from sunzip.weights import CONFIG, TENSORS, Model, pack, write
 
 pytestmark = pytest.mark.usefixtures("nothing_registered")
 

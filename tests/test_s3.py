@@ -717,7 +717,7 @@ def test_the_main_job_from_s3_to_s3(
 def test_commands_take_urls(s3: Any, stores: Path, tmp_path: Path, tiny_model: Model) -> None:
     upload(s3, stores / "v2.zarr")
     shutil.copytree(stores / "v2.zarr", tmp_path / "v2.zarr")
-    from sunzip.train.export import write as write_model
+    from sunzip.weights import write as write_model
 
     write_model(tiny_model, tmp_path / "model")
     model = ["--model", str(tmp_path / "model")]

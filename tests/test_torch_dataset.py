@@ -23,8 +23,7 @@ from sunzip.normalize import Stabiliser
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.torch import LatDataset
-from sunzip.train.export import write
-from sunzip.weights import Model
+from sunzip.weights import Model, write
 
 FRAMES, SIZE = 9, 32
 CHANNELS = ("171A", "304A", "Bz")

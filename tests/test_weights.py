@@ -16,8 +16,7 @@ from safetensors.numpy import save
 from sunzip import weights
 from sunzip.codec import Codec
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
-from sunzip.train.export import write
-from sunzip.weights import CONFIG, TENSORS, Model
+from sunzip.weights import CONFIG, TENSORS, Model, write
 
 pytestmark = pytest.mark.usefixtures("nothing_registered")
 

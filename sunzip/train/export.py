@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 from torch import Tensor
 
 from sunzip.codec import trellis
 from sunzip.codec.family import Float
 from sunzip.codec.hyperprior import TRAINING_ONLY, HyperpriorFamily
 from sunzip.entropy.tables import PRECISION, Tables
-from sunzip.errors import DamagedError, DivergedError, InputError, OutputError
-from sunzip.files import put
+from sunzip.errors import DamagedError, DivergedError, InputError
 from sunzip.nn.hyperprior import Hyperprior, scale_table
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
-from sunzip.weights import CONFIG, CONFIG_VERSION, TENSORS, Model
+from sunzip.weights import CONFIG_VERSION, TENSORS, Model, pack
 
 #: Latents are on the trellis if they vary by so many steps: rounding those that vary less to 0 costs less.
 _TRELLIS_SPREAD = 0.5
@@ -247,31 +244,6 @@ def export_sigma_vae(
     return pack(config, arrays)
 
 
-def write(model: Model, folder: Path, card: str | None = None) -> None:
-    """Write a model's two files into a folder, which is made if need be, and beside them its card.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written; what was there stays.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from None
-    # Cards name files, whose names need not be UTF-8.
-    files = model.files if card is None else {**model.files, "README.md": card.encode(errors="replace")}
-    put({folder / name: data for name, data in files.items()})
-
-
 def stabiliser_numbers(stabiliser: Stabiliser) -> dict[str, Sequence[float]]:
     """Return a stabiliser as a model's configuration has it."""
     return {key: [float(v) for v in getattr(stabiliser, key)] for key in ("a", "b", "spread")}
-
-
-def pack(config: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Model:
-    """Make a model of its configuration and its arrays."""
-    # safetensors writes memory as it lies, which of a trained network has the channels last.
-    tensors = save({k: v if v.flags.c_contiguous else np.ascontiguousarray(v) for k, v in arrays.items()})
-    files = {CONFIG: json.dumps(config, indent=1).encode() + b"\n", TENSORS: tensors}
-    return Model.from_files(files, str(config["name"]))

@@ -34,7 +34,7 @@ from sunzip.times import format_utc
 from sunzip.train import checkpoint
 from sunzip.train.card import card, versions
 from sunzip.train.data import View, Views, WholeFrames, spread
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, halved, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, halved
 from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily, principal_components
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, forget_others, held_out
@@ -51,7 +51,7 @@ from sunzip.train.measure import (
 from sunzip.train.pyramids import Pyramids, WaveletFamily
 from sunzip.train.wavelet import Film, check_wavelet, export_wavelet, network_of
 from sunzip.train.wavelet import fit_tables as fit_wavelet_tables
-from sunzip.weights import Model
+from sunzip.weights import Model, write
 
 #: What can be trained.
 MODELS = (*(f"sigma-vae-{b}" for b in BOTTLENECKS), "hyperprior", "wavelet")

@@ -36,8 +36,8 @@ from sunzip.nn.planes import network_of as network_number
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import MAX_DEPTH
 from sunzip.rotation import foretold
-from sunzip.train.export import Histogram, pack, stabiliser_numbers
-from sunzip.weights import CONFIG_VERSION, TENSORS, Model
+from sunzip.train.export import Histogram, stabiliser_numbers
+from sunzip.weights import CONFIG_VERSION, TENSORS, Model, pack
 
 Float64 = npt.NDArray[np.float64]
 

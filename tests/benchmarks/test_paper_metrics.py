@@ -18,6 +18,7 @@ from sunzip.weights import Model
 @pytest.fixture(autouse=True)
 def results_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Have results kept and sought in one place."""
+    pytest.importorskip("torch")
     monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.paper_metrics.RESULTS", tmp_path)
 

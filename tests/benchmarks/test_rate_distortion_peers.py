@@ -213,6 +213,7 @@ def small(monkeypatch: pytest.MonkeyPatch, frame: np.ndarray) -> None:
 
 
 def test_a_run_compares_keeps_and_continues(small: None, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="results name its version")
     pytest.importorskip("imagecodecs", reason="it comes with the extra bench")
     pytest.importorskip("av", reason="it comes with the extra bench")
     from benchmarks import tables

@@ -23,12 +23,13 @@ def disks_that_hurry() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hyperprior of the smallest widths with random weights: bad pictures, quickly."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from sunzip.channels import NAMES
     from sunzip.nn.hyperprior import Hyperprior
     from sunzip.normalize import Stabiliser
-    from sunzip.train.export import export_hyperprior, write
+    from sunzip.train.export import export_hyperprior
+    from sunzip.weights import write
 
     torch.manual_seed(0)
     network = Hyperprior(wide=8, deep=8, latents=8, hyper=4).eval()

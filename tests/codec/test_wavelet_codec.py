@@ -33,8 +33,7 @@ from sunzip.nn.planes import LEVELS, SCALES, TRUST_MOST, WIDTHS, Places, decoded
 from sunzip.pyramid import bands_of, from_lazy, grid_of, to_picture
 from sunzip.recent import Recent
 from sunzip.rotation import MAX_MINUTES, turned
-from sunzip.train.export import pack
-from sunzip.weights import TENSORS, Model
+from sunzip.weights import TENSORS, Model, pack
 
 Frames = Callable[..., np.ndarray]
 THREE, FOUR = ("171A", "304A", "Bz"), ("171A", "193A", "304A", "Bz")

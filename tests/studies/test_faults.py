@@ -290,7 +290,7 @@ def test_weights_are_found_without_pytorch(wavelet_model: Model, monkeypatch: py
 
 
 def test_command(sunzip: Any, tiny_model: Model, tmp_path: Path) -> None:
-    from sunzip.train.export import write
+    from sunzip.weights import write
 
     write(tiny_model, tmp_path / "tiny")
     args = ["study", "faults", "--model", tmp_path / "tiny", "--size", 64, "--faults", 5, "--weights", 2,

@@ -406,7 +406,7 @@ class TestBlocks:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
+    torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
     from sunzip.nn.resnet import ResNet18
@@ -436,7 +436,7 @@ class TestResNet:
             assert found.fields.shape == (6, 2 * 16**2)
 
     def test_it_sums_on_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import torch
+        torch = pytest.importorskip("torch")
 
         monkeypatch.setattr(lanes, "_pool", None)
         before = torch.get_num_threads()
@@ -471,7 +471,7 @@ class TestResNet:
             forecast(tmp_path / "a.lat", flux, resnet=weights)
 
     def test_other_weights_are_refused(self, weights: Path, tmp_path: Path) -> None:
-        import torch
+        torch = pytest.importorskip("torch")
         from safetensors.torch import load_file, save_file
 
         state = load_file(weights)
@@ -489,6 +489,7 @@ class TestResNet:
 
     @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no pipes that have names")
     def test_of_a_pipe_no_more_is_read_than_weights_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("torch")
         monkeypatch.setattr(extractors, "_MAX_WEIGHTS", 100)
         end, begin = os.pipe()
         os.write(begin, bytes(1000))

@@ -284,6 +284,7 @@ class TestRecorder:
 
 class TestCompute:
     def test_counts_what_the_documentation_says(self) -> None:
+        pytest.importorskip("torch")
         codec = Codec(weights.load("hyperprior-12"))
         cost = compute.count(codec, ("171A",), 64)
         # docs/explanation/codec.md: analysis, hyper-analysis and hyper-synthesis per pixel.
@@ -500,7 +501,7 @@ def run(sunzip: Any) -> Any:
 
 class TestCommand:
     def test_writes_page_and_json(self, run: Any, tiny_model: Model, short: None, tmp_path: Path) -> None:
-        from sunzip.train.export import write
+        from sunzip.weights import write
 
         write(tiny_model, tmp_path / "tiny")
         (tmp_path / "m.yaml").write_text(GOOD)

@@ -362,7 +362,7 @@ def run(sunzip: Any) -> Any:
 
 
 def test_command(run: Any, tiny_model: Model, tmp_path: Path) -> None:
-    from sunzip.train.export import write
+    from sunzip.weights import write
 
     write(tiny_model, tmp_path / "tiny")
     out = tmp_path / "flies"

@@ -123,7 +123,7 @@ SUN = "synthetic:frames=30,size=128,cadence=1d"
 
 def test_a_model_that_is_not_the_papers_is_refused(sigma_model: Model, tmp_path: Path) -> None:
     from benchmarks import paper_metrics
-    from sunzip.train.export import write
+    from sunzip.weights import write
 
     write(sigma_model, tmp_path / "model")
     result = CliRunner().invoke(paper_metrics.main, ["nowhere.zarr", "--models", str(tmp_path / "model")])
@@ -145,7 +145,8 @@ def test_metrics_end_to_end_with_an_untrained_model(tmp_path: Path) -> None:
 
     from benchmarks import paper_metrics, tables
     from sunzip.nn.sigma_vae import SigmaVAE
-    from sunzip.train.export import export_sigma_vae, write
+    from sunzip.train.export import export_sigma_vae
+    from sunzip.weights import write
 
     units = Stabiliser.for_channels(NAMES)
     torch.manual_seed(0)

@@ -22,10 +22,11 @@ from sunzip.nn.hyperprior import REACH, Hyperprior
 from sunzip.nn.sigma_vae import SigmaVAE
 from sunzip.normalize import Stabiliser
 from sunzip.train.data import View, Views, WholeFrames, ahead, spread, turned, view
-from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, varied, write
+from sunzip.train.export import export_hyperprior, export_sigma_vae, fit_tables, varied
 from sunzip.train.families import SigmaVaeFamily, principal_components, rate_distortion
 from sunzip.train.frames import Example, Frames, examples
 from sunzip.train.measure import pixels_of, posteriors, quantisation_steps, worst_change
+from sunzip.weights import write
 
 UNITS = Stabiliser.for_channels(NAMES)
 

@@ -44,7 +44,6 @@ from sunzip.nn.planes import (
     network_of,
 )
 from sunzip.normalize import Stabiliser
-from sunzip.train.export import pack
 from sunzip.train.wavelet import (
     FINEST,
     Film,
@@ -55,7 +54,7 @@ from sunzip.train.wavelet import (
     laplace_tables,
     steps,
 )
-from sunzip.weights import TENSORS, Model
+from sunzip.weights import TENSORS, Model, pack
 
 CHANNELS = [3, 0, 11]
 
