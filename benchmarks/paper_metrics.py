@@ -391,7 +391,7 @@ def main(
         kept = {row["bottleneck"]: row for row in old["rows"]}
         rows = [row for _, row in sorted((kept | new).items())]
         content: dict[str, Any] = {
-            "command": f"{old['command']} && {run}" if add else run,
+            "command": " && ".join(dict.fromkeys([*old["command"].split(" && "), run])) if add else run,
             "data": data,
             "paper": json.loads(PAPER.read_text())["metrics"],
             "rows": rows,
