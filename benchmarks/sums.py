@@ -101,8 +101,7 @@ def run(case: Input, work: Path) -> list[dict[str, Any]]:
     """Return a row for each channel and way of coding."""
     rows = []
     series = open_series(case.url, align=case.align)
-    film = len(series) > 1 and "hourly" in case.name
-    ways = [*WAYS, *([ALONE] if film else []), *([FIELD] if "Bz" in series.channels else [])]
+    ways = [*WAYS, *([ALONE] if "hourly" in case.name else []), *([FIELD] if "Bz" in series.channels else [])]
     for way in ways:
         out = work / "case.lat"
         report = sunzip.compress(case.url, out, align=case.align, force=True, **way)

@@ -105,6 +105,8 @@ class Head(NamedTuple):
         Whether channels depart from it.
     ways
         How channels are coded.
+    levelled
+        Whether images have levels.
     size
         Bytes that all this takes.
     """
@@ -114,6 +116,7 @@ class Head(NamedTuple):
     quality: int
     departing: bool
     ways: Ways
+    levelled: bool
     size: int
 
 
@@ -196,7 +199,7 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
         If no encoder writes such a head.
     """
     bits = payload[0] if payload else NEWS
-    timed = bool(bits & TIMED) and not trusts
+    timed, levelled = bool(bits & TIMED) and not trusts, bool(bits & LEVELLED) and trusts
     if (timed and bits & (LINKED | TILED)) or (bits & NEWS and not bits & LINKED):
         raise DamagedError("entropy-coded payload: its first byte is none that an encoder writes")
     if bits & NEWS and not trusts:
@@ -237,7 +240,7 @@ def unpacked(payload: bytes, quality: int, known: Known, *, disks: bool, trusts:
                 raise DamagedError("entropy-coded payload: it tells of channels that are not there")
     if (ways.lazy & ways.round).any() or (ways.round.any() and not disks):
         raise DamagedError("entropy-coded payload: it tells of disks that no encoder tells of")
-    return Head(bits, turns, quality, departing, ways, rest.tell())
+    return Head(bits, turns, quality, departing, ways, levelled, rest.tell())
 
 
 def as_told(minutes: int) -> int:

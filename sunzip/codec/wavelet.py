@@ -305,7 +305,8 @@ class WaveletFamily(Family):
         linked = 0 if time is None else LINKED
         if linked and self.trusting and len(names) > 1:
             linked |= NEWS
-        levelled = LEVELLED if self.trusting and lit(names) else 0
+        bright = lit(names) if self.trusting else []
+        levelled = LEVELLED if bright else 0
         plan = Plan(known.channels, ways, grid, fine, linked | tiled | placed | levelled, time)
         self._code_disks(writer, ways, numbers)
         if time is None:
@@ -324,8 +325,7 @@ class WaveletFamily(Family):
                 decoded = Walk(self, plan, writer, pyramid).through(grid.depth, tried.coded)
         head = packed(plan.bits, turns, known, quality, fine, ways)
         decoded = _whole(decoded, ways, disks, grid)
-        if levelled:
-            bright = lit(names)
+        if bright:
             step = fine.step[bright]
             found = levels(light, self._sums(decoded, grid, known, whole=whole), step)
             writer.begin_with("levels", np.zeros(len(bright), np.int32), found)
@@ -534,7 +534,7 @@ class WaveletFamily(Family):
         decoder = Decoder(payload[head.size :])
         reader = Reader(decoder, self.tables)
         bright, raised = lit(known.channels), None
-        if head.bits & LEVELLED and self.trusting:
+        if head.levelled:
             raised = reader.side("levels", np.zeros(len(bright), np.int32), None)
         shown = self._shown(self._code_disks(reader, ways, None), own, known, grid)
         time = self._turned(known, grid, head.turns, ways.lazy)
