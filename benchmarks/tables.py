@@ -26,6 +26,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "models/wavelet-12/README.md",
     ROOT / "models/hyperprior-12/README.md",
+    ROOT / "docs/explanation/codec.md",
     ROOT / "docs/explanation/paper.md",
     ROOT / "docs/explanation/rate-distortion.md",
     ROOT / "docs/explanation/bounded-errors.md",
@@ -405,6 +406,31 @@ def filling(result: dict[str, Any]) -> str:
         f"to be right, by `SZ_FILL`, and {mean('right')} was: the mean over channels. "
         f"`{result['model']['name']}` at its default quality. "
         f"{_source(result)}"
+    )
+
+
+def gaps(result: dict[str, Any]) -> str:
+    """What missing pixels cost."""
+    whole = {row["name"]: row for row in result["rows"] if row["lost"] == "none"}
+    rows = [
+        [
+            row["name"],
+            row["lost"],
+            f"{row['bytes']:,}",
+            f"{row['map_bytes']:,}" if row["map_bytes"] else "–",
+            f"{row['zeros_bytes']:,}",
+            f"{row['rmse'] / whole[row['name']]['rmse']:.3f}",
+            f"{row['light_off']:.2%}".replace("%", " %"),
+        ]
+        for row in result["rows"]
+    ]
+    head = ["frame", "missing", "bytes", "of which the map", "with zeros instead", "error", "light off by"]
+    return (
+        f"{_table(head, rows)}\n\n*Error* and *light* are those of images of AIA where pixels are there: the "
+        "RMS error in units of noise over that of the whole frame, and how far the sum of pixels is off, the "
+        "mean over channels. All channels lack the same pixels. *With zeros instead*: bytes of the frame "
+        "with 0 in their place, which does not tell where it stands for nothing. "
+        f"`{result['model']['name']}` at quality {result['quality']}, a frame alone. {_source(result)}"
     )
 
 
@@ -1112,6 +1138,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling-model": ("scaling", scaling_model),
     "random-access": ("random_access", random_access),
     "filling": ("filling", filling),
+    "gaps": ("gaps", gaps),
     "sums-of-light": ("sums", sums_of_light),
     "sums-of-field": ("sums", sums_of_field),
     "linear-cost": ("linear_cost", linear_cost),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sunzip.channels import CHANNELS
 from sunzip.errors import DamagedError, InputError, UnsupportedError
+from sunzip.gaps import tells_runs
 from sunzip.packed import pack, unpack
 
 MAGIC = 0x53
@@ -24,12 +25,16 @@ MAX_FRAMES = 4096
 MAX_SIDE = 16384
 
 # magic, version, length of the block, CRC-32 of all bytes but its own, model, quality, T − 1 and 4 flags,
-# Y − 1 and X − 1 and 4 more flags.
+# Y − 1 and X − 1, a flag, and 3 bits that may become some.
 _HEADER = struct.Struct("<BBII4sBHI")
 _START = struct.Struct("<BBI")
 _CRC = slice(6, 10)
 _GAPS, _RAW, _ALIKE, _BOUNDED = (1 << bit for bit in range(12, 16))  # of the u16 with T − 1
+_RUNS = 1 << 28  # of the u32 with the sides
 _LONG = 15 << 16  # payload lengths from here on take a u32
+
+#: A gap map that is that of the last frame before which has one.
+_AGAIN = b"\0"
 
 
 class Entry(NamedTuple):
@@ -105,46 +110,31 @@ def unpack_residuals(data: bytes, n: int) -> list[bytes]:
     return images
 
 
-def pack_gaps(missing: npt.NDArray[np.bool_]) -> bytes:
-    """Compress the map of pixels that hold no measurement.
-
-    Parameters
-    ----------
-    missing
-        (n, Y, X) bool: the frame's n present channels; True where a pixel is NaN.
-
-    Returns
-    -------
-    The map; empty if no pixel is missing.
-    """
-    if not missing.any():
-        return b""
-    return zlib.compress(np.packbits(missing, bitorder="little").tobytes(), 9)
+def _abridged(masks: Sequence[int], gaps: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return frames' gap maps, those that are the last one before again as `_AGAIN`."""
+    out, last = [], None
+    for mask, gap in zip(masks, gaps, strict=True):
+        out.append(_AGAIN if gap and (mask, gap) == last else gap)
+        last = (mask, gap) if gap else last
+    return tuple(out)
 
 
-def unpack_gaps(data: bytes, n: int, y: int, x: int) -> npt.NDArray[np.bool_]:
-    """Invert `pack_gaps`: (n, y, x) bool.
+def _unabridged(masks: Sequence[int], gaps: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Invert `_abridged`."""
+    out, last = [], (0, b"")
+    for mask, gap in zip(masks, gaps, strict=True):
+        if gap == _AGAIN:
+            if last[0] != mask:
+                _damaged("a gap map is said to be another's, which is of other channels")
+            gap = last[1]
+        out.append(gap)
+        last = (mask, gap) if gap else last
+    return tuple(out)
 
-    Raises
-    ------
-    DamagedError
-        If the map is not one of that many pixels. It never takes more memory than that many pixels do.
-    """
-    pixels = n * y * x
-    if not data:
-        return np.zeros((n, y, x), np.bool_)
-    size = -(-pixels // 8)
-    inflate = zlib.decompressobj()
-    try:
-        packed = inflate.decompress(data, size + 1)
-    except zlib.error as error:
-        raise DamagedError(f"gap map: {error}") from None
-    if len(packed) != size or not inflate.eof or inflate.unused_data:
-        raise DamagedError(f"gap map does not hold exactly the {size} bytes of {n}×{y}×{x} pixels")
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-    if bits[pixels:].any():
-        raise DamagedError("gap map has bits set behind its last pixel")
-    return bits[:pixels].astype(np.bool_).reshape(n, y, x)
+
+def _need_runs(gaps: Sequence[bytes]) -> bool:
+    """Tell whether gap maps are of a kind that came after the format's first."""
+    return any(gap == _AGAIN or tells_runs(gap) for gap in gaps)
 
 
 #: Pixels of more bytes are never stored raw: the libraries that compress them go up to 2 GiB.
@@ -218,7 +208,7 @@ class Block:
     payloads
         Per frame: the entropy-coded stream, or `pack_raw` of its pixels; empty if no channel is present.
     gaps
-        Per frame: `pack_gaps` of the present channels, in canonical order; mostly empty.
+        Per frame: `sunzip.gaps.pack_gaps` of the present channels, in canonical order; mostly empty.
     residuals
         Per frame: `pack_residuals` of the present channels; empty if no pixel is to be moved. None at all
         stands for empty ones.
@@ -259,6 +249,8 @@ class Block:
                 f"{frames} masks, {len(self.payloads)} payloads, {len(self.gaps)} gap maps, "
                 f"{len(self.residuals)} residuals"
             )
+        if _AGAIN in self.gaps:
+            raise ValueError("a gap map stands for another")
         if len(self.model) != 4 or not 0 <= self.quality <= 255:
             raise ValueError("model must be 4 bytes and quality from 0 to 255")
         for mask, *parts in self.entries:
@@ -292,7 +284,8 @@ class Block:
             If they would be 4 GiB or more.
         """
         streams, flags = self.payloads, 0
-        for flag, parts in ((_BOUNDED, self.residuals), (_GAPS, self.gaps)):
+        gaps = _abridged(self.masks, self.gaps)
+        for flag, parts in ((_BOUNDED, self.residuals), (_GAPS, gaps)):
             if any(parts):
                 flags |= flag
                 streams = tuple(
@@ -328,7 +321,7 @@ class Block:
                 | flags
                 | (_RAW if any(map(is_raw, self.payloads)) else 0)
                 | (_ALIKE if alike else 0),
-                self.shape[0] - 1 | self.shape[1] - 1 << 14,
+                self.shape[0] - 1 | self.shape[1] - 1 << 14 | (_RUNS if _need_runs(gaps) else 0),
             )
         )
         body = b"".join((bytes(table), *streams))
@@ -375,7 +368,7 @@ class Block:
         _, _, _, crc, model, quality, counts, sides = _HEADER.unpack_from(view)
         if crc != _crc(view[: _HEADER.size], view[_HEADER.size :]):
             _damaged("its checksum does not match its bytes")
-        if sides >> 28:
+        if sides >> 29:
             raise UnsupportedError("block: uses a feature that this sunzip does not know: update it")
         frames = (counts & 0xFFF) + 1
         masks, lengths, at = [], [], _HEADER.size
@@ -424,6 +417,8 @@ class Block:
                     part, stream = _taken(stream, what)
                 parts.append(bytes(part))
             payloads.append(bytes(stream))
+        if _need_runs(gaps) is not bool(sides & _RUNS):
+            _damaged("does not say rightly whether it has gap maps by runs")
         if any(map(is_raw, payloads)) is not bool(counts & _RAW):
             _damaged("does not say rightly whether it has raw frames")
         if any(residuals) is not bool(counts & _BOUNDED):
@@ -432,7 +427,8 @@ class Block:
             if (gap or residual) and is_raw(payload):
                 _damaged(f"a raw frame has a {'gap map' if gap else 'residual'}")
         shape = ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
-        return cls(model, shape, quality, tuple(masks), tuple(payloads), tuple(gaps), tuple(residuals))
+        full = _unabridged(masks, gaps)
+        return cls(model, shape, quality, tuple(masks), tuple(payloads), full, tuple(residuals))
 
 
 def _crc(header: bytes | bytearray | memoryview, body: bytes | memoryview) -> int:

@@ -19,7 +19,8 @@ from sunzip.codec.family import Known, Latents, symbols
 from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
-from sunzip.frame import Block, is_raw, pack_gaps
+from sunzip.frame import Block, is_raw
+from sunzip.gaps import pack_gaps
 from sunzip.weights import TENSORS, Model, pack, write
 
 Frames = Callable[..., np.ndarray]

@@ -3,7 +3,6 @@
 import json
 import re
 import struct
-import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from sunzip.entropy.coder import Decoder
 from sunzip.entropy.tables import Tables
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import Block, is_raw, pack_gaps, pack_residuals, unpack_gaps, unpack_residuals
+from sunzip.frame import Block, is_raw, pack_residuals, unpack_residuals
+from sunzip.gaps import pack_gaps, unpack_gaps
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reference" / "format-v1.md"
@@ -29,6 +28,7 @@ def blocks(draw):
         | st.builds(lambda mask, n: [mask] * n, st.integers(0, 0xFFF), st.integers(1, 6))
     )
     some = st.binary(max_size=40)
+    gap = st.sampled_from([b"", b"map", bytes([1, 5]), bytes([3])]) | some.filter(lambda of: of != b"\0")
     payloads = tuple(draw(some) if mask else b"" for mask in masks)
     bare = [not mask or is_raw(payload) for mask, payload in zip(masks, payloads, strict=True)]
     return Block(
@@ -37,7 +37,7 @@ def blocks(draw):
         draw(st.integers(0, 255)),
         tuple(masks),
         payloads,
-        tuple(b"" if none else draw(some | st.just(b"")) for none in bare),
+        tuple(b"" if none else draw(gap) for none in bare),
         tuple(b"" if none else draw(some | st.just(b"")) for none in bare),
     )
 
@@ -56,6 +56,8 @@ def small(**changes):
 
 #: Of a raw frame, with a byte before it that would be its residual.
 RAW_AND_RESIDUAL = small(masks=(1,), payloads=(b"\x01r\0",), gaps=(b"",))
+
+ONE_MAP_FOR_TWO = small(masks=(1, 1, 2), payloads=(b"one", b"two", b"three"), gaps=(b"map", b"map", b""))
 
 
 def alike(payload=b"12345"):
@@ -159,7 +161,10 @@ def changed(at, value, block=None, size=1):
         (changed(16, 0xC0, alike(b"\0one")), DamagedError, "rightly whether it has residuals"),
         (changed(16, 0xC0, alike(b"\x7f")), DamagedError, "a residual claims"),
         (changed(16, 0xA0, RAW_AND_RESIDUAL), DamagedError, "a raw frame has a residual"),
-        (changed(20, 0x10), UnsupportedError, "feature"),
+        (changed(20, 0x20), UnsupportedError, "feature"),
+        (changed(20, 0x10), DamagedError, "by runs"),
+        (changed(20, 0, small(gaps=(b"", b"", b"\1map"))), DamagedError, "by runs"),
+        (changed(25, 2, ONE_MAP_FOR_TWO), DamagedError, "of other channels"),
         (changed(15, 0xFFF, size=2), DamagedError, "inside its table"),
         (changed(21, 0xFFFF, small(payloads=(b"", b"", b"")), 2), DamagedError, "form for"),
         (changed(23, 0xFFFF, size=2), DamagedError, "more bytes than it has"),
@@ -201,6 +206,7 @@ def test_what_is_wrong_is_named(data, error, says):
         ({"masks": (0x1000, 0, 4)}, ValueError),
         ({"masks": (0, 0, 4)}, ValueError),
         ({"model": b"abc"}, ValueError),
+        ({"gaps": (b"map", b"", b"\0")}, ValueError),
         ({"quality": 256}, ValueError),
     ],
 )
@@ -209,38 +215,22 @@ def test_fields_that_do_not_fit_are_refused(changes, error):
         small(**changes)
 
 
-@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9)))
-def test_gap_maps_come_back(missing):
-    data = pack_gaps(missing)
-    assert (data == b"") is not missing.any()
-    np.testing.assert_array_equal(unpack_gaps(data, *missing.shape), missing)
-
-
-def test_gap_maps_that_disagree_are_refused():
-    missing = np.zeros((2, 4, 5), np.bool_)
-    missing[1, 2] = True
-    data = pack_gaps(missing)
-    for shape in ((1, 4, 5), (2, 4, 6), (12, 16384, 16384)):
-        with pytest.raises(DamagedError, match="exactly"):
-            unpack_gaps(data, *shape)
-    for end in range(1, len(data)):
-        with pytest.raises(DamagedError):
-            unpack_gaps(data[:end], 2, 4, 5)
-    with pytest.raises(DamagedError, match="exactly"):
-        unpack_gaps(data + b"!", 2, 4, 5)
-    with pytest.raises(DamagedError, match="behind its last pixel"):
-        unpack_gaps(pack_gaps(np.ones((1, 1, 24), np.bool_)), 1, 1, 20)
-
-
-def test_a_gap_map_cannot_be_a_bomb():
-    bomb = zlib.compress(bytes(1 << 26), 9)
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError, match="exactly"):
-            unpack_gaps(bomb, 2, 4, 5)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+def test_a_gap_map_is_told_once_for_frames_that_share_it():
+    gap = pack_gaps(np.eye(16, 32, dtype=bool)[None])
+    block = small(
+        masks=(1, 1, 0, 1, 2, 1),
+        payloads=(b"one", b"two", b"", b"three", b"four", b"five"),
+        gaps=(gap, gap, b"", b"", gap, gap),
+    )
+    data = block.pack()
+    assert data.count(gap) == 3  # of other channels it is another map, and then again one
+    assert Block.unpack(data) == block
+    few, many = (
+        small(masks=(1,) * n, payloads=(b"one",) * n, gaps=(gap,) * n, shape=(16, 32)).pack() for n in (2, 9)
+    )
+    assert len(many) - len(few) == 7 * (len(b"one") + 3)
+    old = small(masks=(1, 1), payloads=(b"one", b"two"), gaps=(b"", b"bits")).pack()
+    assert old[20] >> 4 == 0  # readers that know no other maps need not be new
 
 
 def test_the_example_on_the_format_page_is_true():

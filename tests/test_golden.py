@@ -141,6 +141,12 @@ def levelled(nothing_registered: None) -> Iterator[Sun]:
     yield from golden("levelled-v1", "halved-v1")
 
 
+@pytest.fixture
+def gaps(nothing_registered: None) -> Iterator[Sun]:
+    """The same with maps of missing pixels of every kind."""
+    yield from golden("gaps-v1", "halved-v1")
+
+
 def as_it_was(sun: Sun, name: str) -> None:
     facts = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert sun.archive.model["sha256"] == facts["model"]
@@ -204,6 +210,20 @@ def test_pixels_of_levelled_images_are_the_same_to_the_bit(
     monkeypatch.setattr(Reader, "side", seen)
     as_it_was(levelled, "levelled-v1")
     assert min(found) < -127 < 0 < 127 < max(found)
+
+
+def test_maps_of_missing_pixels_are_the_same(gaps: Sun) -> None:
+    as_it_was(gaps, "gaps-v1")
+    data = [gaps.archive.block(k) for k in range(gaps.archive.blocks)]
+    maps = [Block.unpack(block).gaps for block in data]
+    assert {gap[0] for of_block in maps for gap in of_block if gap} == {
+        1,
+        2,
+        3,
+        0x78,
+    }  # runs, and bits
+    assert maps[1][0] == maps[1][1]
+    assert data[1].count(maps[1][0]) == 1  # told once for both frames
 
 
 def test_pixels_of_small_pictures_are_the_same_to_the_bit(halved: Sun) -> None:

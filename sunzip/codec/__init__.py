@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sunzip.arguments import whole
 from sunzip.bounds import Bounds, told
-from sunzip.channels import BEYOND, NAMES, canonical, listed
+from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
@@ -33,13 +33,12 @@ from sunzip.frame import (
     Block,
     Entry,
     is_raw,
-    pack_gaps,
     pack_raw,
     pack_residuals,
-    unpack_gaps,
     unpack_raw,
     unpack_residuals,
 )
+from sunzip.gaps import filled, pack_gaps, unpack_gaps
 from sunzip.recent import Recent
 from sunzip.residual import correct, corrected
 from sunzip.weights import Model, load, register
@@ -419,9 +418,9 @@ class Codec(Shown):
         The entry; what those others have of it, if there is any; and what was measured.
         """
         here = _there(data, indexes)
-        missing, shown, has = here
-        mask, gap = sum(1 << i for i in has), pack_gaps(missing[shown])
-        known = known._replace(channels=has)
+        (missing, shown, has), gaps = here, here.gaps
+        mask, gap = sum(1 << i for i in has), b"" if gaps is None else pack_gaps(gaps)
+        known = known._replace(channels=has, missing=gaps)
         raw, written, left, moved, pixels = None, Written(b""), None, b"", None
         if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
@@ -495,13 +494,14 @@ class Codec(Shown):
         `near` are those others, and how many frames each is after it.
         """
 
-        def analysed(frame: Float) -> tuple[Latents, tuple[int, ...]]:
-            here = _there(frame, indexes)
+        def analysed(frame: Float, here: _There) -> tuple[Latents, tuple[int, ...]]:
             return self._analyse(frame, here, indexes, scale), here.channels
 
-        own, has = analysed(data)
-        others = ((*analysed(frame), apart) for frame, apart in near)
-        return self.family.steadied(own, others, self.quality, known._replace(channels=has), likeness)
+        here = _there(data, indexes)
+        own, has = analysed(data, here)
+        others = ((*analysed(frame, _there(frame, indexes)), apart) for frame, apart in near)
+        known = known._replace(channels=has, missing=here.gaps)
+        return self.family.steadied(own, others, self.quality, known, likeness)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
@@ -540,7 +540,10 @@ class Codec(Shown):
                 raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
             if factor is not None:
                 physical *= factor[c]
-            images[0, index] = self.family.stabiliser.subset([index]).forward(physical[None])[0]
+            image = self.family.stabiliser.subset([index]).forward(physical[None])[0]
+            # What is not known of a field is likeliest 0, as it is off the disk.
+            gaps = CHANNELS[index].instrument == "AIA" and here.present[c] and here.missing[c].any()
+            images[0, index] = filled(image, here.missing[c]) if gaps else image
         shown = np.zeros((1, len(NAMES)), np.float32)
         shown[0, indexes] = here.present
         (found,) = self.family.analyse(images, shown, self.quality)
@@ -1147,6 +1150,12 @@ class _There(NamedTuple):
     missing: npt.NDArray[np.bool_]
     present: npt.NDArray[np.bool_]
     channels: tuple[int, ...]
+
+    @property
+    def gaps(self) -> npt.NDArray[np.bool_] | None:
+        """Pixels (n, Y, X) of the images that are there that are not; None if all are."""
+        missing = self.missing[self.present]
+        return missing if missing.any() else None
 
 
 def _there(frame: Float, indexes: Sequence[int]) -> _There:

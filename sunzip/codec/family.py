@@ -97,6 +97,9 @@ class Known(NamedTuple):
         where the family codes each frame alone.
     back, ahead
         How many frames before and after it they are.
+    missing
+        (n, Y, X) where its images hold no measurement; None if all do. Encoders alone are told: what stands
+        there in their stead is nothing to be true to.
     """
 
     channels: tuple[int, ...]
@@ -105,6 +108,7 @@ class Known(NamedTuple):
     after: Reference | None = None
     back: int = 1
     ahead: int = 1
+    missing: npt.NDArray[np.bool_] | None = None
 
 
 class Written(NamedTuple):

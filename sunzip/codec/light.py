@@ -20,6 +20,7 @@ from sunzip.entropy.tables import Tables
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import Grid, places_of, to_picture
 
+Bool = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
 
@@ -59,6 +60,7 @@ def sums(
     stabiliser: Stabiliser,
     *,
     whole: bool,
+    missing: Bool | None = None,
 ) -> Float64:
     """Return the light of images, which is the sum of their pixels, and its first two derivatives by a level.
 
@@ -78,6 +80,8 @@ def sums(
         Of all 12 channels.
     whole
         Whether the images show the whole Sun.
+    missing
+        (C, Y, X) which pixels of those channels are not measured and do not count; None if all are.
 
     Returns
     -------
@@ -88,11 +92,19 @@ def sums(
     coarse = pyramid[list(channels), : grid.height >> fine, : grid.width >> fine]
     pictures = to_picture(coarse, grid, n)
     pictures *= np.float32(2.0**-fine)
-    inner = _within(grid, shape, fine, whole)
     area = 4.0**fine
+
+    def counted(row: int, fine: int) -> Float:
+        inner = _within(grid, shape, fine, whole)
+        return (
+            inner if missing is None or not missing[row].any() else inner * _there(missing[row], grid, fine)
+        )
+
     g, r, _ = (term[list(channels), 0, 0].astype(np.float64) for term in stabiliser.inverse_terms())
-    one, size, square, signs = np.zeros((4, len(channels)))
+    one, size, square, signs, count = np.zeros((5, len(channels)))
     for row, (c, picture) in enumerate(zip(channels, pictures, strict=True)):
+        inner = counted(row, fine)
+        count[row] = area * inner.sum(dtype=np.float64)
         inside = picture * inner
         one[row] = area * inside.sum(dtype=np.float64)
         np.abs(picture, out=picture)
@@ -105,9 +117,8 @@ def sums(
             if bands:
                 factor = 1 << m - n
                 weight = sign.repeat(factor, 0).repeat(factor, 1)
-                weight *= _within(grid, shape, grid.depth - m, whole)
+                weight *= counted(row, grid.depth - m)
                 square[row] += sum(float(np.einsum("ij,ij->", band * weight, band)) for band in bands)
-    count = area * inner.sum(dtype=np.float64)
     return np.stack([g * g * square + 2 * g * r * one, 2 * g * (g * size + r * count), 2 * g * g * signs])
 
 
@@ -124,6 +135,14 @@ def _within(grid: Grid, shape: tuple[int, int], fine: int, whole: bool) -> Float
         y, x = y - (height - 1) / 2, x - (width - 1) / 2
         inside &= np.hypot(y[:, None], x) <= _WITHIN * disk_radius(min(shape))
     return np.asarray(inside, np.float32)
+
+
+def _there(missing: Bool, grid: Grid, fine: int) -> Float:
+    """Return which share of places (y, x), 2**fine pixels apart, of an image is measured."""
+    height, width = grid.height >> fine, grid.width >> fine
+    there = np.zeros((grid.height, grid.width), np.float32)
+    there[: missing.shape[0], : missing.shape[1]] = ~missing
+    return np.asarray(there.reshape(height, 1 << fine, width, 1 << fine).mean((1, 3)))
 
 
 def levels(light: Float | Float64, decoded: Float64, step: Float) -> Int:

@@ -345,7 +345,11 @@ class WaveletFamily(Family):
 
     def _sums(self, pyramid: Float, grid: Grid, known: Known, *, whole: bool) -> Float64:
         """See `sums`: of the channels of a frame that have levels."""
-        return sums(pyramid, lit(known.channels), grid, known.shape, self.stabiliser, whole=whole)
+        bright = lit(known.channels)
+        missing = known.missing
+        if missing is not None:
+            missing = missing[np.isin(known.channels, bright)]
+        return sums(pyramid, bright, grid, known.shape, self.stabiliser, whole=whole, missing=missing)
 
     @staticmethod
     def _shows_disk(pyramid: Float, grid: Grid, known: Known) -> bool:

@@ -62,9 +62,19 @@ def test_light_is_that_of_the_original(
     np.testing.assert_array_equal(levelled[:, 9:], plain[:, 9:])
 
 
+def test_light_is_that_of_the_pixels_that_are_there(sun: Float) -> None:
+    codec = Codec(weights.load(), 30)
+    half = sun[:1].copy()
+    half[..., 70:, :] = half[:, ::2, 30:42, 50:90] = np.nan  # so that no limb is found
+    decoded = codec.decode(codec.encode(half, NAMES), NAMES, (128, 128))
+    images, originals = (np.nansum(of[0, :9], (1, 2), dtype=np.float64) for of in (decoded, half))
+    np.testing.assert_allclose(images, originals, rtol=2e-3)
+
+
 @pytest.mark.parametrize("shape", [(128, 128), (300, 300), (96, 160), (100, 83)])
 @pytest.mark.parametrize("whole", [True, False])
-def test_sums_are_those_of_pixels(shape: tuple[int, int], whole: bool) -> None:
+@pytest.mark.parametrize("gaps", [True, False])
+def test_sums_are_those_of_pixels(shape: tuple[int, int], whole: bool, gaps: bool) -> None:
     rng = np.random.default_rng(3)
     smooth = to_picture(
         np.pad(rng.normal(0, 400, (12, 8, 8)), ((0, 0), (0, 24), (0, 24))).astype(np.float32),
@@ -78,11 +88,16 @@ def test_sums_are_those_of_pixels(shape: tuple[int, int], whole: bool) -> None:
     grid = grid_of(*shape)
     y, x = ((np.arange(side) - (side - 1) / 2) for side in shape)
     inside = np.hypot(y[:, None], x) <= (1.1 * disk_radius(min(shape)) if whole else np.inf)
-    light, slope, bend = sums(to_pyramid(image, grid), range(12), grid, shape, UNITS, whole=whole)
-    pixels = UNITS.inverse(image)[:, inside].astype(np.float64)
+    missing = np.zeros(image.shape, bool)
+    if gaps:
+        missing[:, height // 2 + 3 :] = missing[1::2, 20:30, 40:70] = True
+    light, slope, bend = sums(
+        to_pyramid(image, grid), range(12), grid, shape, UNITS, whole=whole, missing=missing if gaps else None
+    )
+    pixels = (UNITS.inverse(image) * ~missing)[:, inside].astype(np.float64)
     size = np.abs(pixels).sum(1)
     assert (np.abs(light - pixels.sum(1)) / size).max() < (5e-3 if max(shape) <= 128 else 2e-2)
-    more = UNITS.inverse(image + np.float32(0.5))[:, inside].sum(1, dtype=np.float64)
+    more = (UNITS.inverse(image + np.float32(0.5)) * ~missing)[:, inside].sum(1, dtype=np.float64)
     np.testing.assert_allclose(slope * 0.5 + bend / 8, more - pixels.sum(1), rtol=0.1)
 
 

@@ -1,18 +1,19 @@
-"""Make levelled-v1.*: an archive of a wavelet model that must decode for ever to the bit.
+"""Make gaps-v1.*: an archive of a wavelet model that must decode for ever to the bit.
 
 Run as ``python -m tests.golden.make_wavelet`` from the root of the repository, and only for a new format
 version: a golden file that is made again proves nothing. It holds 5 frames of 3 channels at 150×166 pixels,
-which have to be padded, in blocks of 3, so that frames build on those before and after them; an image and
-some pixels are missing; most is smooth, and some places are not, so that fine levels are coded in some tiles
-or in all; the channels depart from the frame's quality; each is held to a bound of another measure. Its
-model, whose network has small random integers, is that of halved-v1.*, which is that of trust-v1.* but for
-what tells the network of small pictures.
+which have to be padded, in blocks of 3, so that frames build on those before and after them; an image is
+missing, and pixels are whose maps are told in every way; most is smooth, and some places are not, so that
+fine levels are coded in some tiles or in all; the channels depart from the frame's quality; each is held to a
+bound of another measure. Its model, whose network has small random integers, is that of halved-v1.*, which is
+that of trust-v1.* but for what tells the network of small pictures.
 
-bounded-v1.* was made by this file as it was when images had no levels; halved-v1.* and its model when no
-errors were bounded; departing-v1.* when no model had that; tiles-v1.* when all channels had the frame's
-quality; news-v1.* when there were no tiles; trust-v1.* and its model when what is new in a channel did not
-tell what is new in others; film-v1.* when no model told how far others are to be trusted; wavelet-v1.* when
-each frame built on the one before it, by a model of ten variants of tables.
+levelled-v1.* was made by this file as it was when missing pixels were told one by one; bounded-v1.* when
+images had no levels; halved-v1.* and its model when no errors were bounded; departing-v1.* when no model had
+that; tiles-v1.* when all channels had the frame's quality; news-v1.* when there were no tiles; trust-v1.* and
+its model when what is new in a channel did not tell what is new in others; film-v1.* when no model told how
+far others are to be trusted; wavelet-v1.* when each frame built on the one before it, by a model of ten
+variants of tables.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from sunzip.weights import TENSORS, Model
 from tests.golden.make import START, Golden
 
 HERE = Path(__file__).parent
-NAME, MODEL, CHANNELS = "levelled-v1", "halved-v1", ("171A", "193A", "304A")
+NAME, MODEL, CHANNELS = "gaps-v1", "halved-v1", ("171A", "193A", "304A")
 FRAMES, SHAPE, BLOCK, QUALITY, BOUND = 5, (150, 166), 3, 30, "171A=9sigma,193A=40%,304A=60DN/s"
 
 
@@ -65,8 +66,14 @@ class Film(Golden):
             image[place] += rough[place] * (1 if side > 100 else 4)
         if (row, c) == (1, 1):
             image[:] = np.nan
+        if row == 0:
+            image[::37, ::41] = np.nan
+        if row == 1 and c == 2:
+            image[rough > 0] = np.nan
         if (row, c) == (2, 0):
             image[3:5, 7:20] = np.nan
+        if row > 2 and c:
+            image[:, ::3] = np.nan
         return np.abs(image).astype(np.float32)
 
 
