@@ -11,6 +11,7 @@ from numcodecs.zstd import Zstd
 
 import sunzip
 from sunzip import weights
+from sunzip.api import open_series
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.sources.synthetic import render
@@ -99,3 +100,19 @@ def test_suns_come_back_as_suns(which: str) -> None:
     decoded = codec.decode(codec.encode(frame[None], NAMES), NAMES, (SIDE, SIDE))[0]
     for n, name in enumerate(NAMES[:9]):
         assert np.corrcoef(frame[n].ravel(), decoded[n].ravel())[0, 1] > 0.8, name
+
+
+@pytest.mark.parametrize("fault", ["off", "struck"])
+def test_one_spoiled_frame_of_a_film_costs_little(fault: str) -> None:
+    channels = ["171A", "193A", "211A"]
+    url = f"synthetic:frames=16,size={SIDE},seed=9,start=2014-01-01,cadence=1h"
+    film = open_series(url).read(0, 16).data[:, 2:5]
+    spoiled = film.copy()
+    one = spoiled[8]
+    if fault == "off":
+        one[:] = np.roll(one, 3, -1)
+    else:
+        one[np.random.default_rng(0).random(one.shape) < 0.003] += 2000
+    codec = Codec(weights.load())
+    (plain,), (with_it,) = (codec.encode(of, channels, frames_per_block=16) for of in (film, spoiled))
+    assert len(with_it) < 1.25 * len(plain)

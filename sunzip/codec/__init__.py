@@ -20,7 +20,7 @@ from sunzip.codec.family import Family, Float, Known, Latents, Reference, Writte
 from sunzip.codec.hyperprior import HyperpriorFamily
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
-from sunzip.codec.order import Kept, Step, around, middle, needed, order
+from sunzip.codec.order import Kept, Step, around, likeness, needed, order
 from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
@@ -342,8 +342,7 @@ class Codec(Shown):
             present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
             rows = [begin + row for row, shown in enumerate(present) if shown.any()]
             first = None if after is None or begin else self._last(after)
-            three = middle(rows)
-            like = elsewhere(self._likeness, data[three], indexes, scale) if len(three) == 3 else 0.0
+            like = likeness(rows, lambda three: elsewhere(self._likeness, data[three], indexes, scale))
             steps = list(order(len(rows), first is not None, like))
             left: Kept[Reference] = Kept([place for step in steps for place in step.builds_on])
             if first is not None:
@@ -504,7 +503,7 @@ class Codec(Shown):
         return self.family.steadied(own, others, self.quality, known, likeness)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
-        """Return how alike the frames of a block are, by three in their middle (3, C, Y, X)."""
+        """Return how alike frames of a block are, by three (3, C, Y, X) that follow each other."""
         here = [_there(frame, indexes) for frame in three]
         shared = tuple(i for i in indexes if all(i in there.channels for there in here))
         if not shared:

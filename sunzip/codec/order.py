@@ -18,6 +18,8 @@ MOST_KEPT = 32
 #: Frames of a group, whose last is coded before the others; and how alike they must be for that.
 GROUP, _ALIKE = 8, 0.3
 
+#: How alike frames are that are taken for it without asking others of the block.
+_SURELY_ALIKE = 0.9
 
 _T = TypeVar("_T")
 
@@ -90,10 +92,21 @@ def around(place: int, count: int) -> list[int]:
     return sorted(n for n in near if 0 <= n < count)
 
 
-def middle(frames: Sequence[_T]) -> Sequence[_T]:
-    """Return the three in the middle, by which all are judged; fewer if there are."""
-    begin = max(0, len(frames) // 2 - 1)
-    return frames[begin : begin + 3]
+def likeness(frames: Sequence[_T], of: Callable[[Sequence[_T]], float]) -> float:
+    """Return how alike frames are, by what is said `of` three that follow each other; 0 of fewer than three.
+
+    Those in the middle are asked, and where they are not surely alike the first and the last as well: a frame
+    among them may be spoiled, which says nothing of the others. The median is taken.
+    """
+    last = len(frames) - 3
+    if last < 0:
+        return 0.0
+    found: list[float] = []
+    for begin in dict.fromkeys(((last + 1) // 2, 0, last)):
+        found.append(of(frames[begin : begin + 3]))
+        if found[0] >= _SURELY_ALIKE:
+            break
+    return sorted(found)[len(found) // 2]
 
 
 def needed(wanted: Iterable[int], builds_on: Callable[[int], Iterable[int]]) -> list[int]:

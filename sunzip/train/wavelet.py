@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sunzip.channels import CHANNELS, NAMES
 from sunzip.codec.family import Float, Known, Reference
-from sunzip.codec.order import middle, order
+from sunzip.codec.order import likeness, order
 from sunzip.codec.symbols import CENTRED, SHIFT_MOST, VARIANTS, Int, Sets, Writer
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.entropy.tables import Tables
@@ -390,10 +390,8 @@ def coded(
     left: dict[int, Reference] = {}
     shape = images[0].shape[-2], images[0].shape[-1]
     found = [family.analyse(image[None], shown, quality)[0] for image in images]
-    around = middle(found)
-    like = 0.0
-    if len(around) == 3 and not chained:
-        like = family.likeness(around, quality, Known(tuple(channels), shape))
+    known = Known(tuple(channels), shape)
+    like = 0.0 if chained else likeness(found, lambda three: family.likeness(three, quality, known))
 
     def pictures(place: int) -> Float:
         out = np.zeros((len(NAMES), *shape), np.float32)

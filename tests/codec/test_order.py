@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sunzip.codec.order import _ALIKE, FURTHEST, GROUP, MOST_KEPT, Kept, Step, around, needed, order
+from sunzip.codec.order import (
+    _ALIKE,
+    FURTHEST,
+    GROUP,
+    MOST_KEPT,
+    Kept,
+    Step,
+    around,
+    likeness,
+    needed,
+    order,
+)
 from sunzip.errors import DamagedError
 
 
@@ -210,3 +223,26 @@ def test_what_was_not_put_or_is_not_wanted_is_not_there() -> None:
     kept.put(4, "four")
     assert kept.take(4) is None
     assert kept.take(3) is None
+
+
+@given(st.integers(3, 40), st.data())
+def test_one_spoiled_frame_does_not_make_frames_unlike(count: int, data: st.DataObject) -> None:
+    spoiled = data.draw(st.integers(0, count - 1))
+    asked = []
+
+    def of(three: Sequence[int]) -> float:
+        assert list(three) == list(range(three[0], three[0] + 3))
+        asked.append(three)
+        return 0.1 if spoiled in three else 0.8
+
+    assert likeness(range(count), of) == 0.8 or count < 9
+    assert likeness(range(count), lambda three: 0.8) == 0.8
+    assert len(asked) <= 3
+    assert len(set(asked)) == len(asked)
+
+
+def test_frames_that_are_surely_alike_are_judged_at_once() -> None:
+    asked: list[Sequence[int]] = []
+    assert likeness(range(16), lambda three: asked.append(three) or 0.95) == 0.95  # type: ignore[func-returns-value]
+    assert asked == [range(7, 10)]
+    assert likeness([], lambda three: 1.0) == likeness([1, 2], lambda three: 1.0) == 0
