@@ -316,7 +316,7 @@ def test_frames_that_are_unlike_build_each_on_the_one_before(
     monkeypatch.setattr(WaveletFamily, "likeness", unlike)
     (block,) = codec.encode(series, FOUR, frames_per_block=6)
     # Three in the middle of those that are not empty, the first and the last, by the channels they share.
-    assert asked == [(3, 85, (11,), (32, 48))] * 3
+    assert asked == [(3, 85, shared, (32, 48)) for shared in ((11,), (11,), (5, 11))]
     told = [Told.by(payload) for payload in Block.unpack(block).payloads if payload]
     assert [(t.back, t.ahead) for t in told] == [(0, 0), *[(1, 0)] * 4]
     assert all(t.own is None for t in told)

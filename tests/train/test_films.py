@@ -186,12 +186,13 @@ def test_a_film_is_coded_as_a_block_is(
     for shown in found:
         expected = UNITS.subset(channels).forward(decoded[shown.place])
         np.testing.assert_allclose(shown.images[channels], expected, rtol=1e-3, atol=1e-2)
-    assert asked[0] == asked[1]
+    count = len(asked) // 2
+    assert asked[:count] == asked[count:]
     one_by_one = list(coded(family, (images, channels), quality, chained=True))
     assert [shown.place for shown in one_by_one] == list(range(5))
     assert [[place for place, _ in shown.builds_on] for shown in one_by_one] == [[], [0], [1], [2], [3]]
     assert all(shown.quality == quality for shown in one_by_one)
-    assert len(asked) == 2
+    assert len(asked) == 2 * count
 
 
 def test_pyramids_are_made_of_them_in_eight_symmetries(frames: Frames) -> None:
