@@ -277,7 +277,13 @@ def faults(
             "sha256": found.sha256,
             "quality": codec.shown_quality,
         },
-        "frames": {"source": told, "coded": len(frames), "side": size, "channels": list(channels)},
+        "frames": {
+            "source": told,
+            "coded": len(frames),
+            "images": int(np.count_nonzero(~np.isnan(frames).all(axis=(2, 3)))),
+            "side": size,
+            "channels": list(channels),
+        },
         "channel": {"loss": loss, "burst": burst, "packet": packet, "overhead": OVERHEAD, "seed": seed},
         "concealed": _concealed(codec, frames, channels),
         "schemes": rows,
@@ -302,7 +308,10 @@ def _frames(
     read = (series.read(n, n + 1).to_scale(Scale.MEAN).data[0] for n in range(len(series)))
     # A series never is without any image.
     frames = list(islice((frame for frame in read if not np.isnan(frame).all()), _FRAMES))
-    return frames, series.channels, f"the first {len(frames)} frames of {source}"
+    # The first frames of a store of many years may have few of its channels; the others do not fly.
+    seen = np.flatnonzero(~np.isnan(frames).all(axis=(0, 2, 3)))
+    channels = tuple(series.channels[n] for n in seen)
+    return [frame[seen] for frame in frames], channels, f"the first {len(frames)} frames of {source}"
 
 
 def _possible(scheme: Scheme, codec: Codec, size: int) -> bool:

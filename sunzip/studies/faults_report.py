@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from sunzip.display import count
 from sunzip.studies.onboard.report import share, size, table, whole
 from sunzip.studies.onboard.svg import bars
 
@@ -32,8 +33,8 @@ def page(result: dict[str, Any]) -> str:
     ok = result["silent"] == 0
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{frames['coded']} frames of {frames['side']}×{frames['side']} pixels and "
-        f"{len(frames['channels'])} channels "
+        f"<p>{count(frames['coded'], 'frame')} of {frames['side']}×{frames['side']} pixels, "
+        f"{count(frames['images'], 'image')} of {' '.join(frames['channels'])} "
         f"({escape(frames['source'])}), sent again and again as CCSDS space packets of up to "
         f"{channel['packet']} bytes, "
         f"of which {share(channel['loss'])} are lost.</p>",

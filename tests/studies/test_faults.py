@@ -248,6 +248,26 @@ class TestStudy:
         assert channels == NAMES
         np.testing.assert_array_equal(frames, [read(n, n + 1).data[0] for n in (1, 2, 4, 5, 6, 7)])
 
+    def test_channels_that_no_frame_has_are_not_sent(
+        self, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        series = open_series("synthetic:frames=8,size=64")
+        read = series.read
+
+        def of_few_channels(begin: int, end: int) -> Any:
+            cube = read(begin, end)
+            cube.data[:, [n for n, name in enumerate(NAMES) if name not in ("171A", "Bz")]] = np.nan
+            if begin == 2:
+                cube.data[:, NAMES.index("Bz")] = np.nan
+            return cube
+
+        monkeypatch.setattr(series, "read", of_few_channels)
+        monkeypatch.setattr(module, "open_series", lambda *_, **__: series)
+        found = faults(model=tiny_model, source="there", size=64, count=2, weight_count=1)
+        assert found["frames"]["channels"] == ["171A", "Bz"]
+        assert found["frames"]["images"] == 11
+        assert "6 frames of 64×64 pixels, 11 images of 171A Bz (the first 6" in page(found)
+
     def test_packets_that_parity_cannot_mend(self) -> None:
         sent = cut([wrap(Key(0, 0, 0), bytes(200_000))], 65536)
         with pytest.raises(InputError, match="up to 65520 bytes"):
