@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 import sunzip
 from benchmarks.real_inputs import main as wrap_real
+from sunzip import weights
 from sunzip.api import Alignment
+from sunzip.errors import ModelNotFoundError
 from sunzip.files import put
+from sunzip.weights import Model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -72,6 +77,22 @@ def inputs(real: Path, work: Path, model: str, *, synthetic_frames: int = 12) ->
         ),
         Input("synthetic Sun, 12 channels 512²", synthetic, Alignment(cadence="1D", tolerance="1h"), False),
     ]
+
+
+def load(model: str) -> Model:
+    """Load a model by name or folder, as commands beside tables name σ-VAEs, which do not come with sunzip.
+
+    Raises
+    ------
+    click.ClickException
+        If there is none.
+    """
+    try:
+        return weights.load(model)
+    except ModelNotFoundError as error:
+        raise click.ClickException(
+            f"{error}; how the σ-VAEs of the tables were made is in docs/how-to/reproduce-the-paper.md"
+        ) from None
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Forecast the flux of a synthetic Sun from the latents of its archive, over the paper's days.
 
 Run as ``python -m benchmarks.forecast --real ../shared/data/real --work FOLDER``; the archive stays in FOLDER
-for the next run.
+for the next run. The σ-VAE of the tables is made as docs/how-to/reproduce-the-paper.md says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import keep
+from benchmarks.common import keep, load
 from sunzip import weights
 from sunzip.api import Alignment, compress
 from sunzip.sources.synthetic import radio_flux
@@ -24,6 +24,9 @@ from sunzip.studies.forecasters import GRID
 from sunzip.weights import Model
 
 PLOT = Path(__file__).parents[1] / "docs/images/forecast.png"
+
+#: The observed F10.7, in a folder of real data.
+OBSERVED = "flux/cls_f107_19511101_20211202.csv"
 
 #: Pixels a side, as in the paper.
 SIZE = 128
@@ -58,7 +61,7 @@ def statistics(flux: npt.NDArray[np.float64]) -> dict[str, float]:
 def fluxes(real: Path) -> dict[str, dict[str, float]]:
     """Return the statistics of the observed F10.7, and of synthetic ones."""
     days = np.arange(FIRST, LAST + 1)
-    observed = read_flux(real / "flux/cls_f107_19511101_20211202.csv", "f107").at(days)
+    observed = read_flux(real / OBSERVED, "f107").at(days)
     found = {"F10.7, observed": statistics(observed)}
     for seed in (SEED, 0):
         made = radio_flux(days, seed=seed)
@@ -76,16 +79,23 @@ def summary(report: ForecastReport) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--real", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option(
+    "--real",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help=f"Folder with {OBSERVED}, LISIRD's cls_radio_flux_f107.",
+)
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), required=True)
-@click.option("--model", default=weights.DEFAULT)
+@click.option("--model", default=weights.DEFAULT, show_default=True, help="Its name, or the folder of one.")
 @click.option("--trees", default=",".join(map(str, GRID)), help="Numbers of trees to choose from.")
 @click.option("--pca", type=int, help="Principal components of the latents.")
 def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> None:
     """Make what is needed, forecast, keep the numbers and the plot."""
-    work.mkdir(exist_ok=True)
-    coder = weights.load(model)
+    coder = load(model)
     weights.register(coder)  # which may be of a folder
+    # First, as what comes behind takes hours.
+    beside = fluxes(real)
+    work.mkdir(parents=True, exist_ok=True)
     archive, flux = inputs(work, coder)
     grid = tuple(map(int, trees.split(",")))
     report = forecast(archive, flux, decode=True, folds=True, grid=grid, pca=pca, step=_tell)
@@ -95,7 +105,7 @@ def main(real: Path, work: Path, model: str, trees: str, pca: int | None) -> Non
     content = {
         "command": f"python -m benchmarks.forecast --real ../shared/data/real --work FOLDER{words}",
         "size": SIZE,
-        "fluxes": fluxes(real),
+        "fluxes": beside,
         "bytes": archive.stat().st_size,
         "trees": sorted(grid),
         "less_than_persistence_for_sure_on_days": summary(report),

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import pca
-from benchmarks.common import PAPER, RESULTS, command, keep
+from benchmarks.common import PAPER, RESULTS, command, keep, load
 from sunzip import quicklook, weights
 from sunzip.api import Alignment, open_series
 from sunzip.channels import NAMES
@@ -53,7 +53,7 @@ def _short(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def codec_of(folder: str) -> Codec:
     """Open one of the paper's σ-VAEs."""
-    codec = Codec(weights.load(folder))
+    codec = Codec(load(folder))
     if not isinstance(codec.family, SigmaVaeFamily):
         raise click.UsageError(f"{folder}: is no σ-VAE")
     if codec.family.bottleneck not in BOTTLENECKS:

@@ -16,7 +16,7 @@ import click
 import torch
 
 import sunzip
-from benchmarks.common import PAPER, RESULTS, command, keep
+from benchmarks.common import PAPER, RESULTS, command, keep, load
 from sunzip import weights
 from sunzip.channels import NAMES
 from sunzip.nn.sigma_vae import BOTTLENECKS, SIZE, SigmaVAE
@@ -90,7 +90,7 @@ def main(models: tuple[str, ...], add: bool) -> None:
     """Compute the paper's columns, and measure ours."""
     paper = json.loads(PAPER.read_text())
     frames = paper["frames"]
-    trained = {m.config.get("bottleneck"): m for m in map(weights.load, models)}
+    trained = {m.config.get("bottleneck"): m for m in map(load, models)}
     if unknown := trained.keys() - set(BOTTLENECKS):
         raise click.UsageError(f"--models: bottleneck {unknown.pop()} is none of the paper's")
     old = json.loads((RESULTS / "paper_sizes.json").read_text()) if add else {"rows": []}
