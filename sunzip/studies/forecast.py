@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sunzip import display
 from sunzip.api import OnStep
 from sunzip.display import Report
 from sunzip.errors import InputError
@@ -409,16 +410,25 @@ class _Table:
                 f"{known[late][0]}, which its target is not after; compress the images with --block 1"
             )
         parts = months.parts(rows)
-        needed = {"to learn from": parts.train, "of the months to test": parts.test}
+        held = [*months.test, *months.validation]
+        needed = {
+            f"to learn from, in months other than {_listed(held)},": parts.train,
+            f"to test, in month {_listed(months.test)},": parts.test,
+        }
         if months.validation:
-            needed["of the months to choose by"] = parts.validation
+            needed[f"to choose by, in month {_listed(months.validation)},"] = parts.validation
         for what, rows_of in needed.items():
             if len(rows_of) < _MIN_ROWS:
                 raise InputError(
-                    f"{self._path}: {len(rows_of)} days {what} have an image and, {horizon} days later, a "
-                    f"flux; a forecast needs {_MIN_ROWS}"
+                    f"{self._path}: has {display.count(len(rows_of), 'day')} {what} with images of all its "
+                    f"channels and, {display.count(horizon, 'day')} later, a flux; a forecast needs "
+                    f"{_MIN_ROWS}"
                 )
         return parts
+
+
+def _listed(months: Sequence[int]) -> str:
+    return " and ".join(map(str, sorted(months)))
 
 
 def _plan(

@@ -189,6 +189,19 @@ class TestLeaks:
                 with pytest.raises(InputError, match=r"2011-01-01T00.* given others as late as 2011-01-24"):
                     forecast(tmp_path / "s.lat", flux, **QUICK)
 
+    def test_too_few_days_are_told_with_the_months_that_want_them(self) -> None:
+        series = Flux("f.csv", "f30", FIRST + np.arange(400), np.ones(400), True)
+        for begin, count, why in (
+            # Of all days but one the next one is a day to test.
+            (0, 31, "has 1 day to learn from, in months other than 1 and 3, with .* 1 day later, a flux"),
+            (31, 20, "has 0 days to test, in month 1, with images of all its channels and"),
+            (20, 30, "has 0 days to choose by, in month 3, with"),
+        ):
+            times = (FIRST + np.arange(begin, begin + count)).astype("M8[ms]")
+            table = _Table(Days(np.arange(count), times, times), series, (1,), "a.lat")
+            with pytest.raises(InputError, match=f"^a\\.lat: {why}.*; a forecast needs 8$"):
+                table.parts(1, Months())
+
     def test_frames_after_their_target_are_refused(self) -> None:
         dates = FIRST + np.arange(200)
         series = Flux("f.csv", "f30", dates, np.ones(200), True)
