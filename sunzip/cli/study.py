@@ -370,7 +370,7 @@ def _studied(out: str, found: dict[str, Any]) -> Iterator[str]:
     mission, model = found["mission"], found["model"]
     yield f"{out} holds the study of {mission['name']} with {coder(model['name'], model['quality'])}"
     yield from table(
-        ["way", "B/frame", "99.9 %", "worst", "a day", "of downlink", "lost", "latency 95 %"],
+        ["way", "B/frame", "99.9 %", "worst seen", "a day", "of downlink", "lost", "latency 95 %"],
         [
             [
                 way["title"],
