@@ -178,6 +178,8 @@ def generate(
                 plan = _Plan.of_posterior(sun, count, seed)
             else:
                 plan = _Plan.of_prior(sun.codec, count, seed)
+            # With a wavelet model these are whole images of the archive, all of them decoded.
+            if compare is not None and plan.known is None:
                 plan.known = plan.space.known(sun)
     comparison = None if compare is None else Comparison(plan, compare, hmi=hmi, anon=anon)
     with replacing(path, force) as target:
@@ -291,7 +293,8 @@ class _Plan:
     time
         (count,) datetime64[ms].
     known
-        (N, …) latents of the archive's frames, of which there may be none; None without an archive.
+        (N, …) latents of the archive's frames, of which there may be none; None without an archive, or where
+        nobody asks for them.
     """
 
     space: _Space
@@ -379,7 +382,7 @@ class _Plan:
         span = (sun.time[last] - sun.time[first]).astype("m8[ms]").astype(np.int64)
         time = sun.time[first] + np.rint(along * span).astype(np.int64).astype("m8[ms]")
         z = ends[0] * (1 - way) + ends[1] * way
-        return cls(space, "between", None, None, z, time, space.known(sun))
+        return cls(space, "between", None, None, z, time)
 
     def frames(self) -> Iterator[Float]:
         """Yield the frames: (C, Y, X) in DN/s (2×2 means) and G, the same on any number of cores."""

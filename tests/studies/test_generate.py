@@ -23,6 +23,7 @@ from sunzip.sinks import open_sink
 from sunzip.sources.series import join
 from sunzip.sources.synthetic import Synthetic
 from sunzip.studies.density import MIN_FRAMES, Mixture
+from sunzip.studies.extractors import decoded
 from sunzip.studies.generate import generate
 from sunzip.studies.realism import Looks, distance
 from sunzip.sun import Sun
@@ -181,6 +182,24 @@ class TestWavelets:
         drawn = pixels(tmp_path / "a.zarr")
         np.testing.assert_allclose(drawn.mean((0, 2, 3))[:9], real.mean((0, 2, 3))[:9], rtol=0.3, atol=1)
         assert (drawn[0] != drawn[1]).any()
+
+    def test_between_two_dates_only_these_are_decoded_unless_more_is_compared(
+        self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[int] = []
+
+        def noted(sun: Any, numbers: Any, channels: Any) -> Any:
+            read.extend(numbers)
+            return decoded(sun, numbers, channels)
+
+        monkeypatch.setattr("sunzip.studies.generate.decoded", noted)
+        dates = ("2012-03-01T02:00", "2012-03-01T08:00")
+        generate(tmp_path / "a.zarr", latents=archive, between=dates, count=3)
+        assert read == [2, 8]
+        report = generate(tmp_path / "b.zarr", latents=archive, between=dates, count=3, compare=archive)
+        assert report.realism is not None
+        assert report.realism["nearest"] >= 0
+        assert set(read) == set(range(MIN_FRAMES))
 
 
 class TestMixture:
