@@ -181,7 +181,6 @@ def export_features(
         )
     with open(path, model=model, anon=anon) as sun:
         frames = sun.frames(slice(start, stop))
-        assert isinstance(frames, slice)
         if frames.start >= frames.stop:
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         latents = _Latents(sun, pool)

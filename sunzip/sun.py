@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from sunpy.map import GenericMap, MapSequence
 
 _T = TypeVar("_T")
+
+#: The number of a frame.
+Number = int | np.integer[Any]
 
 #: Numbers of frames, such as `numpy.flatnonzero` gives of a mask.
 Numbers = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -155,7 +158,7 @@ class Sun(Shown):
         return self._codec
 
     def read(
-        self, start: int, stop: int, channels: str | Iterable[str] | None = None, *, step: int = 1
+        self, start: Number, stop: Number, channels: str | Iterable[str] | None = None, *, step: Number = 1
     ) -> npt.NDArray[np.float32]:
         """Decode every `step`-th frame from `start` to `stop`, the latter not included.
 
@@ -307,7 +310,7 @@ class Sun(Shown):
             yield frames[begin:end]
             begin = end
 
-    def cube(self, start: int, stop: int, channels: str | Iterable[str] | None = None) -> Cube:
+    def cube(self, start: Number, stop: Number, channels: str | Iterable[str] | None = None) -> Cube:
         """Decode frames `start` to `stop` with their times and keywords.
 
         Raises
@@ -328,6 +331,15 @@ class Sun(Shown):
             [[row[i] for i in pick] for row in table.headers],
             self.scale,
         )
+
+    @overload
+    def map(self, when: int | When, which: str) -> GenericMap: ...
+
+    @overload
+    def map(self, when: slice, which: str) -> MapSequence: ...
+
+    @overload
+    def map(self, when: int | When | slice, which: str) -> GenericMap | MapSequence: ...
 
     def map(self, when: int | When | slice, which: str) -> GenericMap | MapSequence:
         """Decode an image as a sunpy Map, or a slice of frames as a MapSequence of the images there are.
@@ -435,6 +447,15 @@ class Sun(Shown):
             data = data[..., order, :, :]
         return data
 
+    @overload
+    def frames(self, when: int | When) -> int: ...
+
+    @overload
+    def frames(self, when: slice) -> slice: ...
+
+    @overload
+    def frames(self, when: int | When | slice) -> int | slice: ...
+
     def frames(self, when: int | When | slice) -> int | slice:
         """Translate a frame number, a time, or a slice of either into frame numbers.
 
@@ -512,7 +533,7 @@ class _Latents(Shown):
         return self._sun._decode(frames, lambda blocks, where: codec.latents(blocks, shape, **where))
 
 
-def _is_number(value: object) -> TypeGuard[int | np.integer[Any]]:
+def _is_number(value: object) -> TypeGuard[Number]:
     """Whether it is a frame number: truth values and NumPy's spans of time are integers, too."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 

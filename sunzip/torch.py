@@ -110,7 +110,6 @@ class LatDataset(Shown, Dataset[torch.Tensor]):
         self._names = sun.held(self.channels)
         self._order = [self._names.index(name) for name in self.channels]
         frames = sun.frames(slice(start, stop))
-        assert isinstance(frames, slice)
         self._numbers = range(frames.start, frames.stop)
         if not self._numbers:
             # 0 is a number, too.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_overloads, get_type_hints
 
 import h5py
 import numpy as np
@@ -627,6 +627,8 @@ def test_ends_are_integers_of_any_kind(sun: api.Sun, kind: type) -> None:
     np.testing.assert_array_equal(found.t_obs, expected.t_obs)
     assert found.headers == expected.headers
     np.testing.assert_array_equal(sun.archive.rows("valid", one, four), sun.archive.valid[1:4])
+    for read in (sun.read, sun.cube):
+        assert get_type_hints(read)["stop"] == int | np.integer[Any]
 
 
 def test_checkers_know_what_times_may_be(tmp_path: Path) -> None:
@@ -643,6 +645,15 @@ def test_checkers_know_what_times_may_be(tmp_path: Path) -> None:
     said, wrong, _ = mypy.run([*options, own, str(program)])
     assert re.findall(r"program.py:(\d+): error", said) == ["9"], said + wrong
     assert get_type_hints(sunzip.Sun.frames)["when"] == int | When | slice
+
+
+def test_checkers_know_what_frames_become() -> None:
+    def told(of: Callable[..., object]) -> list[tuple[str, str]]:
+        found = [each.__annotations__ for each in get_overloads(of)]
+        return [(each["when"], each["return"]) for each in found]
+
+    assert told(sunzip.Sun.frames)[:2] == [("int | When", "int"), ("slice", "slice")]
+    assert told(sunzip.Sun.map)[:2] == [("int | When", "GenericMap"), ("slice", "MapSequence")]
 
 
 def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,6 @@ def decompress(
     with open(path, model=model, anon=anon) as sun:
         names = sun.held(channels)
         frames = sun.frames(slice(start, stop))
-        assert isinstance(frames, slice)
         if frames.start >= frames.stop:
             raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
         form = layout or _layout_of(os.fspath(out), sun.archive.source)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -499,7 +499,7 @@ class Archive(Shown):
         ]
         return np.frombuffer(b"".join(raw), "<u4")[: self.blocks].astype(np.int64)
 
-    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+    def rows(self, name: str, start: SupportsIndex, stop: SupportsIndex) -> npt.NDArray[Any]:
         """Return frames `start` to `stop` of ``t_obs``, ``valid`` or another table, reading no other shards.
 
         Raises
@@ -520,7 +520,7 @@ class Archive(Shown):
         """Return the ``zarr.json`` of every array by its name, as the root says that they are."""
         return layout.array_metadata(self._grid, self._attributes)
 
-    def headers(self, frame: int) -> list[dict[str, Any]]:
+    def headers(self, frame: SupportsIndex) -> list[dict[str, Any]]:
         """Return the FITS keywords of one frame, per channel; empty where there is no image."""
         frame = index(frame)  # NumPy's integers overflow in what follows
         if not 0 <= frame < self.frames:
@@ -528,7 +528,7 @@ class Archive(Shown):
         shard, row = divmod(frame, self._grid.frames_per_shard)
         return self._shard_headers(shard)[row]
 
-    def table(self, start: int, stop: int) -> ShardTable:
+    def table(self, start: SupportsIndex, stop: SupportsIndex) -> ShardTable:
         """Return what is known of the images of frames `start` to `stop`, besides pixels."""
         start, stop = self._checked(start, stop)
         n = self._grid.frames_per_shard
@@ -724,7 +724,7 @@ class Archive(Shown):
                 blocks = len(self._grid.blocks_of(shard))
                 self._indexes[shard] = layout.read_shard_index(data, blocks, length, f"{self.path}: {key}")
 
-    def _checked(self, start: int, stop: int) -> tuple[int, int]:
+    def _checked(self, start: SupportsIndex, stop: SupportsIndex) -> tuple[int, int]:
         """Return the limits of a range of frames that the archive has, without NumPy's integers."""
         start, stop = index(start), index(stop)
         if not 0 <= start <= stop <= self.frames:

@@ -354,8 +354,6 @@ class _Plan:
     @classmethod
     def between(cls, sun: Sun, times: tuple[str, str], count: int) -> _Plan:
         first, last = (sun.frames(parse_date(t, name="time")) for t in times)
-        assert isinstance(first, int)
-        assert isinstance(last, int)
         if first == last:
             raise InputError(
                 f"{sun.archive.path}: {times[0]} and {times[1]} are nearest to the same frame, "
