@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -42,7 +44,7 @@ class Packed:
     """As much of an archive as the store looks at, over a file that can be packed again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = str(path)
+        self.path = self._absolute = str(path)
         self.objects: dict[str, bytes] = {}
         self.pack()
 
@@ -57,6 +59,7 @@ class Packed:
             packer.add(_zip.MANIFEST, b"{}")
             packer.close(_zip.COMMENT + packer.sha256[_zip.MANIFEST])
         self._reader = _zip.Reader(self.path)
+        self.identity = self._reader.manifest_sha256
 
 
 def _restored(path: str, objects: dict[str, bytes]) -> Packed:
@@ -151,6 +154,18 @@ def test_no_test_is_left_out_that_is_not_there() -> None:
 def test_a_store_of_an_archive_is_not_equal_to_that_of_another(tmp_path: Path) -> None:
     stores = [ArchiveStore(Packed(tmp_path / name)) for name in ("a.lat", "b.lat")]
     assert stores[0] != stores[1]
+
+
+def test_stores_are_equal_that_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = Path(__file__).parent / "golden"
+    monkeypatch.chdir(tmp_path)
+    copyfile(golden / "archive-v1.lat", "a.lat")
+    with open_archive("a.lat") as archive:
+        assert pickle.loads(pickle.dumps(archive.store())) == archive.store()
+        copyfile(golden / "film-v1.lat", "b.lat")
+        os.replace("b.lat", "a.lat")
+        with open_archive("a.lat") as other:
+            assert other.store() != archive.store()
 
 
 def test_manifest_and_model_are_no_part_of_the_hierarchy() -> None:

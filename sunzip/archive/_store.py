@@ -40,7 +40,11 @@ class ArchiveStore(Store):
         self._members = {k: m for k, m in members if k != MANIFEST and not k.startswith("model/")}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ArchiveStore) and other._archive.path == self._archive.path
+        return isinstance(other, ArchiveStore) and other._which() == self._which()
+
+    def _which(self) -> tuple[str, str]:
+        # A pickled one has the whole path, and what is called so now may be another archive than before.
+        return self._archive._absolute, self._archive.identity
 
     def __str__(self) -> str:
         return f"sunzip://{self._archive.path}"
