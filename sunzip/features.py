@@ -124,8 +124,8 @@ def export_features(
     pool: int | None = None,
     pca: int | None = None,
     fit_until: When | None = None,
-    start: When | None = None,
-    stop: When | None = None,
+    start: int | When | None = None,
+    stop: int | When | None = None,
     model: str | Path | Model | None = None,
     anon: bool = False,
     force: bool = False,
@@ -151,7 +151,7 @@ def export_features(
         Fit the components only on frames before this time, so that nothing of later ones leaks into them.
         Latents of frames that were coded given later ones (`Sun.together`) know of those all the same.
     start, stop
-        Times, start included, stop not.
+        Frame numbers or times, start included, stop not.
     model
         What the archive was coded with, if it is neither embedded nor installed.
     anon
@@ -180,9 +180,7 @@ def export_features(
             "fit_until (--fit-until) says what principal components are fitted on: add pca (--pca)"
         )
     with open(path, model=model, anon=anon) as sun:
-        frames = sun.frames(slice(start, stop))
-        if frames.start >= frames.stop:
-            raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
+        frames = sun.frames_from(start, stop)
         latents = _Latents(sun, pool)
         width = latents.width if pca is None else pca
         if pca is not None and pca > latents.width:

@@ -447,6 +447,21 @@ class Sun(Shown):
             data = data[..., order, :, :]
         return data
 
+    def frames_from(self, start: int | When | None, stop: int | When | None) -> slice:
+        """Return the numbers of the frames from `start` to `stop`, the latter not included; None is the end.
+
+        Raises
+        ------
+        InputError
+            If there are none, or a text is no time.
+        """
+        frames: slice = self.frames(slice(start, stop))
+        if frames.start >= frames.stop:
+            # 0 is a number, too.
+            first, last = ("its start" if start is None else start), ("its end" if stop is None else stop)
+            raise InputError(f"{self.archive.path}: no frame from {first} to {last}")
+        return frames
+
     @overload
     def frames(self, when: int | When) -> int: ...
 

@@ -109,12 +109,8 @@ class LatDataset(Shown, Dataset[torch.Tensor]):
         self.channels = sun.channels if channels is None else tuple(channel(n).name for n in listed(channels))
         self._names = sun.held(self.channels)
         self._order = [self._names.index(name) for name in self.channels]
-        frames = sun.frames(slice(start, stop))
+        frames = sun.frames_from(start, stop)
         self._numbers = range(frames.start, frames.stop)
-        if not self._numbers:
-            # 0 is a number, too.
-            first, last = ("its start" if start is None else start), ("its end" if stop is None else stop)
-            raise InputError(f"{path}: no frame from {first} to {last}")
         self.time = sun.time[frames]
 
     def __repr__(self) -> str:

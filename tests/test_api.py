@@ -942,6 +942,8 @@ def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path) -> None
     assert report.layout == "hdf5"
     cube = join([open_source(str(tmp_path / "a.h5"))]).read(0, 4)
     np.testing.assert_array_equal(cube.data[0], sun[2, ["171A", "Bz"]])
+    with pytest.raises(InputError, match="no frame from its start to 0"):
+        api.decompress(lat, tmp_path / "b.h5", stop=0)
     with pytest.raises(InputError, match="no frame from 2015-01-01 to its end"):
         api.decompress(lat, tmp_path / "b.h5", start="2015-01-01")
     with pytest.raises(InputError, match="has no 193A"):

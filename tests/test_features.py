@@ -400,6 +400,7 @@ def test_frames_without_variance(tiny_model: Model, tmp_path: Path) -> None:
         ({"pca": 2, "fit_until": "soon"}, "fit_until 'soon' is not a date"),
         ({"pool": 0}, r"pool \(--pool\) must be a whole number from 1 up, not 0"),
         ({"start": "2015-01-01"}, "no frame from 2015-01-01 to its end"),
+        ({"start": 3, "stop": 0}, "no frame from 3 to 0"),
     ],
 )
 def test_mistakes_are_told_and_leave_nothing(lat: Path, tmp_path: Path, options: Any, message: str) -> None:

@@ -31,8 +31,8 @@ def decompress(
     out: str | os.PathLike[str],
     *,
     layout: str | None = None,
-    start: When | None = None,
-    stop: When | None = None,
+    start: int | When | None = None,
+    stop: int | When | None = None,
     channels: str | Iterable[str] | None = None,
     fill_missing: bool = False,
     model: str | Path | Model | None = None,
@@ -52,7 +52,7 @@ def decompress(
         ``"sdoml-v2"``, ``"sdoml-v1"``, ``"hdf5"`` or ``"fits"``; by default what `out` looks like: ``.zarr``,
         ``.h5`` or ``.hdf5``, otherwise the layout that the archive was made from.
     start, stop
-        Times, start included, stop not.
+        Frame numbers or times, start included, stop not.
     channels
         One name or several; by default all.
     fill_missing
@@ -73,9 +73,7 @@ def decompress(
     begin = clock.monotonic()
     with open(path, model=model, anon=anon) as sun:
         names = sun.held(channels)
-        frames = sun.frames(slice(start, stop))
-        if frames.start >= frames.stop:
-            raise InputError(f"{path}: no frame from {start or 'its start'} to {stop or 'its end'}")
+        frames = sun.frames_from(start, stop)
         form = layout or _layout_of(os.fspath(out), sun.archive.source)
         if fill_missing and form == "sdoml-v1":
             raise InputError(
