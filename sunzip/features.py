@@ -159,7 +159,8 @@ def export_features(
     force
         Replace what is at `out`.
     progress
-        Called at the beginning and after each stretch of frames, of which the fit's count, too.
+        Called with a `Progress` at the beginning and after each stretch of frames, of which the fit's count,
+        too.
 
     Raises
     ------

@@ -116,7 +116,8 @@ def compress(
         Code on the workers of a Dask cluster: its `distributed.Client`, or the address or scheduler file of
         its scheduler. All must see `out`: a shared file system or an object store.
     progress
-        Called at the beginning and after each stretch of frames, or of workers after each shard.
+        Called with a `Progress` at the beginning and after each stretch of frames, or of workers after each
+        shard.
 
     Raises
     ------

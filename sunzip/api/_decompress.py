@@ -63,7 +63,7 @@ def decompress(
     force
         Replace what is at `out`.
     progress
-        Called at the beginning and after each stretch of frames.
+        Called with a `Progress` at the beginning and after each stretch of frames.
 
     Raises
     ------

@@ -187,7 +187,7 @@ def diff(
     model
         What decodes the archives, if it is neither embedded nor installed.
     progress
-        Called at the beginning and after each frame.
+        Called with a `Progress` at the beginning and after each frame.
 
     Raises
     ------

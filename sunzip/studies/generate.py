@@ -140,7 +140,7 @@ def generate(
     force
         Replace what is at `out`.
     progress
-        Called at the beginning and after each frame.
+        Called with a `Progress` at the beginning and after each frame.
 
     Raises
     ------
