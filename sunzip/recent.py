@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Hashable
-from threading import Lock
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from threading import Event, Lock
 from typing import Generic, TypeVar
 
 _K = TypeVar("_K", bound=Hashable)
@@ -29,21 +30,51 @@ class Recent(Generic[_K, _V]):
         self._most, self._fewest = most, fewest
         self._held: OrderedDict[_K, tuple[_V, int]] = OrderedDict()
         self._bytes = 0
+        self._made: dict[_K, Event] = {}
         self._lock = Lock()
         if hasattr(os, "register_at_fork"):  # Windows knows no fork
             os.register_at_fork(after_in_child=self._unlock)
 
     def _unlock(self) -> None:
-        # A fork may find the lock taken by a thread that it has not.
+        # A fork may find the lock taken, and values being made, by threads that it has not.
         self._lock = Lock()
+        self._made = {}
 
     def get(self, key: _K) -> _V | None:
         """Return a value, or None if it is forgotten or was never there."""
         with self._lock:
-            if key not in self._held:
-                return None
-            self._held.move_to_end(key)
-            return self._held[key][0]
+            return self._get(key)
+
+    def _get(self, key: _K) -> _V | None:
+        if key not in self._held:
+            return None
+        self._held.move_to_end(key)
+        return self._held[key][0]
+
+    @contextmanager
+    def making(self, key: _K) -> Iterator[_V | None]:
+        """Yield a value, or None if it is to be made inside; whoever asks meanwhile waits until it is.
+
+        Nobody waits twice: where what was made is not kept, being too large, all make it side by side.
+        """
+        with self._lock:
+            found, other = self._get(key), self._made.get(key)
+            ours = found is None and other is None
+            if ours:
+                self._made[key] = Event()
+        if not ours:
+            if found is None and other is not None:
+                other.wait()
+                found = self.get(key)
+            yield found
+            return
+        try:
+            yield None
+        finally:
+            with self._lock:
+                made = self._made.pop(key, None)  # who forked meanwhile has none
+            if made is not None:
+                made.set()
 
     def put(self, key: _K, value: _V, nbytes: int) -> None:
         """Remember a value of so many bytes."""

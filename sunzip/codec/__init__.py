@@ -867,12 +867,18 @@ class Codec(Shown):
             if not coarse or kept.wanted(number):
                 show, keep = bool(those) and not coarse, kept.wanted(number)
                 args = payload, block.quality, known, show, keep, painter, moved
-                shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
+                shown, key = None, (self._token, digest, number)
+                # Another thread, which reads other frames of the block, may be at what both build on.
+                shared = parts and keep and (painter is not None or not show)
+                with _lately.making(key) if shared else nullcontext() as left:
+                    if left is None:
+                        shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
+                        if left is not None and parts:
+                            _lately.put(key, left, left.pictures.nbytes + left.coarse.nbytes)
                 if left is not None:
                     kept.put(number, left)
-                    if parts:
-                        size = left.pictures.nbytes + left.coarse.nbytes
-                        _lately.put((self._token, digest, number), left, size)
+                    if show and shown is None and painter is not None:
+                        shown = painter(known.channels, _NO_LATENTS, left, moved)
                 if shown is not None:
                     found = [(t, shown) for t in those]
             return found

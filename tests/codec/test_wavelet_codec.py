@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
@@ -1113,6 +1116,36 @@ def test_one_frame_of_many_is_what_it_is_among_all(
         assert np.array_equal(codec.latents([block], shape, frames=[t])[0], coarse[t], equal_nan=True)
         tensor = codec.decode_tensor([block], two, shape, frames=[t])[0].numpy()
         assert np.array_equal(tensor, together[t], equal_nan=True)
+
+
+@pytest.mark.parametrize("read", ["decode", "latents"])
+def test_threads_decode_what_their_frames_build_on_once(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    shape, frames = (16, 16), (1, 2, 3)  # in the middle of others, all
+    (block,) = codec.encode(film(9, 1, *shape), ["171A"], frames_per_block=9)
+    asked = {"decode": (["171A"], shape), "latents": (shape,)}[read]
+    together = getattr(codec, read)([block], *asked)
+    decoded, decode, begun = [], WaveletFamily.decode, threading.Barrier(len(frames))
+
+    def slow(self: WaveletFamily, payload: bytes, quality: int, known: Known) -> Float:
+        decoded.append(payload)
+        time.sleep(0.05)
+        return decode(self, payload, quality, known)
+
+    monkeypatch.setattr(WaveletFamily, "decode", slow)
+
+    def one(t: int) -> Float:
+        begun.wait()
+        with lanes.here():
+            return getattr(codec, read)([block], *asked, frames=[t])[0]
+
+    with ThreadPoolExecutor(len(frames)) as pool:
+        found = list(pool.map(one, frames))
+    np.testing.assert_array_equal(found, together[list(frames)])
+    payloads = Block.unpack(block).payloads
+    for place in (0, 8, 4):
+        assert decoded.count(payloads[place]) == 1
 
 
 @settings(max_examples=8, deadline=None)
