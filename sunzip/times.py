@@ -33,6 +33,30 @@ When = str | date | Wrapped
 _MAX_TEXT = 40
 _MS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
+#: Times of the years 1 to 9999: those of ISO 8601.
+_FIRST, _END = np.array(["0001-01-01", "10000-01-01"], "datetime64[ms]")
+
+#: What numbers count, by CF's words for it: the milliseconds of each, and into how many parts it is cut.
+_COUNTED: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("d", "day", "days"), (_MS["d"], 1)),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), (_MS["h"], 1)),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), (_MS["min"], 1)),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), (_MS["s"], 1)),
+    **dict.fromkeys(("ms", "msec", "msecs", "millisec", "millisecs", "millisecond", "milliseconds"), (1, 1)),
+    **dict.fromkeys(("us", "microsec", "microsecs", "microsecond", "microseconds"), (1, 10**3)),
+    **dict.fromkeys(("ns", "nanosec", "nanosecs", "nanosecond", "nanoseconds"), (1, 10**6)),
+}
+
+#: From when on they do: ``1992-10-8 15:15:42.5 -6:00``, of which all behind the date may be left out.
+_SINCE = re.compile(
+    r"\s*(\w+)\s+since\s+(\d{1,4})-(\d{1,2})-(\d{1,2})"
+    r"(?:[T\s]\s*(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,9}))?)?)?"
+    r"\s*(?:Z|UTC|GMT|([+-]?)(\d{1,2}):?(\d\d)?)?\s*",
+    re.ASCII | re.IGNORECASE,
+)
+#: From which day on the calendar of the world is the one that NumPy has for all times.
+_GREGORIAN = datetime(1582, 10, 15)
+
 
 def parse_t_obs(values: Iterable[object]) -> Times:
     """Turn a column of observation times into UTC.
@@ -136,6 +160,67 @@ def parse_v1(stamps: Sequence[str]) -> Times:
         (N,) datetime64[ms]; NaT where the digits are no date.
     """
     return parse_t_obs([f"{s[:4]}-{s[4:6]}-{s[6:8]}T{s[9:11]}:{s[11:]}:00" for s in stamps])
+
+
+def parse_counts(values: npt.NDArray[Any], units: str, calendar: str = "standard") -> Times:
+    """Turn numbers that count time from a date into UTC, as the CF conventions have them (section 4.4).
+
+    Parameters
+    ----------
+    values
+        Integers or floating point, of any shape.
+    units
+        ``"hours since 2010-01-01 00:00:00"`` or the like, in days down to nanoseconds.
+    calendar
+        ``"standard"``, ``"gregorian"`` or ``"proleptic_gregorian"``.
+
+    Returns
+    -------
+    numpy.ndarray
+        datetime64[ms] of the shape of `values`; NaT for what is no date of the years 1 to 9999, as NaN.
+
+    Raises
+    ------
+    InputError
+        If units or calendar are others.
+
+    Examples
+    --------
+    >>> parse_counts(np.array([0.5, np.nan]), "hours since 2014-1-1 6:00 +01:00").astype(str).tolist()
+    ['2014-01-01T05:30:00.000', 'NaT']
+    """
+    wanted = "write seconds since 1970-01-01, or texts as 2014-01-31T06:00:00"
+    if calendar.strip().lower() not in ("standard", "gregorian", "proleptic_gregorian"):
+        raise InputError(f"is of the calendar {calendar!r:.60}; {wanted}")
+    match = _SINCE.fullmatch(units)
+    unit = _COUNTED.get(match[1].lower()) if match else None
+    if match is None or unit is None:
+        raise InputError(f"counts {units!r:.60}, which is not understood; {wanted}")
+    try:
+        since = datetime(*(int(match[i] or 0) for i in range(2, 8)))  # type: ignore[arg-type]
+        since += timedelta(microseconds=round(float(f"0.{match[8] or 0}") * 1e6))
+        west = timedelta(hours=int(match[10] or 0), minutes=int(match[11] or 0))
+        since += west if match[9] == "-" else -west
+    except (ValueError, OverflowError):
+        raise InputError(f"counts {units!r:.60}, where there is no such date; {wanted}") from None
+    if since < _GREGORIAN and "proleptic" not in calendar.lower():
+        raise InputError(f"counts {units!r:.60} by the calendar that was in use before 1582; {wanted}")
+    start = np.datetime64(since, "us").astype("datetime64[ms]")
+    each, parts = unit
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)
+    # The least of all numbers is how NumPy and xarray write that there is no time.
+    least = max(-(int((start - _FIRST).astype(np.int64)) * parts // each), 1 - 2**63)
+    most = min((int((_END - start).astype(np.int64)) * parts - 1) // each, 2**63 - 1)
+    known = (values >= least) & (values <= most)
+    if values.dtype.kind == "f":
+        ms = np.rint(values[known] * each / parts).astype(np.int64)
+    else:
+        whole, rest = np.divmod(values[known].astype(np.int64), parts)
+        ms = whole * each + (2 * rest >= parts) * (parts > 1)
+    times = np.full(values.shape, np.datetime64("NaT", "ms"), "datetime64[ms]")
+    times[known] = start + ms.astype("timedelta64[ms]")
+    return times
 
 
 def tai_to_utc(times: Times) -> Times:

@@ -934,13 +934,14 @@ def test_channels_without_an_image_are_not_told_to_be_written(lat: Path, tmp_pat
     assert told("2014-01-01T00:36", "2014-01-01T00:48") == (0, ())
 
 
-def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.h5", "a.nc"])
+def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path, name: str) -> None:
     report = api.decompress(
-        lat, tmp_path / "a.h5", start="2014-01-01T00:24", stop="2014-01-01T01:24", channels=["Bz", "171A"]
+        lat, tmp_path / name, start="2014-01-01T00:24", stop="2014-01-01T01:24", channels=["Bz", "171A"]
     )
     assert (report.frames, report.channels) == (5, ("171A", "Bz"))
     assert report.layout == "hdf5"
-    cube = join([open_source(str(tmp_path / "a.h5"))]).read(0, 4)
+    cube = join([open_source(str(tmp_path / name))]).read(0, 4)
     np.testing.assert_array_equal(cube.data[0], sun[2, ["171A", "Bz"]])
     with pytest.raises(InputError, match="no frame from its start to 0"):
         api.decompress(lat, tmp_path / "b.h5", stop=0)
@@ -950,7 +951,7 @@ def test_parts_are_decompressed(lat: Path, sun: api.Sun, tmp_path: Path) -> None
         api.decompress(lat, tmp_path / "b.h5", channels=["193A"])
     with pytest.raises(OutputError, match="unknown layout"):
         api.decompress(lat, tmp_path / "b.h5", layout="png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -16,6 +16,7 @@ from sunzip.errors import InputError
 from sunzip.times import (
     format_tai,
     format_utc,
+    parse_counts,
     parse_date,
     parse_duration,
     parse_t_obs,
@@ -230,3 +231,49 @@ def test_what_only_looks_like_a_date(moment):
 def test_no_dates(text):
     with pytest.raises(InputError, match=r"^start .* is not a date; write 2014-01-31"):
         parse_date(text, name="start")
+
+
+@pytest.mark.parametrize(
+    ("count", "units", "expected"),
+    [
+        (1.5, "days since 1970-01-01", "1970-01-02T12:00:00.000"),
+        (np.int32(2), "HOURS since 2010-1-1 0:0:0", "2010-01-01T02:00:00.000"),
+        (np.float32(30), "minutes since 2010-01-01T00:00Z", "2010-01-01T00:30:00.000"),
+        (0, "s since 1992-10-8 15:15:42.5 -6:00", "1992-10-08T21:15:42.500"),
+        (0, "sec since 1992-10-8 15:15:42.5 +0530", "1992-10-08T09:45:42.500"),
+        (-1, "milliseconds since 2014-01-01 00:00:00 GMT", "2013-12-31T23:59:59.999"),
+        (1_500, "microseconds since 2014-01-01", "2014-01-01T00:00:00.002"),
+        (1_499_999, "ns since 2014-01-01", "2014-01-01T00:00:00.001"),
+        (2**63 - 1, "nanoseconds since 1970-01-01", "2262-04-11T23:47:16.855"),
+        (np.uint64(2**63), "days since 1970-01-01", "NaT"),
+        (-(2**63), "nanoseconds since 1970-01-01", "NaT"),
+        (2**63 - 1, "days since 1970-01-01", "NaT"),
+        (np.nan, "days since 1970-01-01", "NaT"),
+        (-np.inf, "days since 1970-01-01", "NaT"),
+        (9.96921e36, "days since 1970-01-01", "NaT"),
+    ],
+)
+def test_numbers_count_as_cf_says(count, units, expected):
+    assert str(parse_counts(np.array([[count]]), units)[0, 0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "calendar", "part"),
+    [
+        ("months since 2010-01-01", "standard", "counts 'months since 2010-01-01', which is not understood"),
+        ("days", "standard", "counts 'days', which is not understood"),
+        ("days since 2010-02-30", "standard", "where there is no such date"),
+        ("days since 0001-01-01 00:00:00 +01:00", "proleptic_gregorian", "where there is no such date"),
+        ("days since 1-1-1", "gregorian", "by the calendar that was in use before 1582"),
+        ("days since 2010-01-01", "noleap", "is of the calendar 'noleap'"),
+    ],
+)
+def test_counts_that_are_not_understood_are_one_line(units, calendar, part):
+    with pytest.raises(InputError, match=part) as found:
+        parse_counts(np.zeros(1), units, calendar)
+    assert "\n" not in str(found.value)
+
+
+def test_counts_from_the_first_year_on():
+    days = np.array([735_233.5])
+    assert str(parse_counts(days, "days since 1-1-1", "proleptic_gregorian")[0]) == "2014-01-01T12:00:00.000"

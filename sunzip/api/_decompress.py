@@ -20,6 +20,7 @@ from sunzip.errors import InputError, OutputError
 from sunzip.files import keep_mode
 from sunzip.sinks import open_sink
 from sunzip.sinks.base import replaceable
+from sunzip.sources.layouts import layout_of
 from sunzip.sun import open
 from sunzip.tasks import Task
 from sunzip.times import When
@@ -50,7 +51,7 @@ def decompress(
         What to write; it appears under its name only when it is complete.
     layout
         ``"sdoml-v2"``, ``"sdoml-v1"``, ``"hdf5"`` or ``"fits"``; by default what `out` looks like: ``.zarr``,
-        ``.h5`` or ``.hdf5``, otherwise the layout that the archive was made from.
+        ``.h5``, ``.hdf5``, ``.nc`` or ``.nc4``, otherwise the layout that the archive was made from.
     start, stop
         Frame numbers or times, start included, stop not.
     channels
@@ -132,7 +133,7 @@ def _layout_of(out: str, source: Any) -> str:
     name = out.rstrip("/").lower()
     if name.endswith(".zarr"):
         return "sdoml-v2"
-    if name.endswith((".h5", ".hdf5")):
+    if layout_of(name) == "hdf5":
         return "hdf5"
     layouts = source.get("layouts")
     first = layouts[0] if isinstance(layouts, list) and layouts else None

@@ -125,8 +125,9 @@ def compress(
 ) -> None:
     """Compress images of the Sun into an archive.
 
-    SRC is an SDOML v2 Zarr store, a folder of SDOML v1 npz files, a folder of FITS files, an HDF5 file, any
-    fsspec URL of these (s3://…), or synthetic:frames=64,size=512,seed=0. Several are joined in time.
+    SRC is an SDOML v2 Zarr store, a folder of SDOML v1 npz files, a folder of FITS files, an HDF5 or netCDF-4
+    file, any fsspec URL of these (s3://…), or synthetic:frames=64,size=512,seed=0. Several are joined in
+    time.
 
     OUT is the archive, customarily *.lat, on disk or at an fsspec URL. While it grows there is a folder
     OUT.partial; after Ctrl-C, an error or a crash, the same command with --resume continues it and ends with
@@ -382,7 +383,7 @@ def _odd(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @click.option(
     "--layout",
     type=click.Choice(_LAYOUTS),
-    help="What to write; by default what OUT looks like (.zarr, .h5), else as the source was.",
+    help="What to write; by default what OUT looks like (.zarr, .h5, .nc), else as the source was.",
 )
 @start_option
 @stop_option

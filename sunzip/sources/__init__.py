@@ -17,7 +17,7 @@ __all__ = ["layout_at", "open_source"]
 
 _LOOKED_FOR = (
     "a Zarr format 2 store with SDOML channels, *.npz named as SDOML v1 does, *.fits, *.fits.gz, *.fts, "
-    "or an .h5 or .hdf5 file"
+    "or an .h5, .hdf5, .nc or .nc4 file"
 )
 #: How many folders are looked into before a tree counts as one of nothing known.
 _MAX_FOLDERS = 10_000
@@ -137,7 +137,8 @@ def _of_tree(storage: Storage, names: dict[str, tuple[bool, int | None]]) -> str
         layouts.look(folder, (name for name, (is_dir, _) in names.items() if not is_dir))
         if layouts.only == "hdf5":
             raise InputError(
-                f"{storage.name(folder)}: holds HDF5 files; name one of them, or a folder of another layout"
+                f"{storage.name(folder)}: holds HDF5 or netCDF files; name one of them, or a folder "
+                "of another layout"
             )
         if layouts.only in ("sdoml-v1", "fits"):
             return layouts.only

@@ -1,12 +1,13 @@
-"""One HDF5 file as a source: the "cube-1" layout that sunzip writes, and any file with a plain image cube.
+"""One HDF5 file as a source: the "cube-1" layout that sunzip writes, and any with a cube, netCDF-4 too.
 
 A minimal file holds ``cube`` (T, C, Y, X) with ``channel`` (C names), or (T, Y, X) with an attribute
 ``channel`` on the dataset or the root, and ``time`` (T), int64 ms since 1970 UTC or ISO 8601 strings. What is
 no date, or none of the years 1 to 9999, is no time.
-Of NetCDF's attributes ``_FillValue`` and ``missing_value`` of the cube are heeded, as pixels without
-measurement; what is packed, ``units`` that are not those of its channels, and times that count other units
-are refused. So are names of the cube's axes in another order, and coordinates ``y`` and ``x`` that fall: rows
-go from south to north, and columns from east to west.
+A netCDF-4 file is one, too. Of its conventions are heeded: what times count, by ``units`` and ``calendar``;
+``scale_factor`` and ``add_offset`` of the cube; ``_FillValue``, ``missing_value``, and what netCDF puts where
+nothing was written, as pixels and times that are none; a name alone, or of single letters, as channel.
+Refused are ``units`` of the cube that are not those of its channels, names of its axes in another order, and
+coordinates ``y`` and ``x`` that fall: rows go from south to north, and columns from east to west.
 Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root attribute ``scale``
 ("mean" unless it says "sum"). ``sunzip.sinks.hdf5`` describes the whole layout.
 """
@@ -20,6 +21,7 @@ import threading
 import weakref
 import zlib
 from collections import Counter
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -31,7 +33,7 @@ from sunzip.cube import Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source, other_order
 from sunzip.sources.storage import Storage
-from sunzip.times import Times, parse_t_obs
+from sunzip.times import Times, parse_counts, parse_t_obs
 
 #: What a file may ask to be allocated at once: pixels of an image, bytes of a chunk, images in the index.
 _MAX_SIDE = 16384
@@ -40,6 +42,8 @@ _MAX_IMAGES = 2**26
 #: Chunks that are read together: for each HDF5 takes time and kilobytes, though it be not in the file.
 _MAX_CHUNKS = 2**16
 _MAX_KEYWORDS = 2**24
+#: Letters of the name of a channel.
+_MAX_LETTERS = 256
 #: Times that are texts: 9 years of 12 channels at 12 minutes have 5 million images.
 _MAX_TEXTS = 2**23
 #: Bytes of texts that are read together: many may be the same long one of the file.
@@ -49,11 +53,14 @@ _MAX_TEXT = 2**28
 #: 1 MB and unpacks a chunk of 24 images 24 times. Those of 12 channels of 512², 16 images each, are 200 MB.
 _HELD = 2**28
 
-#: What numbers in datasets of times count, if they say so, perhaps with 00:00:00 behind it.
+#: What int64 in datasets of times count, unless they say so.
 _UNITS = "milliseconds since 1970-01-01"
 
-#: Times of the years 1 to 9999: those of ISO 8601.
-_FIRST, _END = np.array(["0001-01-01", "10000-01-01"], "datetime64[ms]")
+#: How netCDF names a dimension that has no coordinates, for which HDF5 needs a dataset.
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"
+
+#: How netCDF files begin that are no HDF5: of the classic formats.
+_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 
 #: How a remote file is fetched and kept: HDF5 goes to and fro in it.
 _BLOCKS = {"block_size": 2**20, "cache_type": "blockcache", "cache_options": {"maxblocks": 64}}
@@ -90,7 +97,16 @@ class Hdf5(Source):
         try:
             self._index(self._file())
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, OSError) and self._is_classic():
+                raise InputError(
+                    f"{url}: is netCDF of a classic format, not HDF5; convert it: nccopy -k nc4 OLD NEW"
+                ) from None
             raise self._unreadable(error) from error
+
+    def _is_classic(self) -> bool:
+        with suppress(OSError), self._storage.fs.open(self._storage.root, "rb") as file:
+            return file.read(4) in _CLASSIC
+        return False
 
     def _start_reading(self) -> None:
         self._handle: tuple[int, Any, Any] | None = None
@@ -121,8 +137,10 @@ class Hdf5(Source):
                 image = self._taken(cube, *(t, self._column[channel])[: cube.ndim - 2])
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise self._unreadable(error, f" image {t} of {channel}") from error
+        factor, offset = self._packing
         with np.errstate(over="ignore"):
-            pixels: npt.NDArray[np.float32] = np.array(image, dtype=np.float32, order="C")
+            values = image if self._packing == (1, 0) else image.astype(np.float64) * factor + offset
+            pixels: npt.NDArray[np.float32] = np.array(values, dtype=np.float32, order="C")
         for value in self._no_value:
             pixels[image == value] = np.nan
         return pixels
@@ -181,6 +199,10 @@ class Hdf5(Source):
             return None
         # A file from a stranger must not make this one open other files.
         found = file[name] if isinstance(link, h5py.HardLink) else None
+        if found is not None and _text(found.attrs.get("NAME", "")).startswith(_NO_VARIABLE):
+            if required:
+                raise InputError(f"{self.url}: has no numbers or texts for {name!r}, but only its length")
+            return None
         if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
             raise InputError(f"{self.url}: {name!r} must be a dataset inside the file itself")
         if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > _MAX_CHUNK:
@@ -261,13 +283,10 @@ class Hdf5(Source):
                 f"not {cube.dtype} {cube.shape}"
             )
         self._refuse_order(cube)
-        if packing := {"scale_factor", "add_offset"}.intersection(cube.attrs):
-            raise InputError(
-                f"{self.url}: cube is packed (attribute {min(packing)}), which is not undone here; "
-                "write its values as they are"
-            )
-        told = [np.ravel(cube.attrs[k]) for k in ("_FillValue", "missing_value") if k in cube.attrs]
-        self._no_value = [v[0] for v in told if v.size == 1 and v.dtype.kind in "fiu"]
+        self._packing = self._number(cube, "scale_factor", 1), self._number(cube, "add_offset", 0)
+        if _text(cube.attrs.get("_Unsigned", "false")).lower() == "true":
+            raise InputError(f"{self.url}: cube has unsigned numbers as signed ones; write it as float32")
+        self._no_value = _no_values(cube)
         t, *middle, y, x = (int(n) for n in cube.shape)
         c = middle[0] if middle else 1
         if c > len(NAMES):
@@ -341,6 +360,13 @@ class Hdf5(Source):
                     f"{self.url}: {name} falls, where images are read from {way}; turn cube and {name}"
                 )
 
+    def _number(self, dataset: Any, name: str, default: float) -> float:
+        """Return an attribute that is a number."""
+        found = np.ravel(dataset.attrs.get(name, default))
+        if found.size != 1 or found.dtype.kind not in "fiu" or not math.isfinite(found[0]):
+            raise InputError(f"{self.url}: attribute {name} of {dataset.name[1:]} is no number")
+        return float(found[0])
+
     def _read_scale(self, file: Any) -> Scale:
         text = _text(file.attrs.get("scale", Scale.MEAN.value))
         try:
@@ -351,9 +377,16 @@ class Hdf5(Source):
     def _read_names(self, file: Any, cube: Any, c: int) -> list[str]:
         dataset = self._dataset(file, "channel")
         if dataset is not None:
-            if dataset.shape != (c,):
+            # The classic model of netCDF has no texts, but letters along one more axis.
+            letters = dataset.dtype == "S1" and dataset.ndim > 0 and dataset.shape[-1] <= _MAX_LETTERS
+            shape = dataset.shape[:-1] if letters else dataset.shape
+            if shape != (c,) and (shape or cube.ndim == 4):
                 raise InputError(f"{self.url}: channel must name {c} channels, and has shape {dataset.shape}")
-            names = [_text(v) for v in self._taken(dataset)]
+            found = np.asarray(self._taken(dataset))
+            names = [
+                b"".join(v).decode() if letters else _text(v)
+                for v in found.reshape(c, *dataset.shape[len(shape) :])
+            ]
         elif cube.ndim == 3 and ("channel" in cube.attrs or "channel" in file.attrs):
             names = [_text(cube.attrs.get("channel", file.attrs.get("channel")))]
         else:
@@ -377,13 +410,21 @@ class Hdf5(Source):
         if dataset.shape != shape:
             raise InputError(f"{self.url}: {name} must have shape {shape}, not {dataset.shape}")
         self._refuse_crumbs(dataset)
-        units = _text(dataset.attrs.get("units", _UNITS))
-        if dataset.dtype.kind in "iuf" and not units.startswith(_UNITS):
-            raise InputError(f"{self.url}: {name} counts {units[:60]!r}; convert it to {_UNITS!r}, int64")
-        if dataset.dtype.kind == "i" and dataset.dtype.itemsize == 8:
-            found: Times = self._taken(dataset).astype("datetime64[ms]")
-            # Numbers that are no date, as 2^63 − 1 is, stand for times that are missing.
-            found[(found < _FIRST) | (found >= _END)] = np.datetime64("NaT", "ms")
+        units = _text(dataset.attrs.get("units", ""))
+        if dataset.dtype.kind in "iuf" and (units or dataset.dtype == np.int64):
+            if {"scale_factor", "add_offset"}.intersection(dataset.attrs):
+                raise InputError(
+                    f"{self.url}: {name} is packed, which is undone of cube alone; write {_UNITS}"
+                )
+            counts = self._taken(dataset)
+            try:
+                found = parse_counts(
+                    counts, units or _UNITS, _text(dataset.attrs.get("calendar", "standard"))
+                )
+            except InputError as error:
+                raise InputError(f"{self.url}: {name} {error}") from None
+            for value in _no_values(dataset):
+                found[counts == value] = np.datetime64("NaT", "ms")
         elif dataset.dtype.kind in "OS":
             if dataset.size > _MAX_TEXTS:
                 # A sparse file of few bytes may have as many as it likes, and each takes its time.
@@ -391,7 +432,8 @@ class Hdf5(Source):
             found = parse_t_obs(self._taken(dataset).ravel().tolist()).reshape(shape)
         else:
             raise InputError(
-                f"{self.url}: {name} must be int64 ms since 1970 or ISO 8601 strings, not {dataset.dtype}"
+                f"{self.url}: {name} must be int64 ms since 1970, numbers of which an attribute units tells "
+                f"what they count, or ISO 8601 strings, not {dataset.dtype}"
             )
         return found
 
@@ -474,6 +516,14 @@ def _chunk(dataset: Any, begin: tuple[int, ...]) -> bytes | None:
             f"chunk at {begin} does not hold the {size} bytes of its shape; fetch the file again"
         )
     return data
+
+
+def _no_values(dataset: Any) -> list[Any]:
+    """Return the numbers that stand for none in a dataset."""
+    told = [np.ravel(dataset.attrs[k]) for k in ("_FillValue", "missing_value") if k in dataset.attrs]
+    found = [v[0] for v in told if v.size == 1 and v.dtype.kind in "fiu"]
+    # HDF5 gives this where nothing was written. In bytes netCDF has no number to spare for it.
+    return [*found, dataset.fillvalue] if dataset.fillvalue and dataset.dtype.itemsize > 1 else found
 
 
 def _text(value: object) -> str:

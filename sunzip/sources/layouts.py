@@ -10,7 +10,7 @@ from sunzip.errors import InputError
 from sunzip.sources.storage import Storage
 
 _FITS = (".fits", ".fits.gz", ".fts", ".fts.gz", ".fit", ".fit.gz", ".fz", ".fz.gz")
-_HDF5 = (".h5", ".hdf5")
+_HDF5 = (".h5", ".hdf5", ".nc", ".nc4")
 _V1 = re.compile(r"(AIA|HMI)\d{8}_\d{4}_\w{2,4}\.npz")
 
 

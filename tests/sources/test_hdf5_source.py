@@ -13,7 +13,7 @@ import pytest
 
 from sunzip.cube import Scale
 from sunzip.errors import InputError
-from sunzip.sources import hdf5
+from sunzip.sources import hdf5, open_source
 from sunzip.sources.hdf5 import Hdf5
 from sunzip.sources.series import join
 
@@ -164,9 +164,12 @@ def test_a_wrong_layout_is_one_line(tmp_path, changes, part):
 @pytest.mark.parametrize(
     ("of", "attribute", "value", "part"),
     [
-        ("time", "units", "hours since 2017-08-07", "time counts 'hours since 2017-08-07'"),
-        ("time", "units", "milliseconds since 2017-08-07", "time counts 'milliseconds since 2017-08-07'"),
-        ("cube", "scale_factor", 0.5, "packed (attribute scale_factor)"),
+        ("time", "units", "months since 2017-08-07", "time counts 'months since 2017-08-07', which is not"),
+        ("time", "calendar", "360_day", "time is of the calendar '360_day'"),
+        ("time", "scale_factor", 0.5, "time is packed"),
+        ("cube", "scale_factor", "half", "attribute scale_factor of cube is no number"),
+        ("cube", "add_offset", np.nan, "attribute add_offset of cube is no number"),
+        ("cube", "_Unsigned", "true", "cube has unsigned numbers as signed ones"),
         ("cube", "units", "mG", "cube is in 'mG', and 171A is read in DN/s"),
         ("cube", "units", "DN/s", "cube is in 'DN/s', and Bz is read in G"),
     ],
@@ -229,6 +232,108 @@ def test_netcdf_without_packing(tmp_path):
     source = Hdf5(file)
     np.testing.assert_array_equal(source.times("Bz"), MS.astype("M8[ms]"))
     np.testing.assert_array_equal(source.read("Bz", 0), np.where(data[0, 1] == -9999, np.nan, data[0, 1]))
+
+
+def netcdf(path, *, channel, time, units, packing=None):
+    """A file as netCDF's own library writes it: each axis a scale, those without coordinates by a name."""
+    data = cube(T, len(channel), N, N) + 100
+    with h5py.File(path, "w") as file:
+        names = dict(zip(("time", "channel", "y", "x"), data.shape, strict=True))
+        for name, value in (("time", time), ("channel", channel)):
+            file[name] = value
+            file[name].make_scale(name)
+        file["time"].attrs.update({"units": np.bytes_(units), "calendar": np.bytes_("standard")})
+        for name in "yx":
+            file[name] = np.zeros(names[name], ">f4")
+            file[name].make_scale(f"This is a netCDF dimension but not a netCDF variable.{names[name]:10d}")
+        factor, offset = packing or (1, 0)
+        stored = data if packing is None else np.rint((data - offset) / factor).astype(np.int16)
+        fill = np.float32(9.96921e36) if packing is None else np.int16(-32767)
+        made = file.create_dataset("cube", data.shape, stored.dtype, chunks=(1, 1, N, N), fillvalue=fill)
+        made[:-1] = stored[:-1]  # of the last frame nothing is written
+        if packing is not None:
+            made.attrs.update({"scale_factor": factor, "add_offset": offset, "missing_value": np.int16(7)})
+        made.attrs["units"] = np.bytes_("DN/s")
+        for dim, name in zip(made.dims, names, strict=True):
+            dim.attach_scale(file[name])
+    return str(path), data
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.NC4"])
+@pytest.mark.parametrize(
+    ("time", "units"),
+    [
+        (np.arange(T) / 5, "hours since 2017-08-07"),
+        (np.arange(T, dtype=np.int32) * 12, "minutes since 2017-8-7 0:0:0"),
+        (57972 + np.arange(T) / 120, "days since 1858-11-17 00:00:00 UTC"),
+    ],
+)
+def test_netcdf_is_a_source(tmp_path, name, time, units):
+    path, data = netcdf(tmp_path / name, channel=["171A", "193A"], time=time, units=units)
+    source = open_source(path)
+    assert source.layout == "hdf5"
+    assert source.channels == ("171A", "193A")
+    np.testing.assert_array_equal(
+        source.times("193A"), np.datetime64("2017-08-07", "ms") + np.arange(T) * np.timedelta64(12, "m")
+    )
+    np.testing.assert_array_equal(source.read("193A", 1), data[1, 1])
+    assert np.isnan(source.read("171A", T - 1)).all()
+
+
+def test_packed_numbers_are_unpacked(tmp_path):
+    path, data = netcdf(
+        tmp_path / "a.nc",
+        channel=["171A"],
+        time=MS,
+        units="milliseconds since 1970-01-01",
+        packing=(0.01, 90.0),
+    )
+    with h5py.File(path, "r+") as file:
+        file["cube"][0, 0, 0, 0] = 7
+    image = Hdf5(path).read("171A", 0)
+    assert np.isnan(image[0, 0])
+    np.testing.assert_allclose(image.ravel()[1:], data[0, 0].ravel()[1:], atol=0.0051)
+    assert np.isnan(Hdf5(path).read("171A", T - 1)).all()
+
+
+@pytest.mark.parametrize("fill", [-1, None])
+def test_times_that_are_the_fill_value_are_none(tmp_path, fill):
+    time = np.arange(T) if fill else np.array([0, 1, 2, 3, np.nan])
+    file = save(tmp_path / "a.h5", {"channel": "171A"}, cube=cube(T, N, N), time=time)
+    with h5py.File(file, "r+") as f:
+        f["time"].attrs["units"] = "days since 2017-08-07"
+        if fill:
+            f["time"].attrs["_FillValue"] = 4
+    assert np.isnat(Hdf5(file).times("171A")).tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("kind", ["alone", "letters", "letters of one"])
+def test_channels_as_netcdf_has_them(tmp_path, kind):
+    """Of one slice of an xarray.Dataset, and in its classic model, which has no texts."""
+    letters = np.array([list("171A"), [*list("94A"), ""]], "S1")
+    many = kind == "letters"
+    file = save(
+        tmp_path / "a.nc",
+        cube=cube(T, *([C] if many else []), N, N),
+        time=MS,
+        channel={"alone": "171A", "letters": letters, "letters of one": letters[0]}[kind],
+    )
+    assert Hdf5(file).channels == (("94A", "171A") if many else ("171A",))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("time", "has no numbers or texts for 'time'"), ("channel", "does not say which")]
+)
+def test_axes_without_coordinates_are_one_line(tmp_path, name, part):
+    file = save(tmp_path / "a.nc", **(GOOD | {name: np.zeros(len(GOOD[name]), ">f4")}))
+    with h5py.File(file, "r+") as f:
+        f[name].make_scale("This is a netCDF dimension but not a netCDF variable.         5")
+    one_line(file, part)
+
+
+def test_classic_netcdf_is_one_line(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"CDF\x02" + bytes(100))
+    one_line(tmp_path / "a.nc", "is netCDF of a classic format, not HDF5; convert it: nccopy -k nc4")
 
 
 def test_a_wrong_scale_is_one_line(tmp_path):

@@ -388,7 +388,7 @@ def test_few_folders_are_listed_to_tell_a_layout(tmp_path, monkeypatch):
 
 def test_folder_of_hdf5(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"")
-    with pytest.raises(InputError, match="holds HDF5 files; name one of them, or a folder of another layout"):
+    with pytest.raises(InputError, match="holds HDF5 or netCDF files; name one of them, or a folder of"):
         open_source(str(tmp_path))
 
 
