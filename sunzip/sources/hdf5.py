@@ -208,7 +208,16 @@ class Hdf5(Source):
         if found.chunks and math.prod(found.chunks) * found.dtype.itemsize > _MAX_CHUNK:
             raise InputError(f"{self.url}: one chunk of {name!r}, {found.chunks}, exceeds 1 GiB; rechunk it")
         if found.chunks and (stored := found.id.get_storage_size()):
-            if found.id.get_create_plist().get_nfilters():
+            plan = found.id.get_create_plist()
+            filters = [plan.get_filter(n) for n in range(plan.get_nfilters())]
+            if lacking := [
+                f"{f[3].decode()} ({f[0]})".strip() for f in filters if not h5py.h5z.filter_avail(f[0])
+            ]:
+                raise InputError(
+                    f"{self.url}: {name!r} is packed by the filter {lacking[0]:.60}, which HDF5 lacks here; "
+                    "repack it with gzip, or name the folder of hdf5plugin's filters in HDF5_PLUGIN_PATH"
+                )
+            if filters:
                 self._packed.add(name)
             elif stored != found.id.get_num_chunks() * _chunk_size(found):
                 raise InputError(

@@ -336,6 +336,18 @@ def test_classic_netcdf_is_one_line(tmp_path):
     one_line(tmp_path / "a.nc", "is netCDF of a classic format, not HDF5; convert it: nccopy -k nc4")
 
 
+def test_filters_that_are_not_here_are_one_line(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((1, 1, N, N))
+        plan.set_filter(32767, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((T, C, N, N))
+        h5py.h5d.create(file.id, b"cube", h5py.h5t.NATIVE_FLOAT, space, plan)
+        # Written as it is: HDF5 leaves out optional filters that it lacks.
+        file["cube"][:], file["time"], file["channel"] = 1, MS, ["171A", "Bz"]
+    one_line(tmp_path / "a.h5", "'cube' is packed by the filter (32767), which HDF5 lacks here; repack")
+
+
 def test_a_wrong_scale_is_one_line(tmp_path):
     one_line(save(tmp_path / "a.h5", {"scale": "median"}, **GOOD), "must be mean or sum, not 'median'")
 
