@@ -33,6 +33,14 @@ When = str | date | Wrapped
 _MAX_TEXT = 40
 _MS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
+#: By how many milliseconds the scales of TIMESYS are ahead of TAI, which is one of them. TDB is TT, but for
+#: 2 ms at most; the names after it are deprecated.
+_AHEAD_OF_TAI = {"TAI": 0, "TT": 32_184, "TDB": 32_184, "GPS": -19_000} | {
+    "IAT": 0,
+    "TDT": 32_184,
+    "ET": 32_184,
+}
+
 #: Times of the years 1 to 9999: those of ISO 8601.
 _FIRST, _END = np.array(["0001-01-01", "10000-01-01"], "datetime64[ms]")
 
@@ -140,14 +148,19 @@ def parse_t_obs(values: Iterable[object]) -> Times:
 def time_of(header: Mapping[str, object], *keys: str) -> np.datetime64:
     """Return the time in a FITS header that the first of some keywords gives, if it is one, UTC; else NaT.
 
-    A text that does not name its scale itself, as SDO's do, has that of TIMESYS: TAI, or else UTC.
+    A text that does not name its scale itself, as SDO's do, has that of TIMESYS: one of those in which atomic
+    clocks tell time, as the FITS standard 4.0 has them (section 9.2.1), or else UTC.
     """
-    tai = str(header.get("TIMESYS", "")).strip().upper() == "TAI"
+    system = str(header.get("TIMESYS", "")).partition("(")[0].strip().upper()
+    ahead = _AHEAD_OF_TAI.get(system)
     for key in keys:
         value = header.get(key)
-        times = parse_t_obs([f"{value}_TAI" if tai and isinstance(value, str) else None, value])
-        if len(known := times[~np.isnat(times)]):
-            return known[0]  # type: ignore[no-any-return]
+        time, named = parse_t_obs([value, f"{value}_TAI"])
+        # To a text that names its scale another one cannot be added.
+        if ahead is not None and isinstance(value, str) and not np.isnat(named):
+            time = tai_to_utc(time[None] - np.timedelta64(ahead, "ms"))[0]
+        if not np.isnat(time):
+            return time  # type: ignore[no-any-return]
     return np.datetime64("NaT", "ms")
 
 
