@@ -48,6 +48,10 @@ class InputError(SunzipError):
     """The input or an argument cannot be used: missing, empty, of a wrong layout, dtype or shape. Fix it."""
 
 
+class UnreadableError(InputError):
+    """A file of one image is damaged, where others may be whole. It may be left out, or fetched again."""
+
+
 class NotInstalledError(InputError, ImportError):
     """A package that is optional cannot be imported. Install it; importers see that an import failed."""
 

@@ -924,6 +924,18 @@ def test_sources_without_any_measurement_are_refused(
     assert os.listdir(tmp_path) == []
 
 
+def test_sources_of_nothing_but_damage_are_refused(original: Cube, tiny_model: Model, tmp_path: Path) -> None:
+    with open_sink(tmp_path / "v1", "sdoml-v1", channels=CHANNELS, shape=(SIZE, SIZE)) as sink:
+        sink.write(original)
+    for file in (tmp_path / "v1").rglob("*_00[1-5]?_*.npz"):
+        file.write_bytes(b"PK")
+    series = join([open_source(str(tmp_path / "v1"))], start="2014-01-01T00:12", stop="2014-01-01T00:59")
+    with pytest.raises(
+        InputError, match=r"v1: none of its images holds a measurement; \d+ of them are damaged"
+    ):
+        api.compress(series, tmp_path / "a.lat", model=tiny_model)
+
+
 def test_channels_without_an_image_are_not_told_to_be_written(lat: Path, tmp_path: Path) -> None:
     def told(start: str, stop: str) -> tuple[int, tuple[str, ...]]:
         report = api.decompress(lat, tmp_path / "a.h5", start=start, stop=stop, force=True)

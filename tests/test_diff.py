@@ -74,6 +74,14 @@ def changed(tmp_path: Path, change: Change) -> Path:
     return write(tmp_path / "b.h5", cube)
 
 
+def test_images_that_are_damaged_in_both_were_not_seen(tmp_path: Path) -> None:
+    tree = write(tmp_path / "a", cube_of(), "sdoml-v1")
+    next(tree.rglob("*0024_0193.npz")).write_bytes(b"PK")
+    found = sunzip.diff(tree, tree)
+    assert found.unseen == (1, 1)
+    assert not found.same
+
+
 @pytest.mark.parametrize("layout", ["sdoml-v2", "hdf5", "fits"])
 def test_what_is_decompressed_holds_the_same(lat: Path, tmp_path: Path, layout: str) -> None:
     out = tmp_path / ("a.h5" if layout == "hdf5" else "a")

@@ -66,6 +66,10 @@ class _Held(ABC):
     def measured(self, frame: int) -> bool:
         """Whether a frame holds any image."""
 
+    def damaged(self) -> int:
+        """How many images were found damaged, by reading them, and left out."""
+        return 0
+
     @abstractmethod
     def holds(self, channel: str) -> bool:
         """Whether any image of a channel is one, of those that `filled` has."""
@@ -142,6 +146,9 @@ class _Source(_Held):
 
     def read(self, frame: int, channels: tuple[str, ...]) -> Cube:
         return self.series.read(frame, frame + 1).pick(channels)
+
+    def damaged(self) -> int:
+        return self.series.unreadable
 
     def measured(self, frame: int) -> bool:
         # Only reading tells whether an image holds any measurement.
@@ -360,7 +367,7 @@ class _Comparison:
             channels_only=(channels_only[0], channels_only[1]),
             frames_only=frames_only,
             images_only=(images_only[0], images_only[1]),
-            unseen=(a.unseen, b.unseen),
+            unseen=(a.unseen + a.damaged(), b.unseen + b.damaged()),
             nominal_times=self.renamed,
             times=self.retimed,
             seconds_apart=int(self.apart.astype(np.int64)) / 1000,

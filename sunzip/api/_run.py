@@ -84,7 +84,8 @@ def code_archive(
             raise
         if not raw and now == len(series):
             writer.abort()
-            raise InputError(f"{series.urls[0]}: none of its images holds a measurement")
+            damaged = f"; {n} of them are damaged: fetch them again" if (n := series.unreadable) else ""
+            raise InputError(f"{series.urls[0]}: none of its images holds a measurement{damaged}")
         return writer.finish(embed), now
 
 

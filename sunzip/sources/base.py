@@ -112,7 +112,8 @@ class Source(ABC):
         Raises
         ------
         InputError
-            If the bytes cannot be read; the message names the file.
+            If the bytes cannot be read; the message names the file. `UnreadableError` if that file is
+            damaged, and but one of many.
         """
 
     def parts(self, channel: str, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel, unit_spelled
 from sunzip.cube import DISK_RADIUS_512, RSUN_M, Header, Scale, disk_radius
-from sunzip.errors import InputError
+from sunzip.errors import InputError, UnreadableError
 from sunzip.sources.base import Source, tell_progress
 from sunzip.sources.layouts import Layouts, layout_of
 from sunzip.sources.patience import reading_pool
@@ -149,8 +149,11 @@ class _Unusable(Exception):
         self.kind = kind
 
 
-def _damaged(what: str) -> _Unusable:
-    return _Unusable("cannot be read", f"cannot be read, truncated or damaged: {what}")
+class _Damaged(_Unusable):
+    """What bytes are wrong of a file that was read."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("cannot be read", f"cannot be read, truncated or damaged: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,10 @@ class Fits(Source):
                     )
                 yield opened, plan
         except _Unusable as error:
-            raise InputError(f"{self._name(image.path)}: {error}") from error
+            # One file of a folder; without the only one there is nothing to go on with.
+            one_of_many = image.path != self._storage.root
+            kind = UnreadableError if isinstance(error, _Damaged) and one_of_many else InputError
+            raise kind(f"{self._name(image.path)}: {error}") from error
 
     def _prepared(self, path: str, plain: Header, plan: _Plan) -> Header:
         """Return an image's keywords as they are after preparation."""
@@ -420,7 +426,7 @@ class Fits(Source):
                     # What a store or a disk does not give now is no damaged file, to be passed over.
                     raise InputError(f"{self._name(path)}: cannot be read: {reason(error)}") from error
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise _damaged(text) from error
+                raise _Damaged(text) from error
 
 
 class _Raw:
@@ -503,7 +509,7 @@ def _cards(file: Any, at: int) -> dict[str, str]:
         break
     for key in ("NAXIS", "TFIELDS"):
         if _whole(cards, key, 0) > _MAX_COUNT:
-            raise _damaged(f"its {key} is {cards[key]:.40}")
+            raise _Damaged(f"its {key} is {cards[key]:.40}")
     return cards
 
 
@@ -524,7 +530,7 @@ def _hdus(file: Any, hdus: Any, cards: dict[str, str]) -> Iterator[tuple[Any, di
         yield hdu, cards
         if (end := _end(hdu)) <= at:
             # Astropy would read what is there again and again.
-            raise _damaged("an HDU ends before it begins")
+            raise _Damaged("an HDU ends before it begins")
         at, number = end, number + 1
         cards = _cards(file, at)
 
@@ -572,18 +578,18 @@ class _Opened:
         for axis, n in enumerate(reversed(self.hdu.shape), 1):
             side = _whole(cards, f"ZTILE{axis}", n if axis == 1 else 1)
             if side < 1:
-                raise _damaged(f"its tiles have {side} pixels a side")
+                raise _Damaged(f"its tiles have {side} pixels a side")
             sides.append(min(side, n))
         height, width = self.hdu.shape
         tiles = -(-width // sides[0]) * -(-height // sides[1])
         if (rows := _whole(cards, "NAXIS2", 0)) < tiles:
-            raise _damaged(f"it has {rows} of {tiles} tiles")
+            raise _Damaged(f"it has {rows} of {tiles} tiles")
         if not 0 <= (seed := _whole(cards, "ZDITHER0", 0)) <= 10000:
-            raise _damaged(f"its ZDITHER0 is {seed}, not a number from 1 to 10000")
+            raise _Damaged(f"its ZDITHER0 is {seed}, not a number from 1 to 10000")
         kind = cards.get("ZCMPTYPE", "").strip()
         named = {cards[f"ZNAME{i}"].strip(): f"ZVAL{i}" for i in range(1, 10) if f"ZNAME{i}" in cards}
         if kind.startswith("RICE") and (size := _whole(cards, named.get("BYTEPIX", ""), 4)) not in (1, 2, 4):
-            raise _damaged(f"its BYTEPIX is {size}; read are 1, 2 and 4")
+            raise _Damaged(f"its BYTEPIX is {size}; read are 1, 2 and 4")
         packed = {"GZIP_COMPRESSED_DATA"} | ({"COMPRESSED_DATA"} if kind.startswith("GZIP") else set())
         most = 8 * sides[0] * sides[1]
         for data in self._stored(packed, tiles):
@@ -591,7 +597,7 @@ class _Opened:
                 continue
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
                 if len(file.read(most + 1)) > most:
-                    raise _damaged(f"a tile unpacks to more than {most} bytes")
+                    raise _Damaged(f"a tile unpacks to more than {most} bytes")
 
     def _stored(self, columns: set[str], rows: int) -> Iterator[bytes]:
         """Yield what is stored in some columns of the table of tiles, where there is something."""
@@ -615,7 +621,7 @@ class _Opened:
 
     def _read(self, at: int, length: int) -> bytes:
         if not 0 <= at <= at + length <= self.size:
-            raise _damaged("its tiles lie beyond its end")
+            raise _Damaged("its tiles lie beyond its end")
         self.file.seek(at)
         found: bytes = self.file.read(length)
         return found

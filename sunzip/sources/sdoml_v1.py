@@ -9,13 +9,14 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS, NAMES
 from sunzip.cube import Header, Scale
-from sunzip.errors import InputError
+from sunzip.errors import InputError, UnreadableError
 from sunzip.sources.base import Source
 from sunzip.sources.layouts import Layouts
 from sunzip.sources.storage import Storage
@@ -26,6 +27,8 @@ _IDS = {f"{c.instrument}_{c.v1_id}": c.index for c in CHANNELS}
 #: The largest image that is read, and so the most bytes of a file and of what it unpacks to.
 _MAX_PIXELS = 4096 * 4096
 _MAX_FILE = 8 * _MAX_PIXELS + (1 << 20)
+#: Images that are looked at for one that can be read.
+_TRIED = 100
 
 
 class SdomlV1(Source):
@@ -46,7 +49,7 @@ class SdomlV1(Source):
     ------
     InputError
         If nothing is there, no file is named as SDOML v1 does, files of another layout lie there, too, or
-        the first image cannot be read.
+        none of the first 100 images can be read.
     """
 
     layout = "sdoml-v1"
@@ -92,8 +95,21 @@ class SdomlV1(Source):
             raise InputError(
                 f"{url}: no SDOML v1 file found; looked for names like AIA20131125_0824_0211.npz"
             )
-        first_image = self._load(self.channels[0], 0)
-        self.shape = (first_image.shape[0], first_image.shape[1])
+        self.shape = self._first_shape()
+
+    def _first_shape(self) -> tuple[int, int]:
+        """Return the shape of the first image that can be read."""
+        first: UnreadableError | None = None
+        rows = ((name, row) for name in self.channels for row in range(len(self._times[name])))
+        for name, row in islice(rows, _TRIED):
+            try:
+                height, width = self._load(name, row).shape
+            except UnreadableError as error:
+                first = first or error
+            else:
+                return height, width
+        assert first is not None
+        raise first
 
     def times(self, channel: str) -> npt.NDArray[np.datetime64]:
         """(N,) datetime64[ms], UTC: the minute in each file name, in rising order."""
@@ -151,11 +167,19 @@ class SdomlV1(Source):
         try:
             return _read_npz(raw)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise self._unreadable(f"{name}: {error}") from error
+        except MemoryError:
+            raise
         # What zipfile, zlib and numpy raise at hostile bytes is of many kinds.
         except Exception as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{name}: is no readable npz file ({detail:.100}); fetch it again") from error
+            raise self._unreadable(
+                f"{name}: is no readable npz file ({detail:.100}); fetch it again"
+            ) from error
+
+    def _unreadable(self, told: str) -> InputError:
+        """Return the error of a damaged file: without the only one there is nothing to go on with."""
+        return (InputError if self._is_file else UnreadableError)(told)
 
 
 def _read_npz(raw: bytes) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.display import Report, Shown, span
-from sunzip.errors import InputError, without_secrets
+from sunzip.errors import InputError, UnreadableError, without_secrets
 from sunzip.sources.base import Imaged, Source, tell_progress
 from sunzip.sources.patience import reading_pool
 from sunzip.tasks import Task
@@ -36,7 +36,7 @@ _PAUSE = 2
 #: rows of a store may lie scattered over as many.
 _SOON = 64
 
-_EMPTY, _INFINITE, _BEYOND = 1, 2, 4
+_EMPTY, _INFINITE, _BEYOND, _UNREADABLE = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +203,37 @@ class Series(Shown):
             odd.update(source.counts)
             odd["chunk absent"] += len(source.absent)
         with self._lock:
-            odd += _oddities(self._seen)
+            odd += self._oddities()
         return replace(self._report, odd=dict(+odd))
 
     @property
     def skipped(self) -> int:
         """How many files and images the sources passed over as of no use."""
         return sum(source.skipped for source in self._sources)
+
+    @property
+    def unreadable(self) -> int:
+        """How many images were left out up to now since reading found them damaged."""
+        with self._lock:
+            return int(np.count_nonzero(self._seen & _UNREADABLE))
+
+    def _oddities(self, frames: npt.NDArray[np.intp] | slice = slice(None)) -> Counter[str]:
+        """Count what reading images of some frames showed, by the names that the report prints."""
+        seen = self._seen[frames]
+        odd = Counter(
+            {
+                "image without a measurement": int(np.count_nonzero(seen & (_EMPTY | _UNREADABLE) == _EMPTY)),
+                "image with infinite pixels": int(np.count_nonzero(seen & _INFINITE)),
+                f"image with pixels of {BEYOND:g} or more": int(np.count_nonzero(seen & _BEYOND)),
+            }
+        )
+        if len(places := np.argwhere(seen & _UNREADABLE)):
+            frame, channel = places[0].tolist()
+            first = (
+                f"{self.channels[channel]} of {self.t_obs[frames][frame, channel].item():%Y-%m-%d %H:%M:%S}"
+            )
+            odd[f"image that is damaged (the first: {first})"] = len(places)
+        return odd
 
     def notes(self, start: int, stop: int) -> Notes:
         """Return what reading frames ``start`` to ``stop`` showed, for `note` in another process."""
@@ -307,7 +331,7 @@ class Series(Shown):
             frames_dropped=self._report.frames_dropped + int((~keep).sum()),
             images_used=self._report.images_used - lost,
             images_dropped=self._report.images_dropped + lost,
-            odd=dict(Counter(self._report.odd) + _oddities(self._seen[~keep])),
+            odd=dict(Counter(self._report.odd) + self._oddities(np.flatnonzero(~keep))),
         )
         kept = Series(
             self._sources,
@@ -435,7 +459,12 @@ class Series(Shown):
 
         def fill(part: _Part) -> None:
             source, j = self._sources[part.source], part.channel
-            images = source.read_part(self.channels[j], self._row[part.frames, j].tolist(), part.again)
+            rows = self._row[part.frames, j].tolist()
+            try:
+                images = source.read_part(self.channels[j], rows, part.again)
+            except UnreadableError:
+                self._leave_out(part.frames, j)
+                return
             for frame, imaged in zip(part.frames, images, strict=True):
                 t = frame - start
                 keywords = self._take(imaged, data[t, j], (frame, j))
@@ -491,7 +520,17 @@ class Series(Shown):
     def _read_image(self, into: npt.NDArray[np.float32], at: tuple[int, int]) -> Callable[[], Header] | None:
         """Read one image into its place; return what gives its keywords, None if it holds no measurement."""
         source = self._sources[int(self._source[at])]
-        return self._take(source.image(self.channels[at[1]], int(self._row[at])), into, at)
+        try:
+            imaged = source.image(self.channels[at[1]], int(self._row[at]))
+        except UnreadableError:
+            self._leave_out([at[0]], at[1])
+            return None
+        return self._take(imaged, into, at)
+
+    def _leave_out(self, frames: list[int], channel: int) -> None:
+        """Take images that are damaged for such as hold no measurement."""
+        with self._lock:
+            self._seen[frames, channel] |= _EMPTY | _UNREADABLE
 
     def _take(
         self, imaged: Imaged, into: npt.NDArray[np.float32], at: tuple[int, int]
@@ -677,17 +716,6 @@ def _side_by_side(threads: int, work: Callable[[_T], None], parts: Sequence[_T])
     with reading_pool(min(threads, len(parts))) as pool:
         for task in [Task(pool, work, part) for part in parts]:
             task.result()
-
-
-def _oddities(seen: npt.NDArray[np.uint8]) -> Counter[str]:
-    """Count what reading images showed, by the names that the report prints."""
-    return Counter(
-        {
-            "image without a measurement": int(np.count_nonzero(seen & _EMPTY)),
-            "image with infinite pixels": int(np.count_nonzero(seen & _INFINITE)),
-            f"image with pixels of {BEYOND:g} or more": int(np.count_nonzero(seen & _BEYOND)),
-        }
-    )
 
 
 def block_mean(image: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.float32]:

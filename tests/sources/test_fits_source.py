@@ -714,6 +714,26 @@ def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
     assert "\n" not in str(found.value)
 
 
+def test_damaged_pixels_among_other_files_are_left_out(tmp_path):
+    for hour in "01":
+        file = tmp_path / f"{hour}.fits"
+        hdu = fits.CompImageHDU(
+            disk(1024, 400, rows=lambda y, x: 1000 * y + 777 * x).astype(np.int32),
+            fits.Header(AIA | {"T_OBS": f"2014-01-01T0{hour}:00:00Z"}),
+            compression_type="GZIP_1",
+        )
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(file)
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 3000] = bytes(3000)
+    file.write_bytes(raw)
+    series = join([Fits(str(tmp_path))])
+    assert series.read(0, 2).valid.ravel().tolist() == [True, False]
+    assert series.report.odd == {
+        "image that is damaged (the first: 171A of 2014-01-01 01:00:00)": 1,
+        "no degradation correction": 2,
+    }
+
+
 @pytest.mark.parametrize("cards", [{"WAVELNTH": 193}, {"T_OBS": "2014-01-01T01:00:00Z"}])
 def test_a_file_that_another_has_replaced_is_no_image_of_its_place(tmp_path, cards):
     """An archive said 171A of an image of 193 Å, and its time of that of another."""

@@ -229,6 +229,12 @@ def test_hostile_file_names_itself_in_one_line(tmp_path, content, told):
     assert len(str(caught.value)) < len(str(path)) + 200
 
 
+def test_the_first_file_may_be_damaged(tmp_path):
+    (tmp_path / "AIA20131125_0824_0094.npz").write_bytes(b"PK")
+    write_v1(tmp_path / "AIA20131125_0824_0171.npz", 1, size=16)
+    assert open_source(str(tmp_path)).shape == (16, 16)
+
+
 def test_flipped_pixel_bit_is_seen(tmp_path):
     path = tmp_path / "AIA20131125_0824_0171.npz"
     write_v1(path, 1, compressed=False)

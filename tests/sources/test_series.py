@@ -718,13 +718,49 @@ def test_v1_and_v2_joined(tmp_path):
     np.testing.assert_array_equal(cube.data[0, 2], image(-7))
 
 
-def test_damaged_file_stops_the_reading_by_name(tmp_path):
-    write_v1(tmp_path / "AIA20131125_0824_0193.npz", 40)
-    write_v1(tmp_path / "AIA20131125_0836_0193.npz", 40)
-    series = join([open_source(str(tmp_path))])
+def test_a_damaged_file_is_left_out_and_told(tmp_path):
+    """As FITS files are that are found so while indexing: one of a million ended a run of days."""
+    for minute in ("24", "36", "48"):
+        write_v1(tmp_path / f"AIA20131125_08{minute}_0193.npz", 40)
     (tmp_path / "AIA20131125_0836_0193.npz").write_bytes(b"PK")
-    series.read(0, 1)
-    with pytest.raises(InputError, match=r"0836_0193\.npz: is no readable npz"):
+    series = join([open_source(str(tmp_path))])
+    assert not series.holds(1, 0)
+    cube = series.read(0, 3)
+    assert cube.valid.ravel().tolist() == [True, False, True]
+    assert np.isnan(cube.data[1]).all()
+    told = {"image that is damaged (the first: 193A of 2013-11-25 08:36:00)": 1}
+    assert series.report.odd == told
+    other = join([open_source(str(tmp_path))])
+    other.note(series.notes(0, 3))
+    assert other.report.odd == told
+    assert other.unreadable == 1
+    whole = join([open_source(str(tmp_path))], missing="drop").whole()
+    assert len(whole) == 2
+    assert whole.report.odd == told
+
+
+def test_a_damaged_file_that_is_the_source_is_told_by_name(tmp_path):
+    write_v1(path := tmp_path / "AIA20131125_0824_0193.npz", 40)
+    series = join([open_source(str(path))])
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"0824_0193\.npz: is no readable npz"):
+        series.read(0, 1)
+
+
+def test_a_file_that_is_gone_or_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    for minute in ("24", "36"):
+        write_v1(tmp_path / f"AIA20131125_08{minute}_0193.npz", 40)
+    series = join([open_source(str(tmp_path))])
+
+    def short(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sunzip.sources.sdoml_v1._read_npz", short)
+        with pytest.raises(MemoryError):
+            series.read(1, 2)
+    (tmp_path / "AIA20131125_0836_0193.npz").unlink()
+    with pytest.raises(InputError, match="is gone since the folder was listed"):
         series.read(0, 2)
 
 
