@@ -704,6 +704,8 @@ def _plan(header: Any, factor: float | None) -> _Plan:
         Degradation from a table, used where the header has no DEG_COR.
     """
     known = _channel(header)
+    if _text(header, "IMG_TYPE").upper() == "DARK":
+        raise _Unusable("dark image", "is no image of the Sun but a dark one, by IMG_TYPE")
     n, rows = _integer(header.get("NAXIS1")), _integer(header.get("NAXIS2"))
     if not (0 < n <= _MAX_SIDE and 0 < rows <= _MAX_SIDE):
         raise _Unusable("wrong size", f"has an image of {n}×{rows} pixels, which is implausible")
