@@ -561,6 +561,11 @@ class _Opened:
 
         if isinstance(self.hdu, fits.CompImageHDU):
             self._check_tiles()
+            # No pixel of so few bits is that, as after a change of BITPIX alone: astropy would not set it.
+            bits, blank = self.hdu.header["BITPIX"], self.hdu.header.get("BLANK")
+            least = 0 if bits == 8 else -(2 ** max(bits - 1, 0))
+            if isinstance(blank, int) and bits > 0 and not least <= blank < least + 2**bits:
+                del self.hdu.header["BLANK"]
         with nullcontext() if _shares_nothing(self.hdu) else _ASTROPY:
             pixels: npt.NDArray[Any] = self.hdu.data
         return pixels

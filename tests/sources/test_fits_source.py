@@ -702,6 +702,16 @@ def test_very_many_cards_are_not_parsed(tmp_path):
     one_line(tmp_path / "a.fits", "has a header of more than 16777216 bytes")
 
 
+def test_a_blank_that_no_pixel_can_be_is_none(tmp_path):
+    """As of an image of 32 bits that was written in 16, by sunpy for instance."""
+    image = disk(1024, 400, rows=lambda y, x: y + x).astype(np.int16)
+    plain = save(tmp_path / "plain.fits", image, AIA)
+    hdu = fits.CompImageHDU(image, fits.Header(AIA | {"BLANK": -(2**31)}))
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "a.fits")
+    assert fits.getheader(tmp_path / "a.fits", 1)["BLANK"] == -(2**31)
+    np.testing.assert_array_equal(Fits(str(tmp_path / "a.fits")).read("171A", 0), Fits(plain).read("171A", 0))
+
+
 def test_damaged_pixels_are_told_when_they_are_read(tmp_path):
     data = disk(1024, 400, rows=lambda y, x: 1000 * y + 777 * x).astype(np.int32)
     hdu = fits.CompImageHDU(data, fits.Header(AIA), compression_type="GZIP_1")
