@@ -117,15 +117,11 @@ def parse_t_obs(values: Iterable[object]) -> Times:
     # 60 is a leap second in UTC and a rounding slip in HMI's TAI: both mean the second after 59.
     good &= (month >= 1) & (month <= 12) & (hour <= 23) & (minute <= 59) & (second <= 60) & (year >= 1)
 
-    nanos = np.zeros(text.size, np.int64)
-    end = np.where(raw[:, 19] == ord("."), 20, 19)
-    counting = raw[:, 19] == ord(".")
-    for place in range(_MAX_TEXT - 20):
-        digit = raw[:, 20 + place].astype(np.int64) - ord("0")
-        counting &= (digit >= 0) & (digit <= 9)
-        end += counting
-        if place < 9:
-            nanos += np.where(counting, digit * 10 ** (8 - place), 0)
+    dot = raw[:, 19] == ord(".")
+    digits = raw[:, 20:_MAX_TEXT] - np.uint8(ord("0"))  # others wrap around to more than 9
+    decimal = np.logical_and.accumulate((digits <= 9) & dot[:, None], axis=1)
+    end = 19 + dot + decimal.sum(axis=1)
+    nanos = np.where(decimal[:, :9], digits[:, :9], 0) @ 10 ** np.arange(8, -1, -1)
 
     rest = np.take_along_axis(raw, end[:, None] + np.arange(5), axis=1).reshape(-1).view("S5")
     tai = np.isin(rest, np.array([b"_TAI", b" TAI"]))
@@ -155,12 +151,12 @@ def time_of(header: Mapping[str, object], *keys: str) -> np.datetime64:
     ahead = _AHEAD_OF_TAI.get(system)
     for key in keys:
         value = header.get(key)
-        time, named = parse_t_obs([value, f"{value}_TAI"])
+        times = parse_t_obs([value])
         # To a text that names its scale another one cannot be added.
-        if ahead is not None and isinstance(value, str) and not np.isnat(named):
-            time = tai_to_utc(time[None] - np.timedelta64(ahead, "ms"))[0]
-        if not np.isnat(time):
-            return time  # type: ignore[no-any-return]
+        if ahead is not None and isinstance(value, str) and not np.isnat(parse_t_obs([f"{value}_TAI"])[0]):
+            times = tai_to_utc(times - np.timedelta64(ahead, "ms"))
+        if not np.isnat(times[0]):
+            return times[0]  # type: ignore[no-any-return]
     return np.datetime64("NaT", "ms")
 
 
