@@ -1,4 +1,4 @@
-"""Single files: written whole or not at all, and called by names that are safe to show."""
+"""Single files: written whole or not at all, read within limits, called by names that are safe to show."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-from sunzip.errors import OutputError
+from sunzip.errors import InputError, OutputError
 
 #: The extended attribute of what is written aside.
 _MARK = "user.sunzip.aside"
 
 #: So many names are looked at for what killed runs have left.
 _LOOKED_AT = 10
+
+#: Bytes that are asked for at a time.
+_PART = 1 << 20
 
 #: Seconds before each try to remove what is aside: zarr's threads may still be putting something there.
 _PAUSES = (0.0, 0.1, 0.5)
@@ -235,6 +238,37 @@ def put(files: Mapping[str | os.PathLike[str], bytes]) -> None:
         if isinstance(error, OSError):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         raise
+
+
+def read_within(path: str | os.PathLike[str], most: int, usual: str) -> bytes:
+    """Read a local file from its beginning to its end, if it has no more bytes than its like ever have.
+
+    Parameters
+    ----------
+    path
+        The file, which may be a pipe.
+    most
+        Bytes that it may have.
+    usual
+        What such files have, for the message about one that has more.
+
+    Raises
+    ------
+    InputError
+        If it has more, or cannot be read.
+    """
+    name = os.fspath(path)
+    data = bytearray()
+    try:
+        with open(path, "rb") as file:
+            # Asked for its size, a pipe or a device says 0; and to ask for all at once would allocate that.
+            while len(data) <= most and (part := file.read(min(_PART, most + 1 - len(data)))):
+                data += part
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from None
+    if len(data) > most:
+        raise InputError(f"{name}: has more than {most:,} bytes; {usual}")
+    return bytes(data)
 
 
 def write_through(path: str | os.PathLike[str], data: bytes) -> None:

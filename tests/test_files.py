@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sunzip.errors import OutputError
-from sunzip.files import Aside, put
+from sunzip.errors import InputError, OutputError
+from sunzip.files import Aside, put, read_within
 
 
 def test_files_are_written_and_replaced(tmp_path: Path) -> None:
@@ -159,3 +159,22 @@ def test_what_others_hold_or_made_stays(tmp_path: Path) -> None:
     del held
     put({path: b"newer"})
     assert not (tmp_path / "a.partial").exists()
+
+
+def test_no_more_is_read_than_a_file_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sunzip.files._PART", 7)
+    for size in (0, 6, 7, 100):
+        (tmp_path / "f").write_bytes(bytes(range(size)))
+        assert read_within(tmp_path / "f", 100, "") == bytes(range(size))
+    (tmp_path / "f").write_bytes(bytes(101))
+    with pytest.raises(InputError, match=r"f: has more than 100 bytes; a page has 50$"):
+        read_within(tmp_path / "f", 100, "a page has 50")
+    for name, why in (("none", "No such file"), ("", "Is a directory")):
+        with pytest.raises(InputError, match=f"cannot be read: {why}"):
+            read_within(tmp_path / name, 100, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no file without an end")
+def test_what_has_no_size_is_not_read_without_end() -> None:
+    with pytest.raises(InputError, match="has more than 3,000,000 bytes"):
+        read_within("/dev/zero", 3_000_000, "")

@@ -15,6 +15,7 @@ from sunzip.codec.lanes import alone, side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import InputError, needing
 from sunzip.features import pooled
+from sunzip.files import read_within
 from sunzip.normalize import Stabiliser
 from sunzip.sun import Sun
 
@@ -201,15 +202,9 @@ def load_resnet(path: str | os.PathLike[str]) -> ResNet18:
         from sunzip.nn.resnet import with_weights
 
     name = os.fspath(path)
+    data = read_within(name, _MAX_WEIGHTS, "the weights of a ResNet-18 have 45 MB")
     try:
-        with open(name, "rb") as file:
-            # Asked for its size, a pipe or a device says 0.
-            data = file.read(_MAX_WEIGHTS + 1)
-        if len(data) > _MAX_WEIGHTS:
-            raise InputError(f"{name}: is too large for the weights of a ResNet-18")
         return with_weights(load(data))
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from None
     except SafetensorError:
         raise InputError(
             f"{name}: is no safetensors file; docs/how-to/forecast.md says how to write torchvision's "

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.errors import InputError
-from sunzip.files import put
+from sunzip.files import put, read_within
 from sunzip.sinks.base import refuse
 from sunzip.sources.synthetic import radio_flux
 
@@ -87,17 +87,12 @@ def read_flux(path: str | os.PathLike[str], column: str) -> Flux:
     name = os.fspath(path)
     if "://" in name:
         raise InputError(f"{name}: a flux is read from a local file; fetch it first")
+    data = read_within(name, MAX_BYTES, "a century of daily fluxes has 2 MB")
     try:
-        with open(name, "rb") as file:
-            # Asked for its size, a pipe or a device says 0.
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{name}: is larger than any daily series, {MAX_BYTES >> 20} MB")
         text = data.decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no CSV of LISIRD"
-        raise InputError(f"{name}: {why}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{name}: is no CSV of LISIRD") from None
     head = [title.partition("(")[0].strip() for title in rows[0]] if rows else []
     if not head or rows[0][0].strip() != _TIME:
         # LISIRD has other layouts, too: Penticton's F10.7 is of three values a day, by Julian date.

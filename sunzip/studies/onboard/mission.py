@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sunzip.channels import NAMES, channel
 from sunzip.errors import InputError, needing
+from sunzip.files import read_within
 from sunzip.times import parse_duration
 
 Floats = npt.NDArray[np.float64]
@@ -191,13 +192,7 @@ def read(path: str | os.PathLike[str]) -> Mission:
         be.
     """
     where = os.fspath(path)
-    try:
-        with open(where, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{where}: is longer than {_MAX_BYTES} bytes; a mission file is a page of YAML")
+    data = read_within(where, _MAX_BYTES, "a mission file is a page of YAML")
     try:
         text = data.decode()
     except UnicodeDecodeError:
