@@ -671,9 +671,9 @@ def _check_shared(path: Path, state: dict[str, Any] | None, place: Place) -> Non
 
     Each would train weights of its own, with gradients of the others'.
     """
-    mine = -1 if state is None else state["step"]
-    (first,) = place.agree([mine])
-    if mine != first:
+    # Checkpoints of two trainings may be of one step, but took other times to come there, to the nanosecond.
+    mine = [-1.0, 0.0] if state is None else [float(state["step"]), state["elapsed"]]
+    if place.agree(mine) != mine:
         raise InputError(
             f"{path}: is not the checkpoint that the first process of the training has; name by --out a "
             "folder that the processes of all machines see, or begin anew with --force"

@@ -41,8 +41,9 @@ from sunzip.train import card, families
 from sunzip.train import frames as frames_module
 from sunzip.train import run as run_module
 from sunzip.train import wavelet as wavelet_module
+from sunzip.train.checkpoint import read_state
 from sunzip.train.frames import Frames, cached, held_out
-from sunzip.train.loop import Advance, Place
+from sunzip.train.loop import CHECKPOINT, Advance, Place
 from sunzip.train.measure import beside
 from sunzip.train.run import Stage, TrainReport, train
 
@@ -780,18 +781,22 @@ def test_what_cannot_be_resumed_is_told_before_frames_are_read(
         go(out, cache, **options)
 
 
-@pytest.mark.parametrize(("out", "first"), [("m", 1.0), ("on another machine", 2.0)])
+@pytest.mark.parametrize(
+    ("out", "steps", "longer"), [("m", 1, 0), ("m", 0, 1.5), ("on another machine", 0, 0)]
+)
 def test_processes_that_see_another_checkpoint_than_the_first_do_not_resume(
-    out: str, first: float, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, steps: int, longer: float, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(tmp_path / "m", cache)
+    state = read_state(tmp_path / "m" / "training" / CHECKPOINT)
+    first = [state["step"] + steps, state["elapsed"] + longer]
 
     @contextmanager
     def found(_: str) -> Iterator[Place]:
         yield Place(torch.device("cpu"), rank=1, world=2)
 
     monkeypatch.setattr(run_module.Place, "found", found)
-    monkeypatch.setattr(run_module.Place, "agree", lambda *_: [first])
+    monkeypatch.setattr(run_module.Place, "agree", lambda *_: first)
     with pytest.raises(InputError, match=r"checkpoint\.safetensors: is not the checkpoint that the first"):
         train(SUN, tmp_path / out, model="sigma-vae-256", align=DAILY, steps=2, batch=2, resume=True)
 
