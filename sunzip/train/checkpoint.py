@@ -98,8 +98,19 @@ def _is_state(state: object) -> bool:
     )
 
 
-def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def restore(
+    path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, *, step: int
+) -> None:
     """Put a checkpoint's tensors where they belong.
+
+    Parameters
+    ----------
+    path
+        The file.
+    network, average, optimiser
+        As in `save`.
+    step
+        How many the file says that there were.
 
     Raises
     ------
@@ -132,6 +143,9 @@ def restore(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
             for name, parameter in parameters.items():
                 if optimiser.state.get(parameter, {}).keys() not in (set(), {_STEP, *_MEANS}):
                     raise ValueError(f"optimiser.*.{name}")
+            # A parameter may never have been used, but not all of them.
+            if step and not any(optimiser.state.values()):
+                raise ValueError("optimiser.*")
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(
             f"{path}: the checkpoint does not fit the network ({error}); begin anew with --force"

@@ -340,7 +340,7 @@ def fit(
     if resume and path.exists():
         state = checkpoint.read_state(path)
         check_settings(state["settings"], settings, path)
-        checkpoint.restore(path, network, average, optimiser)
+        checkpoint.restore(path, network, average, optimiser, step=state["step"])
         step, elapsed, smooth, lowest = (state[k] for k in ("step", "elapsed", "smooth", "lowest"))
     journal = Journal(folder, step) if place.leads else None
     objective: nn.Module = _Objective(family)
