@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -493,8 +493,3 @@ def _calibrate(family: Family, average: nn.Module, batches: int, device: torch.d
         norm.momentum = None
     for step in range(batches):
         family.calibrate(average, [_moved(a, device) for a in family.batches(step, 0, 1)])
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON."""
-    return asdict(recipe)
