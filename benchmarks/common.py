@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,7 @@ def load(model: str) -> Model:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where the numbers come from."""
-    import numpy
-    import sklearn
-    import torch
-    import zarr
-
+    """Describe where the numbers come from; of packages that are not installed, None."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -112,11 +108,19 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "sunzip": sunzip.__version__,
-        "numpy": numpy.__version__,
-        "sklearn": sklearn.__version__,
-        "torch": torch.__version__,
-        "zarr": zarr.__version__,
+        "numpy": _release("numpy"),
+        "sklearn": _release("scikit-learn"),
+        "torch": _release("torch"),
+        "zarr": _release("zarr"),
     }
+
+
+def _release(package: str) -> str | None:
+    """Return the release of a package without importing it, which for PyTorch takes seconds."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def peak_kib() -> int:
