@@ -19,6 +19,9 @@ DISK_RADIUS, PIXEL_OF_512 = 976.0, 4.8
 #: The same radius in pixels of a 512² image.
 DISK_RADIUS_512 = DISK_RADIUS / PIXEL_OF_512
 
+#: Pixels along a side of the largest image that is read and coded: the format's limit (see `sunzip.frame`).
+MAX_SIDE = 16384
+
 #: Solar radius in metres, as SDO's own headers have it (RSUN_REF).
 RSUN_M = 696_000_000.0
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import CHANNELS
+from sunzip.cube import MAX_SIDE
 from sunzip.errors import DamagedError, InputError, UnsupportedError
 from sunzip.gaps import tells_runs
 from sunzip.packed import pack, unpack
@@ -22,7 +23,6 @@ from sunzip.packed import pack, unpack
 MAGIC = 0x53
 VERSION = 1
 MAX_FRAMES = 4096
-MAX_SIDE = 16384
 
 # magic, version, length of the block, CRC-32 of all bytes but its own, model, quality, T − 1 and 4 flags,
 # Y − 1 and X − 1, a flag, and 3 bits that may become some.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     Array = TypeVar("Array", Float, "Tensor")
 
-#: Deepest pyramid: the coarsest band of an image of `sunzip.frame.MAX_SIDE` still has 2 pixels a side.
+#: Deepest pyramid: the coarsest band of an image of `sunzip.cube.MAX_SIDE` still has 2 pixels a side.
 MAX_DEPTH = 13
 
 #: An image may grow by this factor so that its sides can be halved more often.

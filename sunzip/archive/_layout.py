@@ -16,9 +16,9 @@ from sunzip.archive._json import MAX_BYTES, MAX_VALUES, count_values, dump
 from sunzip.archive._zip import MANIFEST
 from sunzip.bounds import bounds_in
 from sunzip.channels import NAMES, canonical, channel
-from sunzip.cube import PIXEL_OF_512, Header
+from sunzip.cube import MAX_SIDE, PIXEL_OF_512, Header
 from sunzip.errors import DamagedError, InputError, UnsupportedError
-from sunzip.frame import MAX_FRAMES, MAX_SIDE
+from sunzip.frame import MAX_FRAMES
 from sunzip.packed import pack, unpack
 from sunzip.weights import FILES
 

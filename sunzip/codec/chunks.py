@@ -20,9 +20,9 @@ from sunzip.bounds import Wish, bounds_in, bounds_of, told
 from sunzip.channels import NAMES, canonical, channel, listed
 from sunzip.codec import BOUNDED_QUALITY, Codec, check_unmasked, codec_for, promised
 from sunzip.codec.family import Float
-from sunzip.cube import Scale
+from sunzip.cube import MAX_SIDE, Scale
 from sunzip.errors import InputError, UnsupportedError
-from sunzip.frame import EMPTY, MAX_FRAMES, MAX_SIDE, Block, Entry
+from sunzip.frame import EMPTY, MAX_FRAMES, Block, Entry
 
 #: The codec in Zarr's and numcodecs' registries, and the version of its configuration.
 NAME, VERSION = "sunzip", 1

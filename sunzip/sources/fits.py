@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import Channel, canonical, channel, unit_spelled
-from sunzip.cube import DISK_RADIUS_512, RSUN_M, Header, Scale, disk_radius
+from sunzip.cube import DISK_RADIUS_512, MAX_SIDE, RSUN_M, Header, Scale, disk_radius
 from sunzip.errors import InputError, UnreadableError
 from sunzip.sources.base import Source, tell_progress
 from sunzip.sources.layouts import Layouts, layout_of
@@ -48,7 +48,6 @@ from sunzip.times import time_of
 _EPSILON = 1e-8
 #: SDOML's lower limit of an exposure, in seconds.
 _MIN_EXPOSURE = 1e-2
-_MAX_SIDE = 16384
 #: How many rows of an image averaged down are made at a time.
 _ROWS = 32
 #: The bit of QUALITY that tells images of near real time (Q_NRT of JSOC's quallev1.h).
@@ -712,7 +711,7 @@ def _plan(header: Any, factor: float | None) -> _Plan:
     if _text(header, "IMG_TYPE").upper() == "DARK":
         raise _Unusable("dark image", "is no image of the Sun but a dark one, by IMG_TYPE")
     n, rows = _integer(header.get("NAXIS1")), _integer(header.get("NAXIS2"))
-    if not (0 < n <= _MAX_SIDE and 0 < rows <= _MAX_SIDE):
+    if not (0 < n <= MAX_SIDE and 0 < rows <= MAX_SIDE):
         raise _Unusable("wrong size", f"has an image of {n}×{rows} pixels, which is implausible")
     unit = _text(header, "BUNIT") or _text(header, "PIXLUNIT")
     meant = unit_spelled(unit) if unit else None

@@ -29,14 +29,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES, canonical, channel, unit_spelled
-from sunzip.cube import Header, Scale
+from sunzip.cube import MAX_SIDE, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Source, other_order
 from sunzip.sources.storage import Storage
 from sunzip.times import Times, parse_counts, parse_t_obs
 
-#: What a file may ask to be allocated at once: pixels of an image, bytes of a chunk, images in the index.
-_MAX_SIDE = 16384
+#: What a file may ask to be allocated at once: bytes of a chunk, images in the index.
 _MAX_CHUNK = 2**30
 _MAX_IMAGES = 2**26
 #: Chunks that are read together: for each HDF5 takes time and kilobytes, though it be not in the file.
@@ -301,7 +300,7 @@ class Hdf5(Source):
         if c > len(NAMES):
             # Their names would be read first, and a file of few bytes may have millions.
             raise InputError(f"{self.url}: cube has {c} channels; known are {len(NAMES)}")
-        if not (0 < y <= _MAX_SIDE and 0 < x <= _MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
+        if not (0 < y <= MAX_SIDE and 0 < x <= MAX_SIDE and 0 < t * c <= _MAX_IMAGES):
             raise InputError(f"{self.url}: cube of shape {cube.shape} is empty or implausibly large")
         self._refuse_crumbs(cube, slice(-2, None))
         self._refuse_turned(file, cube)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from sunzip import packed
 from sunzip.channels import NAMES
-from sunzip.cube import Header, Scale
+from sunzip.cube import MAX_SIDE, Header, Scale
 from sunzip.errors import InputError
 from sunzip.sources.base import Imaged, Source, other_order, tell_progress
 from sunzip.sources.patience import reading_pool
@@ -38,7 +38,6 @@ _MAX_ATTRS = 4 << 30
 _MAX_CHUNK = 1 << 30
 _MAX_TILES = 1 << 16
 _MAX_ROWS = 1 << 24
-_MAX_SIDE = 16384
 #: Compressors that tell beforehand, or can be told, how many bytes come out.
 _COMPRESSORS = ("blosc", "zstd", "lz4", "zlib", "gzip")
 
@@ -472,7 +471,7 @@ def _open_array(storage: Storage, path: str) -> _Array:
             raise InputError(f"{name}: {what} {tuple(value[:9])} is not that of (images, rows, columns)")
         sizes.append((value[0], value[1], value[2]))
     shape, chunks = sizes
-    if not all(1 <= s <= _MAX_SIDE for s in shape[1:]) or shape[0] > _MAX_ROWS or min(chunks) < 1:
+    if not all(1 <= s <= MAX_SIDE for s in shape[1:]) or shape[0] > _MAX_ROWS or min(chunks) < 1:
         raise InputError(f"{name}: shape {shape} in chunks of {chunks} is none that images have")
     stated = meta.get("dtype")
     if not isinstance(stated, str) or not re.fullmatch(r"[<>|=]f[248]", stated):

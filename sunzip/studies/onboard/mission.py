@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES, channel
+from sunzip.cube import MAX_SIDE
 from sunzip.errors import InputError, needing
 from sunzip.files import read_within
 from sunzip.times import parse_duration
@@ -25,7 +26,6 @@ Floats = npt.NDArray[np.float64]
 PRESENT = ("raw", "ccsds121", "jpeg2000")
 
 _MAX_BYTES = 1 << 16
-_MAX_SIDE = 16384
 
 # Beyond these numbers are slips, and sums of them no numbers any more: of bytes, bits per second and watts;
 # of seconds between frames, weeks of which are simulated, and between passes; of passes that come about.
@@ -388,7 +388,7 @@ class _Reader:
         cadence = self.seconds(given["cadence"], "cadence")
         if cadence > _MAX_CADENCE:
             raise self.fail("cadence", "7d or less", given["cadence"])
-        side = self.whole(given["size"], "size", 16, _MAX_SIDE)
+        side = self.whole(given["size"], "size", 16, MAX_SIDE)
         if side % 16:
             raise self.fail("size", "a multiple of 16", side)
         return Mission(
