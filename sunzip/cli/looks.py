@@ -20,7 +20,7 @@ from sunzip.cli.options import (
     quiet_option,
     read_options,
 )
-from sunzip.cli.output import bytes_bar, natural, result
+from sunzip.cli.output import bytes_bar, natural, result, shows_aia
 from sunzip.cli.program import refuse_idle
 from sunzip.display import NONE, count, fields, moment, size, table
 from sunzip.errors import MEND, DamagedError, InputError, OutputError, SunzipError
@@ -76,6 +76,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
     model = a["model"]
     quality, exact = (a["coding"].get(key) for key in ("quality", "exact"))
     bounds = bounds_in(a["codec"], a["channels"])
+    pixels = f", AIA pixels are 2×2 {a['scale']}s" if shows_aia(a["channels"]) else ""
     urls, layouts = a["source"].get("urls"), a["source"].get("layouts")
     yield f"{a['path']}"
     yield from fields(
@@ -91,7 +92,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
             ("pixels", _SAMENESS.get(exact if type(exact) is bool else None, NONE)),
             ("source", f"{_joined(urls)} ({_joined(layouts)})"),
             ("times", " to ".join(moment(t) for t in a["time"]) + " UTC"),
-            ("frames", f"{count(a['frames'])} of {y}×{x}, AIA pixels are 2×2 {a['scale']}s"),
+            ("frames", f"{count(a['frames'])} of {y}×{x}{pixels}"),
             ("images", f"{count(sum(a['images'].values()))}: {_images(a)}"),
         ]
     )

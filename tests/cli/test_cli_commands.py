@@ -102,6 +102,18 @@ def test_reports_say_where_errors_are_those_of_sums_and_where_not(sunzip, model,
         assert as_json(sunzip(*command, "--json"))["scale"] == ("sum" if sums else "mean")
 
 
+def test_of_archives_without_aia_nothing_is_said_of_its_pixels(sunzip, model, archive, tmp_path):
+    v1, out = tmp_path / "v1", tmp_path / "a.lat"
+    sunzip("decompress", archive, v1, "--layout", "sdoml-v1", "--channels", "Bx,Bz")
+    for command in (
+        ["compress", v1, out, "--model", model, "--dry-run"],
+        ["compress", v1, out, "--model", model],
+        ["info", out],
+        ["evaluate", v1, out],
+    ):
+        assert "AIA" not in sunzip(*command).stdout.replace(str(v1), "")
+
+
 def test_compress_selects(sunzip, model, store, tmp_path):
     args = [
         "--start",
