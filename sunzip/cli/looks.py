@@ -20,7 +20,7 @@ from sunzip.cli.options import (
     quiet_option,
     read_options,
 )
-from sunzip.cli.output import bytes_bar, natural, result, shows_aia
+from sunzip.cli.output import bytes_bar, frames_bar, natural, result, shows_aia
 from sunzip.cli.program import refuse_idle
 from sunzip.display import NONE, count, fields, moment, size, table
 from sunzip.errors import MEND, DamagedError, InputError, OutputError, SunzipError
@@ -251,6 +251,7 @@ def _some(names: list[str]) -> str:
 @read_options
 @model_option
 @force_option
+@quiet_option
 def show(
     what: str,
     out: str,
@@ -261,6 +262,7 @@ def show(
     reading: dict[str, Any],
     model: str | None,
     force: bool,
+    quiet: bool,
 ) -> None:
     """Draw one frame of an archive or of a source as a PNG, by default the first one: a panel per channel.
 
@@ -279,15 +281,17 @@ def show(
         raise OutputError(f"{out}: the picture is a PNG; name it *.png")
     others = [u for u in (source, reading["hmi"]) if u]
     target.check(out, [what, *others], force=force, ours=target.is_picture, what="picture of sunzip")
+    if source is not None and not decoded:
+        raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
     from sunzip import quicklook
     from sunzip.cli.picture import put
 
-    if decoded:
-        cubes = _decoded(what, time, frame, channels, source, model, reading)
-    elif source is not None:
-        raise InputError(f"{what}: is no archive, so --source has nothing to be compared with")
-    else:
-        cubes = _original(what, time, frame, channels, reading)
+    # Of a source all is looked through for the sake of one frame: of a folder of files, each.
+    with frames_bar(quiet, f"opening {source or what}"):
+        if decoded:
+            cubes = _decoded(what, time, frame, channels, source, model, reading)
+        else:
+            cubes = _original(what, time, frame, channels, reading)
     shown = next(iter(cubes.values()))
     title = f"{os.path.basename(what.rstrip('/')) or what}   {moment(str(shown.time[0]))} UTC"
     picture = io.BytesIO()

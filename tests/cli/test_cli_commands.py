@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 from PIL import Image
 
 import sunzip as sunzip_package
@@ -310,6 +311,16 @@ def test_images_that_have_no_correlation_are_told_below_its_mean(sunzip, model, 
     with h5py.File(source, "r+") as file:
         file["cube"][:] = images
     assert "one number" not in sunzip("compress", source, out, "--model", model, "--force").stdout
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_show_tells_that_it_looks_through_a_source(archive, store, tmp_path, monkeypatch, quiet):
+    monkeypatch.setattr("sunzip.cli.output.shows_progress", lambda quiet: not quiet)
+    for what, more in ((store, []), (archive, ["--source", str(store)])):
+        words = ["show", str(what), str(tmp_path / "a.png"), "--frame", "9", *more, *quiet]
+        result = CliRunner().invoke(program, words)
+        assert "has no frame 9" in result.stderr
+        assert (f"opening {store}" in result.stderr) is not bool(quiet)
 
 
 def test_show_draws_a_frame_of_an_archive_and_of_a_source(sunzip, archive, store, tmp_path, monkeypatch):
