@@ -7,11 +7,10 @@ import os
 import pickle
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ pytest.importorskip("moto")
 pytest.importorskip("s3fs")
 
 import s3_server
+from http_server import serving
 from s3_server import Request, Server
 from test_archive import EMBED, shard_of, spec_of, write
 
@@ -289,16 +289,10 @@ def test_what_cannot_be_read_is_said_in_one_line(s3: Any, url: str, words: str) 
 def test_a_server_that_knows_no_ranges_is_called_so(
     local: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
     monkeypatch.chdir(local[0].parent)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match="does not give parts of files; fetch the file first"):
-            open_archive(f"http://127.0.0.1:{http.server_port}/large.lat")
-        http.shutdown()
+    words = "does not give parts of files; fetch the file first"
+    with serving(SimpleHTTPRequestHandler) as url, pytest.raises(InputError, match=words):
+        open_archive(f"{url}/large.lat")
 
 
 def test_of_an_answer_that_is_longer_than_what_was_asked_for_the_rest_is_not_read() -> None:
@@ -307,9 +301,6 @@ def test_of_an_answer_that_is_longer_than_what_was_asked_for_the_rest_is_not_rea
 
     class Endless(SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
 
         def do_HEAD(self) -> None:
             self.send_response(200)
@@ -328,11 +319,9 @@ def test_of_an_answer_that_is_longer_than_what_was_asked_for_the_rest_is_not_rea
                     sent.append(2**20)
             self.close_connection = True
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match="does not give parts of files; fetch the file first"):
-            open_archive(f"http://127.0.0.1:{http.server_port}/a.lat")
-        http.shutdown()
+    words = "does not give parts of files; fetch the file first"
+    with serving(Endless) as url, pytest.raises(InputError, match=words):
+        open_archive(f"{url}/a.lat")
     assert sum(sent) < 2**26
 
 
@@ -344,15 +333,9 @@ def test_what_lies_behind_a_cache_is_asked_for_its_size(
         def list_directory(self, path: Any) -> None:
             self.send_error(403)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
     monkeypatch.chdir(local[0].parent)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        with open_archive(f"{cache}::http://127.0.0.1:{http.server_port}/large.lat") as archive:
-            assert archive.read_blocks([3, 80]) == [local[1][3], local[1][80]]
-        http.shutdown()
+    with serving(Closed) as url, open_archive(f"{cache}::{url}/large.lat") as archive:
+        assert archive.read_blocks([3, 80]) == [local[1][3], local[1][80]]
 
 
 def test_what_is_denied_is_called_so(s3: Any, uploaded: list[bytes]) -> None:

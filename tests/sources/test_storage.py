@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from http_server import serving
 
 import sunzip
 from sunzip.archive._place import open_bytes
@@ -55,23 +56,10 @@ class Refusing(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_PAUSES", (0.01,) * len(patience._PAUSES))
-
-
-@contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -117,9 +105,6 @@ def test_a_server_that_sends_on_without_end_is_called_so(tmp_path: Path, job: st
     """It was said to refuse with HTTP 0, which no server does."""
 
     class Sending(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             self.send_response(302)
             self.send_header("Location", self.path)
@@ -136,9 +121,6 @@ def test_a_server_that_sends_on_without_end_is_called_so(tmp_path: Path, job: st
 @pytest.mark.parametrize("name", ["sun.fits", "cube.h5"])
 def test_a_server_that_tells_no_length_is_not_said_to_have_damaged_files(tmp_path: Path, name: str) -> None:
     class Unsized(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
@@ -267,9 +249,6 @@ class Faltering(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.DATA)))
         self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
