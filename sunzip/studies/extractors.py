@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sunzip.channels import channel
 from sunzip.codec.lanes import alone, side_by_side
-from sunzip.cube import Scale
+from sunzip.cube import summed
 from sunzip.errors import InputError, needing
 from sunzip.features import pooled
 from sunzip.files import read_within
@@ -165,7 +165,7 @@ def decoded(sun: Sun, frames: Sequence[int], channels: Sequence[str]) -> Iterato
     """Yield some frames of an archive, by rising numbers: (C, Y, X) in DN/s (2×2 means) and G."""
     step = max(1, _STRETCH // int(np.prod((len(channels), *sun.archive.shape))))
     # Sums of 2×2 pixels are four times their means; fields are means.
-    unit = np.array([4 if channel(n).instrument == "AIA" and sun.scale is Scale.SUM else 1 for n in channels])
+    unit = np.array([summed(name, sun.scale) for name in channels])
     for some in sun.stretches(frames, step):
         for frame in sun.take(some, channels):
             yield frame / unit[:, None, None].astype(np.float32)
