@@ -132,13 +132,13 @@ def filled(image: Float, missing: Bool) -> Float:
     Parameters
     ----------
     image
-        (Y, X) of which some pixel is measured.
+        (Y, X); one without any pixel is 0.
     missing
         (Y, X): where none is.
     """
     there = ~missing
     here = np.where(there, image, np.float32(0))
-    if there.all():
+    if there.all() or not there.any():
         return here
     tall, wide = (side % 2 for side in here.shape)
     counts = _sums(np.pad(there.astype(np.float32), ((0, tall), (0, wide))))

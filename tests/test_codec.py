@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 
 from sunzip.channels import NAMES
-from sunzip.codec import Codec, _there, codec_for
+from sunzip.codec import Codec, codec_for
 from sunzip.codec.family import Known, Latents, symbols
+from sunzip.codec.images import there_of
 from sunzip.codec.lanes import side_by_side
 from sunzip.cube import Scale
 from sunzip.errors import DamagedError, InputError, ModelNotFoundError, SunzipError, UnsupportedError
@@ -63,7 +64,7 @@ def test_latents_are_the_encoders_own_dequantised(codec: Codec, frames_of: Frame
     blocks = codec.encode(x, NAMES)
     decoded = codec.latents(blocks, (64, 96))
     assert decoded.shape == (3, 8, 4, 6)
-    there = _there(x[0], range(12))
+    there = there_of(x[0], range(12))
     images = side_by_side(lambda frame: codec._analyse(frame, there, range(12), Scale.MEAN), x)
     for found, latents in zip(decoded, images, strict=True):
         # The same by another road: quantise about the means that the exact network predicts.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
-from hashlib import blake2b
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,16 +14,40 @@ import numpy.typing as npt
 
 from sunzip.arguments import whole
 from sunzip.bounds import Bounds, told
-from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical, listed
+from sunzip.channels import BEYOND, NAMES
+from sunzip.codec.decoding import (
+    Job,
+    Painter,
+    Wanted,
+    coded_of,
+    holes_of,
+    in_turn,
+    jobs_of,
+    masks_of,
+    pixels_of,
+)
 from sunzip.codec.family import Family, Float, Known, Latents, Reference, Written
 from sunzip.codec.hyperprior import HyperpriorFamily
+from sunzip.codec.images import (
+    There,
+    channels_of,
+    indexes_of,
+    means_of,
+    nbytes_of,
+    present_of,
+    raw_pixels,
+    scaled,
+    stable_of,
+    there_of,
+    to_mean,
+)
 from sunzip.codec.lanes import as_ready, side_by_side
 from sunzip.codec.lanes import count as lanes_here
-from sunzip.codec.order import Kept, Step, around, likeness, needed, order
+from sunzip.codec.order import Kept, Step, around, likeness, order
 from sunzip.codec.processes import elsewhere
 from sunzip.codec.sigma_vae import SigmaVaeFamily
 from sunzip.codec.wavelet import WaveletFamily
-from sunzip.cube import Scale, summed
+from sunzip.cube import Scale
 from sunzip.display import Shown
 from sunzip.errors import BoundNotMetError, DamagedError, InputError, UnsupportedError, needing
 from sunzip.frame import (
@@ -38,8 +61,7 @@ from sunzip.frame import (
     unpack_raw,
     unpack_residuals,
 )
-from sunzip.gaps import filled, pack_gaps, unpack_gaps
-from sunzip.recent import Recent
+from sunzip.gaps import pack_gaps
 from sunzip.residual import correct, corrected
 from sunzip.weights import Model, load, register
 
@@ -49,30 +71,6 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
-
-
-class _Entry(NamedTuple):
-    """A frame that is wanted: its block, where in it, and the block's bytes."""
-
-    block: Block
-    place: int
-    data: bytes
-
-    @property
-    def mask(self) -> int:
-        return self.block.masks[self.place]
-
-    @property
-    def gap(self) -> bytes:
-        return self.block.gaps[self.place]
-
-    @property
-    def payload(self) -> bytes:
-        return self.block.payloads[self.place]
-
-    @property
-    def residual(self) -> bytes:
-        return self.block.residuals[self.place]
 
 
 class _Plan(NamedTuple):
@@ -94,33 +92,6 @@ class _Plan(NamedTuple):
     like: float
     steps: list[Step]
     left: Kept[Reference]
-
-
-class _Job(NamedTuple):
-    """A frame to be decoded, for others or because it is wanted.
-
-    Attributes
-    ----------
-    run
-        Returns its latents, or its pixels, with each number under which they are wanted.
-    waits
-        Numbers of the jobs that come before it.
-    """
-
-    run: Callable[[], list[tuple[int, Float]]]
-    waits: Sequence[int] = ()
-
-
-#: Makes pixels of a decoded frame: see `Codec._pixels`.
-_Painter = Callable[[Sequence[int], Float, Reference | None, bytes], Float]
-
-
-#: Frames of films on which others build, decoded lately for some of these: by codec, block and number. So
-#: many bytes are those of 20 frames of 12 channels of 512², or 5 of 1024²; of one channel of 4096², 3.
-_lately: Recent[tuple[object, bytes, int], Reference] = Recent(256 << 20)
-
-#: What stands for latents where what others have of a frame is enough to show it.
-_NO_LATENTS = np.zeros(0, np.float32)
 
 
 _FamilyClass = type[HyperpriorFamily] | type[SigmaVaeFamily] | type[WaveletFamily]
@@ -329,7 +300,7 @@ class Codec(Shown):
         measure: Callable[[Float, Float], _T] | None,
     ) -> tuple[list[bytes], list[_T]]:
         """See `encode_measured`; without `measure` nothing is measured."""
-        indexes = _indexes(channels)
+        indexes = indexes_of(channels)
         self._check(data, indexes)
         frames, _, height, width = data.shape
         frames_per_block = whole(frames_per_block, "frames_per_block", 1, MAX_FRAMES)
@@ -339,7 +310,7 @@ class Codec(Shown):
         measured: dict[int, _T] = {}
 
         def planned(begin: int) -> _Plan:
-            present = [_present(np.isnan(frame)) for frame in data[begin : begin + chain]]
+            present = [present_of(np.isnan(frame)) for frame in data[begin : begin + chain]]
             rows = [begin + row for row, shown in enumerate(present) if shown.any()]
             first = None if after is None or begin else self._last(after)
             like = likeness(rows, lambda three: elsewhere(self._likeness, data[three], indexes, scale))
@@ -360,7 +331,7 @@ class Codec(Shown):
                 steady = self._steadied(data[t], near, indexes, scale, known, plan.like)
             keep = plan.left.wanted(step.place)
             args = data[t], indexes, scale, own, known, steady, keep, measure
-            entry, left, found = elsewhere(self._code, *args, back=keep * _nbytes(known.shape))
+            entry, left, found = elsewhere(self._code, *args, back=keep * nbytes_of(known.shape))
             if left is not None:
                 plan.left.put(step.place, left)
             if found is not None:
@@ -416,14 +387,14 @@ class Codec(Shown):
         -------
         The entry; what those others have of it, if there is any; and what was measured.
         """
-        here = _there(data, indexes)
+        here = there_of(data, indexes)
         (missing, shown, has), gaps = here, here.gaps
         mask, gap = sum(1 << i for i in has), b"" if gaps is None else pack_gaps(gaps)
         known = known._replace(channels=has, missing=gaps)
         raw, written, left, moved, pixels = None, Written(b""), None, b"", None
         if BEYOND <= max(np.fmax.reduce(data, None), -np.fmin.reduce(data, None)) < np.inf:
             # Symbols end where no measurement is, and one such pixel spoils those that are about it.
-            raw = pack_raw(_means(data, shown, indexes, scale), 2 * data.nbytes)
+            raw = pack_raw(means_of(data, shown, indexes, scale), 2 * data.nbytes)
         if raw is None:
             analysed = steady or self._analyse(data, here, indexes, scale)
             written = self.family.encode(analysed, self.quality, known, own)
@@ -432,7 +403,7 @@ class Codec(Shown):
             if self.bounds:
                 moved, pixels = self._bounded(data, here, indexes, scale, written, left)
             most = len(written.payload) + len(gap) + len(moved)
-            raw = pack_raw(_means(data, shown, indexes, scale), most)
+            raw = pack_raw(means_of(data, shown, indexes, scale), most)
         if raw is None:
             entry, decoded = Entry(mask, written.payload, gap, moved), written.decoded
         else:
@@ -440,7 +411,7 @@ class Codec(Shown):
         if measure is None:
             return entry, left, None
         if raw is not None:
-            pixels = _raw_pixels(raw, has, indexes, known.shape, scale)
+            pixels = raw_pixels(raw, has, indexes, known.shape, scale)
         elif pixels is None:
             if decoded is None:
                 decoded = self.family.decode(written.payload, self.quality, known)
@@ -453,7 +424,7 @@ class Codec(Shown):
     def _bounded(
         self,
         data: Float,
-        here: _There,
+        here: There,
         indexes: Sequence[int],
         scale: Scale,
         written: Written,
@@ -466,11 +437,11 @@ class Codec(Shown):
         has, shape = here.channels, (data.shape[1], data.shape[2])
         # A family that gives the same pixels everywhere knows them when it has coded a frame.
         assert written.decoded is not None
-        means = _means(data, here.present, indexes, scale)
+        means = means_of(data, here.present, indexes, scale)
         pixels = self._pixels(has, written.decoded, left, b"", has, shape, Scale.MEAN)
         names = [NAMES[index] for index in has]
         parts, pixels = correct(means, pixels, names, self.bounds, scale)
-        pixels = _scaled(pixels, has, scale)
+        pixels = scaled(pixels, has, scale)
         for image, original, name in zip(pixels, data[here.present], names, strict=True):
             if name in self.bounds and self.bounds[name].outside(original, image, name, scale):
                 raise BoundNotMetError(
@@ -493,18 +464,18 @@ class Codec(Shown):
         `near` are those others, and how many frames each is after it.
         """
 
-        def analysed(frame: Float, here: _There) -> tuple[Latents, tuple[int, ...]]:
+        def analysed(frame: Float, here: There) -> tuple[Latents, tuple[int, ...]]:
             return self._analyse(frame, here, indexes, scale), here.channels
 
-        here = _there(data, indexes)
+        here = there_of(data, indexes)
         own, has = analysed(data, here)
-        others = ((*analysed(frame, _there(frame, indexes)), apart) for frame, apart in near)
+        others = ((*analysed(frame, there_of(frame, indexes)), apart) for frame, apart in near)
         known = known._replace(channels=has, missing=here.gaps)
         return self.family.steadied(own, others, self.quality, known, likeness)
 
     def _likeness(self, three: Float, indexes: Sequence[int], scale: Scale) -> float:
         """Return how alike frames of a block are, by three (3, C, Y, X) that follow each other."""
-        here = [_there(frame, indexes) for frame in three]
+        here = [there_of(frame, indexes) for frame in three]
         shared = tuple(i for i in indexes if all(i in there.channels for there in here))
         if not shared:
             return 0.0
@@ -518,31 +489,26 @@ class Codec(Shown):
         rows = [place for place, mask in enumerate(block.masks) if mask]
         if not self.family.sequential or not rows or is_raw(block.payloads[rows[-1]]):
             return None
-        entry = _Entry(block, rows[-1], block.pack())
+        entry = Wanted(block, rows[-1], block.pack())
         *_, [(_, latents)] = [job.run() for job in self._jobs([entry], [0])]
-        return self.family.reference(latents, _channels(block.masks[rows[-1]]), block.shape)
+        return self.family.reference(latents, channels_of(block.masks[rows[-1]]), block.shape)
 
     def _analyse(
         self,
         data: Float,
-        here: _There,
+        here: There,
         indexes: Sequence[int],
         scale: Scale,
     ) -> Latents:
         """Return the latents of one frame, (C, Y, X) of which some channel is there."""
-        factor = _to_mean(indexes, scale)
+        factor = to_mean(indexes, scale)
         images = np.zeros((1, len(NAMES), *data.shape[1:]), np.float32)
         # A channel at a time: what comes between takes little memory, that of the one before.
         for c, index in enumerate(indexes):
-            physical = np.where(here.missing[c], np.float32(0), data[c])
-            if not np.isfinite(physical).all():
+            if np.isinf(data[c]).any():
                 raise InputError("pixels are infinite; replace them by NaN to have them kept as missing")
-            if factor is not None:
-                physical *= factor[c]
-            image = self.family.stabiliser.subset([index]).forward(physical[None])[0]
-            # What is not known of a field is likeliest 0, as it is off the disk.
-            gaps = CHANNELS[index].instrument == "AIA" and here.present[c] and here.missing[c].any()
-            images[0, index] = filled(image, here.missing[c]) if gaps else image
+            means = data[c] if factor is None else data[c] * factor[c]
+            images[0, index] = stable_of(means, here.missing[c], index, self.family.stabiliser)
         shown = np.zeros((1, len(NAMES)), np.float32)
         shown[0, indexes] = here.present
         (found,) = self.family.analyse(images, shown, self.quality)
@@ -564,18 +530,18 @@ class Codec(Shown):
         InputError
             As `encode`.
         """
-        indexes = _indexes(channels)
+        indexes = indexes_of(channels)
         self._check(data, indexes)
-        here = [_there(frame, indexes) for frame in data]
+        here = [there_of(frame, indexes) for frame in data]
         shape = (data.shape[2], data.shape[3])
 
         def pixels(t: int) -> list[tuple[int, Float]]:
             latents = self.family.unquantised(self._analyse(data[t], here[t], indexes, scale), self.quality)
             return [(t, self._pixels(here[t].channels, latents, None, b"", indexes, shape, scale))]
 
-        jobs = [_Job(partial(pixels, t)) for t, there in enumerate(here) if there.channels]
+        jobs = [Job(partial(pixels, t)) for t, there in enumerate(here) if there.channels]
         present = np.array([there.present for there in here]).reshape(data.shape[:2])
-        out = _filled(jobs, present, shape)
+        out = pixels_of(jobs, present, shape)
         for frame, there in zip(out, here, strict=True):
             frame[there.missing] = np.nan
         return out
@@ -620,24 +586,24 @@ class Codec(Shown):
             If a block is damaged, has another shape or number of frames, or was coded with another model.
         """
         entries = self._entries(blocks, shape, frames, frames_per_block)
-        return self._decode(entries, _indexes(channels), shape, scale)
+        return self._decode(entries, indexes_of(channels), shape, scale)
 
     def _decode(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[Wanted],
         indexes: Sequence[int],
         shape: tuple[int, int],
         scale: Scale,
         normalised: bool = False,
     ) -> Float:
         """See `decode`, and `decode_tensor` for pixels `normalised`."""
-        masks = _masks(entries)
+        masks = masks_of(entries)
         painter = partial(self._pixels, indexes=indexes, shape=shape, scale=scale, normalised=normalised)
-        jobs = self._jobs(entries, _coded(entries, masks, indexes), painter=painter)
-        out = _filled(jobs, masks[:, indexes], shape)
+        jobs = self._jobs(entries, coded_of(entries, masks, indexes), painter=painter)
+        out = pixels_of(jobs, masks[:, indexes], shape)
         for t, places, pixels in self._raw_frames(entries, masks, indexes, shape, scale, normalised):
             out[t, places] = pixels
-        for t, c, hole in _holes(entries, masks, indexes, shape):
+        for t, c, hole in holes_of(entries, masks, indexes, shape):
             out[t, c][hole] = np.nan
         return out
 
@@ -682,7 +648,7 @@ class Codec(Shown):
         with needing("torch", "tensors need"):
             import torch
 
-        indexes = _indexes(channels)
+        indexes = indexes_of(channels)
         entries = self._entries(blocks, shape, frames, frames_per_block)
         place = torch.device(device)
         on_cpu = place.type == "cpu"
@@ -690,10 +656,10 @@ class Codec(Shown):
         # them, so that on a CPU nothing is gained by several together, and what was decoded lately is lost.
         if (self.family.exact and on_cpu) or any(entry.residual for entry in entries):
             return torch.from_numpy(self._decode(entries, indexes, shape, scale, normalised)).to(place)
-        masks = _masks(entries)
+        masks = masks_of(entries)
         count = len(entries), len(indexes)
         out = torch.full((*count, *shape), torch.nan, dtype=torch.float32, device=place)
-        shown = _coded(entries, masks, indexes)
+        shown = coded_of(entries, masks, indexes)
         together = max(1, (_PIXELS_CPU if on_cpu else _PIXELS_ELSEWHERE) // (shape[0] * shape[1]))
         if on_cpu:
             together = min(together, -(-len(shown) // lanes_here()) or 1)
@@ -702,7 +668,7 @@ class Codec(Shown):
         if not self.family.sequential:
             # Frames that build on no others can go through the network together.
             batches = [jobs[begin : begin + together] for begin in range(0, len(jobs), together)]
-            jobs = [_Job(partial(_together, batch)) for batch in batches]
+            jobs = [Job(partial(in_turn, batch)) for batch in batches]
 
         # An accelerator has memory for one batch, and works on it while lanes entropy-decode the next.
         alone = nullcontext() if on_cpu else Lock()
@@ -727,7 +693,7 @@ class Codec(Shown):
         as_ready(show, [job.waits for job in jobs])
         for t, places, pixels in self._raw_frames(entries, masks, indexes, shape, scale, normalised):
             out[t, places] = torch.from_numpy(pixels).to(place)
-        for t, c, hole in _holes(entries, masks, indexes, shape):
+        for t, c, hole in holes_of(entries, masks, indexes, shape):
             out[t, c][torch.from_numpy(hole).to(place)] = torch.nan
         return out
 
@@ -738,7 +704,7 @@ class Codec(Shown):
         terms = self.family.stabiliser.subset(indexes).inverse_terms()
         gain, root, b = (torch.from_numpy(term).to(images.device) for term in terms)
         physical = (images.abs().mul_(gain).add_(root).square_().sub_(b)).copysign_(images)
-        factor = _to_mean(indexes, scale)
+        factor = to_mean(indexes, scale)
         return physical if factor is None else physical / torch.from_numpy(factor).to(images.device)
 
     def _entries(
@@ -747,7 +713,7 @@ class Codec(Shown):
         shape: tuple[int, int],
         frames: Collection[int] | None,
         frames_per_block: int | None,
-    ) -> list[_Entry]:
+    ) -> list[Wanted]:
         """Return the wanted frames of the blocks, which must all be what they should be."""
         entries = []
         for data in blocks:
@@ -770,122 +736,19 @@ class Codec(Shown):
                 raise DamagedError(
                     f"a block holds images of {shape}, which no encoder codes with model {self.model.name}"
                 ) from None
-            entries += [_Entry(block, place, data) for place in range(len(block.masks))]
+            entries += [Wanted(block, place, data) for place in range(len(block.masks))]
         return entries if frames is None else [entries[i] for i in frames]
 
     def _jobs(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[Wanted],
         rows: Iterable[int],
         *,
-        painter: _Painter | None = None,
+        painter: Painter | None = None,
         coarse: bool = False,
-    ) -> list[_Job]:
-        """Return what decodes some of the entries that are not empty.
-
-        With a `painter` they give pixels, with `coarse` what `Family.latents` does, else latents.
-        """
-        jobs: list[_Job] = []
-        blocks: dict[int, list[int]] = {}
-        for t in rows:
-            blocks.setdefault(id(entries[t].block), []).append(t)
-        for wanted in blocks.values():
-            block = entries[wanted[0]].block
-            # Frames count those that are not empty.
-            places = [place for place, mask in enumerate(block.masks) if mask]
-            numbers = {place: number for number, place in enumerate(places)}
-            here: dict[int, list[int]] = {}
-            for t in wanted:
-                here.setdefault(numbers[entries[t].place], []).append(t)
-            jobs += self._jobs_of(block, entries[wanted[0]].data, places, here, len(jobs), painter, coarse)
-        return jobs
-
-    def _jobs_of(
-        self,
-        block: Block,
-        data: bytes,
-        places: Sequence[int],
-        wanted: dict[int, list[int]],
-        begin: int,
-        painter: _Painter | None,
-        coarse: bool,
-    ) -> Iterator[_Job]:
-        """Yield the jobs of one block, the first of which has the number `begin`.
-
-        Parameters
-        ----------
-        data
-            The block's bytes, which tell it from others.
-        places
-            Of the frames that are not empty.
-        wanted
-            Those that are wanted, by their number in `places`, and under which numbers.
-        """
-        links = [self.family.links(block.payloads[place]) for place in places]
-
-        def builds_on(number: int) -> list[int]:
-            back, ahead = links[number]
-            found = [number - back] * bool(back) + [number + ahead] * bool(ahead)
-            return [other for other in found if 0 <= other < len(links)]
-
-        # Who goes through a film frame by frame asks again and again for what others build on.
-        held: dict[int, Reference] = {}
-        parts = len(wanted) < len(places)
-        digest = blake2b(data).digest() if parts else b""
-        for number in range(len(places)) if parts else ():
-            found = _lately.get((self._token, digest, number))
-            if found is not None and (number not in wanted or (painter is not None and not coarse)):
-                held[number] = found
-
-        steps = needed(sorted(wanted), lambda number: [] if number in held else builds_on(number))
-        todo = [number for number in steps if number in wanted or number not in held]
-        jobs = {number: begin + n for n, number in enumerate(todo) if number not in held}
-        kept: Kept[Reference] = Kept(
-            [other for number in steps if number not in held for other in builds_on(number)]
-        )
-        for number, reference in held.items():
-            kept.put(number, reference)
-
-        def run(number: int) -> list[tuple[int, Float]]:
-            payload, mask = block.payloads[places[number]], block.masks[places[number]]
-            moved = block.residuals[places[number]]
-            if is_raw(payload):
-                return []
-            those = wanted.get(number, [])
-            if number in held:
-                assert painter is not None
-                pixels = painter(_channels(mask), _NO_LATENTS, held[number], moved)
-                return [(t, pixels) for t in those]
-            back, ahead = links[number]
-            before = kept.take(number - back) if back else None
-            after = kept.take(number + ahead) if ahead else None
-            known = Known(_channels(mask), block.shape, before, after)
-            found: list[tuple[int, Float]] = []
-            if coarse and those:
-                small = self.family.latents(payload, block.quality, known)
-                found = [(t, small) for t in those]
-            if not coarse or kept.wanted(number):
-                show, keep = bool(those) and not coarse, kept.wanted(number)
-                args = payload, block.quality, known, show, keep, painter, moved
-                shown, key = None, (self._token, digest, number)
-                # Another thread, which reads other frames of the block, may be at what both build on.
-                shared = parts and keep and (painter is not None or not show)
-                with _lately.making(key) if shared else nullcontext() as left:
-                    if left is None:
-                        shown, left = elsewhere(self._read, *args, back=(show + keep) * _nbytes(block.shape))
-                        if left is not None and parts:
-                            _lately.put(key, left, left.pictures.nbytes + left.coarse.nbytes)
-                if left is not None:
-                    kept.put(number, left)
-                    if show and shown is None and painter is not None:
-                        shown = painter(known.channels, _NO_LATENTS, left, moved)
-                if shown is not None:
-                    found = [(t, shown) for t in those]
-            return found
-
-        for number in todo:
-            below = () if number in held else builds_on(number)
-            yield _Job(partial(run, number), [jobs[other] for other in below if other in jobs])
+    ) -> list[Job]:
+        """Return what decodes some of the entries: see `jobs_of`."""
+        return jobs_of(entries, rows, self.family, self._read, self._token, painter=painter, coarse=coarse)
 
     def _read(
         self,
@@ -894,7 +757,7 @@ class Codec(Shown):
         known: Known,
         show: bool,
         keep: bool,
-        painter: _Painter | None,
+        painter: Painter | None,
         moved: bytes,
     ) -> tuple[Float | None, Reference | None]:
         """Decode a frame to show it, to keep it for others that build on it, or both.
@@ -936,7 +799,7 @@ class Codec(Shown):
                 wanted, names = ([NAMES[index] for index in of] for of in (channels, has))
                 np.nan_to_num(physical, copy=False)
                 physical = corrected(physical, wanted, names, unpack_residuals(moved, len(has)))
-            factor = None if normalised else _to_mean(channels, scale)
+            factor = None if normalised else to_mean(channels, scale)
             if factor is not None:
                 physical /= factor
         if not np.isfinite(physical).all():
@@ -945,7 +808,7 @@ class Codec(Shown):
 
     def _raw_frames(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[Wanted],
         masks: npt.NDArray[np.bool_],
         indexes: Sequence[int],
         shape: tuple[int, int],
@@ -957,7 +820,7 @@ class Codec(Shown):
             if is_raw(entry.payload):
                 has = np.flatnonzero(masks[t]).tolist()
                 places = [c for c, index in enumerate(indexes) if index in has]
-                pixels = _raw_pixels(entry.payload, has, indexes, shape, Scale.MEAN if normalised else scale)
+                pixels = raw_pixels(entry.payload, has, indexes, shape, Scale.MEAN if normalised else scale)
                 if normalised:
                     pixels = self.family.stabiliser.subset([indexes[c] for c in places]).forward(pixels)
                 yield t, places, pixels
@@ -1055,135 +918,3 @@ def _again(model: Model, quality: int, bounds: Bounds) -> Codec:
     """Return the process-wide codec of a model that may not be installed."""
     register(model)
     return codec_for(model.sha256, quality, bounds)
-
-
-def _filled(jobs: Sequence[_Job], shown: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Float:
-    """Return the pixels (T, C, Y, X) that jobs give of the images that are `shown` (T, C); NaN elsewhere."""
-    out = np.empty((*shown.shape, *shape), np.float32)
-    out[~shown] = np.nan
-
-    def fill(job: int) -> None:
-        for t, pixels in jobs[job].run():
-            out[t, shown[t]] = pixels
-
-    as_ready(fill, [job.waits for job in jobs])
-    return out
-
-
-def _together(jobs: Sequence[_Job]) -> list[tuple[int, Float]]:
-    """Do jobs one after another."""
-    return [found for job in jobs for found in job.run()]
-
-
-def _nbytes(shape: tuple[int, int]) -> int:
-    """Return the bytes of a frame of all channels."""
-    return 4 * len(NAMES) * shape[0] * shape[1]
-
-
-def _channels(mask: int) -> tuple[int, ...]:
-    """Return the channels of a frame's mask, rising."""
-    return tuple(i for i in range(len(NAMES)) if mask >> i & 1)
-
-
-def _masks(entries: Sequence[_Entry]) -> npt.NDArray[np.bool_]:
-    """Return (T, 12): which channels each frame has."""
-    masks = np.zeros((len(entries), len(NAMES)), bool)
-    for t, entry in enumerate(entries):
-        masks[t, list(_channels(entry.mask))] = True
-    return masks
-
-
-def _holes(
-    entries: Sequence[_Entry], masks: npt.NDArray[np.bool_], indexes: Sequence[int], shape: tuple[int, int]
-) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
-    """Yield frame, place among the wanted channels and (Y, X) missing pixels of the images that have any."""
-    for t, entry in enumerate(entries):
-        if entry.gap:
-            has = np.flatnonzero(masks[t])
-            holes = unpack_gaps(entry.gap, len(has), *shape)
-            for hole, index in zip(holes, has, strict=True):
-                if index in indexes:
-                    yield t, indexes.index(int(index)), hole
-
-
-def _coded(entries: Sequence[_Entry], masks: npt.NDArray[np.bool_], indexes: Sequence[int]) -> list[int]:
-    """Return the numbers of the frames that have some wanted channel, in latents."""
-    some = np.flatnonzero(masks[:, indexes].any(1)).tolist()
-    return [t for t in some if not is_raw(entries[t].payload)]
-
-
-def _raw_pixels(
-    payload: bytes, has: Sequence[int], indexes: Sequence[int], shape: tuple[int, int], scale: Scale
-) -> Float:
-    """Return the pixels (n, Y, X), of those channels of `indexes` that a frame stored as pixels has."""
-    channels = [index for index in indexes if index in has]
-    pixels: Float = unpack_raw(payload, len(has), *shape)[[has.index(index) for index in channels]]
-    return _scaled(pixels, channels, scale)
-
-
-def _scaled(means: Float, channels: Sequence[int], scale: Scale) -> Float:
-    """Return means (n, Y, X) of channels as pixels of a scale, finite where they are."""
-    factor = _to_mean(channels, scale)
-    if factor is None:
-        return means
-    largest = np.finfo(np.float32).max
-    with np.errstate(over="ignore"):
-        scaled: Float = np.clip(means / factor, -largest, largest)
-    return scaled
-
-
-def _means(data: Float, present: npt.NDArray[np.bool_], indexes: Sequence[int], scale: Scale) -> Float:
-    """Return the (n, Y, X) present channels of a frame, AIA pixels as means."""
-    factor = _to_mean(indexes, scale)
-    means: Float = data if present.all() else data[present]
-    return means if factor is None else means * factor[present]
-
-
-class _There(NamedTuple):
-    """What of a frame (C, Y, X) is there.
-
-    Attributes
-    ----------
-    missing
-        Pixels (C, Y, X) that are not.
-    present
-        Images (C,) that are.
-    channels
-        Theirs.
-    """
-
-    missing: npt.NDArray[np.bool_]
-    present: npt.NDArray[np.bool_]
-    channels: tuple[int, ...]
-
-    @property
-    def gaps(self) -> npt.NDArray[np.bool_] | None:
-        """Pixels (n, Y, X) of the images that are there that are not; None if all are."""
-        missing = self.missing[self.present]
-        return missing if missing.any() else None
-
-
-def _there(frame: Float, indexes: Sequence[int]) -> _There:
-    missing: npt.NDArray[np.bool_] = np.isnan(frame)
-    present = _present(missing)
-    return _There(missing, present, tuple(i for i, p in zip(indexes, present.tolist(), strict=True) if p))
-
-
-def _present(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell from the (…, C, Y, X) missing pixels which (…, C) images are there."""
-    return np.logical_not(missing.all((-2, -1)))
-
-
-def _to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
-    """Return the (C, 1, 1) factor from a scale to means, or None if it is 1 throughout."""
-    if Scale.of(scale) is Scale.MEAN:
-        return None
-    return np.array([1 / summed(NAMES[i], scale) for i in indexes], np.float32)[:, None, None]
-
-
-def _indexes(channels: str | Sequence[str]) -> list[int]:
-    """Return the places of channels among all 12; gap maps rely on their order."""
-    names = listed(channels)
-    if names != canonical(names):
-        raise InputError(f"channels must be once each in the order {' '.join(NAMES)}, not {' '.join(names)}")
-    return [NAMES.index(name) for name in names]

@@ -72,7 +72,7 @@ def believing() -> Iterator[None]:
 def lately(monkeypatch: pytest.MonkeyPatch) -> Recent[Any, Reference]:
     """Frames on which others build, as if none had been decoded before."""
     recent: Recent[Any, Reference] = Recent(1 << 28)
-    monkeypatch.setattr("sunzip.codec._lately", recent)
+    monkeypatch.setattr("sunzip.codec.decoding._lately", recent)
     return recent
 
 
@@ -1104,7 +1104,7 @@ def test_one_frame_of_many_is_what_it_is_among_all(
     payloads = Block.unpack(block).payloads
     for t in range(14):
         decoded.clear()
-        monkeypatch.setattr("sunzip.codec._lately", Recent(0))
+        monkeypatch.setattr("sunzip.codec.decoding._lately", Recent(0))
         assert np.array_equal(codec.decode([block], two, shape, frames=[t])[0], together[t], equal_nan=True)
         # Nothing is decoded for it but what it builds on, and that once.
         wanted, found = [rows.index(t)] if t in rows else [], set()
@@ -1812,7 +1812,7 @@ def test_frames_of_one_channel_take_the_memory_of_one(
 ) -> None:
     [block] = codec.encode(film(12, 1, 32, 32), ("193A",), frames_per_block=12)
     # The images of five frames, and as much again of what makes small pictures.
-    monkeypatch.setattr("sunzip.codec._lately", Recent(5 * 2 * 4 * 32 * 32))
+    monkeypatch.setattr("sunzip.codec.decoding._lately", Recent(5 * 2 * 4 * 32 * 32))
     decoded.clear()
     for t in range(12):
         codec.decode([block], ("193A",), (32, 32), frames=[t], frames_per_block=12)
