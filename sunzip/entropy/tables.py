@@ -23,6 +23,11 @@ MAX_TABLES = 1 << 16
 #: Most entries of one table, its escape included.
 MAX_LENGTH = 1 << 16
 
+#: Least probability of the escape from a Gaussian, as it has outside 4.3 standard deviations each side.
+#: Networks err in rare symbols far outside more often than a Gaussian would have it: such a symbol costs some
+#: 24 bits, while all others together pay 1 bit per 45,000 symbols for the reserve.
+_RESERVE = 2.0**-16
+
 _TOTAL = 1 << PRECISION
 _INT32 = np.iinfo(np.int32)
 
@@ -225,20 +230,16 @@ class Tables:
         cls,
         scales: Sequence[float] | npt.NDArray[np.floating],
         *,
-        escape: float = 2.0**-16,
         reach: int = 0,
     ) -> Tables:
         """Tables of zero-mean Gaussians integrated over the unit intervals around the integers.
+
+        Each is as short as it can be with no more than the escape's least probability outside.
 
         Parameters
         ----------
         scales
             (K,) standard deviations in units of the quantisation step, > 0.
-        escape
-            Least probability of the escape; each table is as short as it can be with no more than that
-            outside (4.3 standard deviations each side at 2**-16). Networks err in rare symbols far outside
-            more often than a Gaussian would have it: at 2**-16 such a symbol costs some 24 bits, while all
-            others together pay 1 bit per 45,000 symbols for the reserve.
         reach
             Least number of symbols on each side of zero, however narrow the Gaussian.
 
@@ -253,12 +254,12 @@ class Tables:
         for scale in np.asarray(scales, np.float64).tolist():
             if not 0 < scale < MAX_LENGTH:
                 raise ValueError(f"no table for a Gaussian of scale {scale}")
-            half = max(math.ceil(-float(ndtri(escape / 2)) * scale - 0.5), reach)
+            half = max(math.ceil(-float(ndtri(_RESERVE / 2)) * scale - 0.5), reach)
             distance = np.abs(np.arange(-half, half + 1, dtype=np.float64))
             # Differences in the lower tail keep their relative accuracy; in the upper one they cancel.
             rows.append(ndtr((0.5 - distance) / scale) - ndtr((-0.5 - distance) / scale))
             first.append(-half)
-            rest.append(max(escape, 2 * float(ndtr(-(half + 0.5) / scale))))
+            rest.append(max(_RESERVE, 2 * float(ndtr(-(half + 0.5) / scale))))
         return cls.from_probabilities(rows, first, rest)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.uint32] | npt.NDArray[np.int32]]:
