@@ -165,3 +165,8 @@ def canonical(names: str | Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise InputError(f"no channel named; the channels are {' '.join(NAMES)}")
     return tuple(NAMES[i] for i in sorted(found))
+
+
+def any_of_aia(names: Iterable[str]) -> bool:
+    """Whether any channel is of AIA: of HMI's pixels there is nothing to say of sums and means."""
+    return any(channel(name).instrument == "AIA" for name in names)

@@ -23,6 +23,7 @@ from sunzip.archive._layout import ArchiveSpec, Grid, ShardTable
 from sunzip.archive._place import absolute, replaced
 from sunzip.archive._zip import MANIFEST, Reader
 from sunzip.bounds import bounds_in, told
+from sunzip.channels import any_of_aia
 from sunzip.cube import Header
 from sunzip.display import Shown, size, span
 from sunzip.errors import MEND, DamagedError, SunzipError, UnsupportedError
@@ -368,7 +369,7 @@ class Archive(Shown):
             "frames": self.frames,
             "times": span(*found["time"]),
             "pixels": "×".join(map(str, self.shape)),
-            "AIA pixels": f"2×2 {self.scale}s",
+            "AIA pixels": f"2×2 {self.scale}s" if any_of_aia(self.channels) else None,
             "images": [{name: found["images"][name] for name in self.channels}],
             "model": f"{self.model['name']} {self.model['sha256'][:12]}",
             "quality": origin.get("quality"),

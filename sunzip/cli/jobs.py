@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sunzip.channels import any_of_aia
 from sunzip.cli import accounts, target
 from sunzip.cli.options import (
     Finite,
@@ -28,7 +29,7 @@ from sunzip.cli.options import (
     stop_option,
     workers_option,
 )
-from sunzip.cli.output import coder, frames_bar, result, shows_aia
+from sunzip.cli.output import coder, frames_bar, result
 from sunzip.cli.program import Interrupted
 from sunzip.display import count, duration, fields, number, size, span, table
 from sunzip.errors import BoundNotMetError, InputError, OutputError, without_secrets
@@ -314,7 +315,7 @@ def _compressed(r: CompressReport, costs: accounts.Accounts) -> Iterator[str]:
     yield ""
     about = "  errors to expect, mean over sampled images" if r.dry_run else "  errors, mean over images"
     # Four times those of the same images as means, which is what `evaluate` tells.
-    sums = r.scale == "sum" and shows_aia(r.channels)
+    sums = r.scale == "sum" and any_of_aia(r.channels)
     yield about + ("; AIA pixels are 2×2 sums" if sums else "")
     yield from table(
         ["channel", "RMSE", "unit", "max", "r", "within 10 %"],
@@ -498,7 +499,7 @@ def _evaluated(r: EvaluateReport) -> Iterator[str]:
     if r.max_error:
         kept = "not kept" if any(r.outside.values()) else "kept by every pixel"
         yield f"  max error {in_short(bounds_of(r.max_error))}: {kept}"
-    if r.scale == "sum" and shows_aia(r.metrics["paper"]):
+    if r.scale == "sum" and any_of_aia(r.metrics["paper"]):
         # What compress and info tell of the archive, a bound in DN/s too, is four times as much.
         yield "  AIA pixels, which are 2×2 sums there, are compared as means"
     for mode, channels in r.metrics.items():

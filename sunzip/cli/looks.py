@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sunzip.channels import any_of_aia
 from sunzip.cli import target
 from sunzip.cli.accounts import Accounts
 from sunzip.cli.options import (
@@ -20,7 +21,7 @@ from sunzip.cli.options import (
     quiet_option,
     read_options,
 )
-from sunzip.cli.output import bytes_bar, frames_bar, natural, result, shows_aia
+from sunzip.cli.output import bytes_bar, frames_bar, natural, result
 from sunzip.cli.program import refuse_idle
 from sunzip.display import NONE, count, fields, moment, size, table
 from sunzip.errors import MEND, DamagedError, InputError, OutputError, SunzipError
@@ -76,7 +77,7 @@ def _info(a: Mapping[str, Any], costs: Accounts) -> Iterator[str]:
     model = a["model"]
     quality, exact = (a["coding"].get(key) for key in ("quality", "exact"))
     bounds = bounds_in(a["codec"], a["channels"])
-    pixels = f", AIA pixels are 2×2 {a['scale']}s" if shows_aia(a["channels"]) else ""
+    pixels = f", AIA pixels are 2×2 {a['scale']}s" if any_of_aia(a["channels"]) else ""
     urls, layouts = a["source"].get("urls"), a["source"].get("layouts")
     yield f"{a['path']}"
     yield from fields(

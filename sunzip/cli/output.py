@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sunzip.channels import channel
 from sunzip.display import number, size
 from sunzip.errors import OutputError, without_secrets
 from sunzip.files import printable
@@ -65,11 +64,6 @@ def coder(model: str, quality: int | None) -> str:
     ('wavelet-12, quality 35', 'sigma-vae-256')
     """
     return model if quality is None else f"{model}, quality {quality}"
-
-
-def shows_aia(channels: Iterable[str]) -> bool:
-    """Whether any of the channels is of AIA: of HMI's there is nothing to say of sums and means."""
-    return any(channel(name).instrument == "AIA" for name in channels)
 
 
 def natural(value: object) -> int | None:

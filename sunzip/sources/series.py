@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import BEYOND, CHANNELS, NAMES, canonical
+from sunzip.channels import BEYOND, CHANNELS, NAMES, any_of_aia, canonical
 from sunzip.cube import Cube, Header, Scale
 from sunzip.display import Report, Shown, span
 from sunzip.errors import InputError, UnreadableError, without_secrets
@@ -185,7 +185,7 @@ class Series(Shown):
             "frames": len(self),
             "times": span(*self.time[[0, -1]]) if len(self) else None,
             "pixels": "×".join(map(str, self.shape)),
-            "AIA pixels": f"2×2 {self.scale}s",
+            "AIA pixels": f"2×2 {self.scale}s" if any_of_aia(self.channels) else None,
             "images": [dict(zip(self.channels, counts, strict=True))],
             "found on the way": self.report.odd,
         }

@@ -113,6 +113,9 @@ def test_of_archives_without_aia_nothing_is_said_of_its_pixels(sunzip, model, ar
         ["evaluate", v1, out],
     ):
         assert "AIA" not in sunzip(*command).stdout.replace(str(v1), "")
+    with sunzip_package.open(out) as sun:
+        assert "2×2" not in sun.archive._repr_html_()
+    assert "2×2" not in join([open_source(str(v1))])._repr_html_()
 
 
 def test_compress_selects(sunzip, model, store, tmp_path):
