@@ -39,7 +39,7 @@ from sunzip.train.families import Family, HyperpriorFamily, Mode, SigmaVaeFamily
 from sunzip.train.films import Films, as_coded, as_they_were, shots_of
 from sunzip.train.frames import Example, Frames, cached, forget_others, held_out
 from sunzip.train.journal import BOARD, LOG, PICTURES, Journal
-from sunzip.train.loop import CHECKPOINT, Advance, Place, Recipe, bf16_is_faster, check_settings, fit
+from sunzip.train.loop import CHECKPOINT, Advance, Outcome, Place, Recipe, bf16_is_faster, check_settings, fit
 from sunzip.train.measure import (
     active_units,
     correlations,
@@ -334,25 +334,14 @@ def train(
             family = SigmaVaeFamily(
                 examples, stabiliser, bottleneck, mode, beta or 1.0, settled=init == "pca"
             )
-        per_epoch = len(learned) / (size * place.world)
-        # More passes than anybody waits for may be more steps than a float tells.
-        passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None
-        last = [n for n in (steps, passes) if n is not None]
         recipe = Recipe(
-            steps=min(last) if last else None,
+            steps=_last_step(steps, epochs, len(learned) / (size * place.world)),
             minutes=minutes,
             batch=size,
             rate=rate or (3e-5 if init == "pca" else _DEFAULTS.get(model, _DEFAULTS[""])[1]),
             seed=seed,
         )
-        half = precision == "bf16"
-        if precision == "auto" and begun is not None:
-            half = begun.get("precision") == "bf16"
-        elif precision == "auto":
-            tell(Stage("trying precisions", 0, 1))
-            half = bool(
-                place.agree([float(bf16_is_faster(family, place.device, family.batches(0, 0, 1)))])[0]
-            )
+        half = _is_half(precision, begun, family, place, tell)
         if isinstance(family, HyperpriorFamily) and begun is None:
             tell(Stage("principal components", 0, 1))
             latents = family.network.shape["latents"]
@@ -380,10 +369,9 @@ def train(
         )
         report = None
         if place.leads:
-            command = without_secrets(command)
             notes: dict[str, Any] = {
                 "model": model,
-                "command": command if len(command) <= _COMMAND else f"{command[:_COMMAND]} …",
+                "command": _shortened(without_secrets(command)),
                 "data": {
                     "sources": list(series.urls[:_SOURCES]),
                     "more_sources": max(len(series.urls) - _SOURCES, 0),
@@ -406,41 +394,92 @@ def train(
             }
             if mode is not None:
                 notes["loss"] = {"sigma": mode} if mode != "beta" else {"beta": beta}
-            judged = measured_on.spread_out(_MEASURED_FRAMES)
-            if isinstance(outcome.network, SigmaVAE):
-                made = finish_sigma_vae(outcome.network, stabiliser, learned, name, notes, tell)
-            elif isinstance(outcome.network, Context):
-                shots = shots_of(learned, _TABLE_FILMS, seed + 1)
-                shown = [partial(shot.read, learned, stabiliser) for shot in shots]
-                made = finish_wavelet(outcome.network, stabiliser, shown, name, notes, tell)
-            else:
-                assert isinstance(family, HyperpriorFamily)
-                made = finish_hyperprior(outcome.network, family.views, name, notes, tell)
-            codec = Codec(made)
-            measured = measure(codec, judged, lambda n, of: tell(Stage("measuring", n, of)))
-            began = None
-            if coder is not None:
-                # Whether it was worth while is told at one quality, where steps are the same.
-                began = measure(
-                    Codec(coder, codec.quality),
-                    judged,
-                    lambda n, of: tell(Stage("measuring the model that it began with", n, of)),
-                )
-            write(made, out, card(made, made.config["training"], measured, began))
-            report = TrainReport(
-                os.fspath(out),
-                model,
-                made.sha256,
-                made.nbytes,
-                outcome.steps,
-                outcome.seconds,
-                len(learned),
-                dict(made.config["training"]),
-                measured.as_dict(),
-                None if began is None else began.as_dict(),
-            )
+            made = _made(outcome.network, family, stabiliser, learned, name, notes, seed, tell)
+            report = _judged(made, coder, measured_on, out, outcome, len(learned), tell)
         place.wait()
     return report
+
+
+def _last_step(steps: int | None, epochs: float | None, per_epoch: float) -> int | None:
+    """Return the step that ends a training by itself or by passes through all frames, whichever is first."""
+    # More passes than anybody waits for may be more steps than a float tells.
+    passes = max(1, round(min(epochs * per_epoch, 2**53))) if epochs else None
+    return min((n for n in (steps, passes) if n is not None), default=None)
+
+
+def _is_half(
+    precision: str, begun: dict[str, Any] | None, family: Family, place: Place, tell: Progress
+) -> bool:
+    """Return whether to train in bfloat16: as asked for, as a training was begun, or as is faster here."""
+    if precision != "auto":
+        return precision == "bf16"
+    if begun is not None:
+        return begun.get("precision") == "bf16"
+    tell(Stage("trying precisions", 0, 1))
+    (faster,) = place.agree([float(bf16_is_faster(family, place.device, family.batches(0, 0, 1)))])
+    return bool(faster)
+
+
+def _shortened(command: str) -> str:
+    return command if len(command) <= _COMMAND else f"{command[:_COMMAND]} …"
+
+
+def _made(
+    network: nn.Module,
+    family: Family,
+    stabiliser: Stabiliser,
+    learned: Frames,
+    name: str,
+    notes: dict[str, Any],
+    seed: int,
+    tell: Progress,
+) -> Model:
+    """Make a model of a trained network, with what it learned from."""
+    if isinstance(network, SigmaVAE):
+        return finish_sigma_vae(network, stabiliser, learned, name, notes, tell)
+    if isinstance(network, Context):
+        shots = shots_of(learned, _TABLE_FILMS, seed + 1)
+        shown = [partial(shot.read, learned, stabiliser) for shot in shots]
+        return finish_wavelet(network, stabiliser, shown, name, notes, tell)
+    assert isinstance(family, HyperpriorFamily)
+    return finish_hyperprior(network, family.views, name, notes, tell)
+
+
+def _judged(
+    made: Model,
+    coder: Model | None,
+    frames: Frames,
+    out: Path,
+    outcome: Outcome,
+    learned: int,
+    tell: Progress,
+) -> TrainReport:
+    """Measure a model, and the one that it began with if there is one, on frames; write it with its card."""
+    judged = frames.spread_out(_MEASURED_FRAMES)
+    codec = Codec(made)
+    measured = measure(codec, judged, lambda n, of: tell(Stage("measuring", n, of)))
+    began = None
+    if coder is not None:
+        # Whether it was worth while is told at one quality, where steps are the same.
+        began = measure(
+            Codec(coder, codec.quality),
+            judged,
+            lambda n, of: tell(Stage("measuring the model that it began with", n, of)),
+        )
+    notes = made.config["training"]
+    write(made, out, card(made, notes, measured, began))
+    return TrainReport(
+        os.fspath(out),
+        notes["model"],
+        made.sha256,
+        made.nbytes,
+        outcome.steps,
+        outcome.seconds,
+        learned,
+        dict(notes),
+        measured.as_dict(),
+        None if began is None else began.as_dict(),
+    )
 
 
 def _begin(family: SigmaVaeFamily, learned: Frames, *, augment: bool, seed: int, tell: Progress) -> None:
