@@ -270,6 +270,12 @@ def test_processes_that_read_end_with_the_first_and_it_tells_of_theirs(workers: 
     assert ("SunzipError" in done.stdout and "was killed" in done.stdout) is workers
 
 
+def test_processes_that_read_do_without_pytorch() -> None:
+    code = "import sys; from sunzip.train import frames; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
 _UNGUARDED = """
 from pathlib import Path
 from sunzip.api import open_series
