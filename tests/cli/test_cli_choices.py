@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from sunzip.cli import jobs
+from sunzip.sinks import LAYOUTS
 
 Sunzip = Callable[..., Result]
 
@@ -67,3 +68,8 @@ def test_a_target_is_said_with_what_came_out(
     assert "blocks" in text
     refused = sunzip("compress", *options, "--target-bytes", "1kB", code=1)
     assert "a.lat: cannot be held to 1,000 bytes: it would have about" in refused.stderr
+
+
+def test_every_layout_that_is_written_can_be_asked_for() -> None:
+    # Named twice, as the command's help must not wait for what writes them.
+    assert jobs._LAYOUTS == LAYOUTS
