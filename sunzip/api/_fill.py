@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import channel
-from sunzip.cube import Cube, Scale
+from sunzip.cube import Cube, Scale, summed
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import Grid, grid_of, places_of, to_picture, to_pyramid
 from sunzip.rotation import MAX_MINUTES, turned
@@ -127,8 +127,8 @@ class Filler:
         most = max(_FEW, min(_FRAMES, _BYTES // (4 * valid.shape[1] * int(np.prod(sun.archive.shape)))))
         chosen = _telling(valid, most)
         pixels = sun.take(chosen.tolist())
-        if sun.scale is Scale.SUM:
-            pixels[:, self._instruments == "AIA"] *= np.float32(0.25)
+        for c, name in enumerate(sun.channels):
+            pixels[:, c] /= np.float32(summed(name, sun.scale))
         pyramids = np.empty((*valid[chosen].shape, grid.height, grid.width), np.float32)
         for images, pyramid in zip(pixels, pyramids, strict=True):
             to_pyramid(self._stabiliser.forward(np.nan_to_num(images)), grid, pyramid)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import BEYOND, CHANNELS, NAMES, any_of_aia, canonical
-from sunzip.cube import Cube, Header, Scale
+from sunzip.cube import Cube, Header, Scale, summed
 from sunzip.display import Report, Shown, span
 from sunzip.errors import InputError, UnreadableError, without_secrets
 from sunzip.sources.base import Imaged, Source, tell_progress
@@ -544,7 +544,6 @@ class Series(Shown):
                 f"{source.url}: image {row} of {name} is {image.shape[0]}×{image.shape[1]}, "
                 f"the others are {source.shape[0]}×{source.shape[1]}"
             )
-        is_aia = CHANNELS[NAMES.index(name)].instrument == "AIA"
         known = np.abs(image) < BEYOND
         if not known.all():
             others = image[~known]
@@ -552,13 +551,14 @@ class Series(Shown):
             with self._lock:
                 self._seen[at] |= _INFINITE * bool(infinite.any()) | _BEYOND * bool(beyond.any())
             image = np.where(known, image, np.float32(np.nan))
+        is_aia = CHANNELS[NAMES.index(name)].instrument == "AIA"
         if not known.any() or (is_aia and not np.any(image[known])):
             with self._lock:
                 self._seen[at] |= _EMPTY
             return None
         image = block_mean(image, source.shape[0] // self.shape[0])
-        if is_aia and source.scale is not self.scale:
-            image = image * np.float32(4.0 if self.scale is Scale.SUM else 0.25)
+        if source.scale is not self.scale:
+            image = image * np.float32(summed(name, self.scale) / summed(name, source.scale))
         into[:] = image
         return keywords
 
