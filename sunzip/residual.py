@@ -375,7 +375,13 @@ class _Residual:
         return image
 
     def applied(self, base: Float, image: Int | None) -> Float:
-        """Return an image (Y, X) that the model decoded with its pixels moved, or what the residual holds."""
+        """Return an image (Y, X) that the model decoded with its pixels moved, or what the residual holds.
+
+        Raises
+        ------
+        DamagedError
+            If the residual is not one of such an image.
+        """
         if image is None or self.along is None:
             try:
                 pixels = np.frombuffer(unpack(self._data[1:], base.nbytes), "<f4").astype(np.float32)

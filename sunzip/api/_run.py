@@ -90,7 +90,13 @@ def code_archive(
 
 
 def wanted_workers(wanted: int | None, client: Client | str | None) -> int | None:
-    """Return how many processes of this machine are wanted."""
+    """Return how many processes of this machine are wanted.
+
+    Raises
+    ------
+    InputError
+        If that is no whole number from 1 on, or a cluster is wanted, too.
+    """
     if wanted is not None:
         wanted = whole(wanted, "workers (--workers)", 1)
         if client is not None:

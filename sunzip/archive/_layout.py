@@ -212,7 +212,13 @@ class Grid:
         return 16 * self.blocks_per_shard + 4
 
     def frames_of(self, shard: int) -> slice:
-        """Return the frames that a shard holds."""
+        """Return the frames that a shard holds.
+
+        Raises
+        ------
+        IndexError
+            If there is no such shard.
+        """
         if not 0 <= shard < self.shards:
             raise IndexError(f"shard {shard} of {self.shards}")
         start = shard * self.frames_per_shard
@@ -581,7 +587,13 @@ def texts(values: Sequence[str]) -> bytes:
 
 
 def one_text(chunk: bytes, where: str) -> bytes:
-    """Read the only string of such a chunk, still as UTF-8."""
+    """Read the only string of such a chunk, still as UTF-8.
+
+    Raises
+    ------
+    DamagedError
+        If it is not such a chunk; the message starts with `where`.
+    """
     if len(chunk) < 8 or chunk[:4] != b"\1\0\0\0" or int.from_bytes(chunk[4:8], "little") != len(chunk) - 8:
         raise DamagedError(f"{where}: not a chunk of one string")
     return chunk[8:]

@@ -522,7 +522,15 @@ class Archive(Shown):
         return layout.array_metadata(self._grid, self._attributes)
 
     def headers(self, frame: SupportsIndex) -> list[dict[str, Any]]:
-        """Return the FITS keywords of one frame, per channel; empty where there is no image."""
+        """Return the FITS keywords of one frame, per channel; empty where there is no image.
+
+        Raises
+        ------
+        IndexError
+            If the archive has no such frame.
+        DamagedError
+            If they are damaged.
+        """
         frame = index(frame)  # NumPy's integers overflow in what follows
         if not 0 <= frame < self.frames:
             raise IndexError(f"frame {frame} of {self.frames}")

@@ -64,7 +64,13 @@ class ShardChecker(ABC):
         return layout.unzstd(self.whole(key, layout.most_packed(size)), f"{self.where}: {key}", size)
 
     def whole(self, key: str, most: int) -> bytes:
-        """Read an object whole if it has at most so many bytes."""
+        """Read an object whole if it has at most so many bytes.
+
+        Raises
+        ------
+        DamagedError
+            If it has more.
+        """
         if (size := self.size(key) or 0) > most:
             raise DamagedError(f"{self.where}: {key}: {size} bytes are too many")
         return self.read(key)

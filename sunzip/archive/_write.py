@@ -479,7 +479,13 @@ class _Found(ShardChecker):
 
 @contextlib.contextmanager
 def os_errors(path: str) -> Iterator[None]:
-    """Name the archive where the disk of its target is at fault."""
+    """Name the archive where the disk of its target is at fault.
+
+    Raises
+    ------
+    OutputError
+        In place of an `OSError` that is raised inside.
+    """
     try:
         yield
     except OSError as e:

@@ -107,7 +107,13 @@ def to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
 
 
 def indexes_of(channels: str | Sequence[str]) -> list[int]:
-    """Return the places of channels among all 12; gap maps rely on their order."""
+    """Return the places of channels among all 12; gap maps rely on their order.
+
+    Raises
+    ------
+    InputError
+        If one is unknown, or they are not once each in canonical order.
+    """
     names = listed(channels)
     if names != canonical(names):
         raise InputError(f"channels must be once each in the order {' '.join(NAMES)}, not {' '.join(names)}")

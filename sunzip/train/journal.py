@@ -46,7 +46,13 @@ class Journal:
                 self._board = SummaryWriter(str(folder / BOARD), purge_step=step)
 
     def report(self, step: int, values: dict[str, Any]) -> None:
-        """Add a report: numbers, or numbers by name."""
+        """Add a report: numbers, or numbers by name.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         try:
             with self._log.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -69,7 +75,13 @@ class Journal:
         reconstruction: npt.NDArray[np.float32],
         time: np.datetime64,
     ) -> None:
-        """Draw a frame (12, Y, X), what became of it and the difference; nothing without ``[plot]``."""
+        """Draw a frame (12, Y, X), what became of it and the difference; nothing without ``[plot]``.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         from sunzip.quicklook import render
 
         rows = {"original": original, "reconstruction": reconstruction}

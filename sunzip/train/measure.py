@@ -204,6 +204,8 @@ def quantisation_steps(
         What its inputs go through.
     frames
         None of those on which the model is judged.
+    progress
+        Called with the rounds done and all of them.
     """
     means, _ = posteriors(network, stabiliser, frames)
 
