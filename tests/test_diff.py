@@ -345,6 +345,13 @@ def test_options_that_do_nothing_are_refused(sunzip: Callable[..., Result], stor
     assert "--model does nothing" in sunzip("diff", store, store, "--model", "x", code=2).stderr
 
 
+@pytest.mark.parametrize("name", ["hmi_a", "hmi_b", "degradation", "cadence"])
+def test_what_does_nothing_for_archives_and_series_is_refused(name: str, lat: Path) -> None:
+    for b in (lat, join([Synthetic(frames=2, size=32)])):
+        with pytest.raises(InputError, match=f"^{name} does nothing for archives"):
+            sunzip.diff(lat, b, **{name: "1h"})
+
+
 def test_tables_of_degradation_belong_to_the_source_of_an_archive_alone(
     lat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

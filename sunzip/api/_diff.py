@@ -22,7 +22,7 @@ from sunzip.archive import names_archive, summary, verify
 from sunzip.bounds import told
 from sunzip.channels import NAMES, channel
 from sunzip.cube import Cube, Header, Scale, summed
-from sunzip.errors import MEND, DamagedError
+from sunzip.errors import MEND, DamagedError, InputError
 from sunzip.sources.series import Series
 from sunzip.sun import Sun, open
 from sunzip.times import Times, format_utc
@@ -199,7 +199,7 @@ def diff(
     Raises
     ------
     InputError, ModelNotFoundError, UnsupportedError
-        If one of them cannot be opened or decoded.
+        If one of them cannot be opened or decoded, or an argument is given that does nothing for them.
     DamagedError
         If an archive is not whole.
 
@@ -212,8 +212,20 @@ def diff(
         model = weights.load(model)
     paths = [_path_of_archive(x) for x in (a, b)]
     given = [path for path in paths if path is not None]
-    sources = [x for x, path in zip((a, b), paths, strict=True) if path is None and not isinstance(x, Series)]
-    refuse_idle_tables(degradation, *sources, anon=anon)
+    sources = [
+        None if path is not None or isinstance(x, Series) else x
+        for x, path in zip((a, b), paths, strict=True)
+    ]
+    to_open = [x for x in sources if x is not None]
+    for name, value, idle in (
+        ("hmi_a", hmi_a, sources[0] is None),
+        ("hmi_b", hmi_b, sources[1] is None),
+        ("degradation", degradation, not to_open),
+        ("cadence", cadence, not to_open),
+    ):
+        if idle and value is not None:
+            raise InputError(f"{name} does nothing for archives, and for series that are aligned already")
+    refuse_idle_tables(degradation, *to_open, anon=anon)
     for path in given:
         _refuse_damaged(path, anon)
     if model is not None and any(summary(x, anon=anon)["model"]["sha256"] == model.sha256 for x in given):
