@@ -109,9 +109,9 @@ class SdomlV2(Source):
     """An SDOML v2 store.
 
     The rows of a channel are those of all years, one year after the other. Rows whose chunk is absent read as
-    NaN; of an image of several chunks, those that are absent as the fill value. Pixels of a fill value other
-    than 0 read as NaN, as xarray means it. For each channel the chunk read last and one year of keywords are
-    kept in memory.
+    NaN; of an image of several chunks, those that are absent as the fill value; of an array that is gone
+    nothing reads. Pixels of a fill value other than 0 read as NaN, as xarray means it. For each channel the
+    chunk read last and one year of keywords are kept in memory.
 
     `Series.read` fetches chunks of object stores and over HTTP side by side, 32 at a time, or fewer if they
     are large (512 MiB of them unpacked, or one), and unpacks four at a time; from a disk it reads one at a
@@ -228,7 +228,16 @@ class SdomlV2(Source):
         with cached.keywords_lock:
             if cached.keywords_of != part or cached.keywords is None:
                 cached.keywords = None
-                with self._attributes(self._arrays[channel][part]) as found:
+                array = self._arrays[channel][part]
+                known = self._times[channel][row - i :][: array.shape[0]]
+                with self._attributes(array) as found:
+                    times, _ = _row_times(found, array.shape[0])
+                    # A store that grows has its rows where they were, and may tell the times of more of them.
+                    if (times != known)[~np.isnat(known)].any():
+                        raise InputError(
+                            f"{array.storage.name(array.path)}/.zattrs: is gone, or tells of other images "
+                            "than as the source was opened; start again"
+                        )
                     cached.keywords = _pack_all(found)
                 cached.keywords_of = part
             told: dict[str, Value] = {}
@@ -326,14 +335,10 @@ class SdomlV2(Source):
                     odd["keyword list too short"] += len(column) < n
                     odd["keyword list too long"] += len(column) > n
                     odd["keyword value None"] += column[:n].count(None)
-            stated = attributes.get("T_OBS", [])
+            times, missing = _row_times(attributes, n)
             if part == 0:
                 # Reading mostly begins here, and would fetch them again.
                 cached.keywords, cached.keywords_of = _pack_all(attributes), part
-        stated = stated[:n] if isinstance(stated, list) else [stated] * min(n, 1)
-        times = np.full(n, np.datetime64("NaT", "ms"), "datetime64[ms]")
-        times[: len(stated)] = parse_t_obs(stated)
-        missing = n - len(stated) + stated.count(None)
         odd["T_OBS missing"] += missing
         odd["T_OBS unreadable"] += int(np.isnat(times).sum()) - missing
         return times, +odd  # without the zeros
@@ -375,11 +380,13 @@ class SdomlV2(Source):
     def _frames(self, array: _Array, chunk: int, again: bool) -> npt.NDArray[np.floating[Any]] | None:
         """Decode the frames of one chunk along time, None if no part of them is stored."""
         frames: npt.NDArray[np.floating[Any]] | None = None
+        absent = False
         depth, *tile = array.chunks
         depth = min(depth, array.shape[0] - chunk * depth)
         for path, y, x in _objects(array, chunk):
             raw = self._raw(array, path, again)
             if raw is None:
+                absent = True
                 continue
             with self._unpacking:
                 block = _decode(array, path, raw)
@@ -394,6 +401,12 @@ class SdomlV2(Source):
                 frames = np.full((depth, *array.shape[1:]), np.nan if array.fill else 0, array.dtype)
             part = frames[:, y : y + tile[0], x : x + tile[1]]
             part[:] = block[:depth, : part.shape[1], : part.shape[2]]
+        # Of a disk that is not mounted any more, or a folder that was moved, all chunks are absent.
+        if absent and array.storage.read(f"{array.path}/.zarray", limit=_MAX_META) is None:
+            raise InputError(
+                f"{array.storage.name(array.path)}: is gone since the source was opened; look whether it was "
+                "moved, or is on a disk that is not mounted any more"
+            )
         return frames
 
     def _raw(self, array: _Array, path: str, again: bool) -> bytes | None:
@@ -506,6 +519,15 @@ def _open_array(storage: Storage, path: str) -> _Array:
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: fill_value {str(stated)[:60]!r} is no number") from None
     return _Array(storage, path, shape, chunks, dtype, order, separator, kind, fill)
+
+
+def _row_times(attributes: dict[str, Any], rows: int) -> tuple[npt.NDArray[np.datetime64], int]:
+    """Return the times that keywords tell of an array's rows, and how many of these they leave out."""
+    stated = attributes.get("T_OBS", [])
+    stated = stated[:rows] if isinstance(stated, list) else [stated] * min(rows, 1)
+    times = np.full(rows, np.datetime64("NaT", "ms"), "datetime64[ms]")
+    times[: len(stated)] = parse_t_obs(stated)
+    return times, rows - len(stated) + stated.count(None)
 
 
 def _refuse_other(array: _Array, attributes: dict[str, Any]) -> None:

@@ -262,6 +262,44 @@ def test_absent_chunk_is_missing_and_counted_once(store):
     assert len(source.absent) == 1
 
 
+def test_what_is_gone_since_the_source_was_opened_is_not_taken_for_absent(store):
+    """As when the disk is unmounted amid a long job: the rest would be archived as images without pixels."""
+    source = SdomlV2(str(store))
+    source.read("171A", 0)
+    store.rename(store.with_name("moved"))
+    with pytest.raises(InputError, match=r"2014/171A: is gone since the source was opened; look whether"):
+        source.read("171A", 16)
+    assert not source.absent
+
+
+def test_a_part_of_an_image_that_is_gone_is_not_taken_for_left_out(tmp_path):
+    write_v2(tmp_path / "s", {"Bz": plain(2)}, chunks=(1, 4, 4))
+    source = SdomlV2(str(tmp_path / "s"))
+    for name in (".zarray", "0.1.1"):
+        (tmp_path / "s/Bz" / name).unlink()
+    with pytest.raises(InputError, match="Bz: is gone"):
+        source.read("Bz", 0)
+
+
+@pytest.mark.parametrize("change", ["gone", "turned", "grown"])
+def test_keywords_that_are_of_other_rows_by_now_are_refused(store, change):
+    """A worker reads them anew; those that a store has got since are at the end."""
+    source = pickle.loads(pickle.dumps(SdomlV2(str(store))))
+    path = store / "2014/171A/.zattrs"
+    told = json.loads(path.read_text())
+    if change == "gone":
+        path.unlink()
+    elif change == "turned":
+        path.write_text(json.dumps(told | {"T_OBS": told["T_OBS"][::-1]}))
+    else:
+        # The last row of the array had none.
+        path.write_text(json.dumps(told | {"T_OBS": [*told["T_OBS"], *aia_times([300, 312])]}))
+        assert source.header("171A", 1)["T_OBS"] == told["T_OBS"][1]
+        return
+    with pytest.raises(InputError, match=r"171A/\.zattrs: is gone, or tells of other images.*start again"):
+        source.header("171A", 1)
+
+
 @pytest.mark.parametrize("fill", [0.0, None, "NaN", -1])
 def test_a_part_that_zarr_left_out_of_an_image_is_what_it_stands_for(tmp_path, fill):
     data, keys = plain(2)
