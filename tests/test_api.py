@@ -10,7 +10,9 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -35,6 +37,7 @@ from sunzip.errors import DamagedError, InputError, ModelNotFoundError, OutputEr
 from sunzip.metrics import image_metrics
 from sunzip.normalize import NOISE
 from sunzip.sinks import open_sink
+from sunzip.sinks.fits import FitsSink
 from sunzip.sources import open_source
 from sunzip.sources.series import Series, join
 from sunzip.sources.synthetic import Synthetic
@@ -733,6 +736,41 @@ def test_an_embedded_model_is_enough(
     with sunzip.open(path, model=tiny_model) as here:
         # Another process may run with other threads, which may sum in another order.
         np.testing.assert_allclose(found, here[4:6], rtol=1e-3, atol=0.1)
+
+
+def test_ctrl_c_waits_for_no_more_files_than_those_of_a_frame(lat, tmp_path, monkeypatch):
+    """All frames that are decoded are with the thread that writes, and may take it a minute."""
+    begun, names = threading.Event(), []
+
+    def named(self, *args, real=FitsSink._file):
+        names.append(args)
+        if not begun.is_set():
+            begun.set()
+            told.wait(5)
+        return real(self, *args)
+
+    def progress(done):
+        if done.done:
+            begun.wait(20)
+            raise KeyboardInterrupt
+
+    told = threading.Event()
+    fed = FitsSink.fed
+
+    @contextmanager
+    def telling(self):
+        try:
+            with fed(self):
+                yield
+        finally:
+            told.set()
+
+    monkeypatch.setattr(FitsSink, "_file", named)
+    monkeypatch.setattr(FitsSink, "fed", telling)
+    with pytest.raises(KeyboardInterrupt):
+        api.decompress(lat, tmp_path / "maps", layout="fits", progress=progress)
+    assert 0 < len(names) <= len(NAMES)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_missing_model_is_named(

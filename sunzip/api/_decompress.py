@@ -96,7 +96,8 @@ def decompress(
                 scale=sun.scale,
                 about=sun.archive.origin(names),
             )
-            with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool:
+            # After Ctrl-C the pool waits for what is being written, which can be a thousand files.
+            with sink, ThreadPoolExecutor(1, thread_name_prefix="sunzip") as pool, sink.fed():
                 written: Task[None] | None = None
                 if progress:
                     progress(Progress(0, frames.stop - frames.start, 0, 0))

@@ -206,6 +206,7 @@ class Sink(Target):
         self.shape = shape
         self.scale = scale
         self._about = about or {}
+        self._given_up = False
         super().__init__(path)
 
     def write(self, cube: Cube) -> None:
@@ -228,9 +229,25 @@ class Sink(Target):
         with self._one_line():
             self._write(cube.to_scale(self.scale))
 
+    @contextmanager
+    def fed(self) -> Iterator[None]:
+        """Have what another thread writes end soon if an exception ends the block: it will be dropped."""
+        try:
+            yield
+        except BaseException:
+            self._given_up = True
+            raise
+
     @abstractmethod
     def _write(self, cube: Cube) -> None:
-        """Append a cube that is in the sink's scale already."""
+        """Append a cube that is in the sink's scale already, frame by frame as `_frames` has them."""
+
+    def _frames(self, cube: Cube) -> Iterator[int]:
+        """Yield the numbers of a cube's frames, as long as anybody wants them."""
+        for t in range(len(cube)):
+            if self._given_up:
+                return
+            yield t
 
 
 def taken_at(cube: Cube, t: int, c: int) -> np.datetime64:

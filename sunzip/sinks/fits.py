@@ -73,7 +73,7 @@ class FitsSink(Sink):
     def _write(self, cube: Cube) -> None:
         from astropy.io import fits
 
-        for t in range(len(cube)):
+        for t in self._frames(cube):
             for c, name in enumerate(self.channels):
                 if not cube.valid[t, c]:
                     continue

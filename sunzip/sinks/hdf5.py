@@ -121,10 +121,10 @@ class Hdf5Sink(Hdf5Target, Sink):
         file["time"][start:] = cube.time.astype("M8[ms]").astype(np.int64)
         file["t_obs"][start:] = cube.t_obs.astype("M8[ms]").astype(np.int64)
         file["valid"][start:] = cube.valid
-        for t, headers in enumerate(cube.headers):
+        for t in self._frames(cube):
             file["keywords"][start + t] = [
                 json.dumps(dict(header)) if ok else ""
-                for header, ok in zip(headers, cube.valid[t], strict=True)
+                for header, ok in zip(cube.headers[t], cube.valid[t], strict=True)
             ]
             for c in np.flatnonzero(cube.valid[t]):
                 file["cube"][start + t, c] = cube.data[t, c]

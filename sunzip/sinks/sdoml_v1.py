@@ -36,9 +36,9 @@ class SdomlV1Sink(Sink):
         pass
 
     def _write(self, cube: Cube) -> None:
-        for t, time in enumerate(cube.time):
+        for t in self._frames(cube):
             # "20131125_0824" out of 2013-11-25T08:24
-            minute = np.datetime_as_string(time, unit="m")
+            minute = np.datetime_as_string(cube.time[t], unit="m")
             stamp = minute.replace("-", "").replace(":", "").replace("T", "_")
             folder = self._partial / minute[:10].replace("-", os.sep)
             for c, name in enumerate(self.channels):

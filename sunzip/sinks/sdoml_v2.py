@@ -56,10 +56,11 @@ class SdomlV2Sink(Sink):
         self._root.attrs.put({MARK: self.layout, **self._about})
 
     def _write(self, cube: Cube) -> None:
-        for t, year in enumerate(np.datetime_as_string(cube.time, unit="Y")):
-            if year != self._year:
+        years = np.datetime_as_string(cube.time, unit="Y")
+        for t in self._frames(cube):
+            if years[t] != self._year:
                 self._finish_year()
-                self._year = str(year)
+                self._year = str(years[t])
                 self._group = self._root.create_group(self._year)
             for c, name in enumerate(self.channels):
                 if not cube.valid[t, c]:

@@ -306,6 +306,19 @@ def test_an_exception_leaves_nothing(tmp_path, layout):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["fits", "sdoml-v1", "sdoml-v2"])
+def test_who_is_interrupted_waits_for_no_further_frame(tmp_path, layout):
+    """A thread may have a thousand files to write just then."""
+    sink = _sink(tmp_path, layout)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt), sink.fed():
+        raise KeyboardInterrupt
+    sink.write(make_cube())
+    assert sorted(tmp_path.rglob("*")) == before
+    sink.abort()
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_runs_to_one_target_do_not_share_what_is_partial(tmp_path, layout):
     first, second = _sink(tmp_path, layout), _sink(tmp_path, layout)
