@@ -9,6 +9,7 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
+from sunzip.codec.images import stable_of
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.normalize import Stabiliser
@@ -103,11 +104,12 @@ class Films(Sequence[Pyramid]):
 
 
 def stable(frames: Frames, row: int, stabiliser: Stabiliser) -> tuple[list[int], Float]:
-    """Return a frame's channels and their stabilised images, (C, S, S); pixels that are missing are 0."""
+    """Return a frame's channels and their stabilised images, (C, S, S), as codecs hand them to a family."""
     example = frames[row]
     channels = np.flatnonzero(example.present).tolist()
-    images = stabiliser.subset(channels).forward(example.pixels[channels].astype(np.float32))
-    return channels, np.nan_to_num(images)
+    means = example.pixels[channels].astype(np.float32)
+    images = (stable_of(of, np.isnan(of), c, stabiliser) for of, c in zip(means, channels, strict=True))
+    return channels, np.stack(list(images))
 
 
 def as_they_were(frames: Frames, stabiliser: Stabiliser) -> Callable[[int], Left | None]:
