@@ -338,8 +338,8 @@ def _errors(
         out[name] = {}
         for key, values in stats.items():
             known = values[:, i][np.isfinite(values[:, i])].astype(np.float64)
-            reduce = np.max if key == "err_max" else np.mean
-            out[name][key.removeprefix("err_")] = float(reduce(known)) if known.size else None
+            of_all = known.max if key == "err_max" else known.mean
+            out[name][key.removeprefix("err_")] = float(of_all()) if known.size else None
         # Measured, and yet without a correlation: the image, or what is left of it, is one number.
         measured = np.isfinite(stats["err_rmse"][:, i])
         out[name]["constant"] = int(np.count_nonzero(measured & np.isnan(stats["err_r"][:, i])))
