@@ -7,7 +7,7 @@ venv=.venv
 
 # Print the first interpreter that runs, is new enough and can make environments.
 find_python() {
-    local candidate candidates=(python3.11 python3.12 python3.13 python3)
+    local candidate candidates=(python3.11 python3.12 python3.13 python3.14 python3)
     if [[ -n ${PYTHON:-} ]]; then
         candidates=("$PYTHON")
     fi

@@ -15,6 +15,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -252,6 +253,27 @@ def test_layers_of_the_architecture_page_are_those_of_the_contract() -> None:
     assert [re.findall(r"`(\w+)`", row) for row in rows] == [
         re.findall(r"sunzip\.(\w+)", la) for la in layers
     ]
+
+
+def test_set_up_takes_each_python_that_is_tested_where_no_other_is(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash")
+    matrix = (ROOT / "scripts" / "matrix.sh").read_text(encoding="utf-8")
+    names = [f"python{version}" for version in sorted(set(re.findall(r'"(3\.\d+) ', matrix)))]
+    assert names
+    for name in names:
+        (folder := tmp_path / name).mkdir()
+        (folder / name).write_text(f"#!{bash}\n", encoding="utf-8")  # to what it is asked it says yes
+        (folder / name).chmod(0o755)
+        found = subprocess.run(
+            [bash, "-c", "source scripts/_setup.sh && find_python"],
+            cwd=ROOT,
+            env={"PATH": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+        assert (found.stdout, found.stderr) == (f"{name}\n", "")
 
 
 def test_costs_of_the_codec_page_are_those_of_the_network() -> None:
