@@ -42,7 +42,7 @@ def inputs(work: Path, model: Model) -> tuple[Path, Path]:
     """Return the archive and the flux, made if they are not there."""
     # By its digest: a folder of training keeps its name when it is trained anew.
     archive, flux = work / f"sun-{model.name}-{model.sha256[:8]}.lat", work / "flux.csv"
-    days = np.arange(FIRST, LAST + 1)
+    days = np.arange(FIRST, LAST + np.timedelta64(1, "D"))
     if not flux.exists():
         write_flux(flux, days, SEED)
     if not archive.exists():
@@ -60,7 +60,7 @@ def statistics(flux: npt.NDArray[np.float64]) -> dict[str, float]:
 
 def fluxes(real: Path) -> dict[str, dict[str, float]]:
     """Return the statistics of the observed F10.7, and of synthetic ones."""
-    days = np.arange(FIRST, LAST + 1)
+    days = np.arange(FIRST, LAST + np.timedelta64(1, "D"))
     observed = read_flux(real / OBSERVED, "f107").at(days)
     found = {"F10.7, observed": statistics(observed)}
     for seed in (SEED, 0):

@@ -161,7 +161,7 @@ def write_flux(path: str | os.PathLike[str], times: Dates, seed: int) -> None:
         If the file exists or cannot be written.
     """
     first, last = times.min().astype("M8[D]"), times.max().astype("M8[D]")
-    dates = np.arange(first, last + 1)
+    dates = np.arange(first, last + np.timedelta64(1, "D"))
     titles, columns = [_TIME], list[Doubles]()
     for name, both in radio_flux(dates, seed=seed).items():
         for kind, values in zip(("absolute", "adjusted"), both, strict=True):

@@ -161,7 +161,7 @@ class TestLeaks:
 
     def test_frames_of_later_days_are_detected(self, archive: Path, tmp_path: Path) -> None:
         # The flux's dates are five days late: each frame shows what is to come.
-        path = written(tmp_path / "f.csv", FIRST + 5 + np.arange(COUNT + 20), walk())
+        path = written(tmp_path / "f.csv", FIRST + np.arange(5, COUNT + 25), walk())
         with pytest.raises(
             InputError, match=r"tell the flux of [456] days later better than that of their own"
         ):
@@ -387,7 +387,7 @@ class TestGrow:
 class TestBlocks:
     def test_they_stay_within_runs_of_days(self) -> None:
         dates = np.concatenate(
-            [FIRST + np.arange(31), FIRST + 365 + np.arange(5), FIRST + 500 + np.arange(20)]
+            [FIRST + np.arange(31), FIRST + np.arange(365, 370), FIRST + np.arange(500, 520)]
         )
         draws = blocks(dates, np.random.default_rng(0), days=7, draws=300)
         assert draws.shape == (300, 56)
@@ -635,7 +635,7 @@ class TestCommand:
         assert "the flux never changes within 1 days" in error
 
     def test_months_that_the_archive_lacks(self, run: Any, archive: Path, tmp_path: Path) -> None:
-        dates = FIRST + 31 + np.arange(300)
+        dates = FIRST + np.arange(31, 331)
         path = written(tmp_path / "f.csv", dates, walk()[31:331])
         error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
         assert "0 days of the months to test have an image and, 1 days later, a flux" in error

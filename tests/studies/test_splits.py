@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sunzip.errors import InputError
 from sunzip.studies.splits import TEST, TRAIN, VALIDATION, Months, Parts, Rows, month_folds
 
+DAY = np.timedelta64(1, "D")
+
 
 def rows(horizon: int, first: str = "2010-06-01", last: str = "2018-12-31") -> Rows:
-    targets = np.arange(first, np.datetime64(last) + 1, dtype="M8[D]")
+    targets = np.arange(first, np.datetime64(last) + DAY, dtype="M8[D]")
     return Rows(targets - np.timedelta64(horizon, "D"), targets)
 
 
@@ -44,7 +46,7 @@ def test_nothing_held_out_is_learnt(
     horizon: int, test: set[int], validation: set[int], embargo: int | None, days: int
 ) -> None:
     validation -= test
-    last = str(np.datetime64("2011-03-05") + days)
+    last = str(np.datetime64("2011-03-05") + days * DAY)
     parts = Months(tuple(test), tuple(validation), embargo).parts(rows(horizon, "2011-03-05", last))
     inputs, targets = parts.rows.inputs, parts.rows.targets
     held = targets[np.isin(month(targets), [*test, *validation])]
@@ -53,12 +55,14 @@ def test_nothing_held_out_is_learnt(
     assert not set(targets[parts.train]) & set(held)
     if embargo is not None:
         for row in parts.train:
-            window = np.arange(inputs[row] - embargo, targets[row] + embargo + 1)
+            window = np.arange(inputs[row] - embargo * DAY, targets[row] + (embargo + 1) * DAY)
             assert not np.isin(window, held).any()
         # Nothing is left out in vain.
         left = np.setdiff1d(np.flatnonzero(~np.isin(targets, held)), parts.train)
         for row in left:
-            assert np.isin(np.arange(inputs[row] - embargo, targets[row] + embargo + 1), held).any()
+            assert np.isin(
+                np.arange(inputs[row] - embargo * DAY, targets[row] + (embargo + 1) * DAY), held
+            ).any()
     else:
         assert len(parts.train) == (~np.isin(targets, held)).sum()
 
