@@ -36,5 +36,5 @@ def test_the_observed_flux_is_read_before_hours_of_work(benchmark: ModuleType, t
     args = ["--real", tmp_path, "--work", tmp_path / "work"]
     done = CliRunner().invoke(benchmark.main, list(map(str, args)))
     assert isinstance(done.exception, InputError)
-    assert f"{benchmark.OBSERVED}: No such file" in str(done.exception)
+    assert f"{benchmark.OBSERVED}: cannot be read: No such file" in str(done.exception)
     assert not (tmp_path / "work").exists()

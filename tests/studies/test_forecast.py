@@ -619,7 +619,7 @@ class TestCommand:
             (["--pca", 500], "no more than of either: take fewer, or none (--pca)"),
             (["--pool", 3], "cannot be pooled to 3×3 fields"),
             (["--plot", "p.jpg"], "name it *.png"),
-            (["--resnet", "none.safetensors"], "none.safetensors: No such file"),
+            (["--resnet", "none.safetensors"], "none.safetensors: cannot be read: No such file"),
             (["--embargo", 400, "--folds"], "folds need an archive of all months of some years"),
         ],
     )
@@ -638,7 +638,10 @@ class TestCommand:
         dates = FIRST + np.arange(31, 331)
         path = written(tmp_path / "f.csv", dates, walk()[31:331])
         error = run(archive, "--flux", path, "--days", 1, "--trees", "1", code=1).stderr
-        assert "0 days of the months to test have an image and, 1 days later, a flux" in error
+        assert (
+            "has 0 days to test, in month 1, with images of all its channels and, 1 day later, a flux"
+            in error
+        )
 
     def test_words_are_no_months(self, run: Any, archive: Path, flux: Path) -> None:
         for option, value in (("--test", "January"), ("--trees", "many"), ("--trees", "0")):
