@@ -14,6 +14,7 @@ Optional: ``t_obs`` and ``valid`` (T, C), ``keywords`` (T, C) JSON objects, root
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -88,6 +89,7 @@ class Hdf5(Source):
         self.url = url
         self.counts: Counter[str] = Counter()
         self._storage = Storage(url, anon)
+        self._indexed = False
         #: Datasets of which chunks have gone through filters.
         self._packed: set[str] = set()
         self._start_reading()
@@ -101,6 +103,7 @@ class Hdf5(Source):
                     f"{url}: is netCDF of a classic format, not HDF5; convert it: nccopy -k nc4 OLD NEW"
                 ) from None
             raise self._unreadable(error) from error
+        self._indexed = True
 
     def _is_classic(self) -> bool:
         with suppress(OSError), self._storage.fs.open(self._storage.root, "rb") as file:
@@ -180,7 +183,29 @@ class Hdf5(Source):
                 # Python warns of files that nobody closes, which suites of tests take for errors.
                 weakref.finalize(file, raw.close)
             self._handle = (os.getpid(), file, raw)
+            if self._indexed:
+                try:
+                    self._refuse_other(file)
+                except BaseException:
+                    self._handle = None
+                    raise
         return self._handle[1]
+
+    def _refuse_other(self, file: Any) -> None:
+        """Refuse a file that holds other images than the one that was indexed; there may be more of them."""
+        other = copy.copy(self)
+        other._handle = self._handle
+        other._index(file)
+        same = (other.shape, other.scale, other._packing) == (self.shape, self.scale, self._packing)
+        for name in self.channels if same else ():
+            rows, times = self._rows[name], self._times[name]
+            same &= (
+                other._column.get(name) == self._column[name]
+                and np.array_equal(other._rows[name][: len(rows)], rows)
+                and np.array_equal(other._times[name][: len(times)], times, equal_nan=True)
+            )
+        if not same:
+            raise InputError(f"{self.url}: holds other images than as the source was opened; start again")
 
     def _unreadable(self, error: BaseException, what: str = "") -> InputError:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -58,6 +58,29 @@ def test_a_minimal_file(tmp_path, where, time):
     assert source.stored_bytes() == data.nbytes
 
 
+@pytest.mark.parametrize("changes", [{"time": MS + 1000}, {"channel": ["193A", "171A"]}, {"valid": False}])
+def test_a_file_that_another_has_replaced_is_not_read_as_the_first(tmp_path, changes):
+    """A process that was started later read images of other times and channels in their place."""
+    images = {"cube": cube(T, C, N, N), "channel": ["171A", "193A"], "time": MS}
+    source = Hdf5(save(tmp_path / "a.h5", **images))
+    other = images | changes
+    if "valid" in other:
+        other["valid"] = np.arange(T * C).reshape(T, C) > 0
+    Path(save(tmp_path / "b.h5", **other)).replace(tmp_path / "a.h5")
+    later = pickle.loads(pickle.dumps(source))
+    for _ in "asked again":
+        with pytest.raises(InputError, match=r"a\.h5: holds other images than as the source was opened"):
+            later.read("171A", 0)
+    assert source.read("171A", 0).tobytes() == images["cube"][0, 0].tobytes(), "which is open still"
+
+
+def test_a_file_that_has_grown_is_read_on(tmp_path):
+    data = cube(T, N, N)
+    source = Hdf5(save(tmp_path / "a.h5", {"channel": "171A"}, cube=data[:3], time=MS[:3]))
+    Path(save(tmp_path / "b.h5", {"channel": "171A"}, cube=data, time=MS)).replace(tmp_path / "a.h5")
+    assert pickle.loads(pickle.dumps(source)).read("171A", 2).tobytes() == data[2].tobytes()
+
+
 def test_no_file_is_left_open(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["cube"], file["channel"], file["time"] = np.ones((1, 1, 4, 4)), ["171A"], [0]
