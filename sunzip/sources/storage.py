@@ -340,7 +340,13 @@ SPECIAL = "is a pipe or a device, which cannot be read at random; save it first"
 UNSIZED = "its size is unknown, so it cannot be read at random; fetch it first"
 
 #: Errors of aiohttp, fsspec's client for HTTP. All clients' errors are known by name: none need be installed.
-_HTTP = {"ClientConnectionError", "ClientPayloadError", "ClientResponseError", "InvalidURL"}
+_HTTP = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ClientResponseError",
+    "InvalidURL",
+    "RedirectClientError",
+}
 
 
 def reason(error: BaseException, *, writing: bool = False) -> str:
@@ -384,6 +390,10 @@ def reason(error: BaseException, *, writing: bool = False) -> str:
         return f"{line.rstrip('.')}; check the network, and AWS_ENDPOINT_URL if it is set"
     if isinstance(error, TimeoutError):
         return "the server does not answer in time; check the network, or try again later"
+    if "RedirectClientError" in kinds:
+        return f"the server sends to what is no URL of HTTP ({line}); check the URL"
+    if "ClientPayloadError" in kinds:
+        return f"the answer comes broken ({line.rstrip('.:')}); try again later, or fetch the file first"
     if "InvalidURL" in kinds:
         return "is no URL that can be asked; check how it is written"
     if kinds & _HTTP:

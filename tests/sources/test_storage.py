@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import errno
@@ -116,6 +117,38 @@ def test_a_server_that_sends_on_without_end_is_called_so(tmp_path: Path, job: st
     with serving(Sending) as url:
         message = told(job, f"{url}/a", tmp_path)
     assert message.startswith("the server sends from one URL to the next without end; check the URL")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            {"Location": "file:///etc/passwd"},
+            "the server sends to what is no URL of HTTP (file:///etc/passwd)",
+        ),
+        ({"Location": "http://:0:/"}, "the server sends to what is no URL of HTTP (http://:0:/"),
+        ({"Content-Encoding": "gzip"}, "the answer comes broken (400, message"),
+    ],
+)
+def test_an_answer_that_cannot_be_followed_or_unpacked_is_not_called_out_of_reach(
+    answer: dict[str, str], words: str
+) -> None:
+    class Odd(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if "Location" in answer else 200)
+            for name, value in answer.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "9")
+            self.end_headers()
+            self.wfile.write(b"not gzip!")
+
+    async def ask(url: str) -> None:
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            await answer.read()
+
+    with serving(Odd) as url, pytest.raises(aiohttp.ClientError) as caught:
+        asyncio.run(ask(url))
+    assert reason(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize("name", ["sun.fits", "cube.h5"])
