@@ -856,7 +856,7 @@ def _common_shape(sources: Sequence[Source], wanted: tuple[str, ...], size: int 
         if y != x or y % size:
             raise InputError(
                 f"{source.url}: images of {y}×{x} cannot be averaged to {size}×{size}; they must be square, "
-                "and the size must divide a side"
+                "and the size (--size) must divide a side"
             )
     return size, size
 

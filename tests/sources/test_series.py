@@ -267,7 +267,7 @@ def test_drop_and_channels():
         ({"start": "2015"}, "chosen times; it holds images from 2014-01-01T00:00:00 to 2014-01-01T00:12"),
         ({"tolerance": "1s", "cadence": "1h", "start": "2014-01-01T00:30"}, "no image in the chosen times"),
         ({"missing": "drop"}, "no frame has all of 171A 193A .*images from 2014"),
-        ({"size": 3}, "images of 4×4 cannot be averaged to 3×3"),
+        ({"size": 3}, "images of 4×4 cannot be averaged to 3×3; .* size .--size. must divide"),
         ({"size": 8}, "cannot be averaged to 8×8"),
         ({"size": 0}, "size must be at least 1"),
     ],
