@@ -94,6 +94,9 @@ _STILL = 0.5
 #: level 1 is as much off centre. Further out there is no measurement.
 _BORDER = 8.0
 
+#: How instruments are named: AIA_3 and SDO/AIA, but not GAIA.
+_MAKER = {name: re.compile(rf"(?<![A-Z]){name}(?![A-Z])") for name in ("AIA", "HMI")}
+
 #: Keywords that describe the stored form of the pixels.
 _STORAGE = re.compile(
     r"SIMPLE|BITPIX|NAXIS|EXTEND|XTENSION|PCOUNT|GCOUNT|GROUPS|EXTNAME|EXTVER|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|"
@@ -682,13 +685,13 @@ def _channel(header: Any) -> Channel:
         if "SZ_CHAN" in header:
             return channel(str(header["SZ_CHAN"]))
         maker = f"{header.get('TELESCOP', '')} {header.get('INSTRUME', '')}".upper()
-        if "AIA" in maker:
+        if _MAKER["AIA"].search(maker):
             length = _number(header, "WAVELNTH")
             if not length.is_integer():
                 told = repr(header.get("WAVELNTH"))[:40]
                 raise _Unusable("unknown channel", f"has WAVELNTH {told}, which is no whole number")
             return channel(f"{int(length)}A")
-        if "HMI" in maker:
+        if _MAKER["HMI"].search(maker):
             if str(header.get("CONTENT", "")).strip().upper() != "MAGNETOGRAM":
                 raise _Unusable("unknown channel", "is an HMI image, but no line-of-sight magnetogram")
             return channel("Bz")

@@ -552,6 +552,7 @@ def one_line(url, part):
     ("cards", "shape", "part"),
     [
         ({"TELESCOP": "HINODE", "INSTRUME": "XRT"}, (1024, 1024), "neither of AIA nor of HMI"),
+        ({"TELESCOP": "GAIA", "INSTRUME": "RVS"}, (1024, 1024), "neither of AIA nor of HMI, but of 'GAIA"),
         ({"WAVELNTH": 4500}, (1024, 1024), "unknown channel"),
         ({"IMG_TYPE": "DARK"}, (1024, 1024), "is no image of the Sun but a dark one, by IMG_TYPE"),
         ({"WAVELNTH": "171"}, (1024, 1024), "has WAVELNTH '171', which is no whole number"),
