@@ -19,6 +19,7 @@ import gzip
 import io
 import json
 import math
+import os
 import re
 import threading
 import warnings
@@ -421,8 +422,12 @@ class Fits(Source):
                 raise
             except Exception as error:  # astropy raises nearly every kind for damaged bytes
                 if self._storage.local and isinstance(error, FileNotFoundError):
-                    raise _Unusable(
-                        "cannot be read", "is gone, or a link to nothing; look whether it was moved"
+                    if os.path.islink(path):
+                        raise _Unusable("link to nothing", "is a link to nothing") from error
+                    # Of a disk that is not mounted any more all further files are.
+                    raise InputError(
+                        f"{self._name(path)}: is gone; look whether it was moved, or is on a disk that is "
+                        "not mounted any more, and start again"
                     ) from error
                 if raw is None or raw.failed:
                     # What a store or a disk does not give now is no damaged file, to be passed over.

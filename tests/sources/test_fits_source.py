@@ -761,8 +761,26 @@ def test_a_file_that_another_has_replaced_is_no_image_of_its_place(tmp_path, car
 def test_a_file_that_is_gone_is_not_called_damaged(tmp_path):
     source = Fits(save(tmp_path / "a.fits", disk(1024, 400), AIA))
     (tmp_path / "a.fits").unlink()
-    with pytest.raises(InputError, match=r"a\.fits: is gone, or a link to nothing; look"):
+    with pytest.raises(InputError, match=r"a\.fits: is gone; look whether it was moved, or is on a disk"):
         source.read("171A", 0)
+
+
+def test_files_that_vanish_while_they_are_looked_through_are_told(tmp_path, monkeypatch):
+    """When a disk was unmounted meanwhile an archive of what came before it was made, with a count."""
+    for name in "ab":
+        save(tmp_path / f"{name}.fits", disk(1024, 400), AIA)
+    (tmp_path / "c.fits").symlink_to("nowhere.fits")
+    assert Fits(str(tmp_path)).counts["link to nothing"] == 1
+    found = Fits._found
+
+    def unmounted(source):
+        paths = found(source)
+        (tmp_path / "b.fits").unlink()
+        return paths
+
+    monkeypatch.setattr(Fits, "_found", unmounted)
+    with pytest.raises(InputError, match=r"b\.fits: is gone; look whether it was moved, or is on a disk"):
+        Fits(str(tmp_path))
 
 
 def test_a_damaged_original_header_is_told(tmp_path):
@@ -980,7 +998,7 @@ def test_a_file_that_a_disk_does_not_give_now_is_not_passed_over(tmp_path, monke
         patch.setattr(LocalFileOpener, "read", refuse, raising=False)
         with pytest.raises(InputError, match=r"[ab]\.fits: cannot be read: "):
             Fits(str(tmp_path))
-    assert Fits(str(tmp_path)).counts["cannot be read"] == 1
+    assert Fits(str(tmp_path)).counts["link to nothing"] == 1
 
 
 def test_want_of_memory_is_not_told_of_the_file(tmp_path, monkeypatch):
