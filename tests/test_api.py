@@ -670,6 +670,27 @@ def test_steps_read_only_their_own_blocks(sun: api.Sun, monkeypatch: pytest.Monk
     assert read == [0, 5]
 
 
+@pytest.mark.parametrize("index", [[1, 2], ...])
+def test_indexes_that_numpy_has_are_told_what_does_it_here(sun: api.Sun, index: Any) -> None:
+    for indexed in (sun, sun.latents):
+        with pytest.raises(IndexError, match=r"take\(…\) gives frames by a list of numbers, \[:\] gives all"):
+            indexed[index]
+
+
+@pytest.mark.parametrize("name", ["hmi", "degradation"])
+def test_what_opens_sources_is_refused_beside_a_series(
+    series: Series, lat: Path, tiny_model: Model, tmp_path: Path, name: str
+) -> None:
+    """A second store was passed over in silence: its channels were missing."""
+    given: dict[str, Any] = {name: "store"}
+    jobs = [lambda: sunzip.append(series, lat, **given), lambda: sunzip.evaluate(series, lat, **given)]
+    if name == "hmi":  # an archive keeps where tables are
+        jobs.append(lambda: sunzip.compress(series, tmp_path / "a.lat", model=tiny_model, **given))
+    for job in jobs:
+        with pytest.raises(InputError, match=f"^{name} does nothing for archives, and for series"):
+            job()
+
+
 def test_reading_outside_is_an_index_error(sun: api.Sun) -> None:
     for start, stop in ((-1, 2), (0, 11), (5, 4)):
         with pytest.raises(IndexError):

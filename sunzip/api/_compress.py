@@ -19,7 +19,7 @@ from sunzip import weights
 from sunzip.api._reports import CompressReport, OnProgress
 from sunzip.api._run import code_archive, wanted_workers
 from sunzip.api._sample import Sample
-from sunzip.api._series import Alignment, Sources, open_series, settled
+from sunzip.api._series import Alignment, Sources, open_series, refuse_idle, settled
 from sunzip.archive import Archive, ArchiveSpec, open_archive
 from sunzip.arguments import positive, whole
 from sunzip.bounds import Wish, bounds_of, told
@@ -83,7 +83,8 @@ def compress(
         The archive to write, customarily ``*.lat``, a local path or an fsspec URL such as ``s3://…``. While
         it is written there is a folder ``<out>.partial``.
     hmi, anon, degradation, align
-        As `open_series`. With ``missing="drop"``, here or where a given series was made, all images are read
+        As `open_series`; an archive of a series keeps the last two, by which `append` opens sources.
+        With ``missing="drop"``, here or where a given series was made, all images are read
         once before the first is coded: only so it is known in which frames one holds no measurement.
     model
         A model, or its name, sha256 or folder.
@@ -191,11 +192,11 @@ def _opened(
     align: Alignment | None,
 ) -> Series:
     """Open sources whose images a codec can code."""
-    series = (
-        src
-        if isinstance(src, Series)
-        else open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
-    )
+    if isinstance(src, Series):
+        refuse_idle(hmi=hmi)
+        series = src
+    else:
+        series = open_series(src, hmi=hmi, anon=anon, degradation=degradation, align=align)
     try:
         codec.family.check_size(*series.shape)
     except InputError as error:

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sunzip import weights
 from sunzip.api._pairs import Decoded, Stabilise, in_both
 from sunzip.api._reports import ChannelDiff, DiffReport, Lone, OnProgress, Progress, Side
-from sunzip.api._series import Alignment, Sources, alignment_of, joined, refuse_idle_tables
+from sunzip.api._series import Alignment, Sources, alignment_of, joined, refuse_idle, refuse_idle_tables
 from sunzip.archive import names_archive, summary, verify
 from sunzip.bounds import told
 from sunzip.channels import NAMES, channel
 from sunzip.cube import Cube, Header, Scale, summed
-from sunzip.errors import MEND, DamagedError, InputError
+from sunzip.errors import MEND, DamagedError
 from sunzip.sources.series import Series
 from sunzip.sun import Sun, open
 from sunzip.times import Times, format_utc
@@ -217,14 +217,12 @@ def diff(
         for x, path in zip((a, b), paths, strict=True)
     ]
     to_open = [x for x in sources if x is not None]
-    for name, value, idle in (
-        ("hmi_a", hmi_a, sources[0] is None),
-        ("hmi_b", hmi_b, sources[1] is None),
-        ("degradation", degradation, not to_open),
-        ("cadence", cadence, not to_open),
-    ):
-        if idle and value is not None:
-            raise InputError(f"{name} does nothing for archives, and for series that are aligned already")
+    if sources[0] is None:
+        refuse_idle(hmi_a=hmi_a)
+    if sources[1] is None:
+        refuse_idle(hmi_b=hmi_b)
+    if not to_open:
+        refuse_idle(degradation=degradation, cadence=cadence)
     refuse_idle_tables(degradation, *to_open, anon=anon)
     for path in given:
         _refuse_damaged(path, anon)

@@ -97,6 +97,19 @@ def open_series(
     return joined(src, hmi, anon, degradation, align or Alignment())
 
 
+def refuse_idle(**given: object) -> None:
+    """Refuse arguments, by name, that say how to open what is an archive or a series.
+
+    Raises
+    ------
+    InputError
+        If one of them was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} does nothing for archives, and for series that are aligned already")
+
+
 def refuse_idle_tables(degradation: str | None, *sources: Sources, anon: bool) -> None:
     """Refuse tables of degradation that were given though none of the sources is of FITS files.
 
@@ -175,12 +188,14 @@ def source_of(
     Raises
     ------
     InputError
-        If the source has other channels or another image size than the archive.
+        If the source has other channels or another image size than the archive, or is a series and `hmi` or
+        `degradation` is given.
     DamagedError
         If the archive does not say how its source was aligned.
     """
     archive = sun.archive
     if isinstance(src, Series):
+        refuse_idle(hmi=hmi, degradation=degradation)
         series = src
     else:
         align = alignment_of(archive)
@@ -257,14 +272,15 @@ def what_follows(
     Raises
     ------
     InputError
-        If the source has none of the archive's channels, or another image size; with `late` also if it lacks
-        images that the archive has.
+        If the source has none of the archive's channels, or another image size, or is a series and `hmi` or
+        `degradation` is given; with `late` also if it lacks images that the archive has.
     DamagedError
         If the archive does not say how its source was aligned.
     """
     align = alignment_of(archive)
     sources: list[Source] = []
     if isinstance(src, Series):
+        refuse_idle(hmi=hmi, degradation=degradation)
         series, align = src, None
     else:
         if align is None:
