@@ -499,7 +499,10 @@ class Sun(Shown):
                 raise IndexError(f"frame {when} of {len(self)}")
             return number
         if not isinstance(when, str | np.datetime64 | date):
-            raise IndexError(f"{type(when).__name__} is neither a frame number, a time nor a slice of them")
+            raise IndexError(
+                f"{type(when).__name__} is neither a frame number, a time nor a slice of them; "
+                "take(…) gives frames by a list of numbers, [:] gives all"
+            )
         return int(np.argmin(np.abs(self.time - parse_date(when))))
 
 
