@@ -640,6 +640,8 @@ def join(
     images = _Images.of(sources, wanted)
     found = {c: int(np.count_nonzero(images.channel == j)) for j, c in enumerate(wanted)}
     timed = images.take(images.time != _NAT)
+    # Of such a channel nothing is left, as when a store has lost the file of its times.
+    untimed = [c for j, c in enumerate(wanted) if found[c] and not (timed.channel == j).any()]
     nominal = (
         _moments(timed.time, timed.channel, reach)
         if step is None
@@ -701,6 +703,7 @@ def join(
         out_of_tolerance=len(timed) - len(aligned),
         unusable_times=len(images) - len(timed),
         not_selected=len(aligned) - len(chosen),
+        odd={f"channel without any usable time ({' '.join(untimed)})": len(untimed)} if untimed else {},
     )
     times = time[full].astype("datetime64[ms]")
     shape = _common_shape(sources, wanted, size)

@@ -77,6 +77,13 @@ def test_what_is_kept_of_a_source_lets_nobody_in():
 # --- the grid -------------------------------------------------------------------------------------------
 
 
+def test_a_channel_that_falls_out_for_want_of_times_is_named():
+    """A store that had lost the .zattrs of 171 Å gave archives without it, and a count of images."""
+    series = join([Memory({"171A": minutes(None, None), "193A": minutes(None, 0), "Bz": minutes(0)})])
+    assert series.channels == ("193A", "Bz")
+    assert series.report.odd == {"channel without any usable time (171A)": 1}
+
+
 def test_nearest_in_each_slot_and_every_image_accounted_for():
     source = Memory(
         {
