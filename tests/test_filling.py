@@ -89,6 +89,22 @@ def test_what_is_foretold_is_near_and_marked(
     assert not any(FILLED in json.loads(word) for word in keywords[plain.valid])
 
 
+def test_pixels_that_all_images_lack_are_foretold_by_those_around(whole: Cube, tmp_path: Path) -> None:
+    data, rows = whole.data.copy(), slice(SIDE // 2, SIDE // 2 + 3)
+    data[:, :, rows] = np.nan
+    data[6, AIA_193] = np.nan
+    valid = ~np.isnan(data).all((2, 3))
+    with SdomlV2Sink(tmp_path / "a.zarr", channels=NAMES, shape=(SIDE, SIDE)) as sink:
+        sink.write(Cube(data, NAMES, whole.time, whole.t_obs, valid, whole.headers, whole.scale))
+    api.compress([str(tmp_path / "a.zarr")], tmp_path / "a.lat", align=api.Alignment(cadence="4h"))
+    api.decompress(tmp_path / "a.lat", tmp_path / "a.h5", fill_missing=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        found = file["cube"][6, AIA_193, rows]
+    truth = whole.data[6, AIA_193, rows]
+    assert 0.7 < found.sum() / truth.sum() < 1.4  # with zeros in their place it was next to nothing
+    assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.7
+
+
 def test_a_field_that_no_earlier_frame_shows_stays_missing(sun: Sun) -> None:
     cube, filled = Filler(sun, NAMES).fill(sun.cube(0, 2))
     assert not filled.any()

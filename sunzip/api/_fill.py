@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from sunzip.channels import channel
+from sunzip.channels import NAMES, channel
+from sunzip.codec.images import indexes_of, stable_of
 from sunzip.cube import Cube, Scale, summed
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import Grid, grid_of, places_of, to_picture, to_pyramid
@@ -73,7 +74,8 @@ class Filler:
         self._sun = sun
         self._wanted = np.isin(sun.channels, channels)
         self._instruments = np.array([channel(name).instrument for name in sun.channels])
-        self._stabiliser = Stabiliser.for_channels(sun.channels)
+        self._indexes = indexes_of(sun.channels)
+        self._stabiliser = Stabiliser.for_channels(NAMES)
         self._grid = grid_of(*sun.archive.shape)
         #: By channel, the last frame that had it.
         self._last: dict[int, _Frame] = {}
@@ -131,7 +133,7 @@ class Filler:
             pixels[:, c] /= np.float32(summed(name, sun.scale))
         pyramids = np.empty((*valid[chosen].shape, grid.height, grid.width), np.float32)
         for images, pyramid in zip(pixels, pyramids, strict=True):
-            to_pyramid(self._stabiliser.forward(np.nan_to_num(images)), grid, pyramid)
+            to_pyramid(self._stable(images), grid, pyramid)
         return _Together(sun.time[chosen], pyramids, valid[chosen], grid)
 
     @cached_property
@@ -142,11 +144,19 @@ class Filler:
         out: Doubles = np.square(r).sum(0) / np.maximum(self._sun.archive.valid.sum(0), 1)
         return out
 
+    def _stable(self, means: Float) -> Float:
+        """Return the (C, Y, X) images of a frame stabilised, continued where pixels are missing."""
+        images = (
+            stable_of(image, np.isnan(image), index, self._stabiliser)
+            for image, index in zip(means, self._indexes, strict=True)
+        )
+        return np.stack(list(images))
+
     def _pyramid(self, frame: _Frame, minutes: int = 0) -> Float:
         """Return the (C, Y, X) pyramid of a frame, turned; of channels that it lacks any."""
         if minutes in frame.made:
             return frame.made[minutes]
-        image = self._stabiliser.forward(np.nan_to_num(frame.pixels))
+        image = self._stable(frame.pixels)
         if minutes:
             image = turned(image, minutes)
         found = to_pyramid(image, self._grid)
@@ -214,7 +224,7 @@ class Filler:
         height, width = self._sun.archive.shape
         images = to_picture(pyramids, self._grid, self._grid.depth)[:, None, :height, :width]
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.nan_to_num(self._stabiliser.subset([c]).inverse(images)[:, 0])
+            return np.nan_to_num(self._stabiliser.subset([self._indexes[c]]).inverse(images)[:, 0])
 
 
 @dataclass(slots=True)
