@@ -191,7 +191,8 @@ class Family(ABC):
         Parameters
         ----------
         images
-            (N, 12, Y, X) stabilised, 0 where missing.
+            (N, 12, Y, X) stabilised, as `sunzip.codec.images.stable_of` has them; channels that are missing
+            are 0.
         present
             (N, 12) 1 where a channel is there.
         quality
