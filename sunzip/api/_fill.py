@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sunzip.channels import NAMES, channel
-from sunzip.codec.images import indexes_of, stable_of
+from sunzip.codec.images import indexes_of, stable_frame
 from sunzip.cube import Cube, Scale, summed
 from sunzip.normalize import Stabiliser
 from sunzip.pyramid import Grid, grid_of, places_of, to_picture, to_pyramid
@@ -133,7 +133,7 @@ class Filler:
             pixels[:, c] /= np.float32(summed(name, sun.scale))
         pyramids = np.empty((*valid[chosen].shape, grid.height, grid.width), np.float32)
         for images, pyramid in zip(pixels, pyramids, strict=True):
-            to_pyramid(self._stable(images), grid, pyramid)
+            to_pyramid(stable_frame(images, self._indexes, self._stabiliser), grid, pyramid)
         return _Together(sun.time[chosen], pyramids, valid[chosen], grid)
 
     @cached_property
@@ -144,19 +144,11 @@ class Filler:
         out: Doubles = np.square(r).sum(0) / np.maximum(self._sun.archive.valid.sum(0), 1)
         return out
 
-    def _stable(self, means: Float) -> Float:
-        """Return the (C, Y, X) images of a frame stabilised, continued where pixels are missing."""
-        images = (
-            stable_of(image, np.isnan(image), index, self._stabiliser)
-            for image, index in zip(means, self._indexes, strict=True)
-        )
-        return np.stack(list(images))
-
     def _pyramid(self, frame: _Frame, minutes: int = 0) -> Float:
         """Return the (C, Y, X) pyramid of a frame, turned; of channels that it lacks any."""
         if minutes in frame.made:
             return frame.made[minutes]
-        image = self._stable(frame.pixels)
+        image = stable_frame(frame.pixels, self._indexes, self._stabiliser)
         if minutes:
             image = turned(image, minutes)
         found = to_pyramid(image, self._grid)

@@ -99,6 +99,12 @@ def stable_of(means: Float, missing: npt.NDArray[np.bool_], index: int, stabilis
     return filled(image, missing) if CHANNELS[index].instrument == "AIA" else image
 
 
+def stable_frame(means: Float, indexes: Sequence[int], stabiliser: Stabiliser) -> Float:
+    """Return the images (n, Y, X) of some channels as `stable_of` has each; NaN is what is missing."""
+    images = zip(means, indexes, strict=True)
+    return np.stack([stable_of(image, np.isnan(image), index, stabiliser) for image, index in images])
+
+
 def to_mean(indexes: Sequence[int], scale: Scale) -> Float | None:
     """Return the (C, 1, 1) factor from a scale to means, or None if it is 1 throughout."""
     if Scale.of(scale) is Scale.MEAN:

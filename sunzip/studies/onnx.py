@@ -28,7 +28,7 @@ from sunzip.api import Alignment, open_series, replacing
 from sunzip.channels import NAMES
 from sunzip.codec import Codec
 from sunzip.codec.family import Latents
-from sunzip.codec.images import stable_of
+from sunzip.codec.images import stable_frame
 from sunzip.codec.lanes import here
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.cube import Scale
@@ -501,8 +501,7 @@ def _stabilised(codec: Codec, frame: Float, channels: tuple[str, ...]) -> tuple[
     """Return (1, 12, Y, X) and (1, 12), as the codec hands frames to a family."""
     at = [NAMES.index(name) for name in channels]
     images = np.zeros((1, len(NAMES), *frame.shape[1:]), np.float32)
-    for c, image in zip(at, frame, strict=True):
-        images[0, c] = stable_of(image, np.isnan(image), c, codec.family.stabiliser)
+    images[0, at] = stable_frame(frame, at, codec.family.stabiliser)
     present = np.zeros((1, len(NAMES)), np.float32)
     present[0, at] = ~np.isnan(frame).all((1, 2))
     return images, present

@@ -9,7 +9,7 @@ import numpy as np
 
 from sunzip.channels import NAMES
 from sunzip.codec.family import Float
-from sunzip.codec.images import stable_of
+from sunzip.codec.images import stable_frame
 from sunzip.codec.lanes import side_by_side
 from sunzip.codec.wavelet import WaveletFamily
 from sunzip.normalize import Stabiliser
@@ -107,9 +107,7 @@ def stable(frames: Frames, row: int, stabiliser: Stabiliser) -> tuple[list[int],
     """Return a frame's channels and their stabilised images, (C, S, S), as codecs hand them to a family."""
     example = frames[row]
     channels = np.flatnonzero(example.present).tolist()
-    means = example.pixels[channels].astype(np.float32)
-    images = (stable_of(of, np.isnan(of), c, stabiliser) for of, c in zip(means, channels, strict=True))
-    return channels, np.stack(list(images))
+    return channels, stable_frame(example.pixels[channels].astype(np.float32), channels, stabiliser)
 
 
 def as_they_were(frames: Frames, stabiliser: Stabiliser) -> Callable[[int], Left | None]:
