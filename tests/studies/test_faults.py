@@ -230,20 +230,28 @@ class TestStudy:
         json.dumps(found, allow_nan=False)
         assert "the frame before, where it or a tile of it is lost</span></td>" in page(found)
 
-    def test_frames_without_any_image_are_not_sent(
-        self, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def lacking(self, monkeypatch: pytest.MonkeyPatch, take: Callable[[int, Any], None]) -> Any:
+        """Have the study read frames of which something was taken; return what reads them as they are."""
         series = open_series("synthetic:frames=8,size=64")
         read = series.read
 
-        def with_gaps(begin: int, end: int) -> Any:
+        def what_is_left(begin: int, end: int) -> Any:
             cube = read(begin, end)
-            if begin in (0, 3):
-                cube.data[:] = np.nan
+            take(begin, cube.data)
             return cube
 
-        monkeypatch.setattr(series, "read", with_gaps)
+        monkeypatch.setattr(series, "read", what_is_left)
         monkeypatch.setattr(module, "open_series", lambda *_, **__: series)
+        return read
+
+    def test_frames_without_any_image_are_not_sent(
+        self, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def some_frames(begin: int, data: Any) -> None:
+            if begin in (0, 3):
+                data[:] = np.nan
+
+        read = self.lacking(monkeypatch, some_frames)
         frames, channels, _ = module._frames("there", 64, None, False)
         assert channels == NAMES
         np.testing.assert_array_equal(frames, [read(n, n + 1).data[0] for n in (1, 2, 4, 5, 6, 7)])
@@ -251,18 +259,12 @@ class TestStudy:
     def test_channels_that_no_frame_has_are_not_sent(
         self, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        series = open_series("synthetic:frames=8,size=64")
-        read = series.read
-
-        def of_few_channels(begin: int, end: int) -> Any:
-            cube = read(begin, end)
-            cube.data[:, [n for n, name in enumerate(NAMES) if name not in ("171A", "Bz")]] = np.nan
+        def most_channels(begin: int, data: Any) -> None:
+            data[:, [n for n, name in enumerate(NAMES) if name not in ("171A", "Bz")]] = np.nan
             if begin == 2:
-                cube.data[:, NAMES.index("Bz")] = np.nan
-            return cube
+                data[:, NAMES.index("Bz")] = np.nan
 
-        monkeypatch.setattr(series, "read", of_few_channels)
-        monkeypatch.setattr(module, "open_series", lambda *_, **__: series)
+        self.lacking(monkeypatch, most_channels)
         found = faults(model=tiny_model, source="there", size=64, count=2, weight_count=1)
         assert found["frames"]["channels"] == ["171A", "Bz"]
         assert found["frames"]["images"] == 11
